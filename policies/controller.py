@@ -1,0 +1,105 @@
+"""The controller: keeps the ledger, asks the policy when there is news, checks and hands on what it wants.
+
+An engine reports every fact through `hear`, and calls `poll` at the start of each scheduler step; both are the same in the
+simulator and live.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
+
+from ..traces import events as e
+from ..traces.errors import PolicyError
+from ..traces.events import Fact
+from .interface import NATIVE, Costs, Hits, Plan, Policy
+from .ledger import Cache, Ledger
+
+Sink = Callable[[Any], None]
+
+
+class Controller:
+    """Between an engine and one policy.
+
+    `sinks` get the facts in the order in which they happened; the `journal` gets them too, and between them what
+    the policy asked and what it planned, so that the run can be replayed. `policy_s` is the wall time that the policy
+    took: the only thing here that depends on a clock, and nothing depends on it.
+    """
+
+    def __init__(
+        self, policy: Policy, costs: Costs, cache: Cache, sinks: Sequence[Sink], journal: Sink | None = None
+    ) -> None:
+        self._policy = policy
+        self._cache = cache
+        self._hears = policy.hears
+        self._journal = journal
+        self._sinks = tuple(sinks) if journal is None else (*sinks, journal)
+        self._ledger = Ledger(costs, self)
+        self._news: list[Fact] = []
+        self.due = True  # whether there is news; the first step asks every policy
+        self._deaf = not policy.hears
+        self.policy_s = 0.0
+
+    def hear(self, fact: Fact) -> None:
+        """Take in a fact as it happens."""
+        for sink in self._sinks:
+            sink(fact)
+        if self._deaf:
+            return
+        self._ledger.fold(fact)
+        self._news.append(fact)
+        if type(fact) in self._hears:
+            self.due = True
+
+    def poll(self, gauges: e.Polled) -> Plan:
+        """Ask the policy. `PolicyError` if what it returns is not a plan, or means nothing."""
+        began = time.perf_counter()
+        self.due = False
+        for sink in self._sinks:
+            sink(gauges)
+        ledger = self._ledger
+        ledger.fold(gauges)
+        ledger.news, self._news = self._news, []
+        plan = self._policy.plan(ledger)
+        if plan is not NATIVE:
+            self._check(plan)
+        if self._journal is not None:
+            self._journal(e.Planned(gauges.at_s, as_record(plan)))
+        self.policy_s += time.perf_counter() - began
+        return plan
+
+    # -- the cache's answers go through here, so that a recorded run can be replayed without an engine
+
+    def hits(self, call: str) -> Hits:
+        hits = self._cache.hits(call)
+        if self._journal is not None:
+            self._journal(e.Asked(self._ledger.now_s, call, *hits))
+        return hits
+
+    def shared_blocks(self, call: str) -> int:
+        return self._cache.shared_blocks(call)
+
+    def _check(self, plan: Plan) -> None:
+        name = type(self._policy).__name__
+        if not isinstance(plan, Plan):
+            raise PolicyError(f"policy {name}: plan() returned {type(plan).__name__}, expected a Plan")
+        for field in ("offload", "upload"):
+            for move in getattr(plan, field):
+                if not isinstance(move.blocks, int) or move.blocks < 0:
+                    raise PolicyError(
+                        f"policy {name}: {field} of {move.agent!r}: expected a number of blocks, got {move.blocks!r}"
+                    )
+        wake = plan.wake_at_s
+        if wake is not None and not wake < float("inf"):
+            raise PolicyError(f"policy {name}: wake_at_s: expected a time in seconds or None, got {wake!r}")
+
+
+def as_record(plan: Plan) -> dict[str, object]:
+    """A plan's fields that are not empty, as plain data."""
+    record = {field.name: getattr(plan, field.name) for field in fields(plan)}
+    record["pin"] = dict(plan.pin)
+    return {name: value for name, value in record.items() if value not in ((), {}, None, False)} | (
+        {"admit": plan.admit} if plan.admit == () else {}
+    )

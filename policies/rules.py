@@ -1,0 +1,89 @@
+"""Tokencake's mechanisms and thresholds: what can be switched off or turned, and the published values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from math import isfinite
+from types import MappingProxyType
+from typing import Literal
+
+from ..traces.errors import PolicyError
+
+Upload = Literal["predictive", "pause", "demand"]
+RuleSet = Literal["default", "published"]
+Hold = Literal["capacity", "call"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Options of `Tokencake`. The values here are the published ones.
+
+    Every number is finite and at least 0, every share at most 1; anything else is a `PolicyError`.
+    """
+
+    space: bool = True  # the spatial half: order, reserve, admit, preempt
+    time: bool = True  # the temporal half: offload, hold, upload
+    upload: Upload = "predictive"
+    rules: RuleSet = "default"
+
+    order: bool = True  # by score; off: by arrival
+    reserve: bool = True  # blocks for critical agent types
+    lend: bool = True  # idle reserves go to any call that fits, after the ordered pass
+    skip: bool = True  # a call that does not fit is passed over; off: it blocks those behind it
+    commit: bool = True  # a call needs room for its whole output budget; off: for its prompt
+    preempt: bool = True  # by score; off: the last admitted
+    prefix_affinity: bool = True  # calls that share a running call's prefix first, when room is short
+    gate: bool = True  # weigh each offload; off: save at every stall that may be saved
+    hold: Hold = "capacity"  # drop host copies when room is needed, or once the agent's next call has started
+
+    affinity_points: float = 500.0
+    affinity_free_share: float = 0.25
+    borrow_points: float = 500.0
+    preempt_points: float = 3000.0
+    preempt_done_share: float = 0.9
+    reserve_every_steps: int = 500
+    reserve_raise_share: float = 0.75
+    reserve_lower_share: float = 0.40
+    reserve_step_share: float = 0.05
+    reserve_min_share: float = 0.05
+    reserve_max_share: float = 0.30
+    critical_share: float = 0.75
+
+    gap_weight_share: float = 0.5
+    unknown_gap_s: float = 1.0
+    offload_score: float = 1.0
+    offload_usage_share: float = 0.60
+    offload_importance: float = 8.0
+    offload_retry_steps: int = 8
+    emergency_usage_share: float = 0.85
+    emergency_margin_s: float = 5.0
+    margin_s: float = 0.05
+    margin_copies: float = 2.0  # times the copy time
+    hold_min_s: float = 60.0
+    hold_max_s: float = 3600.0
+    lead_s: float = 0.1  # an upload is to be complete so long before the predicted return
+    gather_s: float = 0.5  # and gathers its blocks over so long a time before it must start
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, (bool, str)):
+                continue
+            most = 1.0 if field.name.endswith("_share") else float("inf")
+            if not (isfinite(value) and 0 <= value <= most):
+                limit = "from 0 to 1" if most == 1.0 else "at least 0"
+                raise PolicyError(f"tokencake: option {field.name}: expected a number {limit}, got {value!r}")
+        if self.reserve_every_steps == 0:
+            raise PolicyError("tokencake: option reserve_every_steps: expected at least 1, got 0")
+        if self.reserve_min_share > self.reserve_max_share:
+            raise PolicyError("tokencake: option reserve_min_share: expected at most reserve_max_share")
+
+
+CHANGES: Mapping[RuleSet, Mapping[str, bool | int | float | str]] = MappingProxyType(
+    {
+        "published": MappingProxyType({}),
+        "default": MappingProxyType({}),  # better values that measurements bring go here
+    }
+)
+"""What a set of rules changes of the published values. An option that is given by name wins over both."""

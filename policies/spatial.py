@@ -1,0 +1,419 @@
+"""The spatial half of Tokencake: which calls start, in which order, and who gives way.
+
+It is incremental. Facts keep a record a live call and running sums an agent type; a plan looks closer only at calls
+that may fit. A call's demand is remembered as a lower bound: what is cached of its prompt can only shrink, until a call
+that may share the prompt brings blocks onto the GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..traces import events as e
+from ..traces.apps import AppId, CallId
+from ..traces.events import Request
+from .admission import Admission, Rival
+from .agent_types import AgentType
+from .interface import View
+from .partition import Charge, Partition, Room
+from .rules import Rules
+from .score import drift
+
+REFRESH_ADMISSIONS = 16  # so many admissions, or half the queue if that is more, and every bound is forgotten
+
+
+class LiveCall:
+    """A call that arrived and has not finished."""
+
+    __slots__ = (
+        "admitted_s", "arrived_s", "charge", "drift", "first_token_step", "floor_blocks", "generated_tokens",
+        "held", "id", "need_blocks", "promised_blocks", "request", "shared_blocks", "since_s", "started_s",
+        "total_blocks", "type", "waited_s",
+    )  # fmt: skip
+
+    def __init__(self, request: Request, at_s: float, started_s: float, offset_s: float, kind: AgentType) -> None:
+        self.id = request.id
+        self.request = request
+        self.type = kind
+        self.arrived_s = at_s
+        self.since_s = at_s  # in the queue since
+        self.started_s = started_s  # its application
+        self.drift = drift(request.hints, offset_s)
+        self.waited_s: float | None = None  # before it was admitted
+        self.admitted_s: float | None = None  # the first time
+        self.generated_tokens = 0
+        self.first_token_step: int | None = None
+        self.total_blocks = 0  # that it must find room for, cached or not
+        self.floor_blocks = 0  # demand if everything were cached that can be
+        self.need_blocks = 0  # a lower bound of its demand
+        self.shared_blocks = 0  # of its prompt, held by others when last looked at
+        self.charge: Charge = ()  # planned, or booked
+        self.promised_blocks = 0  # that a loading call will yet take
+        self.held: tuple[int, int] | None = (
+            None  # preempted when so many calls had finished and so much was uncommitted
+        )
+
+    def score(self, now_s: float) -> float:
+        """Its own score; the wait stops counting when it is admitted."""
+        waited_s = now_s - self.since_s if self.waited_s is None else self.waited_s
+        return self.drift.points(now_s - self.started_s, waited_s)
+
+
+class Spatial:
+    """Order, reserve, admit, preempt. `fold` first, then `admission`, then the questions."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._partition = Partition(rules)
+        self._types: dict[str, AgentType] = {}
+        self._calls: dict[CallId, LiveCall] = {}
+        self._of_app: dict[AppId, dict[CallId, LiveCall]] = {}
+        self._waiting: dict[CallId, LiveCall] = {}
+        self._loading: dict[CallId, LiveCall] = {}
+        self._running: dict[CallId, LiveCall] = {}
+        self._first_start_s: float | None = None
+        self._finished_calls = 0
+        self._promised_blocks = 0  # to loading calls: they are in nobody's growth yet
+        self._admissions = 0  # since all bounds were forgotten
+        self._uncommitted_blocks = 0
+        self._fold: dict[type, Callable[[Any, View], None]] = {
+            e.CallArrived: self._arrived,
+            e.CallAdmitted: self._admitted,
+            e.FirstToken: self._first_token,
+            e.CallPreempted: self._preempted,
+            e.CallFinished: self._finished,
+            e.LoadStarted: self._load_started,
+            e.LoadFinished: self._load_finished,
+            e.UploadFinished: self._upload_finished,
+        }
+
+    def fold(self, view: View) -> None:
+        """Take in the news."""
+        handlers = self._fold
+        for fact in view.news:
+            handler = handlers.get(type(fact))
+            if handler is not None:
+                handler(fact, view)
+        self._uncommitted_blocks = view.free_blocks - self._promised_blocks
+        if self._rules.commit:
+            self._uncommitted_blocks -= view.growth_blocks
+
+    def importance(self, request: Request, view: View) -> float:
+        """What an offload of this call's agent is weighed with: its own importance, or its type's (at most 10)."""
+        kind = self._types[request.agent_type]
+        return max(request.hints.importance, min(10.0, kind.score(view.now_s, view.step) / 2))
+
+    def agent_score(self, request: Request, view: View) -> float:
+        """Score that the agent's next call would have if it arrived now, judged by its last call."""
+        started_s = view.app_started_s(request.app)
+        return drift(request.hints, self._offset_s(started_s)).points(view.now_s - started_s, 0.0)
+
+    # -- admit
+
+    def admission(self, view: View) -> Admission:
+        """Loading calls, then those that start now, in order. A call that is not named is held back."""
+        if self._rules.reserve:
+            self._partition.update(view.step, view.now_s, view.free_blocks, view.gpu_blocks, self._types.values())
+        if not self._waiting:
+            return Admission(tuple(self._loading), 0, max(0, self._uncommitted_blocks))
+        if not self._running and not self._loading:
+            chosen = self._fitting(view) or self._somebody(view)
+        else:
+            chosen = self._fitting(view)
+        if not chosen:
+            return Admission(tuple(self._loading), 0, max(0, self._uncommitted_blocks))
+        fit = sum(call.need_blocks for call in chosen)
+        admit = (*self._loading, *(call.id for call in chosen))
+        return Admission(admit, fit, max(0, self._uncommitted_blocks - fit))
+
+    def rival(self, admission: Admission, view: View) -> Rival | None:
+        """The highest-scored waiting call that was not admitted; None if there is none."""
+        admitted = admission.admit or ()
+        now_s = view.now_s
+        left = [call for call in self._waiting.values() if call.id not in admitted]
+        if not left:
+            return None
+        best = max(left, key=lambda call: (call.score(now_s), call.id))
+        return Rival(best.score(now_s), best.need_blocks)
+
+    def _fitting(self, view: View) -> list[LiveCall]:
+        """Calls that fit, in the order in which they should start. Books what they will be charged."""
+        uncommitted = self._uncommitted_blocks
+        if self._rules.skip:
+            near = [
+                call for call in self._waiting.values() if call.need_blocks <= uncommitted and self._may_return(call)
+            ]
+            calls = self._ordered([call for call in near if self._look(call, view) <= uncommitted], view)
+        else:
+            calls = self._ordered(list(self._waiting.values()), view)
+        if not calls:
+            return []
+        room = self._room(view)
+        chosen = []
+        refused = []
+        for call in calls:
+            charge = self._draw(call, room, view)
+            if charge is not None:
+                call.charge = charge
+                chosen.append(call)
+            elif not self._rules.skip:
+                break
+            else:
+                refused.append(call)
+        if self._rules.reserve and self._rules.lend:
+            for call in refused:
+                charge = room.lend(call.need_blocks)
+                if charge is not None:
+                    call.charge = charge
+                    chosen.append(call)
+        return chosen
+
+    def _room(self, view: View) -> Room:
+        if self._rules.reserve:
+            return self._partition.room(self._uncommitted_blocks, view.gpu_blocks)
+        return Room(self._uncommitted_blocks, max(0, self._uncommitted_blocks), {})
+
+    def _draw(self, call: LiveCall, room: Room, view: View) -> Charge | None:
+        """Shared part, own reserve, then the idle reserves whose owners have nothing waiting, or nothing so urgent."""
+        if not self._rules.skip:
+            if call.need_blocks > room.uncommitted_blocks:
+                return None
+            self._look(call, view)
+        need = call.need_blocks
+        if need > room.uncommitted_blocks:
+            return None
+        if need <= room.shared_blocks or not room.idle_blocks:
+            return room.draw(need, ())
+        own = call.type.name
+        reserves = [own] if own in room.idle_blocks else []
+        for name in reversed(room.idle_blocks):
+            if name != own and self._may_borrow(call, self._types[name], view):
+                reserves.append(name)
+        return room.draw(need, reserves)
+
+    def _may_borrow(self, call: LiveCall, owner: AgentType, view: View) -> bool:
+        if not owner.waiting:
+            return True
+        now_s = view.now_s
+        best = max(self._rank_score(other, now_s) for other in self._waiting.values() if other.type is owner)
+        return self._rank_score(call, now_s) >= best + self._rules.borrow_points
+
+    def _look(self, call: LiveCall, view: View) -> int:
+        """Ask what is cached of a call's prompt: its demand in blocks that are free now."""
+        hits = view.hits(call.id)
+        call.shared_blocks = hits.gpu_blocks - hits.idle_blocks
+        call.need_blocks = call.total_blocks - call.shared_blocks
+        return call.need_blocks
+
+    def _may_return(self, call: LiveCall) -> bool:
+        """A preempted call waits until capacity improved or another call finished."""
+        if call.held is None:
+            return True
+        finished_calls, uncommitted = call.held
+        return self._finished_calls > finished_calls or self._uncommitted_blocks > uncommitted
+
+    def _somebody(self, view: View) -> list[LiveCall]:
+        """Nothing runs and nothing fits with its whole budget: the first call whose prompt fits may start all the same.
+
+        If none does, every call is named, and what the engine can start it starts.
+        """
+        calls = self._ordered(list(self._waiting.values()), view)
+        for call in calls:
+            need = self._look(call, view)
+            call.charge = ((None, need),)
+            beyond_prompt = call.total_blocks - self._prompt_blocks(call, view.block_tokens)
+            if need - beyond_prompt <= view.free_blocks:
+                return [call]
+        return calls
+
+    # -- order
+
+    def _ordered(self, calls: list[LiveCall], view: View) -> list[LiveCall]:
+        if len(calls) < 2:
+            return calls
+        if not self._rules.order:
+            return sorted(calls, key=lambda call: (call.arrived_s, call.id))
+        now_s = view.now_s
+        ranked = sorted(
+            ((-self._rank_score(call, now_s), -call.score(now_s), call.arrived_s, call.id, call) for call in calls),
+            key=lambda entry: entry[:4],
+        )
+        calls = [entry[4] for entry in ranked]
+        scarce = self._uncommitted_blocks < self._rules.affinity_free_share * view.gpu_blocks
+        if scarce and self._rules.prefix_affinity:
+            return self._by_affinity(calls, [-entry[0] for entry in ranked], view)
+        return calls
+
+    def _rank_score(self, call: LiveCall, now_s: float) -> float:
+        """A branch of a join group counts as much as the group's most urgent live call."""
+        group = call.request.hints.join_group
+        if group is None:
+            return call.score(now_s)
+        siblings = self._of_app[call.request.app].values()
+        return max(sibling.score(now_s) for sibling in siblings if sibling.request.hints.join_group == group)
+
+    def _by_affinity(self, calls: list[LiveCall], scores: list[float], view: View) -> list[LiveCall]:
+        """Within `affinity_points` of the best that is left, a call whose prefix running calls hold goes first."""
+        left = list(range(len(calls)))
+        held = [self._is_held(call, view) for call in calls]
+        order = []
+        while left:
+            least = scores[left[0]] - self._rules.affinity_points
+            index = next((i for i in left if held[i] and scores[i] >= least), left[0])
+            left.remove(index)
+            order.append(calls[index])
+        return order
+
+    def _is_held(self, call: LiveCall, view: View) -> bool:
+        """Whether the blocks it shares with running calls at least cover its new demand."""
+        need = call.need_blocks
+        return call.shared_blocks >= need and view.shared_blocks(call.id) >= need
+
+    # -- preempt
+
+    def victims(self, view: View) -> tuple[CallId, ...]:
+        """Running calls, first victim first; () as long as everything that runs can grow to its budget.
+
+        Among calls within `preempt_points` of the lowest score: first those that alone free what is missing, then those not
+        near their end, then those that cost least recomputation for a freed block. One token a step is assumed since the
+        first.
+        """
+        missing = view.growth_blocks - view.free_blocks
+        if missing <= 0:
+            return ()
+        now_s = view.now_s
+        scores = {call.id: call.score(now_s) for call in self._running.values()}
+        most = min(scores.values(), default=0.0) + self._rules.preempt_points
+
+        def rank(call: LiveCall) -> tuple[bool, float, bool, float, CallId]:
+            if scores[call.id] > most:
+                return (True, scores[call.id], False, 0.0, call.id)
+            steps = 0 if call.first_token_step is None else view.step - call.first_token_step
+            generated = min(call.request.max_output_tokens, call.generated_tokens + steps)
+            tokens = call.request.prompt_tokens + generated
+            freed = max(1, tokens // view.block_tokens - call.shared_blocks)
+            done = generated >= self._rules.preempt_done_share * call.request.max_output_tokens
+            return (False, float(freed < missing), done, tokens / freed, call.id)
+
+        return tuple(call.id for call in sorted(self._running.values(), key=rank))
+
+    # -- facts
+
+    def _arrived(self, fact: e.CallArrived, view: View) -> None:
+        request = fact.request
+        kind = self._types.get(request.agent_type)
+        if kind is None:
+            kind = self._types[request.agent_type] = AgentType(request.agent_type, view.step)
+        started_s = view.app_started_s(request.app)
+        call = LiveCall(request, fact.at_s, started_s, self._offset_s(started_s), kind)
+        self._size(call, view.block_tokens)
+        self._calls[call.id] = self._waiting[call.id] = call
+        self._of_app.setdefault(request.app, {})[call.id] = call
+        kind.enter(request, started_s)
+        kind.wait(fact.at_s, view.step)
+
+    def _admitted(self, fact: e.CallAdmitted, view: View) -> None:
+        call = self._calls[fact.call]
+        if call.id in self._loading:
+            self._promised_blocks -= self._loading.pop(call.id).promised_blocks
+        else:
+            del self._waiting[call.id]
+            call.type.stop_waiting(call.since_s, view.step)
+            self._book(call)
+        call.type.run(view.step)
+        call.waited_s = fact.at_s - call.since_s
+        if call.admitted_s is None:
+            call.admitted_s = fact.at_s
+        call.held = None
+        self._running[call.id] = call
+        self._came(call.request.app)
+        self._admissions += 1
+        if self._admissions >= max(REFRESH_ADMISSIONS, len(self._waiting) // 2):
+            self._admissions = 0
+            for other in self._waiting.values():
+                other.need_blocks = other.floor_blocks
+
+    def _first_token(self, fact: e.FirstToken, view: View) -> None:
+        self._calls[fact.call].first_token_step = view.step
+
+    def _preempted(self, fact: e.CallPreempted, view: View) -> None:
+        call = self._running.pop(fact.call)
+        call.type.stop_running(view.step)
+        call.type.preemptions += 1
+        call.type.wait(fact.at_s, view.step)
+        self._unbook(call)
+        call.since_s = fact.at_s
+        call.waited_s = None
+        call.generated_tokens = fact.generated_tokens
+        call.held = (self._finished_calls, view.free_blocks - self._promised_blocks - view.growth_blocks)
+        self._size(call, view.block_tokens)
+        self._waiting[call.id] = call
+
+    def _finished(self, fact: e.CallFinished, view: View) -> None:
+        call = self._calls.pop(fact.call)
+        del self._running[call.id]
+        app = self._of_app[call.request.app]
+        del app[call.id]
+        if not app:
+            del self._of_app[call.request.app]
+        self._unbook(call)
+        call.type.stop_running(view.step)
+        admitted_s = fact.at_s if call.admitted_s is None else call.admitted_s
+        call.type.leave(call.request, call.started_s, fact.at_s - admitted_s)
+        self._finished_calls += 1
+
+    def _load_started(self, fact: e.LoadStarted, view: View) -> None:
+        call = self._waiting.pop(fact.call)
+        call.type.stop_waiting(call.since_s, view.step)
+        call.promised_blocks = max(0, call.total_blocks - fact.blocks - fact.gpu_hit_blocks)
+        self._promised_blocks += call.promised_blocks
+        self._loading[call.id] = call
+        self._book(call)
+
+    def _load_finished(self, fact: e.LoadFinished, view: View) -> None:
+        call = self._calls.get(fact.call)
+        if call is not None:
+            self._came(call.request.app)
+
+    def _upload_finished(self, fact: e.UploadFinished, view: View) -> None:
+        agent = view.agents.get(fact.agent)
+        if agent is not None:
+            self._came(agent.app)
+
+    # -- book-keeping
+
+    def _came(self, app: AppId) -> None:
+        """Blocks came onto the GPU that calls of this application may share."""
+        for call in self._of_app.get(app, {}).values():
+            call.need_blocks = call.floor_blocks
+
+    def _size(self, call: LiveCall, block_tokens: int) -> None:
+        """Demand before anything is known of the cache: at best every full block but the last token's is cached and held."""
+        prompt_blocks = self._prompt_blocks(call, block_tokens)
+        budget_tokens = call.request.prompt_tokens + call.request.max_output_tokens
+        call.total_blocks = -(-budget_tokens // block_tokens) if self._rules.commit else prompt_blocks
+        cached = (call.request.prompt_tokens + call.generated_tokens - 1) // block_tokens
+        call.floor_blocks = call.need_blocks = call.total_blocks - cached
+
+    @staticmethod
+    def _prompt_blocks(call: LiveCall, block_tokens: int) -> int:
+        return -(-(call.request.prompt_tokens + call.generated_tokens) // block_tokens)
+
+    def _book(self, call: LiveCall) -> None:
+        """Charge a call that the engine started; one that it started by itself is a debt of the shared part."""
+        if not call.charge:
+            call.charge = ((None, call.need_blocks),)
+        self._partition.charge(call.charge)
+        call.type.used_blocks += sum(blocks for _, blocks in call.charge)
+
+    def _unbook(self, call: LiveCall) -> None:
+        self._partition.charge(call.charge, -1)
+        call.type.used_blocks -= sum(blocks for _, blocks in call.charge)
+        call.charge = ()
+
+    def _offset_s(self, started_s: float) -> float:
+        """Start of an application after the first one."""
+        if self._first_start_s is None:
+            self._first_start_s = started_s
+        return max(0.0, started_s - self._first_start_s)

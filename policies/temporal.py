@@ -1,0 +1,304 @@
+"""The temporal half of Tokencake: save an agent's context when its tool starts, give the copy up when it is not needed.
+
+A save is a wager that the context will be overwritten before the tool returns; so it is considered only when some
+waiting call could start now and overwrite it, and weighed against what the copies cost. In stock vLLM a finished call's
+blocks are free already but still cached: the copy saves their content, it does not free them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..traces import events as e
+from ..traces.apps import AgentId, AppId, CallId
+from ..traces.events import Request
+from .admission import Admission
+from .gaps import GapEstimates
+from .interface import AgentView, Costs, Move, View
+from .rules import Rules
+
+CHURN_A_COPY = 0.25  # score that each earlier copy of an agent costs
+CHURN_MOST = 1.0
+
+
+class Stall:
+    """An agent that waits for its tool."""
+
+    __slots__ = ("agent", "gap_s", "request", "saved", "since_s", "tried_step")
+
+    def __init__(self, agent: AgentId, request: Request, since_s: float, gap_s: float) -> None:
+        self.agent = agent
+        self.request = request
+        self.since_s = since_s
+        self.gap_s = gap_s  # predicted
+        self.saved = False  # one save a stall, and none if the call may not be saved
+        self.tried_step: int | None = None
+
+    @property
+    def returns_s(self) -> float:
+        """When the tool is predicted to return."""
+        return self.since_s + self.gap_s
+
+
+class Copy:
+    """An agent's copy on the host."""
+
+    __slots__ = ("agent", "app", "call", "hold_until_s", "used_s")
+
+    def __init__(self, agent: AgentId, app: AppId, call: CallId, used_s: float, hold_until_s: float) -> None:
+        self.agent = agent
+        self.app = app
+        self.call = call  # whose context it is
+        self.used_s = used_s
+        self.hold_until_s = hold_until_s
+
+
+class Temporal:
+    """Offload and hold. `fold` first, then `saves`.
+
+    Two points that the published rules leave open. *Churn* is taken as 0.25 points for each copy that an agent already has
+    had, at most 1. *Hold*: a copy is protected while its tool runs, at most four predictions, within [60 s, 1 h]; after
+    that, with `hold=capacity`, it stays until room on the host is needed, least recently used first (the authors' host
+    holds everything that they save, and each copy is loaded several times); with `hold=call` it goes as soon as the
+    agent's next call was admitted. An application's copies go when it ends.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._gaps = GapEstimates(rules.gap_weight_share, rules.unknown_gap_s)
+        self.stalls: dict[AgentId, Stall] = {}
+        self._copies: dict[AgentId, Copy] = {}
+        self._copies_made: dict[AppId, dict[AgentId, int]] = {}
+        self._forget: list[AgentId] = []
+        self._fold: dict[type, Callable[[Any, View], None]] = {
+            e.CallArrived: self._arrived,
+            e.CallAdmitted: self._admitted,
+            e.ToolStarted: self._tool_started,
+            e.ToolReturned: self._tool_returned,
+            e.LoadStarted: self._load_started,
+            e.OffloadFinished: self._offload_finished,
+            e.HostDropped: self._host_dropped,
+            e.AppFinished: self._app_finished,
+        }
+
+    def fold(self, view: View) -> None:
+        """Take in the news."""
+        handlers = self._fold
+        for fact in view.news:
+            handler = handlers.get(type(fact))
+            if handler is not None:
+                handler(fact, view)
+
+    def open_stalls(self, view: View) -> list[Stall]:
+        """Stalls that may be saved now: not saved yet, and not refused in the last few steps."""
+        retry = self._rules.offload_retry_steps
+        step = view.step
+        return [
+            stall
+            for stall in self.stalls.values()
+            if not stall.saved and (stall.tried_step is None or step - stall.tried_step >= retry)
+        ]
+
+    def saves(
+        self, stalls: list[Stall], admission: Admission, importance: Callable[[Request, View], float], view: View
+    ) -> list[Move]:
+        """Which of these stalls to save now, and how much of each.
+
+        With the gate, only in a step in which some waiting call could be admitted. Without news nothing turns a refusal
+        into a save, so a stall that was refused is weighed again at the next news, once the retry interval has passed.
+        """
+        if not stalls or (self._rules.gate and not admission.fit_blocks):
+            return []
+        demand = waiting_blocks(view)
+        room = view.host_free_blocks
+        moves = []
+        for stall in stalls:
+            agent = view.agents[stall.agent]
+            stall.tried_step = view.step
+            free = room + self._droppable_blocks(view)
+            if self._rules.gate:
+                blocks = self._weigh(stall, agent, admission.fit_blocks, demand, free, importance, view)
+            else:
+                blocks = min(agent.context_blocks, agent.host_blocks + free)
+            new = blocks - agent.host_blocks
+            if new <= 0:
+                continue
+            if new > room:
+                room += self._make_room(new - room, view)
+            room -= new
+            stall.saved = True
+            moves.append(Move(stall.agent, blocks))
+        return moves
+
+    def forgotten(self) -> tuple[AgentId, ...]:
+        """Host copies to give up now. Each is named once."""
+        forget, self._forget = tuple(self._forget), []
+        return forget
+
+    # -- the gate
+
+    def _weigh(
+        self,
+        stall: Stall,
+        agent: AgentView,
+        fit_blocks: int,
+        demand_blocks: int,
+        host_blocks: int,
+        importance: Callable[[Request, View], float],
+        view: View,
+    ) -> int:
+        """Blocks to save, 0 to refuse. `host_blocks` is the room that the host has or can make."""
+        rules = self._rules
+        blocks = agent.context_blocks
+        new = blocks - agent.host_blocks
+        if new <= 0 or host_blocks <= 0:
+            return 0
+        gap_s = stall.returns_s - view.now_s
+        copy_s = max(view.costs.offload_s(blocks), view.costs.upload_s(blocks))
+        margin_s = gap_s - copy_s
+        if margin_s <= 0:
+            return 0
+        usage = 1 - view.free_blocks / view.gpu_blocks
+        weight = importance(stall.request, view)
+        near = stall.request.hints.near_completion
+        emergency = usage >= rules.emergency_usage_share and margin_s >= max(4 * copy_s, rules.emergency_margin_s)
+        if not emergency:
+            if margin_s < max(rules.margin_s, rules.margin_copies * copy_s):
+                return 0
+            if usage < rules.offload_usage_share and demand_blocks <= view.free_blocks:
+                return 0
+            if weight >= rules.offload_importance and (near or margin_s < max(0.5, 8 * copy_s) or gap_s < 2 * copy_s):
+                return 0
+            score = (
+                min(6.0, margin_s / max(0.25, copy_s))
+                + max(0.0, 6 * (usage - rules.offload_usage_share))
+                + min(2.0, demand_blocks / (blocks + 1))
+                + min(2.0, fit_blocks / max(1, blocks))
+                + (1 if gap_s >= 2 * copy_s else -1)
+                + (1 if host_blocks >= new else -4)
+                - 0.35 * min(10.0, weight)
+                - (2 if near else 0)
+                - self._churn(agent)
+            )
+            if score < rules.offload_score:
+                return 0
+        most = min(blocks, agent.host_blocks + host_blocks)
+        return longest_save(most, agent.host_blocks, gap_s, view.costs, rules)
+
+    def _churn(self, agent: AgentView) -> float:
+        copies = self._copies_made.get(agent.app, {}).get(agent.id, 0)
+        return min(CHURN_MOST, CHURN_A_COPY * copies)
+
+    # -- hold
+
+    def _is_held(self, copy: Copy, now_s: float) -> bool:
+        return copy.agent in self.stalls and now_s < copy.hold_until_s
+
+    def _droppable_blocks(self, view: View) -> int:
+        """Room that giving up copies would make, at most: copies may share blocks."""
+        if not self._copies:
+            return 0
+        agents = view.agents
+        return sum(agents[c.agent].host_blocks for c in self._copies.values() if not self._is_held(c, view.now_s))
+
+    def _make_room(self, blocks: int, view: View) -> int:
+        """Give up copies that nothing holds, least recently used first, until so many blocks are free. Returns how many."""
+        free = [copy for copy in self._copies.values() if not self._is_held(copy, view.now_s)]
+        made = 0
+        for copy in sorted(free, key=lambda copy: (copy.used_s, copy.agent)):
+            if made >= blocks:
+                break
+            made += view.agents[copy.agent].host_blocks
+            self._drop(copy.agent)
+        return made
+
+    def _drop(self, agent: AgentId) -> None:
+        if self._copies.pop(agent, None) is not None:
+            self._forget.append(agent)
+
+    # -- facts
+
+    def _tool_started(self, fact: e.ToolStarted, view: View) -> None:
+        agent = view.agents.get(fact.agent)
+        if agent is None or agent.last.id != fact.call:
+            return
+        request = agent.last
+        stall = Stall(fact.agent, request, fact.at_s, self._gaps.estimate_s(request))
+        stall.saved = not request.hints.reusable
+        self.stalls[fact.agent] = stall
+
+    def _tool_returned(self, fact: e.ToolReturned, view: View) -> None:
+        self._end(fact.agent, fact.at_s)
+
+    def _arrived(self, fact: e.CallArrived, view: View) -> None:
+        self._end(fact.request.agent, fact.at_s)
+
+    def _end(self, agent: AgentId, at_s: float) -> None:
+        stall = self.stalls.pop(agent, None)
+        if stall is not None:
+            self._gaps.learn(stall.request, at_s - stall.since_s)
+
+    def _admitted(self, fact: e.CallAdmitted, view: View) -> None:
+        if self._rules.hold == "call":
+            state = view.running.get(fact.call)
+            copy = None if state is None else self._copies.get(state.request.agent)
+            if copy is not None and copy.call != fact.call:
+                self._drop(copy.agent)
+
+    def _load_started(self, fact: e.LoadStarted, view: View) -> None:
+        call = view.waiting.get(fact.call) or view.running.get(fact.call)
+        if call is None:
+            return
+        for agent in self._copies_made.get(call.request.app, ()):
+            if agent in self._copies:
+                self._copies[agent].used_s = fact.at_s
+
+    def _offload_finished(self, fact: e.OffloadFinished, view: View) -> None:
+        agent = view.agents.get(fact.agent)
+        if agent is None:  # its application ended meanwhile
+            self._forget.append(fact.agent)
+            return
+        made = self._copies_made.setdefault(agent.app, {})
+        made[agent.id] = made.get(agent.id, 0) + 1
+        stall = self.stalls.get(agent.id)
+        hold_s = min(self._rules.hold_max_s, max(self._rules.hold_min_s, 4 * stall.gap_s)) if stall else 0.0
+        self._copies[agent.id] = Copy(agent.id, agent.app, agent.last.id, fact.at_s, fact.at_s + hold_s)
+
+    def _host_dropped(self, fact: e.HostDropped, view: View) -> None:
+        self._copies.pop(fact.agent, None)
+
+    def _app_finished(self, fact: e.AppFinished, view: View) -> None:
+        for agent in self._copies_made.pop(fact.app, ()):
+            self._drop(agent)
+
+
+def waiting_blocks(view: View) -> int:
+    """Blocks of all waiting calls' prompts, cached or not."""
+    block_tokens = view.block_tokens
+    return sum(-(-call.request.prompt_tokens // block_tokens) for call in view.waiting.values() if not call.loading)
+
+
+def longest_save(most_blocks: int, host_blocks: int, remaining_s: float, costs: Costs, rules: Rules) -> int:
+    """The longest prefix, in blocks, that can go down and come up again in time: published window.
+
+    With `t` the time for the new blocks down and all blocks up, what remains must leave `max(0.05 s, 2 t)` beside `t`.
+    0 if no block that the host lacks does.
+    """
+
+    def in_time(blocks: int) -> bool:
+        t = costs.offload_s(blocks - host_blocks) + costs.upload_s(blocks)
+        return remaining_s - t >= max(rules.margin_s, rules.margin_copies * t)
+
+    if most_blocks <= host_blocks:
+        return 0
+    if in_time(most_blocks):
+        return most_blocks
+    fits, fails = host_blocks, most_blocks
+    while fails - fits > 1:
+        middle = (fits + fails) // 2
+        if in_time(middle):
+            fits = middle
+        else:
+            fails = middle
+    return fits if fits > host_blocks else 0

@@ -1,0 +1,134 @@
+"""The decoding calls of a batch as a few sums: what a stretch of iterations costs, and when blocks are needed.
+
+Between two changes of the batch every iteration adds one token to every decoding call. So a call stores only when it
+joined; the iterations done, the sum of the contexts, and who needs its next block at which iteration (modulo the block
+size) say the rest. No cost here depends on the number of calls or tokens.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from math import isqrt
+
+from .jobs import Job
+from .machine import Timing
+
+
+class Batch:
+    """Decoding calls between iterations. `iteration` counts the scheduled ones: the next to be scheduled has this number."""
+
+    def __init__(self, timing: Timing, block_tokens: int) -> None:
+        self._timing = timing
+        self._block_tokens = block_tokens
+        self.iteration = 0
+        self.calls = 0
+        self.context_tokens = 0  # sum over the calls of the tokens that have KV
+        self._needs = [0] * block_tokens  # [i % block_tokens]: calls that need a block at iteration i
+        self._ends: list[tuple[int, int, Job]] = []  # (last iteration, order of admission, call); left ones are stale
+
+    def join(self, job: Job, computed_tokens: int) -> None:
+        """A call whose prompt is computed decodes from the next iteration on, `job.last_iteration` the last."""
+        job.decoding = True
+        job.joined = self.iteration
+        job.computed = computed_tokens
+        self.calls += 1
+        self.context_tokens += computed_tokens
+        self._needs[(self.iteration - computed_tokens) % self._block_tokens] += 1
+        heappush(self._ends, (job.last_iteration, job.order, job))
+
+    def leave(self, job: Job) -> None:
+        """A call stops decoding; its `computed` is what it has KV for."""
+        self._needs[(job.joined - job.computed) % self._block_tokens] -= 1
+        job.computed += self.iteration - job.joined
+        job.decoding = False
+        self.calls -= 1
+        self.context_tokens -= job.computed
+
+    def computed(self, job: Job) -> int:
+        """Tokens of a call that have KV."""
+        return job.computed + self.iteration - job.joined if job.decoding else job.computed
+
+    def needs(self, ahead: int = 0) -> int:
+        """How many calls need a block at the iteration that is `ahead` of the next."""
+        return self._needs[(self.iteration + ahead) % self._block_tokens]
+
+    def until_end(self) -> int | None:
+        """Iterations up to and with the next last one of a call; None if nothing decodes."""
+        ends = self._ends
+        while ends:
+            last, order, job = ends[0]
+            if job.decoding and job.order == order:
+                return last - self.iteration + 1
+            heappop(ends)
+        return None
+
+    def until_full(self, free_blocks: int, most: int) -> int:
+        """How many iterations, at most `most`, can follow if the blocks of the first one are already taken."""
+        if self.calls * (most // self._block_tokens + 1) <= free_blocks:
+            return most
+        ahead = 1
+        while ahead < most:
+            free_blocks -= self.needs(ahead)
+            if free_blocks < 0:
+                return ahead
+            ahead += 1
+        return most
+
+    def advance(self, iterations: int) -> list[Job]:
+        """These iterations are scheduled. The calls whose last one was among them stop decoding, in order of admission."""
+        self.iteration += iterations
+        self.context_tokens += iterations * self.calls
+        done = []
+        ends = self._ends
+        while ends and ends[0][0] < self.iteration:
+            _, order, job = heappop(ends)
+            if job.decoding and job.order == order:
+                self.leave(job)
+                done.append(job)
+        return done
+
+    def pace(self, prefill_tokens: int = 0, attended: int = 0) -> Pace:
+        """What the next iterations cost: the first one also computes these prompt tokens."""
+        t = self._timing
+        first = (
+            t.step_ps
+            + max(t.floor_ps, t.token_ps * (self.calls + prefill_tokens))
+            + t.prefill_token_ps * prefill_tokens
+            + t.attention_ps * attended
+            + t.decode_call_ps * self.calls
+            + t.context_token_ps * self.context_tokens
+        )
+        return Pace(first, t.context_token_ps * self.calls)
+
+
+class Pace:
+    """Times of a stretch: iteration i (from 0 on) takes `first + growth * i` picoseconds."""
+
+    __slots__ = ("first", "growth")
+
+    def __init__(self, first: int, growth: int) -> None:
+        self.first = first
+        self.growth = growth
+
+    def total(self, iterations: int) -> int:
+        """Picoseconds of the first `iterations` iterations."""
+        return iterations * self.first + self.growth * (iterations * (iterations - 1) // 2)
+
+    def one(self, i: int) -> int:
+        """Picoseconds of iteration `i`."""
+        return self.first + self.growth * i
+
+    def covering(self, span_ps: int) -> int:
+        """The least number of iterations that together take at least `span_ps`."""
+        if span_ps <= 0:
+            return 0
+        if not self.growth:
+            return -(-span_ps // self.first)
+        # growth/2 n² + (first − growth/2) n = span, solved in whole numbers, then put right
+        linear = 2 * self.first - self.growth
+        n = (isqrt(linear * linear + 8 * self.growth * span_ps) - linear) // (2 * self.growth)
+        while self.total(n) < span_ps:
+            n += 1
+        while n and self.total(n - 1) >= span_ps:
+            n -= 1
+        return n

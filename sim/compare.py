@@ -1,0 +1,112 @@
+"""Plays one trace under several policies, one after another, and keeps what each run came to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..policies.interface import Policy
+from ..traces.apps import Application
+from ..traces.arrivals import ArrivalProcess, retime
+from ..traces.errors import TraceError
+from ..traces.events import Fact, Planned
+from ..traces.events_io import EventsWriter
+from ..traces.metrics import Metrics
+from .machine import Machine
+from .report import Run
+from .simulate import fits, simulate
+
+Progress = Callable[[int, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A policy as it was asked for, ready to run once."""
+
+    spec: str
+    options: dict[str, object]
+    policy: Policy
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was played of a trace, and what was left out."""
+
+    applications: int = 0
+    calls: int = 0
+    oversized: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A trace, and how it is played."""
+
+    trace: Iterable[Application]
+    seed: int = 0
+    rate: float | None = None  # applications a second instead of the arrivals that the trace has
+    arrivals: ArrivalProcess = "even"
+    skip_oversized: bool = False  # whether applications that the machine cannot hold are left out, or an error
+
+    def play(self, machine: Machine, counts: Counts) -> Iterator[Application]:
+        """The applications as they arrive, counted into `counts`. Those that are left out do not slow the rate."""
+        fitting = self._fitting(machine, counts)
+        applications = fitting if self.rate is None else retime(fitting, self.rate, self.arrivals, self.seed)
+        for application in applications:
+            counts.applications += 1
+            counts.calls += len(application.calls)
+            yield application
+
+    def _fitting(self, machine: Machine, counts: Counts) -> Iterator[Application]:
+        for application in self.trace:
+            if self.skip_oversized and not fits(application, machine):
+                counts.oversized += 1
+            else:
+                yield application
+
+
+def compare(
+    workload: Workload,
+    policies: Sequence[Contender],
+    machine: Machine,
+    events: Path | None = None,
+    progress: Callable[[int], Progress] | None = None,
+) -> Iterator[tuple[Run, Counts]]:
+    """Each policy's run, in order, as soon as it has come to its end.
+
+    With `events`, a folder, each run's facts are written into a file of it, see `events_name`. `progress` is told
+    which run starts, from 0, and answers with what is then told how far it has come: finished applications and
+    simulated seconds. Raises `TraceError` if nothing is left to be played, and what `simulate` raises.
+    """
+    for index, contender in enumerate(policies):
+        path = events / events_name(index, contender.spec) if events else None
+        yield _run(workload, contender, machine, path, progress(index) if progress else None)
+
+
+def _run(
+    workload: Workload, contender: Contender, machine: Machine, events: Path | None, progress: Progress | None
+) -> tuple[Run, Counts]:
+    counts, metrics = Counts(), Metrics()
+    sinks: list[Callable[[Fact | Planned], None]] = [metrics.add]
+    with ExitStack() as stack:
+        if events:
+            sinks.append(stack.enter_context(EventsWriter(events)).add)
+        stats = simulate(workload.play(machine, counts), contender.policy, machine, sinks, progress=progress)
+        if not counts.applications:
+            raise TraceError(_nothing_to_play(counts))
+    run = Run(contender.spec, contender.options, workload.seed, stats.wall_s, stats.policy_s, metrics.result())
+    return run, counts
+
+
+def _nothing_to_play(counts: Counts) -> str:
+    if counts.oversized:
+        return f"all {counts.oversized} applications need more than the machine has: nothing is left to simulate"
+    return "the trace has no application: nothing to simulate"
+
+
+def events_name(index: int, spec: str) -> str:
+    """The file of a run's facts: `2-tokencake-upload-demand.jsonl` of `tokencake:upload=demand`, asked for second."""
+    safe = re.sub(r"[^A-Za-z0-9._]+", "-", spec).strip("-.")
+    return f"{index + 1}-{safe[:100]}.jsonl"

@@ -1,0 +1,245 @@
+"""Everything that copies: offloads, uploads ahead of a call, loads on demand; and the pins that keep caches where they are.
+
+A block is never overwritten while it is copied: the copy holds its source and its target until the engine has seen its end.
+What is copied can be hit from then on, not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..policies.interface import Move
+from ..traces import events as e
+from ..traces.events import Fact
+from .content import Path
+from .jobs import AgentCache, Job, State, Upload
+from .kv import Hold, KvPool
+from .link import Link
+
+PS_PER_S = 1_000_000_000_000
+
+
+class Copies:
+    """Moves blocks between the pools. `from_ps` is when the step starts with which a copy is submitted."""
+
+    def __init__(self, gpu: KvPool, host: KvPool, link: Link, block_tokens: int, report: Callable[[Fact], None]) -> None:
+        self._gpu = gpu
+        self._host = host
+        self._link = link
+        self._block_tokens = block_tokens
+        self._report = report
+        self.held_blocks = 0  # held on the GPU for agents without a running call
+        self.stalled_held_blocks = 0  # of these, for stalled ones
+
+    # -- offload
+
+    def offload(self, agent: AgentCache, move: Move, now_ps: int, from_ps: int) -> None:
+        """Copy what the host lacks of the first blocks of an agent's latest context."""
+        path, upto = agent.path, min(move.blocks, agent.context_blocks)
+        known, _ = self._host.hits(path, upto)
+        end, _ = self._gpu.hits(path, upto, known)
+        if agent.offloading or agent.gone or not end:
+            self._report(e.OffloadRefused(now_ps / PS_PER_S, agent.name))
+            return
+        old = agent.host
+        target = self._host.open(path, known)
+        end = min(end, known + self._host.free)
+        if old is not None and end <= old.registered:
+            self._host.release(target, None)
+            self._report(e.OffloadRefused(now_ps / PS_PER_S, agent.name))
+            return
+        blocks = end - known
+        self._host.take(target, blocks)
+        source = self._gpu.open(path, end, known)
+        self._book(agent, blocks)
+        agent.offloading = True
+        _mark(path, known, end)
+        self._report(e.OffloadStarted(now_ps / PS_PER_S, agent.name, blocks, end))
+
+        def done(at_ps: int) -> None:
+            _unmark(path, known, end)
+            self._host.register(target, path, end)
+            self._book(agent, -blocks)
+            if move.keep:
+                self._gpu.release(source, agent.owner)
+            else:
+                self._gpu.drop(source, agent.owner)
+            agent.offloading = False
+            self._report(e.OffloadFinished(at_ps / PS_PER_S, agent.name, blocks, end))
+            if old is not None and agent.host is old:
+                self._host.release(old, None)
+            if agent.gone:
+                self._host.release(target, None)
+            else:
+                agent.host = target
+
+        if blocks:
+            self._link.to_host(blocks, from_ps, done)
+        else:
+            done(now_ps)
+
+    def forget(self, agent: AgentCache, now_ps: int) -> None:
+        """Give up an agent's host copy: its blocks stay readable until the host needs their room."""
+        if agent.host is None:
+            return
+        before = self._host.free
+        self._host.release(agent.host, None)
+        agent.host = None
+        self._report(e.HostDropped(now_ps / PS_PER_S, agent.name, self._host.free - before))
+
+    # -- load on demand
+
+    def host_hits(self, job: Job, gpu_hit_blocks: int) -> int:
+        """End of what the host has of a waiting call's prompt behind the GPU's part."""
+        return self._host.hits(job.path, (job.target - 1) // self._block_tokens, gpu_hit_blocks)[0]
+
+    def under_way(self, job: Job, first: int, end: int) -> bool:
+        """Whether one of these blocks is being written to the host or read from it now."""
+        return any(
+            start < end and upto > first
+            for piece in job.path
+            if piece.end > first and piece.first < end
+            for start, upto in piece.node.busy
+        )
+
+    def load(self, job: Job, first: int, end: int, now_ps: int, from_ps: int) -> None:
+        """Give a waiting call the blocks of its prompt up to `end`, those from `first` on by copying. The caller checked the room."""
+        path = job.path
+        hold = job.hold = self._gpu.open(path, first)
+        self._gpu.take(hold, end - first)
+        source = self._host.open(path, end, first)
+        _mark(path, first, end)
+        job.state = State.LOADING
+        job.gpu_hit_tokens = first * self._block_tokens
+        job.host_hit_tokens = (end - first) * self._block_tokens
+        self._report(e.LoadStarted(now_ps / PS_PER_S, job.id, end - first, first))
+
+        def done(at_ps: int) -> None:
+            _unmark(path, first, end)
+            self._host.release(source, None)
+            self._gpu.register(hold, path, end)
+            job.computed = end * self._block_tokens
+            job.state = State.LOADED
+            self._report(e.LoadFinished(at_ps / PS_PER_S, job.id, end - first))
+
+        self._link.to_gpu(end - first, from_ps, done)
+
+    # -- upload ahead of the call
+
+    def upload(self, agent: AgentCache, move: Move, now_ps: int, from_ps: int) -> None:
+        """Copy back what the GPU lacks of an agent's context, as far as there is room now."""
+        path = agent.path
+        upto = min(move.blocks, agent.context_blocks)
+        first = gpu_end = self._gpu.hits(path, upto)[0]
+        for upload in agent.uploads:
+            if upload.first <= first < upload.end:
+                first = upload.end
+        end, _ = self._host.hits(path, upto, first)
+        start = agent.uploads[-1].end if agent.uploads else 0
+        start = min(start, gpu_end)
+        room = self._gpu.free - (self._gpu.hits(path, gpu_end, start)[1] if gpu_end > start else 0)
+        end = min(end, first + room)
+        if agent.gone or agent.waiting or end <= first:
+            self._report(e.UploadRefused(now_ps / PS_PER_S, agent.name))
+            return
+        hold = self._gpu.open(path, gpu_end, start) if first == gpu_end else Hold(first)
+        self._gpu.take(hold, end - first)
+        source = self._host.open(path, end, first)
+        _mark(path, first, end)
+        upload = Upload(hold, first, end, now_ps)
+        agent.uploads.append(upload)
+        self._book(agent, hold.blocks)
+        self._report(e.UploadStarted(now_ps / PS_PER_S, agent.name, end - first))
+
+        def done(at_ps: int) -> None:
+            _unmark(path, first, end)
+            self._host.release(source, None)
+            if upload.cancelled:
+                self._give_up(agent, upload)
+                return
+            self._gpu.register(hold, path, end)
+            upload.ready_ps = at_ps
+            self._report(e.UploadFinished(at_ps / PS_PER_S, agent.name, sum(u.blocks for u in agent.uploads if u.ready_ps is not None)))
+
+        self._link.to_gpu(end - first, from_ps, done)
+
+    def uploading(self, agent: AgentCache) -> bool:
+        """Whether an upload for this agent is still on its way."""
+        return any(upload.ready_ps is None for upload in agent.uploads)
+
+    def taken(self, agent: AgentCache, arrived_ps: int, now_ps: int) -> None:
+        """The agent's call holds its blocks itself now."""
+        uploads, agent.uploads = agent.uploads, []
+        ready_ps = max(upload.ready_ps or now_ps for upload in uploads)
+        for upload in uploads:
+            self._give_up(agent, upload)
+        self._report(
+            e.UploadTaken(
+                now_ps / PS_PER_S,
+                agent.name,
+                sum(upload.blocks for upload in uploads),
+                max(0, arrived_ps - ready_ps) / PS_PER_S,
+                max(0, ready_ps - arrived_ps) / PS_PER_S,
+            )
+        )
+
+    def cancel(self, agent: AgentCache, now_ps: int) -> None:
+        """Give up an agent's uploads: ready ones now, those on their way when they have come."""
+        if not agent.uploads:
+            return
+        uploads, agent.uploads = agent.uploads, []
+        held_ps = now_ps - min(upload.started_ps for upload in uploads)
+        for upload in uploads:
+            if upload.ready_ps is None:
+                upload.cancelled = True
+            else:
+                self._give_up(agent, upload)
+        self._report(e.UploadCancelled(now_ps / PS_PER_S, agent.name, sum(u.blocks for u in uploads), held_ps / PS_PER_S))
+
+    def _give_up(self, agent: AgentCache, upload: Upload) -> None:
+        self._book(agent, -upload.hold.blocks)
+        self._gpu.release(upload.hold, agent.owner)
+
+    # -- pins
+
+    def pin(self, agent: AgentCache, until_ps: int) -> None:
+        """Hold what is cached of an agent's context until then, or until its next call holds it."""
+        agent.pin_until_ps = until_ps
+        if agent.pin is None and agent.context_blocks and not agent.waiting:
+            end, _ = self._gpu.hits(agent.path, agent.context_blocks)
+            if end:
+                agent.pin = self._gpu.open(agent.path, end)
+                self._book(agent, agent.pin.blocks)
+
+    def unpin(self, agent: AgentCache) -> None:
+        if agent.pin is not None:
+            self._book(agent, -agent.pin.blocks)
+            self._gpu.release(agent.pin, agent.owner)
+            agent.pin = None
+
+    # -- what is held for stalled agents
+
+    def set_stalled(self, agent: AgentCache, stalled: bool) -> None:
+        """A tool of the agent started or returned."""
+        if agent.owner.stalled == stalled:
+            return
+        held = sum(upload.hold.blocks for upload in agent.uploads) + (agent.pin.blocks if agent.pin else 0)
+        self.stalled_held_blocks += held if stalled else -held
+        self._gpu.set_stalled(agent.owner, stalled)
+
+    def _book(self, agent: AgentCache, blocks: int) -> None:
+        self.held_blocks += blocks
+        if agent.owner.stalled:
+            self.stalled_held_blocks += blocks
+
+
+def _mark(path: Path, first: int, end: int) -> None:
+    for piece in path:
+        if piece.end > first and piece.first < end:
+            piece.node.busy.append((max(first, piece.first), min(end, piece.end)))
+
+
+def _unmark(path: Path, first: int, end: int) -> None:
+    for piece in path:
+        if piece.end > first and piece.first < end:
+            piece.node.busy.remove((max(first, piece.first), min(end, piece.end)))

@@ -1,0 +1,87 @@
+"""A call inside the engine, and an agent's caches: what the simulator keeps beside the facts."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from ..traces.apps import Call
+from .content import Context, Path
+from .kv import Hold, Owner
+
+
+class State(Enum):
+    """Where a call is in the engine."""
+
+    WAITING = 0
+    LOADING = 1  # waiting; it holds blocks, and its host copy is being written into them
+    LOADED = 2  # waiting; it holds blocks that have their content
+    RUNNING = 3
+
+
+class Job:
+    """A call from its arrival to its end."""
+
+    __slots__ = (
+        "agent", "arrived_ps", "call", "computed", "context", "decoding", "final_blocks", "generated", "gpu_hit_tokens", "hold",
+        "host_hit_tokens", "id", "joined", "last_iteration", "order", "output_tokens", "path", "prompt_tokens", "seen", "started",
+        "state", "target",
+    )  # fmt: skip
+
+    def __init__(self, call: Call, agent: AgentCache, context: Context, path: Path, final_blocks: int, arrived_ps: int) -> None:
+        self.call = call
+        self.id = call.id
+        self.agent = agent
+        self.context = context  # its prompt and its answer
+        self.path = path  # of that context
+        self.prompt_tokens = call.prompt.tokens
+        self.output_tokens = call.output_tokens
+        self.final_blocks = final_blocks  # at its declared budget
+        self.arrived_ps = arrived_ps
+        self.state = State.WAITING
+        self.hold: Hold | None = None
+        self.started = False  # was admitted before
+        self.seen = False  # its first token came
+        self.generated = 0  # tokens scheduled before its last preemption
+        self.target = self.prompt_tokens  # tokens that a prefill has to compute: the prompt, and what was generated
+        self.computed = 0  # tokens with KV; while it decodes, those at the time it joined
+        self.decoding = False
+        self.joined = 0  # iteration
+        self.last_iteration = 0
+        self.order = 0  # of admission, the latest one
+        self.gpu_hit_tokens = 0
+        self.host_hit_tokens = 0
+
+
+class AgentCache:
+    """What the engine keeps for an agent: its latest finished context, and the copies that are held for it."""
+
+    __slots__ = ("context", "context_blocks", "gone", "host", "name", "offloading", "owner", "path", "pin", "pin_until_ps", "uploads", "waiting")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.owner = Owner(name)
+        self.context: Context | None = None
+        self.path: Path = ()
+        self.context_blocks = 0  # full blocks with KV
+        self.host: Hold | None = None  # its copy on the host
+        self.offloading = False
+        self.uploads: list[Upload] = []  # on their way or ready, by position
+        self.pin: Hold | None = None
+        self.pin_until_ps = 0
+        self.waiting = 0  # calls in the queue
+        self.gone = False  # its application ended
+
+
+class Upload:
+    """Blocks that are copied back before they are asked for."""
+
+    __slots__ = ("blocks", "cancelled", "end", "first", "hold", "ready_ps", "started_ps")
+
+    def __init__(self, hold: Hold, first: int, end: int, started_ps: int) -> None:
+        self.hold = hold
+        self.first = first  # block copied first; those before it were still on the GPU
+        self.end = end
+        self.blocks = end - first
+        self.started_ps = started_ps
+        self.ready_ps: int | None = None
+        self.cancelled = False

@@ -1,0 +1,178 @@
+"""Machines by name, from TOML files, and changed by `key=value` settings."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from ..traces.errors import MachineError
+from .machine import BELIEVABLE, RULES, Machine, Real, Switch, Whole, shown
+from .presets import preset_lines, presets
+
+DEFAULT_MACHINE = "h200-llama-3.1-8b"
+LARGEST_FILE_BYTES = 1_000_000  # a machine is a page of text; anything larger is another file
+
+KEYS = (*RULES, *(f"beliefs.{key}" for key in BELIEVABLE))
+REQUIRED = tuple(field.name for field in fields(Machine) if field.default is MISSING and field.name != "name")
+
+
+def load_machine(name_or_path: str = DEFAULT_MACHINE, settings: Sequence[str] = ()) -> Machine:
+    """A preset, or the TOML file at a path (it holds a `/` or ends in `.toml`), changed by `key=value` settings.
+
+    A file is a table of the fields of `Machine`, all that have no default, or a `base` (a preset) and what differs
+    from it. The table `beliefs` says which costs policies are told otherwise. Later settings win.
+
+    Raises MachineError, in one line that names the file, the line, the field and what was expected.
+    """
+    if name_or_path.endswith(".toml") or "/" in name_or_path:
+        machine = _read(Path(name_or_path))
+    else:
+        machine = _preset(name_or_path)
+    changes: dict[str, object] = {}
+    for setting in settings:
+        key, value = _parsed(setting)
+        changes[key] = value
+    return _made({**_flat(machine.settings()), **changes}, "--set") if changes else machine
+
+
+def machine_names() -> dict[str, str]:
+    """Every preset's name and a line that says what it is."""
+    return preset_lines()
+
+
+def _preset(name: str) -> Machine:
+    known = presets()
+    if name not in known:
+        raise MachineError(f"unknown machine {shown(name)}{_near(name, known)}")
+    return known[name]
+
+
+def _read(path: Path) -> Machine:
+    text = _text(path)
+    try:
+        table = tomllib.loads(text)
+    except RecursionError:
+        raise MachineError(f"{path}: expected a table of settings, got values nested too deep") from None
+    except ValueError as error:  # TOMLDecodeError, and Python's own refusal of endless digits
+        raise MachineError(_not_toml(path, text, str(error))) from None
+    values = _flat(table)
+    base = values.pop("base", None)
+    for key, value in values.items():
+        if problem := _problem(key, value):
+            raise MachineError(f"{path}:{_line_of(text, key)}: {problem}")
+    if base is None:
+        if missing := [key for key in REQUIRED if key not in values]:
+            raise MachineError(f"{path}: expected {', '.join(missing)}, or base = the name of a preset")
+        return _made({"name": path.stem, **values}, str(path))
+    if not isinstance(base, str) or base not in presets():
+        near = _near(base, presets()) if isinstance(base, str) else ""
+        raise MachineError(f"{path}:{_line_of(text, 'base')}: base: expected a preset, got {shown(base)}{near}")
+    return _made({**_flat(_preset(base).settings()), "name": path.stem, **values}, str(path))
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+        raise MachineError(f"{shown(str(path))}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(content) > LARGEST_FILE_BYTES:
+        raise MachineError(f"{path}: expected at most {LARGEST_FILE_BYTES} bytes of TOML")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise MachineError(f"{path}:{line}: expected TOML in UTF-8, got byte 0x{content[error.start]:02x}") from None
+
+
+def _not_toml(path: Path, text: str, message: str) -> str:
+    """tomllib's message, its "(at line 3, column 5)" moved to where a file's line is looked for."""
+    reason, _, place = message.partition(" (at ")
+    if line := re.match(r"line (\d+)", place):
+        return f"{path}:{line[1]}: not TOML: {reason}"
+    if place:  # the end of the document
+        return f"{path}:{len(text.splitlines()) or 1}: not TOML: {reason} at its end"
+    return f"{path}: not TOML: {message}"
+
+
+def _flat(table: Mapping[str, object]) -> dict[str, object]:
+    """The keys of a table, those of `beliefs` with their prefix. A `beliefs` that is no table stays as it is."""
+    beliefs = table.get("beliefs")
+    if not isinstance(beliefs, Mapping):
+        return dict(table)
+    flat = {key: value for key, value in table.items() if key != "beliefs"}
+    return flat | {f"beliefs.{key}": value for key, value in beliefs.items()}
+
+
+def _made(values: Mapping[str, object], where: str) -> Machine:
+    """A machine of checked values; what only shows in their combination is reported with `where`."""
+    truth: dict[str, Any] = {key: _exact(key, value) for key, value in values.items() if key in RULES}
+    believed = tuple((key, _exact(key, values[f"beliefs.{key}"])) for key in BELIEVABLE if f"beliefs.{key}" in values)
+    try:
+        return Machine(**truth, believed=believed)
+    except MachineError as error:
+        raise MachineError(f"{where}: {error}") from None
+
+
+def _exact(key: str, value: Any) -> Any:
+    """A checked value in its setting's type: `link_gbps = 12` is a real number that happens to be whole."""
+    return float(value) if isinstance(RULES[key], Real) else value
+
+
+def _problem(key: str, value: object) -> str | None:
+    """What is wrong with a setting, its key included."""
+    if key == "beliefs":
+        return f"beliefs: expected a table of {', '.join(BELIEVABLE)}, got {shown(value)}"
+    if key not in KEYS:
+        return f"unknown setting {shown(key)}{_near(key, KEYS)}"
+    problem = RULES[key.removeprefix("beliefs.")].problem(value)
+    return f"{key}: {problem}" if problem else None
+
+
+def _parsed(setting: str) -> tuple[str, object]:
+    """A `key=value` of the command line."""
+    key, equals, text = (part.strip() for part in setting.partition("="))
+    if not equals or not key:
+        raise MachineError(f"--set {shown(setting)}: expected key=value, such as gpu_blocks=20000")
+    value = _value(key, text)
+    if problem := _problem(key, value):
+        raise MachineError(f"--set {problem}")
+    return key, value
+
+
+def _value(key: str, text: str) -> object:
+    """`text` as the type of its setting; as it is if that cannot be, for the error to show."""
+    rule = RULES.get(key.removeprefix("beliefs."))
+    if key == "name":
+        return text
+    if isinstance(rule, Switch):
+        return {"true": True, "false": False}.get(text.lower(), text)
+    try:
+        return int(text) if isinstance(rule, Whole) else float(text)
+    except ValueError:
+        return text
+
+
+def _line_of(text: str, key: str) -> int:
+    """The line on which a TOML file sets `key` (`beliefs.x`: also an `x` under `[beliefs]`), else the first."""
+    table = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[+\s*([^\[\]]*?)\s*\]", line):
+            table = f"{header[1]}."
+        found = table + re.split(r"\s*=", line, maxsplit=1)[0].strip()
+        found = re.sub(r"[\"'\s]", "", found)
+        if found == key or table == f"{key}." or key.startswith(f"{found}."):
+            return number
+    return 1
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    """What a wrong name may have meant, else all that is known."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f": did you mean {' or '.join(near)}?" if near else f": expected one of {', '.join(names)}"

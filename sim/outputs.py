@@ -1,0 +1,59 @@
+"""Files that a command writes: found to be unwritable before the work starts, and never half-written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from ..traces.errors import TokencakeError
+from ..traces.events_io import unwritable
+
+
+def check_writable(path: Path, but_not: Path | None = None) -> None:
+    """Raises TokencakeError if a file cannot be put at `path`, or if it is the file `but_not`, which is still needed."""
+    if path.is_dir():
+        raise TokencakeError(f"{path}: cannot be written: is a directory")
+    if path.exists() and not path.is_file():
+        raise TokencakeError(f"{path}: cannot be written: expected a regular file, or none yet")
+    if but_not and path.exists() and but_not.exists() and path.samefile(but_not):
+        raise TokencakeError(f"{path}: cannot be written: it is the input")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def prepare_folder(path: Path) -> None:
+    """Makes a folder, if there is none, that files can be written into. Raises TokencakeError if that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from None
+    check_writable(path / "events")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Puts a file of `text` at `path`, at once. Raises TokencakeError if that cannot be, and leaves nothing then."""
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise unwritable(path, error) from None
+    try:
+        with open(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except OSError as error:
+        raise unwritable(path, error) from None
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

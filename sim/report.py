@@ -1,0 +1,264 @@
+"""The report of a comparison: one dictionary, and what is shown of it as tables, as CSV and in words.
+
+The dictionary has the schema `tokencake.report/1`: what was simulated (`version`, `trace`, `machine`), and `runs`, one
+for each policy in the order asked for. All but `wall_s`, `calls_per_s` and `policy_s` of a run are the same whenever
+the same is simulated again. The keys of `metrics` are those of `traces.metrics.Metrics`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+SCHEMA = "tokencake.report/1"
+SAME = 0.0005  # relative changes below this show as 0.0 %: nobody wins by them
+
+LABEL_WIDTH, RUN_WIDTH = 27, 18  # characters of the summary's columns, gaps included
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One policy's run that came to its end."""
+
+    policy: str  # as it was asked for, options included
+    options: Mapping[str, object]
+    seed: int
+    wall_s: float
+    policy_s: float  # of it: spent in the policy
+    metrics: Mapping[str, Any]
+
+    def record(self) -> dict[str, Any]:
+        calls = self.metrics["calls"]
+        return {
+            "policy": self.policy,
+            "options": dict(self.options),
+            "seed": self.seed,
+            "wall_s": self.wall_s,
+            "calls_per_s": calls / self.wall_s if self.wall_s > 0 else None,
+            "policy_s": self.policy_s,
+            "metrics": dict(self.metrics),
+        }
+
+
+def build(
+    version: str, trace: Mapping[str, object], machine: Mapping[str, object], runs: Sequence[Run]
+) -> dict[str, Any]:
+    """The report. `trace` has at least path, sha256, applications and calls; `machine` its name and settings."""
+    return {
+        "schema": SCHEMA,
+        "version": version,
+        "trace": dict(trace),
+        "machine": dict(machine),
+        "runs": [run.record() for run in runs],
+    }
+
+
+class Row(NamedTuple):
+    """A line of the summary: a value of a run, and which direction is the good one, if one is."""
+
+    label: str
+    path: str  # keys from the run's record down, joined by dots
+    show: Callable[[float], str]
+    better: Literal["lower", "higher"] | None = None
+
+
+def seconds(value: float) -> str:
+    return f"{value:,.0f} s" if value >= 10_000 else f"{significant(value)} s"
+
+
+def milliseconds(value: float) -> str:
+    return f"{significant(1000 * value)} ms"
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value < 1e6 else scaled(value)
+
+
+def scaled(value: float) -> str:
+    """Four digits and a thousands prefix: 5.871 M."""
+    for prefix, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= factor:
+            return f"{significant(value / factor)} {prefix}"
+    return f"{value:,.0f} "
+
+
+def size(value: float) -> str:
+    return f"{scaled(value)}B"
+
+
+def share(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def significant(value: float) -> str:
+    return f"{value:,.1f}" if value >= 100 else f"{value:.2f}" if value >= 10 else f"{value:.3f}"
+
+
+SUMMARY = (
+    Row("makespan", "metrics.makespan_s", seconds, "lower"),
+    Row("application latency, mean", "metrics.app_latency_s.mean", seconds, "lower"),
+    Row("TTFT, mean", "metrics.ttft_s.mean", seconds, "lower"),
+    Row("TPOT, mean", "metrics.tpot_s.mean", milliseconds, "lower"),
+    Row("queueing, mean", "metrics.queue_s.mean", seconds, "lower"),
+    Row("prompt tokens computed", "metrics.prefill_tokens.computed", number, "lower"),
+    Row("  hit on the GPU", "metrics.prefill_tokens.gpu_hit", number),
+    Row("  hit on the host", "metrics.prefill_tokens.host_hit", number),
+    Row("recomputed tokens", "metrics.recomputed_tokens", number, "lower"),
+    Row("preemptions", "metrics.preemptions", number, "lower"),
+    Row("GPU blocks in use", "metrics.gpu_usage_mean", share),
+    Row("effective utilisation", "metrics.effective_utilisation", share, "higher"),
+    Row("held by stalled agents", "metrics.stalled_share", share),
+    Row("offloaded", "metrics.offload_bytes", size),
+    Row("  in jobs", "metrics.offload_jobs", number),
+    Row("uploaded and loaded", "metrics.upload_bytes", size),
+    Row("  jobs ahead of calls", "metrics.upload_jobs", number),
+    Row("  jobs on demand", "metrics.load_jobs", number),
+    Row("uploads on time", "metrics.uploads.on_time", number),
+    Row("  early", "metrics.uploads.early", number),
+    Row("  late", "metrics.uploads.late", number),
+    Row("  cancelled", "metrics.uploads.cancelled", number),
+    Row("idle upload, block-s", "metrics.upload_idle_block_s", number, "lower"),
+    Row("critical inversions", "metrics.critical_inversions", number, "lower"),
+    Row("time in the policy", "policy_s", seconds),
+    Row("simulated calls/s", "calls_per_s", number),
+)
+DISTRIBUTIONS = (
+    ("application latency, s", "app_latency_s", 1.0),
+    ("TTFT, s", "ttft_s", 1.0),
+    ("TPOT, ms", "tpot_s", 1000.0),
+    ("queueing, s", "queue_s", 1.0),
+)
+
+
+def value_at(record: Mapping[str, Any], path: str) -> float | None:
+    """The number at a dotted path of a run's record."""
+    found: Any = record
+    for key in path.split("."):
+        found = found[key]
+    number: float | None = found
+    return number
+
+
+def change(value: float | None, base: float | None) -> float | None:
+    """How much more `value` is, as a share of `base`; None where that says nothing."""
+    return None if value is None or not base else value / base - 1
+
+
+def tables(report: Mapping[str, Any], width: int) -> Group:
+    """Metrics as rows and policies as columns, then the distributions. Readable from 60 characters on.
+
+    Where not all policies fit side by side, the summary comes in parts, each beginning with the first policy.
+    """
+    runs = report["runs"]
+    fitting = max(1, (width - LABEL_WIDTH) // RUN_WIDTH - 1)  # besides the first
+    parts = [runs[start : start + fitting] for start in range(1, len(runs), fitting)] or [[]]
+    return Group(*(_summary(runs[0], part) for part in parts), _distributions(runs))
+
+
+def _summary(first: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("", min_width=LABEL_WIDTH - 2, no_wrap=True)
+    for run in (first, *others):
+        table.add_column(heading(run["policy"]), justify="right", vertical="bottom", min_width=RUN_WIDTH - 2)
+    for row in SUMMARY:
+        base = value_at(first, row.path)
+        cells = [_cell(row, value_at(run, row.path), base) for run in others]
+        table.add_row(row.label, "-" if base is None else row.show(base), *cells)
+    table.add_row("")
+    return table
+
+
+def heading(policy: str) -> str:
+    """A policy with its options on lines of their own."""
+    return policy.replace(":", ":\n", 1).replace(",", ",\n")
+
+
+def _cell(row: Row, value: float | None, base: float | None) -> Text:
+    text = Text("-" if value is None else row.show(value))
+    difference = change(value, base)
+    if difference is not None:
+        good = row.better and (difference < 0) == (row.better == "lower")
+        notable = row.better and abs(difference) >= SAME
+        text.append(f"{_percent(difference):>8}", style=("green" if good else "red") if notable else "dim")
+    return text
+
+
+def _percent(difference: float) -> str:
+    """A change, at most 7 characters wide."""
+    if abs(difference) < SAME:
+        return "0.0%"
+    return f"{100 * difference:+.1f}%" if difference < 10 else f"x{significant(difference + 1)}"
+
+
+def _distributions(runs: Sequence[Mapping[str, Any]]) -> Table:
+    names = ("mean", "p50", "p90", "p95", "p99", "max")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("", overflow="fold")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True, min_width=7)
+    for label, key, factor in DISTRIBUTIONS:
+        table.add_row(Text(label, style="bold"))
+        for run in runs:
+            values = (value_at(run, f"metrics.{key}.{name}") for name in names)
+            cells = ("-" if value is None else significant(factor * value) for value in values)
+            table.add_row("  " + run["policy"], *cells)
+    return table
+
+
+def verdict(report: Mapping[str, Any]) -> list[str]:
+    """For each policy after the first, one line on who wins, by mean application latency and by makespan."""
+    first, *others = report["runs"]
+    return [_verdict(run, first) for run in others]
+
+
+def _verdict(run: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    latency = _outcome("mean application latency", "metrics.app_latency_s.mean", run, first)
+    makespan = _outcome("makespan", "metrics.makespan_s", run, first)
+    if latency.word == makespan.word:
+        said = f"{latency.word} on {latency.what} and {makespan.what}"
+    else:
+        said = f"{latency.word} on {latency.what}, {makespan.word} on {makespan.what}"
+    return f"{run['policy']} {said} against {first['policy']} (one run, no interval)"
+
+
+class _Outcome(NamedTuple):
+    word: str
+    what: str
+
+
+def _outcome(label: str, path: str, run: Mapping[str, Any], first: Mapping[str, Any]) -> _Outcome:
+    value, base = value_at(run, path), value_at(first, path)
+    difference = change(value, base)
+    if value is None or base is None or difference is None:
+        return _Outcome("says nothing", f"{label} (nothing to measure)")
+    if abs(difference) < SAME:
+        return _Outcome("changes nothing", f"{label} ({seconds(value)})")
+    word = "wins" if difference < 0 else "loses"
+    return _Outcome(word, f"{label} ({_percent(difference)}: {seconds(value)} instead of {seconds(base)})")
+
+
+def csv_text(report: Mapping[str, Any]) -> str:
+    """One line a run; nested names are joined by dots, what is absent is empty."""
+    rows = [dict(_flat(run)) for run in report["runs"]]
+    names = list(dict.fromkeys(name for row in rows for name in row if not name.startswith("options.")))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in record.items():
+        name = prefix + key
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}.")
+        else:
+            yield name.removeprefix("metrics."), value

@@ -1,0 +1,103 @@
+"""Play a trace against a simulated engine under a policy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import simpy
+
+from ..policies.controller import Controller, Sink
+from ..policies.interface import Policy
+from ..traces.apps import Application, Call
+from ..traces.errors import EngineError
+from .content import ContextTree
+from .engine import Engine, StepLog
+from .kv import KvPool
+from .machine import Machine
+from .workload import Workload
+
+Progress = Callable[[int, float], None]
+CALLS_BETWEEN_PROGRESS = 256
+
+
+class RunStats(NamedTuple):
+    """What a run took. Times are wall time: all else about a run is in its facts."""
+
+    policy_s: float
+    wall_s: float
+    applications: int
+    calls: int
+    iterations: int
+
+
+def simulate(
+    applications: Iterable[Application],
+    policy: Policy,
+    machine: Machine,
+    sinks: Sequence[Sink] = (),
+    *,
+    journal: Sink | None = None,
+    progress: Progress | None = None,
+    pool: type[KvPool] = KvPool,
+    one_by_one: bool = False,
+    step_log: StepLog | None = None,
+) -> RunStats:
+    """Run all applications to their ends, and report the facts to the sinks as they happen.
+
+    The `journal` gets what is needed to replay the run, too: the policy's questions and plans. `progress` is called now
+    and then with the applications that ended and the simulated seconds. `pool` and `one_by_one` exchange the engine's
+    structures for slow ones, for tests. Raises `EngineError` for a call that the machine can never serve, and
+    `PolicyError` for a plan that means nothing.
+    """
+    began = time.perf_counter()
+    env: Any = simpy.Environment(0)
+    tree = ContextTree(machine.block_tokens)
+    workload = Workload(env, _checked(applications, machine), tree, machine.timing().client_ps)
+    finished = workload.finished if progress is None else _with_progress(workload, env, progress)
+    engine = Engine(env, machine, tree, finished, pool=pool, one_by_one=one_by_one, step_log=step_log)
+    controller = Controller(policy, machine.beliefs(), engine, sinks, journal)
+    engine.start(controller)
+    workload.start(engine)
+    env.run(until=workload.done)
+    engine.stop()
+    return RunStats(controller.policy_s, time.perf_counter() - began, workload.applications, workload.calls, engine.iterations)
+
+
+def problem(application: Application, machine: Machine) -> str | None:
+    """Why a machine can never serve an application; None if it can."""
+    for call in application.calls:
+        tokens = call.prompt.tokens + call.max_output_tokens
+        if tokens > machine.max_context_tokens:
+            return f"call {call.id!r}: {tokens} tokens of prompt and answer, but the model's context is {machine.max_context_tokens}"
+        blocks = -(-_stored(call) // machine.block_tokens)
+        if blocks > machine.gpu_blocks:
+            return f"call {call.id!r}: {tokens} tokens need {blocks} blocks, but the GPU has {machine.gpu_blocks}"
+    return None
+
+
+def fits(application: Application, machine: Machine) -> bool:
+    """Whether a machine can serve all calls of an application."""
+    return problem(application, machine) is None
+
+
+def _stored(call: Call) -> int:
+    """Tokens of a call that need a place: a prompt, and of the answer all but the last."""
+    return call.prompt.tokens + call.output_tokens - 1
+
+
+def _checked(applications: Iterable[Application], machine: Machine) -> Iterable[Application]:
+    for application in applications:
+        if (text := problem(application, machine)) is not None:
+            raise EngineError(text)
+        yield application
+
+
+def _with_progress(workload: Workload, env: simpy.Environment, progress: Progress) -> Callable[[Call], None]:
+    def finished(call: Call) -> None:
+        workload.finished(call)
+        if workload.calls % CALLS_BETWEEN_PROGRESS == 0:
+            progress(workload.applications, env.now / 1e12)
+
+    return finished

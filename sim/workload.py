@@ -1,0 +1,138 @@
+"""The world outside the engine: applications arrive and play as DAGs, tools run, people think, clients take their time.
+
+Only here is the true duration of a tool known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import simpy
+
+from ..traces.apps import Application, Call, CallId, Segment
+from ..traces.errors import TraceError
+from ..traces.events import Request, ToolHint
+from .content import Context, ContextTree, Node
+from .engine import Engine
+
+PS_PER_S = 1_000_000_000_000
+
+
+class Play:
+    """One application under way."""
+
+    __slots__ = ("app", "awaited", "contexts", "followers", "left", "nodes")
+
+    def __init__(self, app: Application) -> None:
+        self.app = app
+        self.left = len(app.calls)
+        self.awaited: dict[CallId, int] = {call.id: len(call.after) for call in app.calls}
+        self.followers: dict[CallId, list[Call]] = {call.id: [] for call in app.calls}
+        for call in app.calls:
+            for before in call.after:
+                self.followers[before].append(call)
+        self.contexts: dict[CallId, Context] = {}
+        self.nodes: list[Node] = []  # held until the application ends
+
+
+class Workload:
+    """Plays applications against an engine, each from its arrival on, drawing them from the trace as their time comes."""
+
+    def __init__(self, env: simpy.Environment, applications: Iterable[Application], tree: ContextTree, client_ps: int) -> None:
+        self._env = env
+        self._coming: Iterator[Application] = iter(applications)
+        self._tree = tree
+        self._client_ps = client_ps
+        self._plays: dict[str, Play] = {}
+        self._exhausted = False
+        self._engine: Engine
+        self.done = env.event()
+        self.applications = 0
+        self.calls = 0
+
+    def start(self, engine: Engine) -> None:
+        self._engine = engine
+        self._draw()
+
+    def finished(self, call: Call) -> None:
+        """The engine ended a call: its tools start, or the calls behind it are released."""
+        self.calls += 1
+        if not call.tools:
+            self._release_followers(call)
+            return
+        self._engine.tool_started(call)
+        self._later(_ps(max(tool.duration_s for tool in call.tools)), self._tools_returned, call)
+
+    def _tools_returned(self, call: Call) -> None:
+        self._engine.tool_returned(call)
+        self._release_followers(call)
+
+    def _release_followers(self, call: Call) -> None:
+        play = self._plays[call.app]
+        for follower in play.followers[call.id]:
+            play.awaited[follower.id] -= 1
+            if not play.awaited[follower.id]:
+                self._send(follower)
+        play.left -= 1
+        if not play.left:
+            self._end(play)
+
+    def _send(self, call: Call) -> None:
+        self._later(_ps(call.pause_s) + self._client_ps, self._arrive, call)
+
+    def _arrive(self, call: Call) -> None:
+        play = self._plays[call.app]
+        prompt = call.prompt
+        base = self._tree.empty
+        if prompt.extends is not None:
+            base = self._tree.cut(play.contexts[prompt.extends], prompt.keep_tokens)
+        context = self._tree.follow(base, (*prompt.segments, Segment(call.id, 0, call.output_tokens)))
+        play.contexts[call.id] = context
+        play.nodes.append(context.node)
+        self._engine.arrive(call, request_of(call), context)
+
+    def _draw(self) -> None:
+        """Look at the next application of the trace, and let it arrive in its time."""
+        app = next(self._coming, None)
+        if app is None:
+            self._exhausted = True
+            if not self._plays:
+                self.done.succeed()
+            return
+        due = _ps(app.arrival_s) - self._env.now
+        if due < 0:
+            raise TraceError(f"application {app.id!r}: arrival_s: expected no earlier than the one before it, got {app.arrival_s}")
+        self._later(due, self._begin, app)
+
+    def _begin(self, app: Application) -> None:
+        self._plays[app.id] = play = Play(app)
+        self._engine.app_started(app.id)
+        for call in app.calls:
+            if not call.after:
+                self._send(call)
+        if not play.left:
+            self._end(play)
+        self._draw()
+
+    def _end(self, play: Play) -> None:
+        self._engine.app_finished(play.app.id)
+        for node in play.nodes:
+            self._tree.release(node)
+        del self._plays[play.app.id]
+        self.applications += 1
+        if self._exhausted and not self._plays:
+            self.done.succeed()
+
+    def _later(self, delay_ps: int, act: Callable[[Any], None], what: object) -> None:
+        self._env.timeout(delay_ps, what).callbacks.append(lambda event: act(event.value))
+
+
+def request_of(call: Call) -> Request:
+    """What is known of a call when it arrives: nothing of its tools' true durations, nor of its answer's length."""
+    tools = tuple(ToolHint(tool.kind, tool.declared_s) for tool in call.tools)
+    return Request(call.id, call.app, call.agent, call.agent_type, call.prompt.tokens, call.max_output_tokens, tools, call.hints)
+
+
+def _ps(seconds: float) -> int:
+    return round(seconds * PS_PER_S)

@@ -1,0 +1,21 @@
+"""The errors that a user can cause. Each message is one line that names the culprit; `assert` is for our own bugs."""
+
+
+class TokencakeError(Exception):
+    """Something a user can mend. The command line prints it as one line and exits with 2."""
+
+
+class TraceError(TokencakeError):
+    """A trace (or another input file) is wrong: names the file, the line, the field and what was expected."""
+
+
+class PolicyError(TokencakeError):
+    """A policy is unknown, was given a wrong option, or returned a plan that means nothing."""
+
+
+class MachineError(TokencakeError):
+    """A machine is unknown, or one of its settings is wrong."""
+
+
+class EngineError(TokencakeError):
+    """The engine cannot serve what it was asked to: names the call, its tokens and the limit."""

@@ -1,0 +1,254 @@
+"""What happened: the facts that an engine, simulated or real, reports. Metrics, policies and replays know nothing else.
+
+Facts are named tuples in the past tense; `at_s` is engine time in seconds. An engine counts nothing: whatever a report
+shows is folded from these (see `metrics`). Blocks are GPU KV blocks of the engine's block size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from .apps import AgentId, AppId, CallId, Hints
+
+
+class ToolHint(NamedTuple):
+    """A tool that a call is going to start, as the application announces it: never its true duration."""
+
+    kind: str
+    declared_s: float | None
+
+
+class Request(NamedTuple):
+    """What is known of a call when it arrives: all of it travels with a live request too."""
+
+    id: CallId
+    app: AppId
+    agent: AgentId
+    agent_type: str
+    prompt_tokens: int
+    max_output_tokens: int
+    tools: tuple[ToolHint, ...]
+    hints: Hints
+
+
+class RunStarted(NamedTuple):
+    """The engine is up, empty, and has these limits."""
+
+    at_s: float
+    block_tokens: int
+    gpu_blocks: int  # usable ones: vLLM's null block is not counted
+    host_blocks: int
+    block_bytes: int
+
+
+class AppStarted(NamedTuple):
+    at_s: float
+    app: AppId
+
+
+class AppFinished(NamedTuple):
+    """Every call of the application ended and every tool returned: none of its agents comes back."""
+
+    at_s: float
+    app: AppId
+
+
+class CallArrived(NamedTuple):
+    at_s: float
+    request: Request
+
+
+class CallAdmitted(NamedTuple):
+    """A waiting call became a running one."""
+
+    at_s: float
+    call: CallId
+    gpu_hit_tokens: int
+    host_hit_tokens: int
+    resumed_tokens: int  # 0 at the first admission; after a preemption: prompt and generated tokens that it needs again
+
+
+class FirstToken(NamedTuple):
+    at_s: float
+    call: CallId
+
+
+class CallPreempted(NamedTuple):
+    at_s: float
+    call: CallId
+    generated_tokens: int
+
+
+class CallFinished(NamedTuple):
+    at_s: float
+    call: CallId
+    output_tokens: int
+    context_blocks: int  # full blocks of its context that have KV: the last sampled token has none
+
+
+class ToolStarted(NamedTuple):
+    """The first tool of a finished call started: its agent is stalled from now on."""
+
+    at_s: float
+    call: CallId
+    agent: AgentId
+
+
+class ToolReturned(NamedTuple):
+    """The last tool of a finished call returned: its agent is no longer stalled."""
+
+    at_s: float
+    call: CallId
+    agent: AgentId
+
+
+class LoadStarted(NamedTuple):
+    """A waiting call found blocks of its prompt on the host; room is taken for them and they are being copied."""
+
+    at_s: float
+    call: CallId
+    blocks: int
+    gpu_hit_blocks: int
+
+
+class LoadFinished(NamedTuple):
+    at_s: float
+    call: CallId
+    blocks: int
+
+
+class OffloadStarted(NamedTuple):
+    """Blocks of an idle agent's context are being copied to the host. `blocks` are the ones really copied."""
+
+    at_s: float
+    agent: AgentId
+    blocks: int
+    upto_blocks: int  # the prefix of its context that the host holds afterwards
+
+
+class OffloadFinished(NamedTuple):
+    at_s: float
+    agent: AgentId
+    blocks: int
+    upto_blocks: int
+
+
+class OffloadRefused(NamedTuple):
+    """Asked for, not done: nothing of the prefix was left on the GPU that the host lacks, or the host is full."""
+
+    at_s: float
+    agent: AgentId
+
+
+class HostDropped(NamedTuple):
+    """An agent gave up its host copy. `blocks` became free: those that no other agent's copy shares."""
+
+    at_s: float
+    agent: AgentId
+    blocks: int
+
+
+class UploadStarted(NamedTuple):
+    at_s: float
+    agent: AgentId
+    blocks: int
+
+
+class UploadFinished(NamedTuple):
+    """The blocks are on the GPU, can be hit, and are held until the agent's next call takes them."""
+
+    at_s: float
+    agent: AgentId
+    blocks: int
+
+
+class UploadTaken(NamedTuple):
+    """The agent's next call was admitted and took its uploaded blocks."""
+
+    at_s: float
+    agent: AgentId
+    blocks: int
+    held_s: float  # how long they lay ready before the call arrived; 0 if it waited for them
+    late_s: float  # how long the call waited for the copy
+
+
+class UploadCancelled(NamedTuple):
+    at_s: float
+    agent: AgentId
+    blocks: int
+    held_s: float  # how long the room was taken, for nothing
+
+
+class UploadRefused(NamedTuple):
+    at_s: float
+    agent: AgentId
+
+
+class Polled(NamedTuple):
+    """The policy was asked. The gauges are those that it saw; the integrals count from the start of the run."""
+
+    at_s: float
+    step: int  # scheduler steps so far
+    free_blocks: int
+    growth_blocks: int  # blocks that the running calls will yet take until their declared budgets
+    host_free_blocks: int
+
+
+class Occupied(NamedTuple):
+    """Integrals since the start of the run, in block-seconds; written whenever the policy is asked and at the end."""
+
+    at_s: float
+    used_block_s: float  # blocks that somebody holds: vLLM's KV cache usage
+    stalled_block_s: float  # of stalled agents: held for them, or cached and free
+    held_block_s: float  # of the used: held for agents without a running call (pins, uploads, sources of copies)
+    busy_s: float  # time with a step in flight
+    steps: int
+
+
+class Asked(NamedTuple):
+    """The policy asked what is cached of a call's prompt; so a replay can answer without an engine."""
+
+    at_s: float
+    call: CallId
+    gpu_blocks: int
+    idle_blocks: int  # of these, in nobody's use: taking them takes free blocks
+    host_blocks: int  # that follow on the GPU's
+
+
+Fact = (
+    RunStarted
+    | AppStarted
+    | AppFinished
+    | CallArrived
+    | CallAdmitted
+    | FirstToken
+    | CallPreempted
+    | CallFinished
+    | ToolStarted
+    | ToolReturned
+    | LoadStarted
+    | LoadFinished
+    | OffloadStarted
+    | OffloadFinished
+    | OffloadRefused
+    | HostDropped
+    | UploadStarted
+    | UploadFinished
+    | UploadTaken
+    | UploadCancelled
+    | UploadRefused
+    | Polled
+    | Occupied
+    | Asked
+)
+
+
+class Planned(NamedTuple):
+    """What the policy wanted when it was asked: not a fact, but written beside the facts, so that a replay can compare.
+
+    `plan` holds the fields of the plan that are not left at their defaults, as JSON knows them.
+    """
+
+    at_s: float
+    plan: Mapping[str, object]

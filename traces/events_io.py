@@ -1,0 +1,192 @@
+"""Events files: what happened in a run, one JSON object a line, the kind of fact first.
+
+    {"fact":"FirstToken","at_s":1.25,"call":"a0/plan"}
+
+Beside the facts of `events` there is one more kind of record, `Planned`. The same facts give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from types import NoneType, TracebackType, UnionType
+from typing import IO, Any, NoReturn, Self, get_args, get_origin, get_type_hints
+
+from .errors import TraceError
+from .events import CallArrived, Fact, Planned, Request
+from .fields import WrongField, flag, items, members, shown, whole
+
+Record = Fact | Planned
+
+LARGEST_WHOLE = 2**63 - 1
+LONGEST_LINE = 100_000_000  # characters
+
+_KINDS: dict[str, type] = {kind.__name__: kind for kind in get_args(Record)}
+
+
+class EventsWriter:
+    """Writes an events file. A context manager whose `add` is a sink of a simulation.
+
+    What is written goes to `PATH.partial`, which becomes `PATH` when the block ends well; if it ends by an exception
+    (an interrupt, say) the file stays partial, made of whole lines. Raises `TraceError` when it cannot be written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._file = self.partial.open("w", encoding="ascii", newline="\n")
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+        return self
+
+    def add(self, record: Record) -> None:
+        assert self._file is not None, "add is for the inside of the with block"
+        try:
+            line = encode(record)
+        except ValueError:
+            raise TraceError(f"{self.path}: {record!r} has a number that is not finite") from None
+        try:
+            self._file.write(line + "\n")
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._file is not None
+        try:
+            self._file.close()
+            if kind is None:
+                os.replace(self.partial, self.path)
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+
+
+def unwritable(path: Path | str, error: OSError) -> TraceError:
+    return TraceError(f"{path}: cannot be written: {(error.strerror or str(error)).lower()}")
+
+
+def encode(record: Record) -> str:
+    """One line without its end. Raises ValueError for a number that JSON cannot hold (NaN, infinity)."""
+    fields: dict[str, object] = {"fact": type(record).__name__}
+    fields.update(zip(record._fields, record, strict=True))
+    if isinstance(record, CallArrived):
+        fields["request"] = _request_fields(record.request)
+    return _dumps(fields)
+
+
+_dumps = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+
+def _request_fields(request: Request) -> dict[str, object]:
+    tools = [tool._asdict() for tool in request.tools]
+    return request._asdict() | {"tools": tools, "hints": asdict(request.hints)}
+
+
+def read_events(path: str | Path) -> Iterator[Record]:
+    """The records of an events file, one at a time.
+
+    Raises `TraceError`, in one line that names file, line and field, for whatever is not as `EventsWriter` writes it.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
+                yield decode(line, f"{path}:{number}")
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from None
+
+
+def decode(line: bytes, where: str) -> Record:
+    """The record of one line; `where` starts the message of the `TraceError` if it holds none."""
+    if not line.endswith(b"\n"):
+        raise TraceError(f"{where}: the line is cut off: expected a JSON object and the end of the line")
+    try:
+        fields = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        return _tagged_record(fields)
+    except WrongField as error:
+        raise TraceError(f"{where}: {error}") from None
+    except UnicodeDecodeError:
+        raise TraceError(f"{where}: expected text in UTF-8, got other bytes") from None
+    except RecursionError:
+        raise TraceError(f"{where}: expected a JSON object, got values nested without end") from None
+    except ValueError as error:
+        raise TraceError(f"{where}: expected a JSON object: {error}") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _tagged_record(fields: object) -> Record:
+    if not isinstance(fields, dict):
+        raise WrongField("", f"expected an object, got {shown(fields)}")
+    name = fields.pop("fact", None)
+    if not isinstance(name, str) or name not in _KINDS:
+        raise WrongField("fact", f"expected one of {', '.join(_KINDS)}, got {shown(name)}")
+    try:
+        record: Record = _record(_KINDS[name], fields)
+    except WrongField as error:
+        raise error.inside(name) from None
+    return record
+
+
+@cache
+def _fields_of(kind: type) -> Mapping[str, object]:
+    return get_type_hints(kind)
+
+
+def _record(kind: type, value: object) -> Any:
+    """A fact, or one of the records in it, with exactly the fields that it has in Python."""
+    hints = _fields_of(kind)
+    found = members(value, hints.keys(), required=tuple(hints))
+    return kind(**{name: _value(hint, found[name], name) for name, hint in hints.items()})
+
+
+def _value(hint: object, value: object, field: str) -> object:
+    if isinstance(hint, UnionType):
+        (kind,) = (arm for arm in get_args(hint) if arm is not NoneType)
+        return None if value is None else _value(kind, value, field)
+    if get_origin(hint) is tuple:
+        kind = get_args(hint)[0]
+        return tuple(_value(kind, item, f"{field}[{index}]") for index, item in enumerate(items(value, field)))
+    if not isinstance(hint, type):
+        return _plan(value, field)
+    if hint in _SCALARS:
+        return _SCALARS[hint](value, field)
+    try:
+        return _record(hint, value)
+    except WrongField as error:
+        raise error.inside(field) from None
+
+
+def _plan(value: object, field: str) -> dict[str, object]:
+    if isinstance(value, dict):
+        return value
+    raise WrongField(field, f"expected an object, got {shown(value)}")
+
+
+def _text(value: object, field: str) -> str:
+    if isinstance(value, str):
+        return value
+    raise WrongField(field, f"expected a string, got {shown(value)}")
+
+
+def _count(value: object, field: str) -> int:
+    return whole(value, field, 0, LARGEST_WHOLE)
+
+
+def _real(value: object, field: str) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_WHOLE:
+        return float(value)
+    raise WrongField(field, f"expected a finite number, got {shown(value)}")
+
+
+_SCALARS: Mapping[type, Callable[[object, str], object]] = {str: _text, bool: flag, int: _count, float: _real}

@@ -1,0 +1,135 @@
+"""Reading files that others wrote: what is asked of their content is answered, or a TraceError says where it fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from .errors import TraceError
+from .fields import MAX_SECONDS, WrongField, items, name, number, shown, whole
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A JSON object of somebody else's format, and where it stands. Each method checks one of its fields."""
+
+    where: str  # "file.jsonl:12" or "file.json: requests[3]"
+    values: Mapping[str, object]
+
+    def has(self, field: str) -> bool:
+        return self.values.get(field) is not None
+
+    def whole(self, field: str, low: int = 0) -> int:
+        """A whole number from `low` to 2**31 − 1."""
+        try:
+            return whole(self.values.get(field), field, low)
+        except WrongField as error:
+            raise self._wrong(error) from None
+
+    def number(self, field: str, high: float = MAX_SECONDS) -> float:
+        """A number from 0 to below `high`."""
+        try:
+            return number(self.values.get(field), field, high)
+        except WrongField as error:
+            raise self._wrong(error) from None
+
+    def name(self, field: str) -> str:
+        """Printable text that can be an id."""
+        try:
+            return name(self.values.get(field), field)
+        except WrongField as error:
+            raise self._wrong(error) from None
+
+    def texts(self, field: str) -> list[str]:
+        """A list of texts; an absent one is empty."""
+        value = self.values.get(field, [])
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+            self.refuse(field, "a list of texts")
+        return value
+
+    def ids(self, field: str, high: int) -> list[int]:
+        """A list of whole numbers from 0 to `high`."""
+        value = self.values.get(field)
+        if not isinstance(value, list) or not set(map(type, value)) <= {int}:
+            self.refuse(field, "a list of whole numbers")
+        if value and not 0 <= min(value) <= max(value) <= high:
+            self.refuse(field, f"whole numbers from 0 to {high}")
+        return value
+
+    def entries(self, field: str) -> Iterator[Entry]:
+        """The JSON objects of a list, one after another."""
+        try:
+            values = items(self.values.get(field), field)
+        except WrongField as error:
+            raise self._wrong(error) from None
+        for index, value in enumerate(values):
+            yield _entry(self._place(f"{field}[{index}]"), value)
+
+    def refuse(self, field: str, expected: str) -> NoReturn:
+        """Raise the TraceError that names this field and what was expected."""
+        raise self._wrong(WrongField(field, f"expected {expected}, got {shown(self.values.get(field))}"))
+
+    def _wrong(self, error: WrongField) -> TraceError:
+        return TraceError(f"{self._place(error.field)}: {error.reason}")
+
+    def _place(self, field: str) -> str:
+        return f"{self.where}.{field}" if self.where.endswith("]") else f"{self.where}: {field}"
+
+
+def read_json_object(path: Path) -> Entry:
+    """The JSON object that a file consists of. Raises TraceError if the file is not one."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        raise unreadable(path, error) from error
+    return parse_json_object(str(path), text)
+
+
+def read_json_lines(path: Path) -> Iterator[Entry]:
+    """The JSON objects of a file, one a line, as a stream; empty lines are passed over. Raises TraceError."""
+    for line_number, line in read_lines(path):
+        if line.strip():
+            yield parse_json_object(f"{path}:{line_number}", line)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """A text file's lines with their numbers, from 1, as a stream. Raises TraceError if it cannot be read."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield from enumerate(file, 1)
+    except (OSError, UnicodeError) as error:
+        raise unreadable(path, error) from error
+
+
+def parse_json_object(where: str, text: str) -> Entry:
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise TraceError(f"{where}: expected JSON of reasonable depth, got lists or objects nested too deep") from None
+    except ValueError as error:
+        raise TraceError(f"{where}: expected JSON, but {_first_line(str(error))}") from None
+    return _entry(where, value)
+
+
+def unreadable(path: Path, error: OSError | UnicodeError) -> TraceError:
+    """The TraceError for a file that cannot be opened, or holds no text."""
+    if isinstance(error, UnicodeError):
+        return TraceError(f"{path}: expected UTF-8 text, but it holds other bytes")
+    return TraceError(f"{path}: cannot be read: {error.strerror or type(error).__name__}")
+
+
+def _entry(where: str, value: object) -> Entry:
+    if not isinstance(value, dict):
+        raise TraceError(f"{where}: expected a JSON object, got {shown(value)}")
+    return Entry(where, value)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"it holds {name}, which is no number")
+
+
+def _first_line(text: str) -> str:
+    return text.splitlines()[0] if text else "it is not"

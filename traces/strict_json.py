@@ -1,0 +1,40 @@
+"""JSON as its standard has it: UTF-8, no NaN, and no field given twice, of which others take the last in silence."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import NoReturn
+
+from .fields import WrongField, shown
+
+
+def strict_json(data: bytes) -> object:
+    """The value of one line. Raises WrongField for what is not strict JSON in UTF-8, and for a field given twice."""
+    try:
+        return _decode(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise WrongField("", f"expected text in UTF-8, got byte 0x{data[error.start]:02x} in column {error.start + 1}") from None
+    except json.JSONDecodeError as error:
+        cut = "" if data.endswith(b"\n") else "; the file seems to be cut off"
+        raise WrongField("", f"expected JSON: {error.msg} in column {error.colno}{cut}") from None
+    except RecursionError:
+        raise WrongField("", "expected at most a few levels of lists and objects, got them nested too deeply") from None
+    except ValueError as error:  # an integer with thousands of digits
+        raise WrongField("", f"expected numbers of a reasonable length: {error}") from None
+
+
+def _no_constant(constant: str) -> NoReturn:
+    raise WrongField("", f"expected JSON, which has no {constant}")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        given = Counter(key for key, _ in pairs)
+        again = min(key for key, times in given.items() if times > 1)
+        raise WrongField("", f"expected each field once, got {shown(again)} twice")
+    return fields
+
+
+_decode = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unique).decode
