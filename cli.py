@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .sim.machine import Machine
     from .sim.report import Run
     from .traces.apps import Application
+    from .traces.header import Header
 
 Item = TypeVar("Item")
 
@@ -37,10 +38,15 @@ seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_def
 progress_option = click.option("--progress", is_flag=True, help="Show progress even if stderr is no terminal.")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code. Everything that can be foreseen to go wrong is one line on stderr."""
+def main() -> NoReturn:
+    """Runs the command of the process's arguments, and exits with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs a command and returns its exit code. Whatever a user can mend is one line on stderr, never a traceback."""
     try:
-        code = cli.main(arguments, prog_name="tokencake", standalone_mode=False)
+        code = cli.main(list(arguments), prog_name="tokencake", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
         return _fail(error.format_message())
@@ -74,7 +80,7 @@ def cli(context: click.Context) -> None:
 
 @cli.command()
 @click.argument("trace", type=click.Path(path_type=Path))
-@click.option("--policy", "specs", multiple=True, metavar="P", help="NAME or FILE.py:CLASS, then :key=value,… if wanted.")
+@click.option("--policy", "specs", multiple=True, metavar="P", help="NAME or FILE.py:CLASS, then :key=value,…")
 @click.option("--machine", "machine_name", metavar="M", help="A preset or a TOML file. [default: h200-llama-3.1-8b]")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the machine.")
 @seed_option
@@ -148,7 +154,7 @@ def _run_all(
     """Appends to `finished` as runs come to their ends."""
     from .sim.compare import compare
 
-    total = getattr(workload.trace, "header").applications
+    total = workload.trace.header.applications
     with _progress(show) as bar:
 
         def of_run(index: int) -> Callable[[int, float], None]:
@@ -207,7 +213,8 @@ def _print(report: dict[str, Any], quiet: bool) -> None:
 
     console = Console(highlight=False, markup=False, emoji=False)
     if not quiet:
-        console.print(f"{report['trace']['calls']:,} calls of {report['trace']['applications']:,} applications on {report['machine']['name']}\n")
+        played, machine = report["trace"], report["machine"]
+        console.print(f"{played['calls']:,} calls of {played['applications']:,} applications on {machine['name']}\n")
         console.print(reports.tables(report, console.width))
     for line in reports.verdict(report):
         console.print(line, soft_wrap=True)
@@ -234,7 +241,7 @@ def convert(
 ) -> None:
     """Convert SOURCE, a file or a folder that others recorded, into the trace OUTPUT."""
     from .traces import convert as converters
-    from .traces.reader import Header
+    from .traces.header import Header
 
     applications = converters.convert(source, source_format, rate, arrivals, seed)
     about = {"rate": rate, "arrivals": arrivals if rate is not None else None, "seed": seed}
@@ -255,7 +262,7 @@ def generate(
 ) -> None:
     """Generate a trace: the published code writer, or deep research."""
     from .traces import generate as generators
-    from .traces.reader import Header
+    from .traces.header import Header
 
     make = {"code-writer": generators.code_writer, "deep-research": generators.deep_research}[workload]
     rate = {"code-writer": 1.0, "deep-research": 0.1}[workload] if qps is None else qps
@@ -266,7 +273,7 @@ def generate(
 
 
 def _write(
-    output: Path, applications: Iterable[Application], header: Any, progress: bool, source: Path | None = None
+    output: Path, applications: Iterable[Application], header: Header, progress: bool, source: Path | None = None
 ) -> None:
     from .sim.outputs import check_writable
     from .traces.writer import write_trace

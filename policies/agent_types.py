@@ -82,7 +82,7 @@ class AgentType:
         self.running -= 1
 
     def _settle(self, step: int) -> None:
-        """Deferrals up to this step: one more a step for each waiting call, one less for each running one, never below 0.
+        """Deferrals up to this step: each waiting call adds one a step, each running one takes one, never below 0.
 
         The policy is not asked every step; between two changes of these numbers the steps are taken at once.
         """
@@ -90,7 +90,7 @@ class AgentType:
         self._settled_step = step
 
     def score(self, now_s: float, step: int) -> float:
-        """Published type score: importance, urgency, cost and place in the graph, as means over the live calls. At least 1."""
+        """Published type score, at least 1: importance, urgency, cost and place in the graph, means over live calls."""
         self._settle(step)
         calls = max(1, self.live)
         mean_wait_s = max(0.0, now_s - self._since_s / self.waiting) if self.waiting else 0.0

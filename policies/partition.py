@@ -83,7 +83,7 @@ class Room:
         self.idle_blocks = idle_blocks
 
     def draw(self, blocks: int, reserves: Sequence[str]) -> Charge | None:
-        """Take blocks from the shared part, then from these reserves in turn; None, and nothing taken, if they do not do."""
+        """Take blocks from the shared part, then from these reserves in turn. None, and nothing taken, if too few."""
         if blocks > self.uncommitted_blocks:
             return None
         charge: list[tuple[str | None, int]] = []
@@ -100,7 +100,7 @@ class Room:
         return None if rest else self._take(tuple(charge))
 
     def lend(self, blocks: int) -> Charge | None:
-        """Take blocks wherever they are idle, the lowest type's reserve first; what is missing is a debt of the shared part."""
+        """Take idle blocks, the lowest type's reserve first; what those lack is a debt of the shared part."""
         if blocks > self.uncommitted_blocks:
             return None
         charge: list[tuple[str | None, int]] = []

@@ -12,7 +12,6 @@ from ..traces.errors import PolicyError
 
 Upload = Literal["predictive", "pause", "demand"]
 RuleSet = Literal["default", "published"]
-Hold = Literal["capacity", "call"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +34,6 @@ class Rules:
     preempt: bool = True  # by score; off: the last admitted
     prefix_affinity: bool = True  # calls that share a running call's prefix first, when room is short
     gate: bool = True  # weigh each offload; off: save at every stall that may be saved
-    hold: Hold = "capacity"  # drop host copies when room is needed, or once the agent's next call has started
 
     affinity_points: float = 500.0
     affinity_free_share: float = 0.25

@@ -28,7 +28,7 @@ class LiveCall:
 
     __slots__ = (
         "admitted_s", "arrived_s", "charge", "drift", "first_token_step", "floor_blocks", "generated_tokens",
-        "held", "id", "need_blocks", "promised_blocks", "request", "shared_blocks", "since_s", "started_s",
+        "held", "id", "need_blocks", "request", "shared_blocks", "since_s", "started_s",
         "total_blocks", "type", "waited_s",
     )  # fmt: skip
 
@@ -49,7 +49,6 @@ class LiveCall:
         self.need_blocks = 0  # a lower bound of its demand
         self.shared_blocks = 0  # of its prompt, held by others when last looked at
         self.charge: Charge = ()  # planned, or booked
-        self.promised_blocks = 0  # that a loading call will yet take
         self.held: tuple[int, int] | None = (
             None  # preempted when so many calls had finished and so much was uncommitted
         )
@@ -74,7 +73,6 @@ class Spatial:
         self._running: dict[CallId, LiveCall] = {}
         self._first_start_s: float | None = None
         self._finished_calls = 0
-        self._promised_blocks = 0  # to loading calls: they are in nobody's growth yet
         self._admissions = 0  # since all bounds were forgotten
         self._uncommitted_blocks = 0
         self._fold: dict[type, Callable[[Any, View], None]] = {
@@ -95,9 +93,7 @@ class Spatial:
             handler = handlers.get(type(fact))
             if handler is not None:
                 handler(fact, view)
-        self._uncommitted_blocks = view.free_blocks - self._promised_blocks
-        if self._rules.commit:
-            self._uncommitted_blocks -= view.growth_blocks
+        self._uncommitted_blocks = view.free_blocks - (view.growth_blocks if self._rules.commit else 0)
 
     def importance(self, request: Request, view: View) -> float:
         """What an offload of this call's agent is weighed with: its own importance, or its type's (at most 10)."""
@@ -275,9 +271,9 @@ class Spatial:
     def victims(self, view: View) -> tuple[CallId, ...]:
         """Running calls, first victim first; () as long as everything that runs can grow to its budget.
 
-        Among calls within `preempt_points` of the lowest score: first those that alone free what is missing, then those not
-        near their end, then those that cost least recomputation for a freed block. One token a step is assumed since the
-        first.
+        Among calls within `preempt_points` of the lowest score: first those that alone free what is missing, then
+        those not near their end, then those that cost least recomputation for a freed block. One token a step is
+        assumed since the first.
         """
         missing = view.growth_blocks - view.free_blocks
         if missing <= 0:
@@ -316,7 +312,7 @@ class Spatial:
     def _admitted(self, fact: e.CallAdmitted, view: View) -> None:
         call = self._calls[fact.call]
         if call.id in self._loading:
-            self._promised_blocks -= self._loading.pop(call.id).promised_blocks
+            del self._loading[call.id]
         else:
             del self._waiting[call.id]
             call.type.stop_waiting(call.since_s, view.step)
@@ -346,28 +342,31 @@ class Spatial:
         call.since_s = fact.at_s
         call.waited_s = None
         call.generated_tokens = fact.generated_tokens
-        call.held = (self._finished_calls, view.free_blocks - self._promised_blocks - view.growth_blocks)
+        call.held = (self._finished_calls, view.free_blocks - view.growth_blocks)
         self._size(call, view.block_tokens)
         self._waiting[call.id] = call
 
     def _finished(self, fact: e.CallFinished, view: View) -> None:
         call = self._calls.pop(fact.call)
-        del self._running[call.id]
+        if self._running.pop(call.id, None) is None:  # preempted while its last token was on its way
+            del self._waiting[call.id]
+            call.type.stop_waiting(call.since_s, view.step)
+        else:
+            call.type.stop_running(view.step)
         app = self._of_app[call.request.app]
         del app[call.id]
         if not app:
             del self._of_app[call.request.app]
         self._unbook(call)
-        call.type.stop_running(view.step)
         admitted_s = fact.at_s if call.admitted_s is None else call.admitted_s
         call.type.leave(call.request, call.started_s, fact.at_s - admitted_s)
         self._finished_calls += 1
 
     def _load_started(self, fact: e.LoadStarted, view: View) -> None:
-        call = self._waiting.pop(fact.call)
+        call = self._waiting.pop(fact.call, None)
+        if call is None:
+            return  # a second load: it had to give its blocks up once
         call.type.stop_waiting(call.since_s, view.step)
-        call.promised_blocks = max(0, call.total_blocks - fact.blocks - fact.gpu_hit_blocks)
-        self._promised_blocks += call.promised_blocks
         self._loading[call.id] = call
         self._book(call)
 
@@ -389,7 +388,7 @@ class Spatial:
             call.need_blocks = call.floor_blocks
 
     def _size(self, call: LiveCall, block_tokens: int) -> None:
-        """Demand before anything is known of the cache: at best every full block but the last token's is cached and held."""
+        """Demand while nothing is known of the cache: at best, all full blocks before the last token are cached."""
         prompt_blocks = self._prompt_blocks(call, block_tokens)
         budget_tokens = call.request.prompt_tokens + call.request.max_output_tokens
         call.total_blocks = -(-budget_tokens // block_tokens) if self._rules.commit else prompt_blocks

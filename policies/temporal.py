@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..traces import events as e
-from ..traces.apps import AgentId, AppId, CallId
+from ..traces.apps import AgentId, AppId
 from ..traces.events import Request
 from .admission import Admission
 from .gaps import GapEstimates
@@ -41,42 +41,28 @@ class Stall:
         return self.since_s + self.gap_s
 
 
-class Copy:
-    """An agent's copy on the host."""
-
-    __slots__ = ("agent", "app", "call", "hold_until_s", "used_s")
-
-    def __init__(self, agent: AgentId, app: AppId, call: CallId, used_s: float, hold_until_s: float) -> None:
-        self.agent = agent
-        self.app = app
-        self.call = call  # whose context it is
-        self.used_s = used_s
-        self.hold_until_s = hold_until_s
-
-
 class Temporal:
     """Offload and hold. `fold` first, then `saves`.
 
-    Two points that the published rules leave open. *Churn* is taken as 0.25 points for each copy that an agent already has
-    had, at most 1. *Hold*: a copy is protected while its tool runs, at most four predictions, within [60 s, 1 h]; after
-    that, with `hold=capacity`, it stays until room on the host is needed, least recently used first (the authors' host
-    holds everything that they save, and each copy is loaded several times); with `hold=call` it goes as soon as the
-    agent's next call was admitted. An application's copies go when it ends.
+    A copy is held while its tool runs, at most four predictions, within [60 s, 1 h]; then it is given up. What is given
+    up can still be hit until the host needs its room; the authors' host never does, and each of their copies is loaded
+    several times.
+
+    The published score subtracts a *churn* that is not spelt out: here 0.25 points for each copy that the agent had, at
+    most 1.
     """
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._gaps = GapEstimates(rules.gap_weight_share, rules.unknown_gap_s)
         self.stalls: dict[AgentId, Stall] = {}
-        self._copies: dict[AgentId, Copy] = {}
-        self._copies_made: dict[AppId, dict[AgentId, int]] = {}
+        self._held_until_s: dict[AgentId, float] = {}  # copies on the host that this policy has not given up
+        self._copies_of: dict[AppId, dict[AgentId, int]] = {}  # how many copies were made of each agent
         self._forget: list[AgentId] = []
         self._fold: dict[type, Callable[[Any, View], None]] = {
             e.CallArrived: self._arrived,
-            e.CallAdmitted: self._admitted,
             e.ToolStarted: self._tool_started,
             e.ToolReturned: self._tool_returned,
-            e.LoadStarted: self._load_started,
             e.OffloadFinished: self._offload_finished,
             e.HostDropped: self._host_dropped,
             e.AppFinished: self._app_finished,
@@ -89,6 +75,8 @@ class Temporal:
             handler = handlers.get(type(fact))
             if handler is not None:
                 handler(fact, view)
+        if self._held_until_s:
+            self._expire(view.now_s)
 
     def open_stalls(self, view: View) -> list[Stall]:
         """Stalls that may be saved now: not saved yet, and not refused in the last few steps."""
@@ -116,16 +104,13 @@ class Temporal:
         for stall in stalls:
             agent = view.agents[stall.agent]
             stall.tried_step = view.step
-            free = room + self._droppable_blocks(view)
             if self._rules.gate:
-                blocks = self._weigh(stall, agent, admission.fit_blocks, demand, free, importance, view)
+                blocks = self._weigh(stall, agent, admission.fit_blocks, demand, room, importance, view)
             else:
-                blocks = min(agent.context_blocks, agent.host_blocks + free)
+                blocks = min(agent.context_blocks, agent.host_blocks + room)
             new = blocks - agent.host_blocks
             if new <= 0:
                 continue
-            if new > room:
-                room += self._make_room(new - room, view)
             room -= new
             stall.saved = True
             moves.append(Move(stall.agent, blocks))
@@ -148,7 +133,7 @@ class Temporal:
         importance: Callable[[Request, View], float],
         view: View,
     ) -> int:
-        """Blocks to save, 0 to refuse. `host_blocks` is the room that the host has or can make."""
+        """Blocks to save, 0 to refuse. `host_blocks` is the room on the host."""
         rules = self._rules
         blocks = agent.context_blocks
         new = blocks - agent.host_blocks
@@ -187,35 +172,18 @@ class Temporal:
         return longest_save(most, agent.host_blocks, gap_s, view.costs, rules)
 
     def _churn(self, agent: AgentView) -> float:
-        copies = self._copies_made.get(agent.app, {}).get(agent.id, 0)
+        copies = self._copies_of.get(agent.app, {}).get(agent.id, 0)
         return min(CHURN_MOST, CHURN_A_COPY * copies)
 
     # -- hold
 
-    def _is_held(self, copy: Copy, now_s: float) -> bool:
-        return copy.agent in self.stalls and now_s < copy.hold_until_s
-
-    def _droppable_blocks(self, view: View) -> int:
-        """Room that giving up copies would make, at most: copies may share blocks."""
-        if not self._copies:
-            return 0
-        agents = view.agents
-        return sum(agents[c.agent].host_blocks for c in self._copies.values() if not self._is_held(c, view.now_s))
-
-    def _make_room(self, blocks: int, view: View) -> int:
-        """Give up copies that nothing holds, least recently used first, until so many blocks are free. Returns how many."""
-        free = [copy for copy in self._copies.values() if not self._is_held(copy, view.now_s)]
-        made = 0
-        for copy in sorted(free, key=lambda copy: (copy.used_s, copy.agent)):
-            if made >= blocks:
-                break
-            made += view.agents[copy.agent].host_blocks
-            self._drop(copy.agent)
-        return made
-
-    def _drop(self, agent: AgentId) -> None:
-        if self._copies.pop(agent, None) is not None:
+    def _give_up(self, agent: AgentId) -> None:
+        if self._held_until_s.pop(agent, None) is not None:
             self._forget.append(agent)
+
+    def _expire(self, now_s: float) -> None:
+        for agent in [agent for agent, until_s in self._held_until_s.items() if until_s <= now_s]:
+            self._give_up(agent)
 
     # -- facts
 
@@ -238,39 +206,24 @@ class Temporal:
         stall = self.stalls.pop(agent, None)
         if stall is not None:
             self._gaps.learn(stall.request, at_s - stall.since_s)
-
-    def _admitted(self, fact: e.CallAdmitted, view: View) -> None:
-        if self._rules.hold == "call":
-            state = view.running.get(fact.call)
-            copy = None if state is None else self._copies.get(state.request.agent)
-            if copy is not None and copy.call != fact.call:
-                self._drop(copy.agent)
-
-    def _load_started(self, fact: e.LoadStarted, view: View) -> None:
-        call = view.waiting.get(fact.call) or view.running.get(fact.call)
-        if call is None:
-            return
-        for agent in self._copies_made.get(call.request.app, ()):
-            if agent in self._copies:
-                self._copies[agent].used_s = fact.at_s
+            self._give_up(agent)
 
     def _offload_finished(self, fact: e.OffloadFinished, view: View) -> None:
         agent = view.agents.get(fact.agent)
-        if agent is None:  # its application ended meanwhile
-            self._forget.append(fact.agent)
-            return
-        made = self._copies_made.setdefault(agent.app, {})
-        made[agent.id] = made.get(agent.id, 0) + 1
+        if agent is None:
+            return  # its application ended meanwhile
+        copies = self._copies_of.setdefault(agent.app, {})
+        copies[agent.id] = copies.get(agent.id, 0) + 1
         stall = self.stalls.get(agent.id)
-        hold_s = min(self._rules.hold_max_s, max(self._rules.hold_min_s, 4 * stall.gap_s)) if stall else 0.0
-        self._copies[agent.id] = Copy(agent.id, agent.app, agent.last.id, fact.at_s, fact.at_s + hold_s)
+        hold_s = 0.0 if stall is None else min(self._rules.hold_max_s, max(self._rules.hold_min_s, 4 * stall.gap_s))
+        self._held_until_s[agent.id] = fact.at_s + hold_s
 
     def _host_dropped(self, fact: e.HostDropped, view: View) -> None:
-        self._copies.pop(fact.agent, None)
+        self._held_until_s.pop(fact.agent, None)
 
     def _app_finished(self, fact: e.AppFinished, view: View) -> None:
-        for agent in self._copies_made.pop(fact.app, ()):
-            self._drop(agent)
+        for agent in self._copies_of.pop(fact.app, ()):
+            self._held_until_s.pop(agent, None)
 
 
 def waiting_blocks(view: View) -> int:

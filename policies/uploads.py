@@ -1,4 +1,4 @@
-"""Predictive upload: bring a saved context back just before its tool returns, and give the room up when another needs it.
+"""Uploads ahead of need: bring a saved context back before its tool returns; give the room up when it is needed.
 
 `predictive` starts at the predicted return, less the time of the copy, less a lead; over a short time before that it
 gathers GPU blocks step by step, so that no single step has to find them all. `pause` starts as soon as there is idle
@@ -67,7 +67,7 @@ class Uploads:
                 handler(fact)
 
     def due(self, stalls: Iterable[Stall], view: View) -> tuple[list[tuple[Stall, int]], float | None]:
-        """Stalls whose upload should have begun, each with the blocks it should hold by now, and when the next is due."""
+        """Stalls whose uploads lag behind, each with the blocks it should hold by now; and when to look again."""
         now_s = view.now_s
         wake_at_s: float | None = None
         ready = []

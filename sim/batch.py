@@ -52,6 +52,11 @@ class Batch:
         """How many calls need a block at the iteration that is `ahead` of the next."""
         return self._needs[(self.iteration + ahead) % self._block_tokens]
 
+    def needs_between(self, first: int, end: int) -> list[tuple[int, int]]:
+        """The same for the iterations that are `first` … `end − 1` ahead: (how far ahead, calls), where there are any."""
+        needs, size, at = self._needs, self._block_tokens, self.iteration
+        return [(ahead, need) for ahead in range(first, end) if (need := needs[(at + ahead) % size])]
+
     def until_end(self) -> int | None:
         """Iterations up to and with the next last one of a call; None if nothing decodes."""
         ends = self._ends
@@ -66,12 +71,10 @@ class Batch:
         """How many iterations, at most `most`, can follow if the blocks of the first one are already taken."""
         if self.calls * (most // self._block_tokens + 1) <= free_blocks:
             return most
-        ahead = 1
-        while ahead < most:
-            free_blocks -= self.needs(ahead)
+        for ahead, need in self.needs_between(1, most):
+            free_blocks -= need
             if free_blocks < 0:
                 return ahead
-            ahead += 1
         return most
 
     def advance(self, iterations: int) -> list[Job]:

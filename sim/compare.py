@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +12,12 @@ from ..policies.interface import Policy
 from ..traces.apps import Application
 from ..traces.arrivals import ArrivalProcess, retime
 from ..traces.errors import TraceError
-from ..traces.events import Fact, Planned
 from ..traces.events_io import EventsWriter
 from ..traces.metrics import Metrics
+from ..traces.reader import Trace
 from .machine import Machine
 from .report import Run
-from .simulate import fits, simulate
-
-Progress = Callable[[int, float], None]
+from .simulate import Progress, fits, simulate
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ class Counts:
 class Workload:
     """A trace, and how it is played."""
 
-    trace: Iterable[Application]
+    trace: Trace
     seed: int = 0
     rate: float | None = None  # applications a second instead of the arrivals that the trace has
     arrivals: ArrivalProcess = "even"
@@ -89,11 +87,10 @@ def _run(
     workload: Workload, contender: Contender, machine: Machine, events: Path | None, progress: Progress | None
 ) -> tuple[Run, Counts]:
     counts, metrics = Counts(), Metrics()
-    sinks: list[Callable[[Fact | Planned], None]] = [metrics.add]
-    with ExitStack() as stack:
-        if events:
-            sinks.append(stack.enter_context(EventsWriter(events)).add)
-        stats = simulate(workload.play(machine, counts), contender.policy, machine, sinks, progress=progress)
+    applications = workload.play(machine, counts)
+    with EventsWriter(events) if events else nullcontext() as writer:
+        journal = writer.add if writer else None
+        stats = simulate(applications, contender.policy, machine, [metrics.add], journal=journal, progress=progress)
         if not counts.applications:
             raise TraceError(_nothing_to_play(counts))
     run = Run(contender.spec, contender.options, workload.seed, stats.wall_s, stats.policy_s, metrics.result())

@@ -44,17 +44,12 @@ class Meter:
         """Book everything before now. How many blocks the stretch took since this was last asked."""
         taken = 0
         pace = self._pace
-        if pace is not None:
-            while True:
-                at = self._base_ps + pace.total(self._ahead - self._lag)
-                if at >= now_ps:
-                    break
-                need = batch.needs(self._ahead)
-                self._ahead += 1
-                if need:
-                    self._integrate(at)
-                    self._gpu.allocate(need)
-                    taken += need
+        if pace is not None and (until := pace.covering(now_ps - self._base_ps) + self._lag) > self._ahead:
+            for ahead, need in batch.needs_between(self._ahead, until):
+                self._integrate(self._base_ps + pace.total(ahead - self._lag))
+                self._gpu.allocate(need)
+                taken += need
+            self._ahead = until
         self._integrate(now_ps)
         return taken
 

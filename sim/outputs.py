@@ -12,7 +12,7 @@ from ..traces.events_io import unwritable
 
 
 def check_writable(path: Path, but_not: Path | None = None) -> None:
-    """Raises TokencakeError if a file cannot be put at `path`, or if it is the file `but_not`, which is still needed."""
+    """Raises TokencakeError if a file cannot be put at `path`, or if it is the file `but_not`."""
     if path.is_dir():
         raise TokencakeError(f"{path}: cannot be written: is a directory")
     if path.exists() and not path.is_file():

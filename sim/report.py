@@ -20,7 +20,7 @@ from rich.text import Text
 SCHEMA = "tokencake.report/1"
 SAME = 0.0005  # relative changes below this show as 0.0 %: nobody wins by them
 
-LABEL_WIDTH, RUN_WIDTH = 27, 18  # characters of the summary's columns, gaps included
+LABEL_WIDTH, VALUE_WIDTH, CHANGE_WIDTH, GAP = 25, 9, 8, 2  # characters in the summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,12 @@ def build(
 
 
 class Row(NamedTuple):
-    """A line of the summary: a value of a run, and which direction is the good one, if one is."""
+    """A line of the summary: a value of a run, and which direction is the good one. None: not worth a percentage."""
 
     label: str
     path: str  # keys from the run's record down, joined by dots
     show: Callable[[float], str]
-    better: Literal["lower", "higher"] | None = None
+    better: Literal["lower", "higher", "neither"] | None = "neither"
 
 
 def seconds(value: float) -> str:
@@ -126,8 +126,8 @@ SUMMARY = (
     Row("  cancelled", "metrics.uploads.cancelled", number),
     Row("idle upload, block-s", "metrics.upload_idle_block_s", number, "lower"),
     Row("critical inversions", "metrics.critical_inversions", number, "lower"),
-    Row("time in the policy", "policy_s", seconds),
-    Row("simulated calls/s", "calls_per_s", number),
+    Row("time in the policy", "policy_s", seconds, None),
+    Row("simulated calls/s", "calls_per_s", number, None),
 )
 DISTRIBUTIONS = (
     ("application latency, s", "app_latency_s", 1.0),
@@ -156,17 +156,38 @@ def tables(report: Mapping[str, Any], width: int) -> Group:
 
     Where not all policies fit side by side, the summary comes in parts, each beginning with the first policy.
     """
-    runs = report["runs"]
-    fitting = max(1, (width - LABEL_WIDTH) // RUN_WIDTH - 1)  # besides the first
-    parts = [runs[start : start + fitting] for start in range(1, len(runs), fitting)] or [[]]
-    return Group(*(_summary(runs[0], part) for part in parts), _distributions(runs))
+    first, *others = report["runs"]
+    room = width - LABEL_WIDTH - GAP - _width(first, VALUE_WIDTH)
+    return Group(*(_summary(first, part) for part in _parts(others, room)), _distributions(report["runs"]))
+
+
+def _width(run: Mapping[str, Any], least: int) -> int:
+    """Characters of a policy's column; a heading that is much longer is folded."""
+    longest = max(len(line) for line in heading(run["policy"]).splitlines())
+    return max(least, min(longest, VALUE_WIDTH + CHANGE_WIDTH))
+
+
+def _parts(runs: Sequence[Mapping[str, Any]], room: int) -> Iterator[Sequence[Mapping[str, Any]]]:
+    """Runs whose columns fit into `room`, at least one at a time."""
+    part: list[Mapping[str, Any]] = []
+    left = room
+    for run in runs:
+        needed = GAP + _width(run, VALUE_WIDTH + CHANGE_WIDTH)
+        if part and needed > left:
+            yield part
+            part, left = [], room
+        part.append(run)
+        left -= needed
+    yield part
 
 
 def _summary(first: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("", min_width=LABEL_WIDTH - 2, no_wrap=True)
-    for run in (first, *others):
-        table.add_column(heading(run["policy"]), justify="right", vertical="bottom", min_width=RUN_WIDTH - 2)
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    table.add_column("", min_width=LABEL_WIDTH, no_wrap=True)
+    for run, least in [(first, VALUE_WIDTH), *((run, VALUE_WIDTH + CHANGE_WIDTH) for run in others)]:
+        width = _width(run, least)
+        title = Text(heading(run["policy"]), overflow="fold")
+        table.add_column(title, justify="right", vertical="bottom", min_width=width, max_width=width)
     for row in SUMMARY:
         base = value_at(first, row.path)
         cells = [_cell(row, value_at(run, row.path), base) for run in others]
@@ -182,19 +203,19 @@ def heading(policy: str) -> str:
 
 def _cell(row: Row, value: float | None, base: float | None) -> Text:
     text = Text("-" if value is None else row.show(value))
-    difference = change(value, base)
-    if difference is not None:
-        good = row.better and (difference < 0) == (row.better == "lower")
-        notable = row.better and abs(difference) >= SAME
-        text.append(f"{_percent(difference):>8}", style=("green" if good else "red") if notable else "dim")
-    return text
+    difference = change(value, base) if row.better else None
+    percent = "" if difference is None else _percent(difference)
+    style = "dim"
+    if difference is not None and row.better != "neither" and abs(difference) >= SAME:
+        style = "green" if (difference < 0) == (row.better == "lower") else "red"
+    return text.append(f"{percent:>{CHANGE_WIDTH}}", style=style)
 
 
 def _percent(difference: float) -> str:
-    """A change, at most 7 characters wide."""
+    """A change, in 7 characters unless it is ten thousand fold."""
     if abs(difference) < SAME:
         return "0.0%"
-    return f"{100 * difference:+.1f}%" if difference < 10 else f"x{significant(difference + 1)}"
+    return f"{100 * difference:+.1f}%" if difference < 9 else f"x{difference + 1:.1f}"
 
 
 def _distributions(runs: Sequence[Mapping[str, Any]]) -> Table:

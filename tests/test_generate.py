@@ -4,6 +4,7 @@ import statistics
 import tracemalloc
 from collections.abc import Callable, Iterator
 from itertools import combinations, islice
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,8 @@ from tokens import assert_well_formed, common_prefix, prompt_of
 from tokencake.traces.apps import Application, Call, Segment
 from tokencake.traces.errors import TraceError
 from tokencake.traces.generate import chat, code_writer, deep_research
+from tokencake.traces.reader import read_trace
+from tokencake.traces.writer import write_trace
 
 
 def calls_of(application: Application) -> dict[str, Call]:
@@ -217,7 +220,7 @@ def test_chat_needs_no_more_memory_for_more_calls() -> None:
         (lambda: code_writer(apps=-1), "apps: expected a whole number, at least 0, got -1"),
         (lambda: code_writer(qps=0.0), "rate: expected a positive number of applications a second, got 0.0"),
         (lambda: deep_research(qps=float("nan")), "rate: expected a positive number of applications a second, got nan"),
-        (lambda: code_writer(arrivals="bursty"), "arrivals: expected one of even, poisson, got 'bursty'"),
+        (lambda: code_writer(arrivals="bursty"), "arrivals: expected one of even, poisson, got 'bursty'"),  # type: ignore[arg-type]
         (lambda: code_writer(spread=1.0), "spread: expected a number from 0 to below 1, got 1.0"),
         (lambda: chat(1, 1.0, prompt_tokens=0), "prompt_tokens: expected a whole number, at least 1, got 0"),
     ],
@@ -226,3 +229,28 @@ def test_arguments_out_of_range_are_named(make: Callable[[], object], message: s
     with pytest.raises(TraceError) as error:
         make()
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("generate", GENERATORS)
+def test_a_generated_trace_is_read_as_it_was_written(
+    tmp_path: Path, generate: Callable[[int], Iterator[Application]]
+) -> None:
+    write_trace(tmp_path / "out.jsonl", generate(1))
+    assert list(read_trace(tmp_path / "out.jsonl")) == list(generate(1))
+
+
+# the traces that ship
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def test_the_shipped_code_writer_trace_is_what_the_generator_makes() -> None:
+    assert list(read_trace(EXAMPLES / "code-writer.jsonl")) == list(code_writer(apps=24, qps=1.0))
+
+
+def test_the_shipped_deep_research_trace_is_what_the_generator_makes() -> None:
+    assert list(read_trace(EXAMPLES / "deep-research.jsonl")) == list(deep_research(apps=24, qps=0.1))
+
+
+def test_the_shipped_traces_are_small() -> None:
+    assert all((EXAMPLES / name).stat().st_size < 300_000 for name in ("code-writer.jsonl", "deep-research.jsonl"))

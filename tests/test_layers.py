@@ -103,12 +103,13 @@ def base_dependencies() -> set[str]:
 def test_simulate_loads_nothing_heavy(tmp_path: Path) -> None:
     """The whole command runs, and what it has loaded by then holds none of these."""
     trace = ROOT / "examples" / "code-writer.jsonl"
-    arguments = ["simulate", str(trace), "--json", str(tmp_path / "report.json")]
+    arguments = ["tokencake", "simulate", str(trace), "--json", str(tmp_path / "report.json")]
     script = (
         "import json, sys\n"
         "from tokencake.cli import main\n"
+        f"sys.argv = {arguments!r}\n"
         "try:\n"
-        f"    main({arguments!r})\n"
+        "    main()\n"
         "except SystemExit as end:\n"
         "    assert not end.code, end.code\n"
         f"print(json.dumps(sorted(sys.modules)), file=open({str(tmp_path / 'modules')!r}, 'w'))\n"

@@ -34,7 +34,7 @@ def tokencake_calls() -> list[list[str]]:
 def test_two_commands_set_up_and_run() -> None:
     first, second = (command.split(" && ") for command in commands()[:2])
     assert first[:2] == ["python3 -m venv .venv", ".venv/bin/pip install -q ."]
-    assert first[2:] == [".venv/bin/tokencake simulate examples/code-writer.jsonl"]
+    assert first[2:] == [".venv/bin/tokencake simulate examples/code-writer.jsonl --machine a800-qwen2.5-14b"]
     assert second[0] == first[0]
     assert second[1:] == [".venv/bin/pip install -q -e '.[test]'", ".venv/bin/pytest"]
 

@@ -68,16 +68,17 @@ def derive_hints(calls: Sequence[Call]) -> list[Hints]:
 
 def expected_s(call: Call) -> float:
     """How long a call and its tools take by what is declared of them."""
-    tools_s = 0.0
-    for tool in call.tools:
-        tools_s = max(tools_s, UNDECLARED_TOOL_S if tool.declared_s is None else tool.declared_s)
-    return call.max_output_tokens * NOMINAL_TOKEN_S + tools_s
+    answer_s = call.max_output_tokens * NOMINAL_TOKEN_S
+    if not call.tools:
+        return answer_s
+    declared_s = (UNDECLARED_TOOL_S if tool.declared_s is None else tool.declared_s for tool in call.tools)
+    return answer_s + max(declared_s)  # tools run side by side
 
 
 def _depths(after: list[list[int]]) -> list[int]:
     depth: list[int] = []
     for awaited in after:
-        depth.append(1 + max([depth[at] for at in awaited], default=0))
+        depth.append(1 + max([depth[at] for at in awaited]) if awaited else 1)
     return depth
 
 
@@ -101,7 +102,8 @@ def _critical_path(calls: Sequence[Call], after: list[list[int]]) -> set[int]:
     """One path that lasts longest by `expected_s`; of equal ones the one whose calls come first."""
     ends_s: list[float] = []
     for call, awaited in zip(calls, after, strict=True):
-        ends_s.append(max([ends_s[at] for at in awaited], default=0.0) + expected_s(call))
+        begins_s = max([ends_s[at] for at in awaited]) if awaited else 0.0
+        ends_s.append(begins_s + expected_s(call))
     path: set[int] = set()
     behind: Sequence[int] = range(len(calls))
     while behind:

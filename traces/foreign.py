@@ -123,7 +123,7 @@ def unreadable(path: Path, error: OSError | UnicodeError) -> TraceError:
 
 def _entry(where: str, value: object) -> Entry:
     if not isinstance(value, dict):
-        raise TraceError(f"{where}: expected a JSON object, got {shown(value)}")
+        raise TraceError(f"{where}: expected an object, got {shown(value)}")
     return Entry(where, value)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TypeAlias
 
 from .fields import WrongField, members, shown, text, whole
@@ -15,7 +14,6 @@ VERSION = 1
 HEADER_FIELDS = frozenset({"format", "version", "name", "source", "applications", "about"})
 
 About: TypeAlias = Mapping[str, str | float | bool | None]
-NOTHING: About = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +23,15 @@ class Header:
     name: str | None = None
     source: str | None = None  # where it comes from
     applications: int | None = None  # how many there are; the reader counts along
-    about: About = field(default=NOTHING)  # free: how it was made
+    about: About = field(default_factory=dict)  # free: how it was made
 
 
 def parse_header(value: object) -> Header:
     """The header that the first line's JSON `value` describes. Raises WrongField."""
     if type(value) is not dict or value.get("format") != FORMAT:
-        raise WrongField("format", f'expected a header {{"format": "{FORMAT}", …}} in the first line, got {shown(value)}')
+        raise WrongField(
+            "format", f'expected a header {{"format": "{FORMAT}", …}} in the first line, got {shown(value)}'
+        )
     if "version" in value and type(value["version"]) is int and value["version"] != VERSION:
         raise WrongField("version", f"expected {VERSION}, the version that is known here, got {value['version']}")
     fields = members(value, HEADER_FIELDS, ("version",))
@@ -40,7 +40,7 @@ def parse_header(value: object) -> Header:
         text(fields["name"], "name") if "name" in fields else None,
         text(fields["source"], "source") if "source" in fields else None,
         whole(fields["applications"], "applications", 0) if "applications" in fields else None,
-        _about(fields["about"]) if "about" in fields else NOTHING,
+        _about(fields["about"]) if "about" in fields else {},
     )
 
 
@@ -49,7 +49,9 @@ def _about(value: object) -> About:
         raise WrongField("about", f"expected an object, got {shown(value)}")
     for key, entry in value.items():
         if isinstance(entry, dict | list) or not key.isprintable():
-            raise WrongField("about", f"expected text, numbers, true, false or null, got {shown(entry)} at {shown(key)}")
+            raise WrongField(
+                "about", f"expected text, numbers, true, false or null, got {shown(entry)} at {shown(key)}"
+            )
         if isinstance(entry, float) and not abs(entry) < float("inf"):
             raise WrongField("about", f"expected a finite number at {shown(key)}")
     return value

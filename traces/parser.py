@@ -87,7 +87,9 @@ class _Calls:
             except WrongField as wrong:
                 raise wrong.inside(f"[{at}]") from None
         self._order: dict[str, int] = {}  # how many calls were parsed before that one
-        self._waits_for: list[int] = []  # for each parsed call the set of those that it waits for, direct or not, as bits
+        self._waits_for: list[
+            int
+        ] = []  # for each parsed call the set of those that it waits for, direct or not, as bits
         self._latest: dict[str, int] = {}  # each agent's latest call
         self._parsed: list[Call] = []
 
@@ -160,7 +162,8 @@ class _Calls:
         if latest is not None and not waits_for >> latest & 1:
             other = self._local(self._parsed[latest].id)
             raise WrongField(
-                "after", f"expected to wait, directly or not, for {shown(other)}, an earlier call of agent {shown(agent)}"
+                "after",
+                f"expected to wait, directly or not, for {shown(other)}, an earlier call of agent {shown(agent)}",
             )
         self._latest[agent] = position
 
@@ -196,21 +199,16 @@ class _Calls:
         return call.id, keep_tokens
 
     def _segment(self, part: object, waits_for: int) -> Segment:
-        match part:
-            case [source, tokens]:
-                start: object = 0
-            case [source, start, tokens]:
-                pass
-            case _:
-                raise WrongField("", f"expected [source, tokens] or [source, start, tokens], got {shown(part)}")
-        known = text(source, "[0]")
-        first = whole(start, "[1]", 0)
-        count = whole(tokens, f"[{len(part) - 1}]", 0, MAX_TOKENS - first)
-        if known[0] == "/":
-            return Segment(known, first, count)
-        if known in self._place:
-            self._check_answer(known, first + count, waits_for)
-        return Segment(self._prefix + known, first, count)
+        if type(part) is not list or not 2 <= len(part) <= 3:
+            raise WrongField("", f"expected [source, tokens] or [source, start, tokens], got {shown(part)}")
+        source = text(part[0], "[0]")
+        start = whole(part[1], "[1]", 0) if len(part) == 3 else 0
+        tokens = whole(part[-1], "[2]" if len(part) == 3 else "[1]", 0, MAX_TOKENS - start)
+        if source[0] == "/":
+            return Segment(source, start, tokens)
+        if source in self._place:
+            self._check_answer(source, start + tokens, waits_for)
+        return Segment(self._prefix + source, start, tokens)
 
     def _check_answer(self, call: str, end: int, waits_for: int) -> None:
         at = self._order.get(call)
@@ -285,7 +283,7 @@ def _hints(value: object) -> dict[str, HintValue]:
 
 
 def _topological_order(after: list[list[int]], names: list[str]) -> list[int]:
-    """Places of calls, each after those that it waits for; of those that are ready the first in the file comes first."""
+    """Places of calls, each after those that it waits for; among calls that are ready the first in the file is next."""
     missing = [len(awaited) for awaited in after]
     followers: list[list[int]] = [[] for _ in after]
     for at, awaited in enumerate(after):

@@ -11,8 +11,9 @@ import hashlib
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import NoReturn
 
 from .apps import Application
 from .errors import TraceError
@@ -56,7 +57,9 @@ class Trace:
                 yield application
         expected = self.header.applications
         if faultless and expected not in (None, order.applications):
-            yield TraceError(f"{self.path}:1: applications: expected {order.applications}, as there are, got {expected}")
+            yield TraceError(
+                f"{self.path}:1: applications: expected {order.applications}, as there are, got {expected}"
+            )
 
 
 def read_trace(path: str | Path) -> Trace:
@@ -98,7 +101,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         _refuse(path, error)
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> BufferedIOBase:
     with open(path, "rb") as file:
         compressed = file.read(2) == GZIP_MAGIC
     return gzip.open(path) if compressed else open(path, "rb")

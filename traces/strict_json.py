@@ -14,7 +14,9 @@ def strict_json(data: bytes) -> object:
     try:
         return _decode(data.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise WrongField("", f"expected text in UTF-8, got byte 0x{data[error.start]:02x} in column {error.start + 1}") from None
+        raise WrongField(
+            "", f"expected text in UTF-8, got byte 0x{data[error.start]:02x} in column {error.start + 1}"
+        ) from None
     except json.JSONDecodeError as error:
         cut = "" if data.endswith(b"\n") else "; the file seems to be cut off"
         raise WrongField("", f"expected JSON: {error.msg} in column {error.colno}{cut}") from None

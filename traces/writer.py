@@ -8,12 +8,12 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import TypeAlias
 
 from .apps import Application, Call, Hints, Prompt, Segment, Tool
 from .derive import derive_hints
@@ -161,19 +161,22 @@ def _line(value: object, said: object, parse: Callable[[object], object]) -> byt
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of `path` when it is complete, and never exists if something goes wrong."""
+def _replacing(path: Path) -> Iterator[BufferedIOBase]:
+    """A file that takes the place of `path` once it is complete, and is gone if something goes wrong."""
+    path = Path(os.path.realpath(path))  # a link stays a link
+    if path.exists() and not path.is_file():
+        raise TraceError(f"{path}: cannot be written: expected a file or a name that is free")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        number, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be written: {error.strerror}") from None
-    temporary = Path(name)
-    try:
-        with open(number, "wb") as file:
-            yield from _compressing(path, file)
-        os.chmod(temporary, 0o666 & ~_umask())
+        with open(temporary, "wb") as file:
+            if path.suffix == ".gz":
+                with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as compressed:  # no name or time: equal files
+                    yield compressed
+            else:
+                yield file
         os.replace(temporary, path)
     except OSError as error:
-        raise TraceError(f"{path}: cannot be written: {error.strerror}") from None
+        raise TraceError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # after its renaming there is none, and without a folder there never was
+            temporary.unlink()

@@ -1,0 +1,254 @@
+"""Policies by name: our own, those that other packages bring, and classes in a user's file.
+
+A new policy is one file and one row of `ROWS`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import MappingProxyType, ModuleType, NoneType, UnionType
+from typing import Any, Literal, NamedTuple, Union
+
+from ..traces.errors import PolicyError
+from .interface import Policy
+from .rules import Rules
+from .tokencake import tokencake
+from .vllm import Vllm
+
+ENTRY_POINT_GROUP = "tokencake.policies"
+
+
+class Row(NamedTuple):
+    """A policy that has a name."""
+
+    line: str  # what it does
+    make: Callable[..., Any]
+    options: Callable[..., Any]  # its annotated parameters are the options that `make` takes by name
+
+
+ROWS: Mapping[str, Row] = MappingProxyType(
+    {
+        "vllm": Row("what vLLM does by itself: first come, first served; least recently used blocks go", Vllm, Vllm),
+        "tokencake": Row("spatial and temporal half: agent-aware admission, offload at stalls", tokencake, Rules),
+        "tokencake-space": Row(
+            "spatial half alone: order, reserve, admit, preempt", partial(tokencake, time=False), Rules
+        ),
+        "tokencake-time": Row(
+            "temporal half alone: offload and upload around tools", partial(tokencake, space=False), Rules
+        ),
+    }
+)
+
+
+def policy_lines() -> list[tuple[str, str]]:
+    """Name and one line about each policy: our own, then those of installed packages."""
+    own = [(name, row.line) for name, row in ROWS.items()]
+    return own + [(name, f"{point.value} (installed)") for name, point in sorted(_installed().items())]
+
+
+def load_policy(spec: str, *, seed: int = 0) -> Policy:
+    """A fresh policy from `NAME[:key=value,…]` or `path/to/file.py:Class[:key=value,…]`.
+
+    A name is a row of `ROWS` or an entry point of group `tokencake.policies`. Options are parameters of the
+    constructor, typed by its annotations: bool (on/off), int, float, str, a Literal's words, any of them or None. A
+    constructor that has a parameter `seed` gets `seed`. Raises `PolicyError`, in one line that names the culprit.
+    """
+    name, row, written = _find(spec)
+    options = _options(name, row.options, written)
+    if "seed" in _parameters(name, row.options) and "seed" not in options:
+        options["seed"] = seed
+    try:
+        policy = row.make(**options)
+    except PolicyError:
+        raise
+    except Exception as error:
+        raise PolicyError(f"policy {name}: {_told(error)}") from error
+    if not callable(getattr(policy, "plan", None)):
+        raise PolicyError(f"policy {name}: expected a method plan(view), {type(policy).__name__} has none")
+    hears = getattr(policy, "hears", None)
+    if not isinstance(hears, frozenset) or not all(isinstance(kind, type) for kind in hears):
+        raise PolicyError(f"policy {name}: hears: expected a frozenset of facts, got {hears!r}")
+    return typing.cast(Policy, policy)
+
+
+# -- finding
+
+
+def _find(spec: str) -> tuple[str, Row, str]:
+    """The policy that a spec means, and its options as they are written."""
+    file, colon, rest = _split_file(spec)
+    if colon:
+        name, _, written = rest.partition(":")
+        made = _class_in(Path(file), name)
+        return f"{file}:{name}", Row("", made, made), written
+    name, _, written = spec.partition(":")
+    row = ROWS.get(name)
+    if row is not None:
+        return name, row, written
+    point = _installed().get(name)
+    if point is not None:
+        made = _loaded(point)
+        return name, Row("", made, made), written
+    known = [known for known, _ in policy_lines()]
+    raise PolicyError(f"unknown policy {name!r}{_near(name, known)}: known are {', '.join(known)}, and file.py:Class")
+
+
+def _split_file(spec: str) -> tuple[str, str, str]:
+    """`path/file.py`, a colon, what follows; without a file the colon is empty."""
+    if spec.endswith(".py"):
+        raise PolicyError(f"policy {spec}: expected {spec}:Class, the name of a class in the file")
+    file, mark, rest = spec.partition(".py:")
+    return (file + ".py", ":", rest) if mark else (spec, "", "")
+
+
+def _class_in(path: Path, name: str) -> Callable[..., Any]:
+    if not path.is_file():
+        raise PolicyError(f"policy {path}:{name}: there is no file {str(path)!r}")
+    module = _module(path)
+    made = getattr(module, name, None)
+    if not callable(made):
+        classes = [
+            key for key, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__
+        ]
+        known = f"it has {', '.join(classes)}" if classes else "it has no class"
+        raise PolicyError(f"policy {path}:{name}: no class {name!r} in the file{_near(name, classes)}: {known}")
+    return typing.cast(Callable[..., Any], made)
+
+
+def _module(path: Path) -> ModuleType:
+    name = f"tokencake_policy_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise PolicyError(f"policy file {path}: cannot be imported: {_told(error)}") from error
+    return module
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name not in ROWS}
+
+
+def _loaded(point: EntryPoint) -> Callable[..., Any]:
+    try:
+        return typing.cast(Callable[..., Any], point.load())
+    except (Exception, SystemExit) as error:
+        raise PolicyError(f"policy {point.name}: {point.value} cannot be imported: {_told(error)}") from error
+
+
+# -- options
+
+
+def _parameters(name: str, make: Callable[..., Any]) -> dict[str, Any]:
+    """What can be given by name, and its type."""
+    try:
+        parameters = inspect.signature(make, eval_str=True).parameters.values()
+    except (ValueError, NameError, TypeError, SyntaxError) as error:
+        raise PolicyError(f"policy {name}: its constructor's annotations cannot be read: {_told(error)}") from error
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {parameter.name: parameter.annotation for parameter in parameters if parameter.kind in named}
+
+
+def _options(name: str, make: Callable[..., Any], written: str) -> dict[str, Any]:
+    if not written:
+        return {}
+    known = _parameters(name, make)
+    options: dict[str, Any] = {}
+    for item in written.split(","):
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise PolicyError(f"policy {name}: option {item!r}: expected key=value")
+        if key not in known:
+            listed = ", ".join(known) if known else "none"
+            raise PolicyError(f"policy {name}: unknown option {key!r}{_near(key, list(known))}: known are {listed}")
+        if key in options:
+            raise PolicyError(f"policy {name}: option {key!r}: given twice")
+        options[key] = _value(name, key, text, known[key])
+    return options
+
+
+def _value(name: str, key: str, text: str, kind: Any) -> object:
+    """The text as a value of this type."""
+    read, expected = _reader(kind)
+    try:
+        return read(text)
+    except ValueError:
+        raise PolicyError(f"policy {name}: option {key}: expected {expected}, got {text!r}") from None
+
+
+SWITCH = MappingProxyType(
+    {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
+)
+
+
+def _reader(kind: Any) -> tuple[Callable[[str], object], str]:
+    """How to read a value of this type, and what to call it. A parameter without an annotation is text."""
+    if kind is bool:
+        return _switch, "on or off"
+    if kind is int:
+        return int, "a whole number"
+    if kind is float:
+        return float, "a number"
+    if kind is str or kind is inspect.Parameter.empty:
+        return str, "text"
+    if typing.get_origin(kind) is Literal:
+        words = typing.get_args(kind)
+        return partial(_word, words), " or ".join(str(word) for word in words)
+    if typing.get_origin(kind) in (Union, UnionType):
+        kinds = [part for part in typing.get_args(kind) if part is not NoneType]
+        readers = [_reader(part) for part in kinds]
+        return partial(_any, [read for read, _ in readers]), " or ".join(expected for _, expected in readers)
+    return _unreadable, f"nothing from the command line (it is a {getattr(kind, '__name__', kind)})"
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in SWITCH:
+        raise ValueError
+    return SWITCH[text.lower()]
+
+
+def _word(words: tuple[object, ...], text: str) -> object:
+    for word in words:
+        if str(word) == text:
+            return word
+    raise ValueError
+
+
+def _any(readers: list[Callable[[str], object]], text: str) -> object:
+    for read in readers:
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    raise ValueError
+
+
+def _unreadable(text: str) -> object:
+    raise ValueError
+
+
+# -- words
+
+
+def _near(name: str, known: list[str]) -> str:
+    near = get_close_matches(name, known, n=3)
+    return f" (near: {', '.join(near)})" if near else ""
+
+
+def _told(error: BaseException) -> str:
+    """An error in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,175 @@
+"""A KV pool block by block, as vLLM's `BlockPool` does it: what the pool on runs is held to.
+
+Same interface as `tokencake.sim.kv.KvPool`; every block is an object here, every queue a list of blocks.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from tokencake.sim.content import ContextTree, Node, Path
+from tokencake.sim.kv import Owner
+
+Key = tuple[Node, int]
+
+
+class Block:
+    def __init__(self) -> None:
+        self.key: Key | None = None
+        self.refs = 0
+        self.owner: Owner | None = None
+
+
+class BlockHold:
+    """Registered blocks from `start` on, then `blank` others, which come from the pool's nameless ones."""
+
+    def __init__(self, pool: BlockPool, start: int) -> None:
+        self._pool = pool
+        self.start = start
+        self.full: list[Block] = []
+        self.others: list[Block] = []
+
+    @property
+    def registered(self) -> int:
+        return self.start + len(self.full)
+
+    @property
+    def blocks(self) -> int:
+        return len(self.full) + len(self.others)
+
+    @property
+    def blank(self) -> int:
+        return len(self.others)
+
+    @blank.setter
+    def blank(self, blocks: int) -> None:
+        while len(self.others) < blocks:
+            self.others.append(self._pool.nameless.pop())
+        while len(self.others) > blocks:
+            self._pool.nameless.append(self.others.pop())
+
+
+class BlockPool:
+    def __init__(self, tree: ContextTree, blocks: int, side: int = 0) -> None:
+        self._tree = tree
+        self.blocks = blocks
+        self.evicted = 0
+        self.nameless: list[Block] = []  # handed out, not yet booked by a holder
+        self._queue: OrderedDict[int, Block] = OrderedDict((id(block), block) for block in [Block() for _ in range(blocks)])
+        self._known: dict[Key, list[Block]] = {}  # copies of a block, first registered first
+        self._alive = list(self._queue.values())
+
+    @property
+    def free(self) -> int:
+        return len(self._queue)
+
+    @property
+    def stalled_idle(self) -> int:
+        return sum(1 for block in self._queue.values() if block.owner is not None and block.owner.stalled)
+
+    @property
+    def touched(self) -> bool:
+        return any(block.refs or block.key for block in self._alive)
+
+    def hits(self, path: Path, limit: int, start: int = 0) -> tuple[int, int]:
+        at = start
+        idle = 0
+        for key in _keys(path, start, limit):
+            if key not in self._known:
+                break
+            idle += not self._known[key][0].refs
+            at += 1
+        return at, idle
+
+    def held(self, path: Path, limit: int) -> int:
+        end, idle = self.hits(path, limit)
+        return end - idle
+
+    def open(self, path: Path, end: int, start: int = 0) -> BlockHold:
+        hold = BlockHold(self, start)
+        for key in _keys(path, start, end):
+            block = self._known[key][0]
+            if not block.refs:
+                self._unqueue(block)
+            block.refs += 1
+            hold.full.append(block)
+        assert hold.registered == end
+        return hold
+
+    def take(self, hold: BlockHold, blocks: int) -> None:
+        self.allocate(blocks)
+        hold.blank += blocks
+
+    def allocate(self, blocks: int) -> None:
+        for _ in range(blocks):
+            block = next(iter(self._queue.values()))
+            self._unqueue(block)
+            if block.key is not None:
+                self.evicted += 1
+                self._forget(block)
+            block.refs = 1
+            self.nameless.append(block)
+
+    def register(self, hold: BlockHold, path: Path, end: int) -> None:
+        for key in _keys(path, hold.registered, end):
+            block = hold.others.pop()
+            block.key = key
+            key[0].refs += 1
+            self._known.setdefault(key, []).append(block)
+            hold.full.append(block)
+
+    def release(self, hold: BlockHold, owner: Owner | None) -> None:
+        for block in hold.others:
+            block.refs = 0
+            self._queue[id(block)] = block
+            self._queue.move_to_end(id(block), last=False)
+        for block in reversed(hold.full):
+            block.refs -= 1
+            if not block.refs:
+                self._queue[id(block)] = block
+                block.owner = owner
+                if owner is not None:
+                    owner.idle_blocks += 1
+        hold.full, hold.others = [], []
+
+    def drop(self, hold: BlockHold, owner: Owner | None) -> int:
+        alone = [block for block in hold.full if block.refs == 1]
+        for block in alone:
+            self._forget(block)
+            hold.full.remove(block)
+            hold.others.append(block)
+        self.release(hold, owner)
+        return len(alone)
+
+    def expose(self, path: Path, end: int) -> None:
+        for key in _keys(path, 0, end):
+            copies = self._known.get(key)
+            if copies and not copies[0].refs:
+                self._queue.move_to_end(id(copies[0]), last=False)
+        for block in [block for block in self._queue.values() if block.key is None][::-1]:
+            self._queue.move_to_end(id(block), last=False)  # blocks without content still come first
+
+    def set_stalled(self, owner: Owner, stalled: bool) -> None:
+        owner.stalled = stalled
+
+    def _unqueue(self, block: Block) -> None:
+        del self._queue[id(block)]
+        if block.owner is not None:
+            block.owner.idle_blocks -= 1
+            block.owner = None
+
+    def _forget(self, block: Block) -> None:
+        assert block.key is not None
+        copies = self._known[block.key]
+        copies.remove(block)
+        if not copies:
+            del self._known[block.key]
+        self._tree.release(block.key[0])
+        block.key = None
+
+
+def _keys(path: Path, start: int, end: int) -> Iterator[Key]:
+    for node, first, upto in path:
+        for i in range(max(first, start), min(upto, end)):
+            yield node, i
