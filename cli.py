@@ -5,13 +5,14 @@ Exit codes: 0 · 2 for anything that the user can mend, said in one line on stde
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import click
 
@@ -112,98 +113,102 @@ def simulate(
     Without --policy: vllm, then tokencake. What finished before an interrupt is reported.
     """
     from .policies.registry import load_policy
-    from .sim.compare import Contender, Workload
+    from .sim.compare import Contender, Workload, compare, options_of
     from .sim.machine_file import DEFAULT_MACHINE, load_machine
     from .traces.arrivals import arrival_times
     from .traces.reader import read_trace
 
     machine = load_machine(machine_name or DEFAULT_MACHINE, settings)
-    contenders = [Contender(spec, {}, load_policy(spec, seed=seed)) for spec in specs or DEFAULT_POLICIES]
+    contenders = [Contender(spec, options_of(spec), load_policy(spec, seed=seed)) for spec in specs or DEFAULT_POLICIES]
     if rate is not None:
         arrival_times(rate, arrivals, seed)  # a wrong rate is found now
-    _check_outputs(trace, json_file, csv_file, events)
+    outputs = _Outputs(json_file, csv_file, events, quiet)
+    outputs.check(trace)
     workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized)
     finished: list[tuple[Run, Counts]] = []
     try:
-        _run_all(finished, workload, contenders, machine, events, progress or (not quiet and sys.stderr.isatty()))
+        with _progress(progress, quiet) as bar:
+            for run in compare(workload, contenders, machine, events, _watching(bar, contenders, workload)):
+                finished.append(run)
     finally:
         if finished:
-            _publish(finished, trace, workload, machine, json_file, csv_file, quiet)
+            outputs.publish(_report(finished, workload, machine))
 
 
-def _check_outputs(trace: Path, json_file: str | None, csv_file: str | None, events: Path | None) -> None:
-    from .sim.outputs import check_writable, prepare_folder
-
-    if json_file is not None and json_file == csv_file:
-        raise TokencakeError(f"--json and --csv: expected two files, got {json_file} twice")
-    for file in (json_file, csv_file):
-        if file is not None and file != STANDARD_OUTPUT:
-            check_writable(Path(file), but_not=trace)
-    if events:
-        prepare_folder(events)
-
-
-def _run_all(
-    finished: list[tuple[Run, Counts]],
-    workload: Workload,
-    contenders: Sequence[Contender],
-    machine: Machine,
-    events: Path | None,
-    show: bool,
-) -> None:
-    """Appends to `finished` as runs come to their ends."""
-    from .sim.compare import compare
-
+def _watching(
+    bar: Bar, contenders: Sequence[Contender], workload: Workload
+) -> Callable[[int], Callable[[int, float], None]]:
+    """For each run, what shows how far it has come."""
     total = workload.trace.header.applications
-    with _progress(show) as bar:
 
-        def of_run(index: int) -> Callable[[int, float], None]:
-            label = f"{index + 1}/{len(contenders)} {contenders[index].spec}"
-            return lambda applications, at_s: bar(label, applications, total, f"{at_s:,.0f} s simulated")
+    def of_run(index: int) -> Callable[[int, float], None]:
+        label = f"{index + 1}/{len(contenders)} {contenders[index].spec}"
+        return lambda applications, at_s: bar(label, applications, total, f"{at_s:,.0f} s simulated")
 
-        finished.extend(compare(workload, contenders, machine, events, of_run))
+    return of_run
 
 
-def _publish(
-    finished: Sequence[tuple[Run, Counts]],
-    trace: Path,
-    workload: Workload,
-    machine: Machine,
-    json_file: str | None,
-    csv_file: str | None,
-    quiet: bool,
-) -> None:
-    """Writes the files that were asked for, and prints the tables and the verdict if standard output is for people."""
-    import json
-
-    from .sim import report as reports
-    from .sim.outputs import write_whole
+def _report(finished: Sequence[tuple[Run, Counts]], workload: Workload, machine: Machine) -> dict[str, Any]:
+    from .sim.report import build
     from .traces.reader import trace_digest
 
-    counts = finished[0][1]
+    path, counts = workload.trace.path, finished[0][1]
     played = {
-        "path": str(trace),
-        "sha256": trace_digest(trace),
+        "path": str(path),
+        "sha256": trace_digest(path),
         "applications": counts.applications,
         "calls": counts.calls,
         "oversized": counts.oversized,
         "rate": workload.rate,
         "arrivals": workload.arrivals if workload.rate is not None else None,
     }
-    report = reports.build(__version__, played, machine.settings(), [run for run, _ in finished])
-    if counts.oversized:
-        everything = counts.applications + counts.oversized
-        click.echo(f"left out: {counts.oversized} of {everything} applications, larger than the machine", err=True)
-    for file, text in (
-        (json_file, json.dumps(report, indent=2, allow_nan=False) + "\n"),
-        (csv_file, reports.csv_text(report)),
-    ):
-        if file == STANDARD_OUTPUT:
-            click.echo(text, nl=False)
-        elif file is not None:
-            write_whole(Path(file), text)
-    if STANDARD_OUTPUT not in (json_file, csv_file):
-        _print(report, quiet)
+    return build(__version__, played, machine.settings(), [run for run, _ in finished])
+
+
+class _Outputs(NamedTuple):
+    """Where a comparison's results go. Standard output is for people unless a report goes there."""
+
+    json_file: str | None
+    csv_file: str | None
+    events: Path | None
+    quiet: bool
+
+    def check(self, trace: Path) -> None:
+        """Finds what cannot be written before the work is done."""
+        from .sim.outputs import check_writable, prepare_folder
+
+        if self.json_file is not None and self.json_file == self.csv_file:
+            raise TokencakeError(f"--json and --csv: expected two files, got {self.json_file} twice")
+        for file in (self.json_file, self.csv_file):
+            if file is not None and file != STANDARD_OUTPUT:
+                check_writable(Path(file), but_not=trace)
+        if self.events:
+            prepare_folder(self.events)
+
+    def publish(self, report: dict[str, Any]) -> None:
+        from .sim.report import csv_text
+
+        played = report["trace"]
+        if left_out := played["oversized"]:
+            everything = played["applications"] + left_out
+            click.echo(f"left out: {left_out} of {everything} applications, larger than the machine", err=True)
+        try:
+            if self.json_file is not None:
+                _put(self.json_file, json.dumps(report, indent=2, allow_nan=False) + "\n")
+            if self.csv_file is not None:
+                _put(self.csv_file, csv_text(report))
+        finally:  # a disk that is full keeps nobody from seeing the results
+            if STANDARD_OUTPUT not in (self.json_file, self.csv_file):
+                _print(report, self.quiet)
+
+
+def _put(file: str, text: str) -> None:
+    from .sim.outputs import write_whole
+
+    if file == STANDARD_OUTPUT:
+        click.echo(text, nl=False)
+    else:
+        write_whole(Path(file), text)
 
 
 def _print(report: dict[str, Any], quiet: bool) -> None:
@@ -279,7 +284,7 @@ def _write(
     from .traces.writer import write_trace
 
     check_writable(output, but_not=source)
-    with _progress(progress or sys.stderr.isatty()) as bar:
+    with _progress(progress) as bar:
         written = write_trace(output, _watched(applications, bar, "writing", header.applications), header)
     click.echo(f"{output}: {written:,} application{'' if written == 1 else 's'}")
 
@@ -292,8 +297,21 @@ def _watched(items: Iterable[Item], bar: Bar, label: str, total: int | None) -> 
 
 @trace.command()
 @click.argument("file", type=click.Path(path_type=Path))
-def inspect(file: Path) -> None:
+@progress_option
+def inspect(file: Path, progress: bool) -> int:
     """Show what is in the trace FILE, and what is wrong with it."""
+    from .traces.describe import describe
+    from .traces.inspect import inspect_trace
+    from .traces.reader import read_trace
+
+    source = read_trace(file)
+    with _progress(progress) as bar:
+        found = inspect_trace(source, lambda done: bar("reading", done, source.header.applications, ""))
+    for line in describe(found):
+        click.echo(line)
+    for error in found.errors:
+        _fail(str(error))
+    return 2 if found.errors else 0
 
 
 @cli.command()
@@ -322,16 +340,17 @@ Bar = Callable[[str, int, int | None, str], None]  # what is being done, how muc
 
 
 @contextmanager
-def _progress(show: bool) -> Iterator[Bar]:
-    """A bar on stderr that appears when something has taken longer than a second."""
-    if not show:
+def _progress(forced: bool, quiet: bool = False) -> Iterator[Bar]:
+    """A bar that appears when something has taken longer than a second, if stderr is a terminal or it is `forced`."""
+    if not forced and (quiet or not sys.stderr.isatty()):
         yield lambda label, done, total, note: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
-    bar = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True, markup=False), transient=True)
+    console = Console(stderr=True, markup=False, force_terminal=forced or None)
+    bar = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
     tasks: dict[str, Any] = {}
     started = time.monotonic()
 
@@ -350,3 +369,7 @@ def _progress(show: bool) -> Iterator[Bar]:
         yield update
     finally:
         bar.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -47,7 +47,7 @@ class Controller:
         for sink in self._sinks:
             sink(fact)
         if self._deaf:
-            return
+            return  # a policy that hears nothing is asked once: nobody would read its ledger
         self._ledger.fold(fact)
         self._news.append(fact)
         if type(fact) in self._hears:

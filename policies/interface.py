@@ -46,7 +46,9 @@ class Plan:
     upload: tuple[Move, ...] = ()  # copy back now, and hold until the agent's next call takes it
     cancel: tuple[AgentId, ...] = ()  # give up these uploads
     forget: tuple[AgentId, ...] = ()  # give up these host copies
-    pin: Mapping[AgentId, float] = field(default_factory=lambda: EMPTY)  # keep what is cached of these agents on the GPU until that time
+    pin: Mapping[AgentId, float] = field(
+        default_factory=lambda: EMPTY
+    )  # keep what is cached of these agents on the GPU until that time
     wake_at_s: float | None = None  # ask again then even if nothing happens
 
 

@@ -178,7 +178,9 @@ class Ledger:
         self._become(self.agents[call.request.agent], Status.WAITING, fact.at_s)
 
     def _call_finished(self, fact: e.CallFinished) -> None:
-        call = self.running.pop(fact.call, None) or self.waiting.pop(fact.call)  # or: its last token came after a preemption
+        call = self.running.pop(fact.call, None) or self.waiting.pop(
+            fact.call
+        )  # or: its last token came after a preemption
         agent = self.agents[call.request.agent]
         agent.context_blocks = fact.context_blocks
         self._become(agent, Status.IDLE, fact.at_s)

@@ -72,8 +72,9 @@ class Rules:
             if not (isfinite(value) and 0 <= value <= most):
                 limit = "from 0 to 1" if most == 1.0 else "at least 0"
                 raise PolicyError(f"tokencake: option {field.name}: expected a number {limit}, got {value!r}")
-        if self.reserve_every_steps == 0:
-            raise PolicyError("tokencake: option reserve_every_steps: expected at least 1, got 0")
+        for name in ("reserve_every_steps", "offload_retry_steps"):
+            if getattr(self, name) == 0:
+                raise PolicyError(f"tokencake: option {name}: expected at least 1, got 0")
         if self.reserve_min_share > self.reserve_max_share:
             raise PolicyError("tokencake: option reserve_min_share: expected at most reserve_max_share")
 

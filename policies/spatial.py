@@ -7,7 +7,8 @@ that may share the prompt brings blocks onto the GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from math import inf
 from typing import Any
 
 from ..traces import events as e
@@ -53,10 +54,49 @@ class LiveCall:
             None  # preempted when so many calls had finished and so much was uncommitted
         )
 
-    def score(self, now_s: float) -> float:
-        """Its own score; the wait stops counting when it is admitted."""
-        waited_s = now_s - self.since_s if self.waited_s is None else self.waited_s
-        return self.drift.points(now_s - self.started_s, waited_s)
+
+class Scores:
+    """Scores at one moment, each worked out once, and only if somebody asks."""
+
+    __slots__ = ("_groups", "_now_s", "_of_app", "_own", "_types")
+
+    def __init__(self, now_s: float, of_app: dict[AppId, dict[CallId, LiveCall]]) -> None:
+        self._now_s = now_s
+        self._of_app = of_app
+        self._own: dict[LiveCall, float] = {}
+        self._groups: dict[tuple[AppId, str], float] = {}
+        self._types: dict[AgentType, float] = {}
+
+    def own(self, call: LiveCall) -> float:
+        """The call's own score; its wait stops counting when it is admitted."""
+        score = self._own.get(call)
+        if score is None:
+            now_s = self._now_s
+            waited_s = now_s - call.since_s if call.waited_s is None else call.waited_s
+            score = self._own[call] = call.drift.points(now_s - call.started_s, waited_s)
+        return score
+
+    def rank(self, call: LiveCall) -> float:
+        """What it is ordered by: a branch of a join group counts as much as the group's most urgent live call."""
+        group = call.request.hints.join_group
+        if group is None:
+            return self.own(call)
+        key = (call.request.app, group)
+        score = self._groups.get(key)
+        if score is None:
+            siblings = self._of_app[call.request.app].values()
+            score = max(self.own(sibling) for sibling in siblings if sibling.request.hints.join_group == group)
+            self._groups[key] = score
+        return score
+
+    def best_waiting(self, kind: AgentType, waiting: Iterable[LiveCall]) -> float:
+        """The highest rank among a type's waiting calls; minus infinity if it has none."""
+        if not self._types:
+            for call in waiting:
+                score = self.rank(call)
+                if score > self._types.get(call.type, -inf):
+                    self._types[call.type] = score
+        return self._types.get(kind, -inf)
 
 
 class Spatial:
@@ -75,6 +115,8 @@ class Spatial:
         self._finished_calls = 0
         self._admissions = 0  # since all bounds were forgotten
         self._uncommitted_blocks = 0
+        self._scores = Scores(0.0, self._of_app)
+        self._looked_at: set[LiveCall] = set()  # in this plan
         self._fold: dict[type, Callable[[Any, View], None]] = {
             e.CallArrived: self._arrived,
             e.CallAdmitted: self._admitted,
@@ -93,6 +135,8 @@ class Spatial:
             handler = handlers.get(type(fact))
             if handler is not None:
                 handler(fact, view)
+        self._scores = Scores(view.now_s, self._of_app)
+        self._looked_at.clear()
         self._uncommitted_blocks = view.free_blocks - (view.growth_blocks if self._rules.commit else 0)
 
     def importance(self, request: Request, view: View) -> float:
@@ -123,41 +167,41 @@ class Spatial:
         admit = (*self._loading, *(call.id for call in chosen))
         return Admission(admit, fit, max(0, self._uncommitted_blocks - fit))
 
-    def rival(self, admission: Admission, view: View) -> Rival | None:
+    def rival(self, admission: Admission) -> Rival | None:
         """The highest-scored waiting call that was not admitted; None if there is none."""
         admitted = admission.admit or ()
-        now_s = view.now_s
         left = [call for call in self._waiting.values() if call.id not in admitted]
         if not left:
             return None
-        best = max(left, key=lambda call: (call.score(now_s), call.id))
-        return Rival(best.score(now_s), best.need_blocks)
+        best = max(left, key=lambda call: (self._scores.own(call), call.id))
+        return Rival(self._scores.own(best), best.need_blocks)
 
     def _fitting(self, view: View) -> list[LiveCall]:
         """Calls that fit, in the order in which they should start. Books what they will be charged."""
-        uncommitted = self._uncommitted_blocks
-        if self._rules.skip:
-            near = [
-                call for call in self._waiting.values() if call.need_blocks <= uncommitted and self._may_return(call)
-            ]
-            calls = self._ordered([call for call in near if self._look(call, view) <= uncommitted], view)
-        else:
-            calls = self._ordered(list(self._waiting.values()), view)
+        skip = self._rules.skip
+        calls = list(self._waiting.values())
+        if skip:
+            uncommitted = self._uncommitted_blocks
+            calls = [call for call in calls if call.need_blocks <= uncommitted and self._may_return(call)]
         if not calls:
             return []
         room = self._room(view)
         chosen = []
         refused = []
-        for call in calls:
-            charge = self._draw(call, room, view)
+        for call in self._ordered(calls, view):
+            if call.need_blocks > room.uncommitted_blocks or self._look(call, view) > room.uncommitted_blocks:
+                if skip:
+                    continue
+                break
+            charge = self._draw(call, room)
             if charge is not None:
                 call.charge = charge
                 chosen.append(call)
-            elif not self._rules.skip:
-                break
-            else:
+            elif skip:
                 refused.append(call)
-        if self._rules.reserve and self._rules.lend:
+            else:
+                break
+        if self._rules.lend:
             for call in refused:
                 charge = room.lend(call.need_blocks)
                 if charge is not None:
@@ -170,36 +214,32 @@ class Spatial:
             return self._partition.room(self._uncommitted_blocks, view.gpu_blocks)
         return Room(self._uncommitted_blocks, max(0, self._uncommitted_blocks), {})
 
-    def _draw(self, call: LiveCall, room: Room, view: View) -> Charge | None:
+    def _draw(self, call: LiveCall, room: Room) -> Charge | None:
         """Shared part, own reserve, then the idle reserves whose owners have nothing waiting, or nothing so urgent."""
-        if not self._rules.skip:
-            if call.need_blocks > room.uncommitted_blocks:
-                return None
-            self._look(call, view)
         need = call.need_blocks
-        if need > room.uncommitted_blocks:
-            return None
-        if need <= room.shared_blocks or not room.idle_blocks:
+        idle = room.idle_blocks
+        if need <= room.shared_blocks or not idle or need > room.shared_blocks + sum(idle.values()):
             return room.draw(need, ())
         own = call.type.name
-        reserves = [own] if own in room.idle_blocks else []
-        for name in reversed(room.idle_blocks):
-            if name != own and self._may_borrow(call, self._types[name], view):
+        reserves = [own] if own in idle else []
+        for name in reversed(idle):
+            if idle[name] and name != own and self._may_borrow(call, self._types[name]):
                 reserves.append(name)
         return room.draw(need, reserves)
 
-    def _may_borrow(self, call: LiveCall, owner: AgentType, view: View) -> bool:
+    def _may_borrow(self, call: LiveCall, owner: AgentType) -> bool:
         if not owner.waiting:
             return True
-        now_s = view.now_s
-        best = max(self._rank_score(other, now_s) for other in self._waiting.values() if other.type is owner)
-        return self._rank_score(call, now_s) >= best + self._rules.borrow_points
+        best = self._scores.best_waiting(owner, self._waiting.values())
+        return self._scores.rank(call) >= best + self._rules.borrow_points
 
     def _look(self, call: LiveCall, view: View) -> int:
-        """Ask what is cached of a call's prompt: its demand in blocks that are free now."""
-        hits = view.hits(call.id)
-        call.shared_blocks = hits.gpu_blocks - hits.idle_blocks
-        call.need_blocks = call.total_blocks - call.shared_blocks
+        """Ask what is cached of a call's prompt: its demand in blocks that are free now. Once a plan is enough."""
+        if call not in self._looked_at:
+            hits = view.hits(call.id)
+            call.shared_blocks = hits.gpu_blocks - hits.idle_blocks
+            call.need_blocks = call.total_blocks - call.shared_blocks
+            self._looked_at.add(call)
         return call.need_blocks
 
     def _may_return(self, call: LiveCall) -> bool:
@@ -230,40 +270,32 @@ class Spatial:
             return calls
         if not self._rules.order:
             return sorted(calls, key=lambda call: (call.arrived_s, call.id))
-        now_s = view.now_s
-        ranked = sorted(
-            ((-self._rank_score(call, now_s), -call.score(now_s), call.arrived_s, call.id, call) for call in calls),
-            key=lambda entry: entry[:4],
-        )
-        calls = [entry[4] for entry in ranked]
+        scores = self._scores
+        calls = sorted(calls, key=lambda call: (-scores.rank(call), -scores.own(call), call.arrived_s, call.id))
         scarce = self._uncommitted_blocks < self._rules.affinity_free_share * view.gpu_blocks
         if scarce and self._rules.prefix_affinity:
-            return self._by_affinity(calls, [-entry[0] for entry in ranked], view)
+            return self._by_affinity(calls, view)
         return calls
 
-    def _rank_score(self, call: LiveCall, now_s: float) -> float:
-        """A branch of a join group counts as much as the group's most urgent live call."""
-        group = call.request.hints.join_group
-        if group is None:
-            return call.score(now_s)
-        siblings = self._of_app[call.request.app].values()
-        return max(sibling.score(now_s) for sibling in siblings if sibling.request.hints.join_group == group)
-
-    def _by_affinity(self, calls: list[LiveCall], scores: list[float], view: View) -> list[LiveCall]:
+    def _by_affinity(self, calls: list[LiveCall], view: View) -> list[LiveCall]:
         """Within `affinity_points` of the best that is left, a call whose prefix running calls hold goes first."""
-        left = list(range(len(calls)))
-        held = [self._is_held(call, view) for call in calls]
+        held = {call for call in calls if self._is_held(call, view)}
+        if not held:
+            return calls
         order = []
+        left = list(calls)
         while left:
-            least = scores[left[0]] - self._rules.affinity_points
-            index = next((i for i in left if held[i] and scores[i] >= least), left[0])
-            left.remove(index)
-            order.append(calls[index])
+            least = self._scores.rank(left[0]) - self._rules.affinity_points
+            call = next((call for call in left if call in held and self._scores.rank(call) >= least), left[0])
+            left.remove(call)
+            order.append(call)
         return order
 
     def _is_held(self, call: LiveCall, view: View) -> bool:
         """Whether the blocks it shares with running calls at least cover its new demand."""
-        need = call.need_blocks
+        if 2 * call.need_blocks > call.total_blocks:
+            return False  # even if all that may be cached were shared
+        need = self._look(call, view)
         return call.shared_blocks >= need and view.shared_blocks(call.id) >= need
 
     # -- preempt
@@ -278,8 +310,7 @@ class Spatial:
         missing = view.growth_blocks - view.free_blocks
         if missing <= 0:
             return ()
-        now_s = view.now_s
-        scores = {call.id: call.score(now_s) for call in self._running.values()}
+        scores = {call.id: self._scores.own(call) for call in self._running.values()}
         most = min(scores.values(), default=0.0) + self._rules.preempt_points
 
         def rank(call: LiveCall) -> tuple[bool, float, bool, float, CallId]:
@@ -331,7 +362,10 @@ class Spatial:
                 other.need_blocks = other.floor_blocks
 
     def _first_token(self, fact: e.FirstToken, view: View) -> None:
-        self._calls[fact.call].first_token_step = view.step
+        call = self._calls.get(fact.call)
+        if call is not None:
+            call.first_token_step = view.step
+            self._came(call.request.app)  # the whole of its prompt is cached now
 
     def _preempted(self, fact: e.CallPreempted, view: View) -> None:
         call = self._running.pop(fact.call)

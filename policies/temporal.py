@@ -25,15 +25,15 @@ CHURN_MOST = 1.0
 class Stall:
     """An agent that waits for its tool."""
 
-    __slots__ = ("agent", "gap_s", "request", "saved", "since_s", "tried_step")
+    __slots__ = ("agent", "gap_s", "request", "saved", "since_s", "step")
 
-    def __init__(self, agent: AgentId, request: Request, since_s: float, gap_s: float) -> None:
+    def __init__(self, agent: AgentId, request: Request, since_s: float, gap_s: float, step: int) -> None:
         self.agent = agent
         self.request = request
         self.since_s = since_s
         self.gap_s = gap_s  # predicted
         self.saved = False  # one save a stall, and none if the call may not be saved
-        self.tried_step: int | None = None
+        self.step = step  # of the first look at it
 
     @property
     def returns_s(self) -> float:
@@ -79,22 +79,20 @@ class Temporal:
             self._expire(view.now_s)
 
     def open_stalls(self, view: View) -> list[Stall]:
-        """Stalls that may be saved now: not saved yet, and not refused in the last few steps."""
-        retry = self._rules.offload_retry_steps
-        step = view.step
-        return [
-            stall
-            for stall in self.stalls.values()
-            if not stall.saved and (stall.tried_step is None or step - stall.tried_step >= retry)
-        ]
+        """Stalls that may be saved in this step: at the start of the tool, and every few steps while nothing is saved.
+
+        In a step in between a stall is not weighed, whatever there is room for. Without news a refusal stays one, so
+        the steps in which the policy is not asked are refusals, too.
+        """
+        every, step = self._rules.offload_retry_steps, view.step
+        return [stall for stall in self.stalls.values() if not stall.saved and (step - stall.step) % every == 0]
 
     def saves(
         self, stalls: list[Stall], admission: Admission, importance: Callable[[Request, View], float], view: View
     ) -> list[Move]:
         """Which of these stalls to save now, and how much of each.
 
-        With the gate, only in a step in which some waiting call could be admitted. Without news nothing turns a refusal
-        into a save, so a stall that was refused is weighed again at the next news, once the retry interval has passed.
+        With the gate, only in a step in which some waiting call could be admitted.
         """
         if not stalls or (self._rules.gate and not admission.fit_blocks):
             return []
@@ -103,7 +101,6 @@ class Temporal:
         moves = []
         for stall in stalls:
             agent = view.agents[stall.agent]
-            stall.tried_step = view.step
             if self._rules.gate:
                 blocks = self._weigh(stall, agent, admission.fit_blocks, demand, room, importance, view)
             else:
@@ -182,8 +179,9 @@ class Temporal:
             self._forget.append(agent)
 
     def _expire(self, now_s: float) -> None:
-        for agent in [agent for agent, until_s in self._held_until_s.items() if until_s <= now_s]:
-            self._give_up(agent)
+        if min(self._held_until_s.values()) <= now_s:
+            for agent in [agent for agent, until_s in self._held_until_s.items() if until_s <= now_s]:
+                self._give_up(agent)
 
     # -- facts
 
@@ -192,7 +190,7 @@ class Temporal:
         if agent is None or agent.last.id != fact.call:
             return
         request = agent.last
-        stall = Stall(fact.agent, request, fact.at_s, self._gaps.estimate_s(request))
+        stall = Stall(fact.agent, request, fact.at_s, self._gaps.estimate_s(request), view.step)
         stall.saved = not request.hints.reusable
         self.stalls[fact.agent] = stall
 

@@ -117,14 +117,21 @@ class Tokencake:
         uploads = self._uploads
         assert uploads is not None
         uploads.fold(view)
-        ready, wake_at_s = uploads.due(temporal.stalls.values(), view)
+        room, contested = 0, False
+        if admission is not None:
+            assert admission.admit is not None
+            room, contested = admission.room_blocks, len(admission.admit) < len(view.waiting)
+        elif temporal.stalls:
+            native = native or first_come(view)
+            room, contested = native[0].room_blocks, native[1] is not None
+        ready, wake_at_s = uploads.due(temporal.stalls.values(), room, contested, view)
         if not ready and not uploads.hold_room:
             return NOTHING if wake_at_s is None else Wishes((), (), wake_at_s)
         if self._spatial is not None and admission is not None:
-            rival = self._spatial.rival(admission, view)
-            return uploads.wishes(ready, wake_at_s, admission.room_blocks, rival, self._agent_score, view)
-        first, rival = native or first_come(view)
-        return uploads.wishes(ready, wake_at_s, first.room_blocks, rival, self._agent_score, view)
+            rival = self._spatial.rival(admission) if contested else None
+        else:
+            rival = (native or first_come(view))[1]
+        return uploads.wishes(ready, wake_at_s, room, rival, self._agent_score, view)
 
     def _victims(self, view: View) -> tuple[str, ...]:
         if self._spatial is None or not self.rules.preempt:

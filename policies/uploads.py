@@ -66,8 +66,14 @@ class Uploads:
             if handler is not None:
                 handler(fact)
 
-    def due(self, stalls: Iterable[Stall], view: View) -> tuple[list[tuple[Stall, int]], float | None]:
-        """Stalls whose uploads lag behind, each with the blocks it should hold by now; and when to look again."""
+    def due(
+        self, stalls: Iterable[Stall], room_blocks: int, contested: bool, view: View
+    ) -> tuple[list[tuple[Stall, int]], float | None]:
+        """Stalls whose uploads lag behind, each with the blocks it should hold by now; and when to look again.
+
+        If the room is `contested`, some waiting call found too little of it: then only an upload that fits as a whole
+        is considered, since room changes with news alone, and a part would help neither.
+        """
         now_s = view.now_s
         wake_at_s: float | None = None
         ready = []
@@ -76,8 +82,12 @@ class Uploads:
             blocks = agent.host_blocks
             if not blocks or agent.offloading or stall.agent in self._refused:
                 continue
+            uploading = self._uploading.get(stall.agent)
+            missing = blocks if uploading is None else blocks - uploading.blocks
+            if missing <= 0 or missing > room_blocks and (contested or not room_blocks):
+                continue
             part, next_s = self._progress(stall, view.costs.upload_s(blocks), now_s)
-            if part:
+            if part and blocks - missing < part * blocks:
                 ready.append((stall, ceil(part * blocks)))
             if next_s is not None and (wake_at_s is None or next_s < wake_at_s):
                 wake_at_s = next_s

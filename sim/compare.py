@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ class Contender:
     """A policy as it was asked for, ready to run once."""
 
     spec: str
-    options: dict[str, object]
+    options: Mapping[str, str]
     policy: Policy
 
 
@@ -107,3 +107,11 @@ def events_name(index: int, spec: str) -> str:
     """The file of a run's facts: `2-tokencake-upload-demand.jsonl` of `tokencake:upload=demand`, asked for second."""
     safe = re.sub(r"[^A-Za-z0-9._]+", "-", spec).strip("-.")
     return f"{index + 1}-{safe[:100]}.jsonl"
+
+
+def options_of(spec: str) -> dict[str, str]:
+    """A policy's options as they were asked for: `{"upload": "demand"}` of `tokencake:upload=demand`."""
+    named = spec.rpartition(".py:")[2]  # a path may have colons, too
+    written = named.partition(":")[2]
+    pairs = (option.partition("=") for option in written.split(",") if option)
+    return {key: value for key, _, value in pairs}

@@ -22,12 +22,12 @@ PS_PER_S = 1_000_000_000_000
 class Copies:
     """Moves blocks between the pools. `from_ps` is when the step starts with which a copy is submitted."""
 
-    def __init__(self, gpu: KvPool, host: KvPool, link: Link, block_tokens: int, report: Callable[[Fact], None]) -> None:
+    def __init__(self, gpu: KvPool, host: KvPool, link: Link, block_tokens: int) -> None:
         self._gpu = gpu
         self._host = host
         self._link = link
         self._block_tokens = block_tokens
-        self._report = report
+        self.report: Callable[[Fact], None]
         self.held_blocks = 0  # held on the GPU for agents without a running call
         self.stalled_held_blocks = 0  # of these, for stalled ones
 
@@ -39,14 +39,14 @@ class Copies:
         known, _ = self._host.hits(path, upto)
         end, _ = self._gpu.hits(path, upto, known)
         if agent.offloading or agent.gone or not end:
-            self._report(e.OffloadRefused(now_ps / PS_PER_S, agent.name))
+            self.report(e.OffloadRefused(now_ps / PS_PER_S, agent.name))
             return
         old = agent.host
         target = self._host.open(path, known)
         end = min(end, known + self._host.free)
         if old is not None and end <= old.registered:
             self._host.release(target, None)
-            self._report(e.OffloadRefused(now_ps / PS_PER_S, agent.name))
+            self.report(e.OffloadRefused(now_ps / PS_PER_S, agent.name))
             return
         blocks = end - known
         self._host.take(target, blocks)
@@ -54,7 +54,7 @@ class Copies:
         self._book(agent, blocks)
         agent.offloading = True
         _mark(path, known, end)
-        self._report(e.OffloadStarted(now_ps / PS_PER_S, agent.name, blocks, end))
+        self.report(e.OffloadStarted(now_ps / PS_PER_S, agent.name, blocks, end))
 
         def done(at_ps: int) -> None:
             _unmark(path, known, end)
@@ -65,7 +65,7 @@ class Copies:
             else:
                 self._gpu.drop(source, agent.owner)
             agent.offloading = False
-            self._report(e.OffloadFinished(at_ps / PS_PER_S, agent.name, blocks, end))
+            self.report(e.OffloadFinished(at_ps / PS_PER_S, agent.name, blocks, end))
             if old is not None and agent.host is old:
                 self._host.release(old, None)
             if agent.gone:
@@ -85,7 +85,7 @@ class Copies:
         before = self._host.free
         self._host.release(agent.host, None)
         agent.host = None
-        self._report(e.HostDropped(now_ps / PS_PER_S, agent.name, self._host.free - before))
+        self.report(e.HostDropped(now_ps / PS_PER_S, agent.name, self._host.free - before))
 
     # -- load on demand
 
@@ -112,7 +112,7 @@ class Copies:
         job.state = State.LOADING
         job.gpu_hit_tokens = first * self._block_tokens
         job.host_hit_tokens = (end - first) * self._block_tokens
-        self._report(e.LoadStarted(now_ps / PS_PER_S, job.id, end - first, first))
+        self.report(e.LoadStarted(now_ps / PS_PER_S, job.id, end - first, first))
 
         def done(at_ps: int) -> None:
             _unmark(path, first, end)
@@ -120,7 +120,7 @@ class Copies:
             self._gpu.register(hold, path, end)
             job.computed = end * self._block_tokens
             job.state = State.LOADED
-            self._report(e.LoadFinished(at_ps / PS_PER_S, job.id, end - first))
+            self.report(e.LoadFinished(at_ps / PS_PER_S, job.id, end - first))
 
         self._link.to_gpu(end - first, from_ps, done)
 
@@ -140,7 +140,7 @@ class Copies:
         room = self._gpu.free - (self._gpu.hits(path, gpu_end, start)[1] if gpu_end > start else 0)
         end = min(end, first + room)
         if agent.gone or agent.waiting or end <= first:
-            self._report(e.UploadRefused(now_ps / PS_PER_S, agent.name))
+            self.report(e.UploadRefused(now_ps / PS_PER_S, agent.name))
             return
         hold = self._gpu.open(path, gpu_end, start) if first == gpu_end else Hold(first)
         self._gpu.take(hold, end - first)
@@ -149,7 +149,7 @@ class Copies:
         upload = Upload(hold, first, end, now_ps)
         agent.uploads.append(upload)
         self._book(agent, hold.blocks)
-        self._report(e.UploadStarted(now_ps / PS_PER_S, agent.name, end - first))
+        self.report(e.UploadStarted(now_ps / PS_PER_S, agent.name, end - first))
 
         def done(at_ps: int) -> None:
             _unmark(path, first, end)
@@ -159,7 +159,7 @@ class Copies:
                 return
             self._gpu.register(hold, path, end)
             upload.ready_ps = at_ps
-            self._report(e.UploadFinished(at_ps / PS_PER_S, agent.name, sum(u.blocks for u in agent.uploads if u.ready_ps is not None)))
+            self.report(e.UploadFinished(at_ps / PS_PER_S, agent.name, sum(u.blocks for u in agent.uploads if u.ready_ps is not None)))
 
         self._link.to_gpu(end - first, from_ps, done)
 
@@ -173,7 +173,7 @@ class Copies:
         ready_ps = max(upload.ready_ps or now_ps for upload in uploads)
         for upload in uploads:
             self._give_up(agent, upload)
-        self._report(
+        self.report(
             e.UploadTaken(
                 now_ps / PS_PER_S,
                 agent.name,
@@ -194,7 +194,7 @@ class Copies:
                 upload.cancelled = True
             else:
                 self._give_up(agent, upload)
-        self._report(e.UploadCancelled(now_ps / PS_PER_S, agent.name, sum(u.blocks for u in uploads), held_ps / PS_PER_S))
+        self.report(e.UploadCancelled(now_ps / PS_PER_S, agent.name, sum(u.blocks for u in uploads), held_ps / PS_PER_S))
 
     def _give_up(self, agent: AgentCache, upload: Upload) -> None:
         self._book(agent, -upload.hold.blocks)

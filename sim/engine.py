@@ -12,7 +12,7 @@ running and of the scheduled step, and blocks come back one schedule later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import ceil
 from typing import Any
 
@@ -45,10 +45,12 @@ class Boundary(simpy.Event):
     """A point in time at which the engine acts, after everything else that happens then."""
 
     def __init__(self, env: simpy.Environment, at_ps: int, priority: int, act: Callable[[Any], None]) -> None:
-        super().__init__(env)
-        self.callbacks.append(act)
-        self._ok = True
+        # as simpy.Timeout does it: an event that is triggered from the start
+        self.env = env
+        self.callbacks = [act]
         self._value = None
+        self._ok = True
+        self._defused = False
         env.schedule(self, priority, at_ps - env.now)
 
 
@@ -92,7 +94,9 @@ class Engine:
         self._env = env
         self._machine = machine
         self._timing = machine.timing()
+        self._client_ps = self._timing.client_ps
         self._size = machine.block_tokens
+        self._budget = machine.step_budget_tokens
         self._finished = finished
         self._one_by_one = one_by_one
         self._step_log = step_log
@@ -100,7 +104,7 @@ class Engine:
         self.host = pool(tree, machine.host_blocks, 1)
         self._tree = tree
         self._link = Link(self._timing)
-        self._copies = Copies(self.gpu, self.host, self._link, self._size, self._report)
+        self._copies = Copies(self.gpu, self.host, self._link, self._size)
         self._batch = Batch(self._timing, self._size)
         self._meter = Meter(self.gpu, self._copies)
         self._jobs: dict[CallId, Job] = {}
@@ -124,10 +128,12 @@ class Engine:
         self._growth_blocks = 0
         self._lag = 1 if machine.asynchronous else 0
         self._controller: Controller
+        self._report: Callable[[Fact], None]
 
     def start(self, controller: Controller) -> None:
         """Report the engine's limits; facts go to the controller from now on."""
         self._controller = controller
+        self._report = self._copies.report = controller.hear
         machine = self._machine
         self._report(e.RunStarted(self._now_s(), self._size, machine.gpu_blocks, machine.host_blocks, machine.block_bytes))
 
@@ -164,8 +170,9 @@ class Engine:
         job = Job(call, agent, context, self._tree.path(context), final, self._env.now)
         self._jobs[call.id] = self._waiting[call.id] = job
         agent.waiting += 1
-        self._settle()
-        self._copies.set_stalled(agent, False)
+        if agent.owner.stalled:
+            self._settle()
+            self._copies.set_stalled(agent, False)
         self._report(e.CallArrived(self._now_s(), request))
         if self._boundary is None:
             self._act_at(self._env.now)
@@ -214,9 +221,11 @@ class Engine:
         now = self._env.now
         self._scheduling = True
         self._commit(now)
-        self._link.finish(now)
-        self._release_expired_pins(now)
-        if self._timing.client_ps:
+        if self._link.busy:
+            self._link.finish(now)
+        if self._pinned:
+            self._release_expired_pins(now)
+        if self._client_ps:
             self._schedule_at(now)
         else:
             Boundary(self._env, now, AFTER_FOLLOWERS, lambda _: self._schedule_at(self._env.now))
@@ -224,9 +233,8 @@ class Engine:
 
     def _commit(self, now: int) -> None:
         """Take in the iterations that were scheduled up to now, and report what the steps that ended brought."""
-        self._settle()
-        self._meter.end()
         flight, step = self._flight, self._step
+        self._growth_blocks -= self._meter.finish(now, 0 if step is None else step.iterations, self._batch)
         self._step = None
         if flight is not None:
             self._flight = None
@@ -260,12 +268,14 @@ class Engine:
     def _outcomes(self, firsts: list[Job], finished: list[Job], now: int) -> None:
         """A step ended: first tokens and finished calls, in the order in which they were scheduled."""
         at_s = now / PS_PER_S
-        last = set(finished)
-        for job in sorted({*firsts, *last}, key=lambda job: job.order):
+        jobs = [*firsts, *finished]
+        if len(jobs) > 1:
+            jobs = sorted(set(jobs), key=_by_order)
+        for job in jobs:
             if not job.seen and job in firsts:
                 job.seen = True
                 self._report(e.FirstToken(at_s, job.id))
-            if job in last:
+            if job in finished:
                 self._finish(job, at_s)
 
     def _finish(self, job: Job, at_s: float) -> None:
@@ -318,37 +328,43 @@ class Engine:
         self._step = step
         flight = self._flight
         base = self._base_ps = now if flight is None else flight.end_ps
-        self._meter.run(step is not None or flight is not None)
         if step is None:
+            self._meter.busy = flight is not None
             if flight is not None:
                 self._act_at(base)
             else:
                 self._sleep(now)
             return
+        self._meter.busy = True
+        if step.iterations == 1:
+            self._act_at(base if self._lag else base + step.pace.first)
+            return
         end = base + step.pace.total(step.iterations - self._lag)
-        if step.iterations > 1:
-            for at in self._alarms(now):
-                if at < end:
-                    end = self._cut_stretch(step, at)
-            self._meter.begin(base, step.pace, self._lag)
+        alarm = self._alarm(now)
+        if alarm is not None and alarm < end:
+            end = self._cut_stretch(step, alarm)
+        self._meter.begin(base, step.pace, self._lag)
         self._act_at(end)
 
     def _sleep(self, now: int) -> None:
         """Nothing to run: act again when an alarm goes off, or when something happens."""
-        later = [at for at in self._alarms(now) if at > now]
-        if later:
-            self._act_at(min(later))
+        alarm = self._next_timer()
+        if alarm is not None:
+            self._act_at(max(now, alarm))
 
-    def _alarms(self, now: int) -> Iterator[int]:
-        """When something happens of which the world does not tell: news that the policy has not seen, the end of a copy …"""
-        if self._controller.due:
-            yield now
-        if (at := self._link.next_end_ps) is not None:
-            yield at
-        if (at := self._wake_ps) is not None:
-            yield at
+    def _alarm(self, now: int) -> int | None:
+        """When to act at the latest: at once, if there is news that the policy has not seen."""
+        return now if self._controller.due else self._next_timer()
+
+    def _next_timer(self) -> int | None:
+        """When something happens of which the world does not tell: a copy ends, the policy wants to be asked, a pin expires."""
+        at = self._link.next_end_ps if self._link.busy else None
+        if self._wake_ps is not None and (at is None or self._wake_ps < at):
+            at = self._wake_ps
         if self._pinned:
-            yield min(agent.pin_until_ps for agent in self._pinned.values())
+            unpin = min(agent.pin_until_ps for agent in self._pinned.values())
+            at = unpin if at is None else min(at, unpin)
+        return at
 
     def _cut_stretch(self, step: Step, at_ps: int) -> int:
         """Shorten a stretch to its first boundary at or after a time. When that is."""
@@ -424,15 +440,16 @@ class Engine:
         prefill: dict[Job, int] = {}
         finals: list[Job] = []
         preempted = False
-        if need + self._chunk()[1] <= self.gpu.free:
+        chunk, blocks = (0, 0) if self._prefilling is None else self._chunk()
+        if need + blocks <= self.gpu.free:
             if need:
                 self.gpu.allocate(need)
                 self._growth_blocks -= need
         else:
             preempted = self._grow_one_by_one(now)
-        budget = self._machine.step_budget_tokens - batch.calls
-        if self._prefilling is not None:
             chunk, blocks = self._chunk()
+        budget = self._budget - batch.calls
+        if self._prefilling is not None:
             budget -= chunk
             self._prefill(self._prefilling, chunk, blocks, prefill, finals)
         if not preempted and budget and self._waiting:
@@ -481,7 +498,7 @@ class Engine:
         job = self._prefilling
         if job is None:
             return 0, 0
-        chunk = min(job.target - job.computed, self._machine.step_budget_tokens - self._batch.calls)
+        chunk = min(job.target - job.computed, self._budget - self._batch.calls)
         return chunk, -(-(job.computed + chunk) // self._size) - -(-job.computed // self._size)
 
     def _grow_one_by_one(self, now: int) -> bool:
@@ -672,9 +689,6 @@ class Engine:
         """Bring the pool and the meter up to now, inside a stretch."""
         self._growth_blocks -= self._meter.settle(self._env.now, self._batch)
 
-    def _report(self, fact: Fact) -> None:
-        self._controller.hear(fact)
-
     def _now_s(self) -> float:
         now: int = self._env.now
         return now / PS_PER_S
@@ -684,3 +698,6 @@ class Engine:
         tokens = {job.id: prefill.get(job, 1) for job in self._running.values() if job in prefill or job.decoding}
         self._step_log(self._batch.iteration, now, tokens)
 
+
+def _by_order(job: Job) -> int:
+    return job.order

@@ -164,6 +164,20 @@ class KvPool:
             self._evict(run, gone)
             blocks -= gone
 
+    def spares_stalled(self, blocks: int) -> bool:
+        """Whether handing out so many blocks would take none that caches a stalled owner's context."""
+        if not self.stalled_idle:
+            return True
+        blocks -= self._blank
+        run = self._queue.behind
+        while blocks > 0:
+            assert run is not None
+            if run.owner is not None and run.owner.stalled:
+                return False
+            blocks -= run.end - run.first
+            run = run.behind
+        return True
+
     def register(self, hold: Hold, path: Path, end: int) -> None:
         """The holder's blocks up to `end` are full: from now on others find them."""
         at = hold.registered

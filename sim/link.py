@@ -26,6 +26,11 @@ class Link:
         self._submit("to_gpu", blocks, from_ps, done)
 
     @property
+    def busy(self) -> bool:
+        """Whether anything is under way."""
+        return bool(self._ends)
+
+    @property
     def next_end_ps(self) -> int | None:
         """When the first copy under way ends."""
         return self._ends[0][0] if self._ends else None

@@ -23,7 +23,7 @@ class Meter:
         self._stalled = 0
         self._held = 0
         self._busy_ps = 0
-        self._busy = False
+        self.busy = False  # whether a step is in flight
         self._pace: Pace | None = None
         self._base_ps = 0
         self._lag = 0
@@ -36,26 +36,49 @@ class Meter:
         self._lag = lag
         self._ahead = 1
 
-    def run(self, busy: bool) -> None:
-        """Whether a step is in flight from now on."""
-        self._busy = busy
-
     def settle(self, now_ps: int, batch: Batch) -> int:
         """Book everything before now. How many blocks the stretch took since this was last asked."""
         taken = 0
         pace = self._pace
         if pace is not None and (until := pace.covering(now_ps - self._base_ps) + self._lag) > self._ahead:
-            for ahead, need in batch.needs_between(self._ahead, until):
-                self._integrate(self._base_ps + pace.total(ahead - self._lag))
-                self._gpu.allocate(need)
-                taken += need
+            needs = batch.needs_between(self._ahead, until)
             self._ahead = until
+            if needs:
+                taken = self._take(needs, pace, now_ps)
         self._integrate(now_ps)
         return taken
 
-    def end(self) -> None:
-        """The stretch is over."""
-        self._pace = None
+    def _take(self, needs: list[tuple[int, int]], pace: Pace, now_ps: int) -> int:
+        """Hand out the blocks of these iterations, each at its boundary."""
+        start = self._base_ps
+        taken = sum(need for _, need in needs)
+        if not self._gpu.spares_stalled(taken):
+            for ahead, need in needs:
+                self._integrate(start + pace.total(ahead - self._lag))
+                self._gpu.allocate(need)
+            return taken
+        # what is integrated of stalled agents does not change on the way, and what is used grows by known steps
+        first, growth, lag = pace.first, pace.growth, self._lag
+        span = now_ps - start
+        used = 0
+        for ahead, need in needs:
+            n = ahead - lag
+            used += need * (span - n * first - growth * (n * (n - 1) // 2))
+        self._used += used
+        self._integrate(now_ps)
+        self._gpu.allocate(taken)
+        return taken
+
+    def finish(self, now_ps: int, iterations: int, batch: Batch) -> int:
+        """The stretch, if there is one, ends now after so many iterations. How many blocks it took since the last look."""
+        taken = 0
+        pace = self._pace
+        if pace is not None:
+            self._pace = None
+            if iterations > self._ahead and (needs := batch.needs_between(self._ahead, iterations)):
+                taken = self._take(needs, pace, now_ps)
+        self._integrate(now_ps)
+        return taken
 
     def reading(self, steps: int) -> Occupied:
         """The integrals up to the last settled time."""
@@ -72,5 +95,5 @@ class Meter:
             self._used += (gpu.blocks - gpu.free) * span
             self._stalled += (gpu.stalled_idle + copies.stalled_held_blocks) * span
             self._held += copies.held_blocks * span
-            if self._busy:
+            if self.busy:
                 self._busy_ps += span

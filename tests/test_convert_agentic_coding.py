@@ -89,6 +89,7 @@ def test_a_compacted_context_shares_what_it_kept(tmp_path: Path) -> None:
     first, second = (prompt_of(application, call.id) for call in application.calls)
     assert common_prefix(first, second) == 64
     assert second[128:] == first[192:], "block 4 has the same content in another place"
+    assert application.calls[0].tools[0].result_tokens == 0, "the prompt shrank"
 
 
 def test_a_context_begun_anew_extends_nothing(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
 # Any small architecture that vLLM knows: the scheduler only wants a context length and a vocabulary.
+LONGEST_CONTEXT_TOKENS = 1 << 20
 MODEL = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -45,6 +47,7 @@ MODEL = {
     "num_key_value_heads": 1,
     "num_hidden_layers": 1,
     "vocab_size": 128,
+    "max_position_embeddings": LONGEST_CONTEXT_TOKENS,
     "torch_dtype": "float32",
 }
 
@@ -85,7 +88,8 @@ class VllmEngine:
         for call in admitted:
             self._targets[call] = requests[call].num_tokens
         sampling = [call for call in output.num_scheduled_tokens if not requests[call].is_prefill_chunk]
-        self._in_flight.append((output, frozenset(sampling)))
+        if output.num_scheduled_tokens or self._preempted:
+            self._in_flight.append((output, frozenset(sampling)))
         pieces = [self._piece(call, tokens) for call, tokens in output.num_scheduled_tokens.items()]
         computed = {piece.call: piece.computed_tokens for piece in pieces}
         block_tokens = self.scheduler.block_size
@@ -152,20 +156,27 @@ def _scheduler(machine: Machine) -> Scheduler:
 
 
 def _config(machine: Machine) -> VllmConfig:
-    with tempfile.TemporaryDirectory() as folder:
-        longest = max(machine.max_context_tokens, machine.step_budget_tokens)
-        (Path(folder) / "config.json").write_text(json.dumps(MODEL | {"max_position_embeddings": longest}))
-        model = ModelConfig(folder, skip_tokenizer_init=True, max_model_len=longest, dtype="float32")
     scheduler = SchedulerConfig(
         max_num_batched_tokens=machine.step_budget_tokens,
         max_num_seqs=machine.max_running,
-        max_model_len=longest,
+        max_model_len=LONGEST_CONTEXT_TOKENS,
         is_encoder_decoder=False,
         enable_chunked_prefill=True,
         async_scheduling=machine.asynchronous,
     )
-    cache = CacheConfig(block_size=machine.block_tokens, enable_prefix_caching=True)
-    return VllmConfig(model_config=model, scheduler_config=scheduler, cache_config=cache, device_config=DeviceConfig("cpu"))
+    return VllmConfig(
+        model_config=_model(),
+        scheduler_config=scheduler,
+        cache_config=CacheConfig(block_size=machine.block_tokens, enable_prefix_caching=True),
+        device_config=DeviceConfig("cpu"),
+    )
+
+
+@cache
+def _model() -> ModelConfig:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(MODEL))
+        return ModelConfig(folder, skip_tokenizer_init=True, max_model_len=LONGEST_CONTEXT_TOKENS, dtype="float32")
 
 
 def _interning_hasher(block_tokens: int) -> Callable[[Request], list[Any]]:

@@ -29,6 +29,7 @@ def _machine(rng: random.Random, block_tokens: int, applications: tuple[Applicat
     calls = [call for application in applications for call in application.calls]
     longest = max(call.prompt_tokens + call.output_tokens for call in calls)
     largest_blocks = -(-(longest - 1) // block_tokens)
+    budget_tokens = rng.choice((7, 16, 33, 64, 8192))
     return Machine(
         name="small",
         gpu_blocks=largest_blocks + rng.choice((0, 1, 2, largest_blocks // 2, largest_blocks, 3 * largest_blocks)),
@@ -36,8 +37,8 @@ def _machine(rng: random.Random, block_tokens: int, applications: tuple[Applicat
         kv_bytes_per_token=1,
         host_gib=0.0,
         max_context_tokens=longest,
-        step_budget_tokens=rng.choice((7, 16, 33, 64, 8192)),
-        max_running=rng.choice((1, 2, 3, 5, 1024)),
+        step_budget_tokens=budget_tokens,
+        max_running=min(rng.choice((1, 2, 3, 5, 1024)), budget_tokens),  # vLLM asks for no more than the budget
         asynchronous=rng.random() < 0.5,
         step_s=STEP_S,
         prefill_token_s=0.0 if ticks else rng.uniform(1e-5, 1e-3),

@@ -41,7 +41,10 @@ class Engine(Protocol):
     def add(self, call: Call) -> None: ...
     def schedule(self) -> Schedule: ...
     def update(self, schedule: Schedule) -> list[CallId]:
-        """The oldest step that is in flight ended: its tokens arrive. Returns the calls that finished, in order."""
+        """The oldest step in flight ended: its tokens arrive. Returns the calls that finished, in order.
+
+        Schedules that neither computed nor preempted anything are not in flight.
+        """
         ...
 
 
@@ -70,27 +73,28 @@ def play(engine: Engine, applications: Sequence[Application], machine: Machine) 
     timing = machine.timing()
     clients = _Clients(applications, timing.client_ps)
     in_flight: deque[tuple[int, int, int, Schedule]] = deque()  # scheduled, start, end
+    most_in_flight = 2 if machine.asynchronous else 1
     now_ps = number = 0
     while clients.unfinished:
         for call in clients.arrivals(now_ps):
             engine.add(call)
-        if len(in_flight) < (2 if machine.asynchronous else 1):
+        if len(in_flight) < most_in_flight:
             schedule = engine.schedule()
-            if not schedule.pieces and not schedule.preempted and not in_flight:
-                engine.update(schedule)
+            if schedule.pieces or schedule.preempted:
+                start_ps = max(now_ps, in_flight[-1][2]) if in_flight else now_ps
+                in_flight.append((now_ps, start_ps, start_ps + _step_ps(schedule, machine), schedule))
+                if len(in_flight) < most_in_flight:
+                    continue
+            elif not in_flight:
                 now_ps = clients.next_arrival_ps()
                 continue
-            start_ps = max(now_ps, in_flight[-1][2]) if in_flight else now_ps
-            in_flight.append((now_ps, start_ps, start_ps + _step_ps(schedule, machine), schedule))
-            if len(in_flight) < (2 if machine.asynchronous else 1):
-                continue
+            # An empty step is queued behind the running one: whoever arrives meanwhile waits for that one's end.
         scheduled_ps, start_ps, now_ps, schedule = in_flight.popleft()
         finished = engine.update(schedule)
         for call_id in finished:
             clients.finish(call_id, now_ps)
-        if schedule.pieces or schedule.preempted:
-            yield _record(number, (scheduled_ps, start_ps, now_ps), schedule, finished)
-            number += 1
+        yield _record(number, (scheduled_ps, start_ps, now_ps), schedule, finished)
+        number += 1
 
 
 def _step_ps(schedule: Schedule, machine: Machine) -> int:

@@ -129,7 +129,9 @@ class Scheduler:
         admitted = [] if preempted else self._admit(budget)
         scheduled += [(job, tokens) for job, tokens, _ in admitted]
         pieces = tuple(_piece(job, tokens) for job, tokens in scheduled)
-        self._sampling.append(frozenset(job.call.id for job, tokens in scheduled if self._advance(job, tokens)))
+        sampling = frozenset(job.call.id for job, tokens in scheduled if self._advance(job, tokens))
+        if pieces or preempted:
+            self._sampling.append(sampling)
         return Schedule(
             pieces,
             tuple((job.call.id, hits) for job, _, hits in admitted),
@@ -190,7 +192,7 @@ class Scheduler:
                 break
             self._waiting.popleft()
             self._pool.use(hits)
-            job.blocks = hits
+            job.blocks = list(hits)
             job.cached_blocks = len(hits)
             job.computed = len(hits) * self._machine.block_tokens
             job.target = len(job.tokens)

@@ -1,0 +1,109 @@
+"""What is told of a comparison: percentages against the first policy, and who wins in words."""
+
+import csv
+import io
+import json
+import re
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tokencake.sim.report import Run, build, csv_text, tables, verdict
+from tokencake.traces.metrics import Metrics
+
+
+def a_run(policy: str, latency_s: float | None = 100.0, makespan_s: float | None = 200.0, **more: Any) -> Run:
+    metrics = Metrics().result() | {"calls": 50, "makespan_s": makespan_s} | more
+    metrics["app_latency_s"] = metrics["app_latency_s"] | {"mean": latency_s}
+    return Run(policy, {}, seed=0, wall_s=0.5, policy_s=0.1, metrics=metrics)
+
+
+def a_report(*runs: Run) -> dict[str, Any]:
+    played = {"path": "t.jsonl", "sha256": "0" * 64, "applications": 5, "calls": 50}
+    return build("1.2.3", played, {"name": "m"}, runs)
+
+
+def printed(report: dict[str, Any], width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    console.print(tables(report, width))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_report_has_the_shape_that_other_tools_rely_on() -> None:
+    report = a_report(a_run("vllm"))
+    assert list(report) == ["schema", "version", "trace", "machine", "runs"]
+    assert report["schema"] == "tokencake.report/1"
+    (run,) = report["runs"]
+    assert list(run) == ["policy", "options", "seed", "wall_s", "calls_per_s", "policy_s", "metrics"]
+    assert run["calls_per_s"] == 100.0
+    names = {"makespan_s", "app_latency_s", "ttft_s", "tpot_s", "queue_s", "prefill_tokens", "recomputed_tokens"}
+    names |= {"preemptions", "gpu_usage_mean", "effective_utilisation", "stalled_share", "offload_bytes"}
+    names |= {"upload_bytes", "uploads", "critical_inversions"}
+    assert names <= run["metrics"].keys()
+    assert list(run["metrics"]["queue_s"]) == ["mean", "p50", "p90", "p95", "p99", "max"]
+    json.dumps(report, allow_nan=False)
+
+
+def test_the_table_compares_with_the_first_policy() -> None:
+    text = printed(a_report(a_run("vllm"), a_run("tokencake", latency_s=60.0, makespan_s=210.0)))
+    assert re.search(r"^makespan +200\.0 s +210\.0 s +\+5\.0%$", text, re.MULTILINE)
+    assert re.search(r"^application latency, mean +100\.0 s +60\.00 s +-40\.0%$", text, re.MULTILINE)
+
+
+def test_what_was_not_measured_is_a_dash_without_a_percentage() -> None:
+    text = printed(a_report(a_run("vllm", makespan_s=None), a_run("tokencake")))
+    assert re.search(r"^makespan +- +200\.0 s *$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_three_policies_are_readable_on_any_terminal(width: int) -> None:
+    runs = [a_run(name, latency_s=12_345.678) for name in ("vllm", "tokencake", "tokencake:upload=demand")]
+    text = printed(a_report(*runs), width)
+    assert all(len(line.rstrip()) <= width for line in text.splitlines())
+    assert text.count("12,346 s") == (3 if width > 60 else 4)  # the first policy again, in a second part
+    assert "…" not in text
+
+
+def test_options_stand_under_their_policy() -> None:
+    text = printed(a_report(a_run("vllm"), a_run("tokencake:upload=demand,rules=published")))
+    heads = [line.split()[-1] for line in text.splitlines()[:3]]
+    assert heads == ["tokencake:", "upload=demand,", "rules=published"]
+
+
+def test_a_name_in_brackets_is_no_markup() -> None:
+    assert "[bold]odd" in printed(a_report(a_run("vllm"), a_run("[bold]odd")))
+
+
+def test_the_verdict_names_the_winner() -> None:
+    (line,) = verdict(a_report(a_run("vllm"), a_run("tokencake", latency_s=60.0, makespan_s=180.0)))
+    assert line == (
+        "tokencake wins on mean application latency (-40.0%: 60.00 s instead of 100.0 s) and makespan"
+        " (-10.0%: 180.0 s instead of 200.0 s) against vllm (one run, no interval)"
+    )
+
+
+def test_the_verdict_says_that_a_policy_loses() -> None:
+    (line,) = verdict(a_report(a_run("vllm"), a_run("tokencake", latency_s=150.0, makespan_s=180.0)))
+    assert line.startswith("tokencake loses on mean application latency (+50.0%: ")
+    assert "), wins on makespan (-10.0%: " in line
+
+
+def test_the_verdict_says_that_nothing_changed() -> None:
+    (line,) = verdict(a_report(a_run("vllm"), a_run("tokencake", latency_s=100.04)))
+    assert line.startswith("tokencake changes nothing on mean application latency (100.0 s) and makespan (200.0 s)")
+
+
+def test_one_policy_alone_has_no_verdict() -> None:
+    assert verdict(a_report(a_run("vllm"))) == []
+
+
+def test_csv_has_a_line_a_run() -> None:
+    runs = (a_run("vllm", makespan_s=None), a_run("a,b", uploads={"early": 3, "late": 0}))
+    first, second = csv.DictReader(io.StringIO(csv_text(a_report(*runs))))
+    assert first["policy"] == "vllm"
+    assert first["makespan_s"] == ""
+    assert second["policy"] == "a,b"
+    assert second["app_latency_s.mean"] == "100.0"
+    assert second["uploads.early"] == "3"
