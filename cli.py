@@ -128,8 +128,8 @@ def simulate(
     finished: list[tuple[Run, Counts]] = []
     try:
         with _progress(progress, quiet) as bar:
-            for run in compare(workload, contenders, machine, events, _watching(bar, contenders, workload)):
-                finished.append(run)
+            for outcome in compare(workload, contenders, machine, events, _watching(bar, contenders, workload)):
+                finished.append(outcome)
     finally:
         if finished:
             outputs.publish(_report(finished, workload, machine))

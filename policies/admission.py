@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil, inf
 from typing import NamedTuple
 
@@ -9,6 +10,22 @@ from ..traces.apps import CallId
 from .interface import View
 
 LOOK_AHEAD_CALLS = 128  # published
+
+
+class Claim:
+    """Room that is wanted for something else than a waiting call, with the score of the call that it is for."""
+
+    __slots__ = ("blocks", "granted_blocks", "score")
+
+    def __init__(self, score: float, blocks: int) -> None:
+        self.score = score
+        self.blocks = blocks
+        self.granted_blocks = 0
+
+    def grant(self, room_blocks: int) -> int:
+        """Take what there is of what is wanted, and say how much that is."""
+        self.granted_blocks = max(0, min(self.blocks, room_blocks))
+        return self.granted_blocks
 
 
 class Rival(NamedTuple):
@@ -23,13 +40,17 @@ class Admission(NamedTuple):
 
     admit: tuple[CallId, ...] | None
     fit_blocks: int  # that the calls which could start now take
-    room_blocks: int  # that are left after them, free and promised to nobody
+    room_blocks: int  # that are left after them and all claims, free and promised to nobody
 
 
-def first_come(view: View) -> tuple[Admission, Rival | None]:
-    """What vLLM itself would admit now: in the order of the queue, up to the first call whose prompt does not fit."""
+def first_come(view: View, claims: Sequence[Claim]) -> tuple[Admission, Rival | None]:
+    """What vLLM itself would admit now: in the order of the queue, up to the first call whose prompt does not fit.
+
+    Claims get what is left: a first-come queue puts the calls that they are for behind those that wait already.
+    """
     room = view.free_blocks
     fit = 0
+    rival = None
     looked_at = 0
     for call, state in view.waiting.items():
         if state.loading:
@@ -38,10 +59,13 @@ def first_come(view: View) -> tuple[Admission, Rival | None]:
         hits = view.hits(call)
         need = ceil(tokens / view.block_tokens) - hits.gpu_blocks + hits.idle_blocks
         if need > room:
-            return Admission(None, fit, room), Rival(inf, need)
+            rival = Rival(inf, need)
+            break
         room -= need
         fit += need
         looked_at += 1
         if looked_at == LOOK_AHEAD_CALLS:
             break
-    return Admission(None, fit, room), None
+    for claim in claims:
+        room -= claim.grant(room)
+    return Admission(None, fit, room), rival

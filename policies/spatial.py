@@ -7,14 +7,14 @@ that may share the prompt brings blocks onto the GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from typing import Any
 
 from ..traces import events as e
 from ..traces.apps import AppId, CallId
 from ..traces.events import Request
-from .admission import Admission, Rival
+from .admission import Admission, Claim, Rival
 from .agent_types import AgentType
 from .interface import View
 from .partition import Charge, Partition, Room
@@ -151,32 +151,36 @@ class Spatial:
 
     # -- admit
 
-    def admission(self, view: View) -> Admission:
-        """Loading calls, then those that start now, in order. A call that is not named is held back."""
+    def admission(self, view: View, claims: Sequence[Claim] = ()) -> Admission:
+        """Loading calls, then those that start now, in order. A call that is not named is held back.
+
+        Claims, highest score first, take their share of the room where their score stands in the order.
+        """
         if self._rules.reserve:
             self._partition.update(view.step, view.now_s, view.free_blocks, view.gpu_blocks, self._types.values())
-        if not self._waiting:
-            return Admission(tuple(self._loading), 0, max(0, self._uncommitted_blocks))
-        if not self._running and not self._loading:
-            chosen = self._fitting(view) or self._somebody(view)
-        else:
-            chosen = self._fitting(view)
-        if not chosen:
-            return Admission(tuple(self._loading), 0, max(0, self._uncommitted_blocks))
-        fit = sum(call.need_blocks for call in chosen)
+        chosen = self._fitting(view, claims) if self._waiting else []
+        if not chosen and self._waiting and not self._running and not self._loading:
+            chosen = self._somebody(view)
+        fit = 0
+        room = self._uncommitted_blocks
+        for call in chosen:
+            fit += call.need_blocks
+        room -= fit
+        for claim in claims:
+            room -= claim.granted_blocks or claim.grant(room)
         admit = (*self._loading, *(call.id for call in chosen))
-        return Admission(admit, fit, max(0, self._uncommitted_blocks - fit))
+        return Admission(admit, fit, max(0, room))
 
-    def rival(self, admission: Admission) -> Rival | None:
+    def rival(self, admission: Admission, view: View) -> Rival | None:
         """The highest-scored waiting call that was not admitted; None if there is none."""
         admitted = admission.admit or ()
         left = [call for call in self._waiting.values() if call.id not in admitted]
         if not left:
             return None
         best = max(left, key=lambda call: (self._scores.own(call), call.id))
-        return Rival(self._scores.own(best), best.need_blocks)
+        return Rival(self._scores.own(best), self._look(best, view))
 
-    def _fitting(self, view: View) -> list[LiveCall]:
+    def _fitting(self, view: View, claims: Sequence[Claim]) -> list[LiveCall]:
         """Calls that fit, in the order in which they should start. Books what they will be charged."""
         skip = self._rules.skip
         calls = list(self._waiting.values())
@@ -188,7 +192,10 @@ class Spatial:
         room = self._room(view)
         chosen = []
         refused = []
+        left = list(reversed(claims))
         for call in self._ordered(calls, view):
+            while left and left[-1].score > self._scores.rank(call):
+                room.uncommitted_blocks -= left.pop().grant(room.uncommitted_blocks)
             if call.need_blocks > room.uncommitted_blocks or self._look(call, view) > room.uncommitted_blocks:
                 if skip:
                     continue

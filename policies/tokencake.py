@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from ..traces import events as e
+from ..traces.apps import AgentId
 from ..traces.errors import PolicyError
 from ..traces.events import Request
 from .admission import Admission, Rival, first_come
-from .interface import NATIVE, Plan, View
+from .interface import NATIVE, Move, Plan, View
 from .rules import CHANGES, Rules
 from .spatial import Spatial
 from .temporal import Temporal
-from .uploads import NOTHING, Uploads, Wishes
+from .uploads import NOTHING, UploadClaim, Uploads, Wishes
 
 SPACE_HEARS = (
     e.CallArrived,
@@ -66,72 +67,59 @@ class Tokencake:
 
     def plan(self, view: View) -> Plan:
         """Admit first; what is left over decides what to save and what to bring back."""
-        spatial, temporal = self._spatial, self._temporal
-        admission: Admission | None = None
+        spatial, temporal, uploads = self._spatial, self._temporal, self._uploads
         if spatial is not None:
             spatial.fold(view)
-            admission = spatial.admission(view)
         if temporal is None:
-            assert admission is not None
-            return self._spatial_plan(admission, view)
+            assert spatial is not None
+            return self._made(spatial.admission(view), view)
         temporal.fold(view)
-        return self._full_plan(admission, temporal, view)
-
-    def _spatial_plan(self, admission: Admission, view: View) -> Plan:
-        preempt = self._victims(view)
-        if not admission.admit and not preempt and self.rules.skip:
-            return HELD_BACK
-        return Plan(admit=admission.admit, skip=self.rules.skip, preempt=preempt)
-
-    def _full_plan(self, admission: Admission | None, temporal: Temporal, view: View) -> Plan:
+        claims: list[UploadClaim] = []
+        if uploads is not None:
+            uploads.fold(view)
+            claims = uploads.claims(temporal.stalls.values(), self._agent_score, view)
         stalls = temporal.open_stalls(view)
-        native: tuple[Admission, Rival | None] | None = None
-        if admission is None and stalls:
-            native = first_come(view)
-        fit = admission or (native[0] if native else None)
-        offload = temporal.saves(stalls, fit, self._importance, view) if fit is not None else []
-        wishes = self._wishes(admission, native, temporal, view) if self._uploads is not None else NOTHING
-        forget = temporal.forgotten()
-        if admission is not None and not (offload or forget or wishes is not NOTHING):
-            return self._spatial_plan(admission, view)
-        if admission is None and not (offload or forget or wishes is not NOTHING):
-            return NATIVE
+        rival: Rival | None = None
+        if spatial is not None:
+            admission = spatial.admission(view, claims)
+            if uploads is not None and uploads.any_held:
+                rival = spatial.rival(admission, view)
+        elif stalls or claims or (uploads is not None and uploads.any_held):
+            admission, rival = first_come(view, claims)
+        else:
+            admission = Admission(None, 0, view.free_blocks)
+        offload = temporal.saves(stalls, admission, self._importance, view)
+        wishes = NOTHING
+        if uploads is not None:
+            wishes = uploads.wishes(claims, admission.room_blocks, rival, self._agent_score, view)
+        return self._made(admission, view, tuple(offload), wishes, temporal.forgotten())
+
+    def _made(
+        self,
+        admission: Admission,
+        view: View,
+        offload: tuple[Move, ...] = (),
+        wishes: Wishes = NOTHING,
+        forget: tuple[AgentId, ...] = (),
+    ) -> Plan:
+        """The plan. One that wants nothing special is not built anew."""
+        admit = admission.admit
+        preempt = self._victims(view)
+        if not (admit or preempt or offload or forget) and wishes is NOTHING:
+            if admit is None:
+                return NATIVE
+            if self.rules.skip:
+                return HELD_BACK
         return Plan(
-            admit=None if admission is None else admission.admit,
-            skip=admission is not None and self.rules.skip,
-            preempt=self._victims(view),
-            offload=tuple(offload),
+            admit=admit,
+            skip=admit is not None and self.rules.skip,
+            preempt=preempt,
+            offload=offload,
             upload=wishes.upload,
             cancel=wishes.cancel,
             forget=forget,
             wake_at_s=wishes.wake_at_s,
         )
-
-    def _wishes(
-        self,
-        admission: Admission | None,
-        native: tuple[Admission, Rival | None] | None,
-        temporal: Temporal,
-        view: View,
-    ) -> Wishes:
-        uploads = self._uploads
-        assert uploads is not None
-        uploads.fold(view)
-        room, contested = 0, False
-        if admission is not None:
-            assert admission.admit is not None
-            room, contested = admission.room_blocks, len(admission.admit) < len(view.waiting)
-        elif temporal.stalls:
-            native = native or first_come(view)
-            room, contested = native[0].room_blocks, native[1] is not None
-        ready, wake_at_s = uploads.due(temporal.stalls.values(), room, contested, view)
-        if not ready and not uploads.hold_room:
-            return NOTHING if wake_at_s is None else Wishes((), (), wake_at_s)
-        if self._spatial is not None and admission is not None:
-            rival = self._spatial.rival(admission) if contested else None
-        else:
-            rival = (native or first_come(view))[1]
-        return uploads.wishes(ready, wake_at_s, room, rival, self._agent_score, view)
 
     def _victims(self, view: View) -> tuple[str, ...]:
         if self._spatial is None or not self.rules.preempt:

@@ -2,34 +2,40 @@
 
 `predictive` starts at the predicted return, less the time of the copy, less a lead; over a short time before that it
 gathers GPU blocks step by step, so that no single step has to find them all. `pause` starts as soon as there is idle
-room. Uploads only take room that no more urgent waiting call could use, and are cancelled when one needs it.
+room.
+
+Room goes by score: an upload claims it like a waiting call would, with the score that the agent's next call will have
+when it arrives. It is cancelled when a more urgent waiting call would fit into its room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from math import ceil
 from typing import Any, NamedTuple
 
 from ..traces import events as e
 from ..traces.apps import AgentId
 from ..traces.events import Request
-from .admission import Rival
+from .admission import Claim, Rival
 from .interface import Move, View
 from .rules import Rules
 from .temporal import Stall
 
 GATHER_PARTS = 4
 
+Score = Callable[[Request, View], float]
 
-class Uploading:
-    """Room that was asked for an agent's next call."""
 
-    __slots__ = ("blocks", "request")
+class UploadClaim(Claim):
+    """The blocks that a stalled agent's upload should grow by now."""
 
-    def __init__(self, request: Request, blocks: int) -> None:
-        self.request = request  # the agent's last call
-        self.blocks = blocks
+    __slots__ = ("has_blocks", "stall")
+
+    def __init__(self, score: float, stall: Stall, has_blocks: int, blocks: int) -> None:
+        super().__init__(score, blocks)
+        self.stall = stall
+        self.has_blocks = has_blocks
 
 
 class Wishes(NamedTuple):
@@ -44,18 +50,20 @@ NOTHING = Wishes((), (), None)
 
 
 class Uploads:
-    """Uploads of stalled agents. `fold` first, then `due`, then `wishes`."""
+    """Uploads of stalled agents. `fold` first, then `claims`, then (with what they were granted) `wishes`."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._uploading: dict[AgentId, Uploading] = {}
+        self._blocks: dict[AgentId, int] = {}  # asked for, and not taken yet
+        self._for: dict[AgentId, Request] = {}  # the last call of each of these agents
         self._refused: set[AgentId] = set()  # in this stall: there is nothing to bring back
+        self._next: list[tuple[float, int]] = []  # when claims grow, and what room that takes
         self._fold: dict[type, Callable[[Any], None]] = {
-            e.ToolStarted: self._tool_started,
+            e.CallArrived: self._arrived,
             e.UploadRefused: self._refuse,
             e.UploadTaken: self._end,
             e.UploadCancelled: self._end,
-            e.CallArrived: self._arrived,
+            e.AppFinished: self._app_finished,
         }
 
     def fold(self, view: View) -> None:
@@ -66,32 +74,50 @@ class Uploads:
             if handler is not None:
                 handler(fact)
 
-    def due(
-        self, stalls: Iterable[Stall], room_blocks: int, contested: bool, view: View
-    ) -> tuple[list[tuple[Stall, int]], float | None]:
-        """Stalls whose uploads lag behind, each with the blocks it should hold by now; and when to look again.
+    @property
+    def any_held(self) -> bool:
+        """Whether room is held, or being filled, for anybody."""
+        return bool(self._blocks)
 
-        If the room is `contested`, some waiting call found too little of it: then only an upload that fits as a whole
-        is considered, since room changes with news alone, and a part would help neither.
-        """
+    def claims(self, stalls: Iterable[Stall], score: Score, view: View) -> list[UploadClaim]:
+        """Stalls whose uploads lag behind what should be gathered by now, highest score first."""
+        self._next.clear()
         now_s = view.now_s
-        wake_at_s: float | None = None
-        ready = []
+        claims = []
         for stall in stalls:
             agent = view.agents[stall.agent]
             blocks = agent.host_blocks
-            if not blocks or agent.offloading or stall.agent in self._refused:
+            has = self._blocks.get(stall.agent, 0)
+            if blocks <= has or agent.offloading or stall.agent in self._refused:
                 continue
-            uploading = self._uploading.get(stall.agent)
-            missing = blocks if uploading is None else blocks - uploading.blocks
-            if missing <= 0 or missing > room_blocks and (contested or not room_blocks):
-                continue
-            part, next_s = self._progress(stall, view.costs.upload_s(blocks), now_s)
-            if part and blocks - missing < part * blocks:
-                ready.append((stall, ceil(part * blocks)))
-            if next_s is not None and (wake_at_s is None or next_s < wake_at_s):
-                wake_at_s = next_s
-        return ready, wake_at_s
+            share, next_s = self._progress(stall, view.costs.upload_s(blocks), now_s)
+            target = ceil(share * blocks)
+            if target > has:
+                claims.append(UploadClaim(score(stall.request, view), stall, has, target - has))
+            if next_s is not None:
+                self._next.append((next_s, ceil(blocks / (GATHER_PARTS + 1))))
+        claims.sort(key=lambda claim: (-claim.score, claim.stall.agent))
+        return claims
+
+    def wishes(
+        self, claims: Sequence[UploadClaim], room_blocks: int, rival: Rival | None, score: Score, view: View
+    ) -> Wishes:
+        """Cancel for the rival, or else upload what was granted. A part that is neither a step nor the rest waits."""
+        wake_at_s = min((at_s for at_s, blocks in self._next if blocks <= room_blocks), default=None)
+        cancel = self._cancelled(room_blocks, rival, score, view)
+        if cancel:
+            return Wishes((), cancel, wake_at_s)
+        moves = []
+        for claim in claims:
+            agent = claim.stall.agent
+            step = ceil(view.agents[agent].host_blocks / (GATHER_PARTS + 1))
+            if claim.granted_blocks >= min(step, claim.blocks):
+                self._blocks[agent] = claim.has_blocks + claim.granted_blocks
+                self._for[agent] = claim.stall.request
+                moves.append(Move(agent, self._blocks[agent]))
+        if not moves and wake_at_s is None:
+            return NOTHING
+        return Wishes(tuple(moves), (), wake_at_s)
 
     def _progress(self, stall: Stall, copy_s: float, now_s: float) -> tuple[float, float | None]:
         """The share of the blocks that should be gathered now, and when it grows next."""
@@ -109,67 +135,39 @@ class Uploads:
         next_s = start_s - (parts_left - 1) * part_s
         return (GATHER_PARTS + 1 - parts_left) / (GATHER_PARTS + 1), next_s if next_s > now_s else start_s
 
-    @property
-    def hold_room(self) -> bool:
-        """Whether any upload has room."""
-        return bool(self._uploading)
-
-    def wishes(
-        self,
-        ready: list[tuple[Stall, int]],
-        wake_at_s: float | None,
-        room_blocks: int,
-        rival: Rival | None,
-        score: Callable[[Request, View], float],
-        view: View,
-    ) -> Wishes:
-        """Grow what is due as far as there is room; give up what a more urgent waiting call needs."""
-        cancel = self._cancelled(room_blocks, rival, score, view)
-        if cancel:
-            return Wishes((), cancel, wake_at_s)
-        moves = []
-        for stall, target in ready:
-            uploading = self._uploading.get(stall.agent)
-            has = 0 if uploading is None else uploading.blocks
-            blocks = min(target, has + room_blocks)
-            if blocks <= has or (rival is not None and rival.score >= score(stall.request, view)):
-                continue
-            room_blocks -= blocks - has
-            self._uploading[stall.agent] = Uploading(stall.request, blocks)
-            moves.append(Move(stall.agent, blocks))
-        return Wishes(tuple(moves), (), wake_at_s)
-
-    def _cancelled(
-        self, room_blocks: int, rival: Rival | None, score: Callable[[Request, View], float], view: View
-    ) -> tuple[AgentId, ...]:
+    def _cancelled(self, room_blocks: int, rival: Rival | None, score: Score, view: View) -> tuple[AgentId, ...]:
         """Uploads to give up, the least urgent first: as many as the rival needs, none if they do not help it."""
-        if rival is None or not self._uploading:
+        if rival is None or not self._blocks:
             return ()
         missing = rival.need_blocks - room_blocks
-        scored = [(score(upload.request, view), agent, upload) for agent, upload in self._uploading.items()]
         cancel = []
-        for points, agent, upload in sorted(scored, key=lambda entry: entry[:2]):
+        for points, agent in sorted((score(request, view), agent) for agent, request in self._for.items()):
             if missing <= 0 or points >= rival.score:
                 break
-            missing -= upload.blocks
+            missing -= self._blocks[agent]
             cancel.append(agent)
         if missing > 0:
             return ()
         for agent in cancel:
-            del self._uploading[agent]
+            self._drop(agent)
         return tuple(cancel)
+
+    def _drop(self, agent: AgentId) -> None:
+        self._blocks.pop(agent, None)
+        self._for.pop(agent, None)
 
     # -- facts
 
-    def _tool_started(self, fact: e.ToolStarted) -> None:
-        self._refused.discard(fact.agent)
+    def _arrived(self, fact: e.CallArrived) -> None:
+        self._refused.discard(fact.request.agent)
 
     def _refuse(self, fact: e.UploadRefused) -> None:
         self._refused.add(fact.agent)
-        self._uploading.pop(fact.agent, None)
 
     def _end(self, fact: e.UploadTaken | e.UploadCancelled) -> None:
-        self._uploading.pop(fact.agent, None)
+        self._drop(fact.agent)
 
-    def _arrived(self, fact: e.CallArrived) -> None:
-        self._refused.discard(fact.request.agent)
+    def _app_finished(self, fact: e.AppFinished) -> None:
+        for agent in [agent for agent, request in self._for.items() if request.app == fact.app]:
+            self._drop(agent)
+        self._refused = {agent for agent in self._refused if not agent.startswith(f"{fact.app}/")}

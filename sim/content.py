@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Node:
     """Tokens at the positions `start` … `end − 1` of every context that goes through it."""
 
-    __slots__ = ("busy", "children", "end", "ends", "extra", "key", "parent", "refs", "runs", "segments", "start")
+    __slots__ = ("children", "end", "ends", "extra", "key", "loading", "parent", "refs", "runs", "segments", "start", "storing")
 
     def __init__(self, parent: Node | None, start: int, key: tuple[int, str, int]) -> None:
         self.parent = parent
@@ -35,7 +35,8 @@ class Node:
         self.refs = 0  # contexts, children and runs that need it: at none it goes
         self.runs: tuple[list[Run], list[Run]] = ([], [])  # found by look-ups: on the GPU, on the host; disjoint, by position
         self.extra: tuple[list[Run], list[Run]] = ([], [])  # later copies of blocks that are in `runs`, oldest first
-        self.busy: list[tuple[int, int]] = []  # blocks whose host copy is being written or read
+        self.storing: list[tuple[int, int]] = []  # blocks whose host copy is being written
+        self.loading: list[tuple[int, int]] = []  # blocks whose host copy is being read
 
 
 class Context(NamedTuple):

@@ -7,13 +7,14 @@ What is copied can be hit from then on, not before.
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 
 from ..policies.interface import Move
 from ..traces import events as e
 from ..traces.events import Fact
-from .content import Path
+from .content import Node, Path
 from .jobs import AgentCache, Job, State, Upload
-from .kv import Hold, KvPool
+from .kv import KvPool
 from .link import Link
 
 PS_PER_S = 1_000_000_000_000
@@ -37,27 +38,25 @@ class Copies:
         """Copy what the host lacks of the first blocks of an agent's latest context."""
         path, upto = agent.path, min(move.blocks, agent.context_blocks)
         known, _ = self._host.hits(path, upto)
-        end, _ = self._gpu.hits(path, upto, known)
-        if agent.offloading or agent.gone or not end:
+        first = min(upto, _stored(path, known))  # what another copy under way writes comes before this one
+        end, _ = self._gpu.hits(path, upto, first)
+        prefix = self._host.open(path, known)
+        end = min(end, first + self._host.free)
+        if agent.offloading or agent.gone or not end or (agent.host is not None and end <= agent.host.registered):
+            self._host.release(prefix, None)
             self.report(e.OffloadRefused(now_ps / PS_PER_S, agent.name))
             return
-        old = agent.host
-        target = self._host.open(path, known)
-        end = min(end, known + self._host.free)
-        if old is not None and end <= old.registered:
-            self._host.release(target, None)
-            self.report(e.OffloadRefused(now_ps / PS_PER_S, agent.name))
-            return
-        blocks = end - known
+        blocks = end - first
+        target = self._host.open(path, first, first)
         self._host.take(target, blocks)
-        source = self._gpu.open(path, end, known)
+        source = self._gpu.open(path, end, first)
         self._book(agent, blocks)
         agent.offloading = True
-        _mark(path, known, end)
+        _mark(path, first, end, _STORING)
         self.report(e.OffloadStarted(now_ps / PS_PER_S, agent.name, blocks, end))
 
         def done(at_ps: int) -> None:
-            _unmark(path, known, end)
+            _unmark(path, first, end, _STORING)
             self._host.register(target, path, end)
             self._book(agent, -blocks)
             if move.keep:
@@ -65,13 +64,14 @@ class Copies:
             else:
                 self._gpu.drop(source, agent.owner)
             agent.offloading = False
-            self.report(e.OffloadFinished(at_ps / PS_PER_S, agent.name, blocks, end))
-            if old is not None and agent.host is old:
-                self._host.release(old, None)
-            if agent.gone:
-                self._host.release(target, None)
-            else:
-                agent.host = target
+            self._host.release(target, None)
+            self._host.release(prefix, None)
+            held, _ = self._host.hits(path, end)
+            self.report(e.OffloadFinished(at_ps / PS_PER_S, agent.name, blocks, held))
+            if not agent.gone:
+                if agent.host is not None:
+                    self._host.release(agent.host, None)
+                agent.host = self._host.open(path, held)
 
         if blocks:
             self._link.to_host(blocks, from_ps, done)
@@ -99,7 +99,7 @@ class Copies:
             start < end and upto > first
             for piece in job.path
             if piece.end > first and piece.first < end
-            for start, upto in piece.node.busy
+            for start, upto in (*piece.node.storing, *piece.node.loading)
         )
 
     def load(self, job: Job, first: int, end: int, now_ps: int, from_ps: int) -> None:
@@ -108,14 +108,14 @@ class Copies:
         hold = job.hold = self._gpu.open(path, first)
         self._gpu.take(hold, end - first)
         source = self._host.open(path, end, first)
-        _mark(path, first, end)
+        _mark(path, first, end, _LOADING)
         job.state = State.LOADING
         job.gpu_hit_tokens = first * self._block_tokens
         job.host_hit_tokens = (end - first) * self._block_tokens
         self.report(e.LoadStarted(now_ps / PS_PER_S, job.id, end - first, first))
 
         def done(at_ps: int) -> None:
-            _unmark(path, first, end)
+            _unmark(path, first, end, _LOADING)
             self._host.release(source, None)
             self._gpu.register(hold, path, end)
             job.computed = end * self._block_tokens
@@ -142,17 +142,17 @@ class Copies:
         if agent.gone or agent.waiting or end <= first:
             self.report(e.UploadRefused(now_ps / PS_PER_S, agent.name))
             return
-        hold = self._gpu.open(path, gpu_end, start) if first == gpu_end else Hold(first)
+        hold = self._gpu.open(path, gpu_end, start) if first == gpu_end else self._gpu.open(path, first, first)
         self._gpu.take(hold, end - first)
         source = self._host.open(path, end, first)
-        _mark(path, first, end)
+        _mark(path, first, end, _LOADING)
         upload = Upload(hold, first, end, now_ps)
         agent.uploads.append(upload)
         self._book(agent, hold.blocks)
         self.report(e.UploadStarted(now_ps / PS_PER_S, agent.name, end - first))
 
         def done(at_ps: int) -> None:
-            _unmark(path, first, end)
+            _unmark(path, first, end, _LOADING)
             self._host.release(source, None)
             if upload.cancelled:
                 self._give_up(agent, upload)
@@ -233,13 +233,29 @@ class Copies:
             self.stalled_held_blocks += blocks
 
 
-def _mark(path: Path, first: int, end: int) -> None:
-    for piece in path:
-        if piece.end > first and piece.first < end:
-            piece.node.busy.append((max(first, piece.first), min(end, piece.end)))
+Marks = Callable[[Node], list[tuple[int, int]]]
+_STORING: Marks = attrgetter("storing")
+_LOADING: Marks = attrgetter("loading")
 
 
-def _unmark(path: Path, first: int, end: int) -> None:
+def _mark(path: Path, first: int, end: int, marks: Marks) -> None:
     for piece in path:
         if piece.end > first and piece.first < end:
-            piece.node.busy.remove((max(first, piece.first), min(end, piece.end)))
+            marks(piece.node).append((max(first, piece.first), min(end, piece.end)))
+
+
+def _unmark(path: Path, first: int, end: int, marks: Marks) -> None:
+    for piece in path:
+        if piece.end > first and piece.first < end:
+            marks(piece.node).remove((max(first, piece.first), min(end, piece.end)))
+
+
+def _stored(path: Path, at: int) -> int:
+    """How far the blocks from `at` on are being written to the host by copies under way."""
+    for piece in path:
+        while piece.first <= at < piece.end:
+            ends = [end for start, end in piece.node.storing if start <= at < end]
+            if not ends:
+                return at
+            at = max(ends)
+    return at

@@ -70,6 +70,17 @@ def test_an_interrupted_run_leaves_whole_lines_under_another_name(tmp_path: Path
     assert list(read_events(tmp_path / "run.jsonl.partial")) == STORY[:1]
 
 
+def test_a_run_that_failed_leaves_nothing(tmp_path: Path) -> None:
+    def failed() -> None:
+        with EventsWriter(tmp_path / "run.jsonl") as writer:
+            writer.add(STORY[0])
+            raise TraceError("t.jsonl:7: wrong")
+
+    with pytest.raises(TraceError, match=r"t\.jsonl:7: wrong"):
+        failed()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_events_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     writer = EventsWriter(tmp_path / "nowhere" / "run.jsonl")
     with pytest.raises(TraceError, match=r"nowhere/run\.jsonl: cannot be written: no such file or directory"):

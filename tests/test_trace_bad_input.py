@@ -1,7 +1,6 @@
 """A wrong trace is refused with one line that names the file, the line, the field and what was expected."""
 
 import gzip
-import json
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +67,7 @@ CALLS: list[tuple[tuple[object, ...], str]] = [
     ((one_call(prompt=[["x", 9, -3]]),), "calls[0].prompt[0][2]: expected a whole number from 0 to 2147483638, got -3"),
     ((one_call(prompt=[[3, 3]]),), "calls[0].prompt[0][0]: expected 1 to 200 printable characters, got 3"),
     ((one_call(prompt=[["c", 3]]),), 'prompt[0][0]: expected the answer of a call that this one waits for, got "c"'),
-    (two(after=[], prompt=[["c", 3]]), 'calls[1].prompt[0][0]: expected the answer of a call that this one waits for'),
+    (two(after=[], prompt=[["c", 3]]), "calls[1].prompt[0][0]: expected the answer of a call that this one waits for"),
     (two(prompt=[["c", 6]]), 'calls[1].prompt[0]: expected at most the 5 tokens that "c" answers, got 6'),
     (two(prompt=[["c", 3, 3]]), 'calls[1].prompt[0]: expected at most the 5 tokens that "c" answers, got 6'),
     (two(extends="c", keep=16), "calls[1].keep: expected a whole number from 1 to 15, got 16"),
@@ -106,7 +105,6 @@ def test_a_wrong_call_is_named(tmp_path: Path, entries: tuple[object, ...], mess
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"", ""),
         (b"[]", "2: expected an object, got a list"),
         (b'{"id": "a0"}', '2: the field "arrival_s" is missing'),
         (one_app(one_call(), id=3), '2: id: expected 1 to 200 printable characters without "/", got 3'),
@@ -126,10 +124,7 @@ def test_a_wrong_call_is_named(tmp_path: Path, entries: tuple[object, ...], mess
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, line: Any, message: str):
-    if not line:
-        assert list(read_trace(written(tmp_path, line))) == []  # a blank line is nothing
-    else:
-        assert refusal(written(tmp_path, line)).startswith(message)
+    assert refusal(written(tmp_path, line)).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +139,15 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: Any, message: str):
         ({"format": "tokencake.trace"}, '1: the field "version" is missing'),
         (HEADER | {"nmae": "x"}, '1: unknown field "nmae" (did you mean "name"?)'),
         (HEADER | {"applications": -1}, "1: applications: expected a whole number from 0 to 2147483647, got -1"),
-        (HEADER | {"about": {"a": [1]}}, '1: about: expected text, numbers, true, false or null, got a list at "a"'),
+        (
+            HEADER | {"about": {"a": [1]}},
+            "1: about: expected printable text, numbers, true, false or null, got a list at",
+        ),
+        (HEADER | {"about": {"a": "\ud800"}}, "1: about: expected printable text, numbers, true, false or null, got"),
+        (
+            b'{"format": "tokencake.trace", "version": 1, "about": {"a": 1e999}}',
+            "1: about: expected a finite number at",
+        ),
         (HEADER | {"about": 3}, "1: about: expected an object, got 3"),
         (HEADER | {"applications": 2}, "1: applications: expected 1, as there are, got 2"),
     ],
@@ -233,8 +236,3 @@ def test_a_long_cycle_is_told_in_one_short_line(tmp_path: Path):
 def test_errors_name_the_place_in_the_file_also_if_calls_were_reordered(tmp_path: Path):
     path = written(tmp_path, one_app(one_call(id="d", after=["c"], extends="c", keep=99), one_call()))
     assert refusal(path).startswith("2: calls[0].keep: ")
-
-
-def test_a_field_is_not_found_by_a_number_that_is_one_in_python_only(tmp_path: Path):
-    path = written(tmp_path, json.dumps(one_app(one_call(output=5))).replace("5", "5_0").encode())
-    assert refusal(path).startswith("2: expected JSON")

@@ -31,8 +31,8 @@ _KINDS: dict[str, type] = {kind.__name__: kind for kind in get_args(Record)}
 class EventsWriter:
     """Writes an events file. A context manager whose `add` is a sink of a simulation.
 
-    What is written goes to `PATH.partial`, which becomes `PATH` when the block ends well; if it ends by an exception
-    (an interrupt, say) the file stays partial, made of whole lines. Raises `TraceError` when it cannot be written.
+    What is written goes to `PATH.partial`, which becomes `PATH` when the block ends well. After an interrupt it stays
+    as `PATH.partial`, made of whole lines; after an error nothing stays. Raises `TraceError` when it cannot be written.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -66,6 +66,8 @@ class EventsWriter:
             self._file.close()
             if kind is None:
                 os.replace(self.partial, self.path)
+            elif issubclass(kind, Exception):
+                self.partial.unlink()
         except OSError as error:
             raise unwritable(self.path, error) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import TypeAlias
 
 from .fields import WrongField, members, shown, text, whole
@@ -48,11 +49,11 @@ def _about(value: object) -> About:
     if type(value) is not dict:
         raise WrongField("about", f"expected an object, got {shown(value)}")
     for key, entry in value.items():
-        if isinstance(entry, dict | list) or not key.isprintable():
+        if isinstance(entry, dict | list) or not f"{key}{entry}".isprintable():
             raise WrongField(
-                "about", f"expected text, numbers, true, false or null, got {shown(entry)} at {shown(key)}"
+                "about", f"expected printable text, numbers, true, false or null, got {shown(entry)} at {shown(key)}"
             )
-        if isinstance(entry, float) and not abs(entry) < float("inf"):
+        if isinstance(entry, float) and not isfinite(entry):
             raise WrongField("about", f"expected a finite number at {shown(key)}")
     return value
 
