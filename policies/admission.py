@@ -46,7 +46,7 @@ class Admission(NamedTuple):
 def first_come(view: View, claims: Sequence[Claim]) -> tuple[Admission, Rival | None]:
     """What vLLM itself would admit now: in the order of the queue, up to the first call whose prompt does not fit.
 
-    Claims get what is left: a first-come queue puts the calls that they are for behind those that wait already.
+    Claims get what is left and promised to no running call: a first-come queue puts the calls that they are for behind those that wait already.
     """
     room = view.free_blocks
     fit = 0
@@ -66,6 +66,7 @@ def first_come(view: View, claims: Sequence[Claim]) -> tuple[Admission, Rival | 
         looked_at += 1
         if looked_at == LOOK_AHEAD_CALLS:
             break
+    room = max(0, room - view.growth_blocks)
     for claim in claims:
         room -= claim.grant(room)
     return Admission(None, fit, room), rival

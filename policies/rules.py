@@ -60,7 +60,7 @@ class Rules:
     margin_copies: float = 2.0  # times the copy time
     hold_min_s: float = 60.0
     hold_max_s: float = 3600.0
-    lead_s: float = 0.1  # an upload is to be complete so long before the predicted return
+    lead_s: float = 0.05  # an upload is to be complete so long before the predicted return
     gather_s: float = 0.5  # and gathers its blocks over so long a time before it must start
 
     def __post_init__(self) -> None:

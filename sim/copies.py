@@ -16,8 +16,7 @@ from .content import Node, Path
 from .jobs import AgentCache, Job, State, Upload
 from .kv import KvPool
 from .link import Link
-
-PS_PER_S = 1_000_000_000_000
+from .machine import PS_PER_S
 
 
 class Copies:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import ceil
-from typing import Any
+from typing import NamedTuple
 
 import simpy
 
@@ -26,32 +26,28 @@ from ..traces.errors import EngineError
 from ..traces.events import Fact
 from .batch import Batch, Pace
 from .content import Context, ContextTree
-from .copies import PS_PER_S, Copies
+from .copies import Copies
 from .jobs import AgentCache, Job, State
 from .kv import KvPool
 from .link import Link
-from .machine import Machine
+from .machine import PS_PER_S, Machine
 from .meter import Meter
+from .moments import BOUNDARY, SCHEDULE, At
 
-AFTER_WORLD = 2  # SimPy priority: at equal times what the world does comes before a step boundary,
-AFTER_FOLLOWERS = 3  # and calls that follow at once come before the next schedule
 
 SOONEST_WAKE_PS = PS_PER_S // 1000  # a policy that always wants to be asked at once must not stop the clock
 
-StepLog = Callable[[int, int, dict[CallId, int]], None]  # iteration, time of its schedule, tokens by call
+
+class Scheduled(NamedTuple):
+    """One iteration as it was scheduled: what a test holds against vLLM's scheduler."""
+
+    at_ps: int
+    tokens: dict[CallId, int]  # by call, in the order of admission
+    free_blocks: int  # afterwards
+    evicted_blocks: int  # since the start
 
 
-class Boundary(simpy.Event):
-    """A point in time at which the engine acts, after everything else that happens then."""
-
-    def __init__(self, env: simpy.Environment, at_ps: int, priority: int, act: Callable[[Any], None]) -> None:
-        # as simpy.Timeout does it: an event that is triggered from the start
-        self.env = env
-        self.callbacks = [act]
-        self._value = None
-        self._ok = True
-        self._defused = False
-        env.schedule(self, priority, at_ps - env.now)
+StepLog = Callable[[Scheduled], None]
 
 
 class Step:
@@ -120,7 +116,7 @@ class Engine:
         self._flight: Flight | None = None
         self._step: Step | None = None
         self._base_ps = 0  # the stretch's first boundary, or (asynchronous) the end of the step before it
-        self._boundary: Boundary | None = None
+        self._boundary: At | None = None
         self._boundary_ps = 0
         self._scheduling = False
         self._blocked = False  # nobody can be admitted before something changes that is a boundary anyway
@@ -212,9 +208,9 @@ class Engine:
 
     def _act_at(self, at_ps: int) -> None:
         self._boundary_ps = at_ps
-        self._boundary = Boundary(self._env, at_ps, AFTER_WORLD, self._on_boundary)
+        self._boundary = At(self._env, at_ps - self._env.now, BOUNDARY, self._on_boundary)
 
-    def _on_boundary(self, event: Boundary) -> None:
+    def _on_boundary(self, event: At) -> None:
         if event is not self._boundary:
             return  # a cut took its place
         self._boundary = None
@@ -228,7 +224,7 @@ class Engine:
         if self._client_ps:
             self._schedule_at(now)
         else:
-            Boundary(self._env, now, AFTER_FOLLOWERS, lambda _: self._schedule_at(self._env.now))
+            At(self._env, 0, SCHEDULE, lambda _: self._schedule_at(self._env.now))
             self._boundary = event  # arrivals until then need no boundary of their own
 
     def _commit(self, now: int) -> None:
@@ -696,7 +692,7 @@ class Engine:
     def _log(self, now: int, prefill: dict[Job, int]) -> None:
         assert self._step_log is not None
         tokens = {job.id: prefill.get(job, 1) for job in self._running.values() if job in prefill or job.decoding}
-        self._step_log(self._batch.iteration, now, tokens)
+        self._step_log(Scheduled(now, tokens, self.gpu.free, self.gpu.evicted))
 
 
 def _by_order(job: Job) -> int:

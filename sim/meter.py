@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from ..traces.events import Occupied
 from .batch import Batch, Pace
-from .copies import PS_PER_S, Copies
+from .copies import Copies
 from .kv import KvPool
+from .machine import PS_PER_S
 
 
 class Meter:

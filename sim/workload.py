@@ -6,6 +6,7 @@ Only here is the true duration of a tool known.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from heapq import heappop, heappush
 from typing import Any
 
 import simpy
@@ -15,17 +16,18 @@ from ..traces.errors import TraceError
 from ..traces.events import Request, ToolHint
 from .content import Context, ContextTree, Node
 from .engine import Engine
-
-PS_PER_S = 1_000_000_000_000
+from .machine import PS_PER_S
+from .moments import ARRIVALS, LATE_ARRIVALS, At
 
 
 class Play:
     """One application under way."""
 
-    __slots__ = ("app", "awaited", "contexts", "followers", "left", "nodes")
+    __slots__ = ("app", "awaited", "contexts", "followers", "left", "nodes", "order")
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: Application, order: int) -> None:
         self.app = app
+        self.order = {call.id: (order, i) for i, call in enumerate(app.calls)}  # breaks ties between arrivals
         self.left = len(app.calls)
         self.awaited: dict[CallId, int] = {call.id: len(call.after) for call in app.calls}
         self.followers: dict[CallId, list[Call]] = {call.id: [] for call in app.calls}
@@ -37,7 +39,10 @@ class Play:
 
 
 class Workload:
-    """Plays applications against an engine, each from its arrival on, drawing them from the trace as their time comes."""
+    """Plays applications against an engine, each from its arrival on, drawing them from the trace as their time comes.
+
+    Calls that arrive at the same time arrive in the order of the trace.
+    """
 
     def __init__(self, env: simpy.Environment, applications: Iterable[Application], tree: ContextTree, client_ps: int) -> None:
         self._env = env
@@ -45,10 +50,14 @@ class Workload:
         self._tree = tree
         self._client_ps = client_ps
         self._plays: dict[str, Play] = {}
+        self._due: list[tuple[int, tuple[int, int], Call]] = []
+        # only without a client's latency can a call that just ended be followed by one that arrives now
+        self._arrivals_priority = ARRIVALS if client_ps else LATE_ARRIVALS
         self._exhausted = False
         self._engine: Engine
         self.done = env.event()
-        self.applications = 0
+        self._begun = 0
+        self.applications = 0  # that ended
         self.calls = 0
 
     def start(self, engine: Engine) -> None:
@@ -79,7 +88,13 @@ class Workload:
             self._end(play)
 
     def _send(self, call: Call) -> None:
-        self._later(_ps(call.pause_s) + self._client_ps, self._arrive, call)
+        delay = _ps(call.pause_s) + self._client_ps
+        heappush(self._due, (self._env.now + delay, self._plays[call.app].order[call.id], call))
+        At(self._env, delay, self._arrivals_priority, self._arrivals)
+
+    def _arrivals(self, _: simpy.Event) -> None:
+        while self._due and self._due[0][0] <= self._env.now:
+            self._arrive(heappop(self._due)[2])
 
     def _arrive(self, call: Call) -> None:
         play = self._plays[call.app]
@@ -106,7 +121,8 @@ class Workload:
         self._later(due, self._begin, app)
 
     def _begin(self, app: Application) -> None:
-        self._plays[app.id] = play = Play(app)
+        self._plays[app.id] = play = Play(app, self._begun)
+        self._begun += 1
         self._engine.app_started(app.id)
         for call in app.calls:
             if not call.after:
@@ -125,7 +141,7 @@ class Workload:
             self.done.succeed()
 
     def _later(self, delay_ps: int, act: Callable[[Any], None], what: object) -> None:
-        self._env.timeout(delay_ps, what).callbacks.append(lambda event: act(event.value))
+        At(self._env, delay_ps, ARRIVALS, lambda _: act(what))
 
 
 def request_of(call: Call) -> Request:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -25,7 +26,7 @@ DONE = Call("a0/done", "a0", "a0/main", "coder", Prompt((), "a0/plan", 12, 12), 
 APP = with_hints(Application("a0", 0.25, (PLAN, DONE)))
 
 
-def lines(path: Path) -> list[dict[str, object]]:
+def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -62,7 +63,7 @@ def test_a_line_says_no_more_than_it_has_to(tmp_path: Path):
 def test_hints_are_written_where_they_differ_from_what_the_dag_says(tmp_path: Path):
     app = with_hints(APP, {"a0/plan": {"importance": 4.0, "join_group": "all"}})
     write_trace(tmp_path / "t.jsonl", [app])
-    plan, done = lines(tmp_path / "t.jsonl")[1]["calls"]  # type: ignore[misc]
+    plan, done = lines(tmp_path / "t.jsonl")[1]["calls"]
     assert plan["hints"] == {"importance": 4.0, "join_group": "all"}
     assert "hints" not in done
     assert list(read_trace(tmp_path / "t.jsonl")) == [app]

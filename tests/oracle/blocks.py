@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import takewhile
 
 from tokencake.sim.content import ContextTree, Node, Path
 from tokencake.sim.kv import Owner
@@ -58,7 +59,7 @@ class BlockPool:
         self.nameless: list[Block] = []  # handed out, not yet booked by a holder
         self._queue: OrderedDict[int, Block] = OrderedDict((id(block), block) for block in [Block() for _ in range(blocks)])
         self._known: dict[Key, list[Block]] = {}  # copies of a block, first registered first
-        self._alive = list(self._queue.values())
+        self._stalled: list[Owner] = []
 
     @property
     def free(self) -> int:
@@ -66,11 +67,11 @@ class BlockPool:
 
     @property
     def stalled_idle(self) -> int:
-        return sum(1 for block in self._queue.values() if block.owner is not None and block.owner.stalled)
+        return sum(owner.idle_blocks for owner in self._stalled)
 
     @property
     def touched(self) -> bool:
-        return any(block.refs or block.key for block in self._alive)
+        return self.free < self.blocks or bool(self._known)
 
     def hits(self, path: Path, limit: int, start: int = 0) -> tuple[int, int]:
         at = start
@@ -147,15 +148,21 @@ class BlockPool:
         return len(alone)
 
     def expose(self, path: Path, end: int) -> None:
+        nameless = list(takewhile(lambda block: block.key is None, self._queue.values()))
         for key in _keys(path, 0, end):
             copies = self._known.get(key)
             if copies and not copies[0].refs:
                 self._queue.move_to_end(id(copies[0]), last=False)
-        for block in [block for block in self._queue.values() if block.key is None][::-1]:
+        for block in reversed(nameless):
             self._queue.move_to_end(id(block), last=False)  # blocks without content still come first
 
     def set_stalled(self, owner: Owner, stalled: bool) -> None:
-        owner.stalled = stalled
+        if owner.stalled != stalled:
+            owner.stalled = stalled
+            if stalled:
+                self._stalled.append(owner)
+            else:
+                self._stalled.remove(owner)
 
     def _unqueue(self, block: Block) -> None:
         del self._queue[id(block)]
