@@ -9,10 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from math import isfinite
 from typing import Any
 
 from ..traces import events as e
-from ..traces.errors import PolicyError
+from ..traces.errors import PolicyError, TokencakeError
 from ..traces.events import Fact
 from .interface import NATIVE, Costs, Hits, Plan, Policy
 from .ledger import Cache, Ledger
@@ -32,6 +33,7 @@ class Controller:
         self, policy: Policy, costs: Costs, cache: Cache, sinks: Sequence[Sink], journal: Sink | None = None
     ) -> None:
         self._policy = policy
+        self._name = type(policy).__name__
         self._cache = cache
         self._hears = policy.hears
         self._journal = journal
@@ -62,7 +64,12 @@ class Controller:
         ledger = self._ledger
         ledger.fold(gauges)
         ledger.news, self._news = self._news, []
-        plan = self._policy.plan(ledger)
+        try:
+            plan = self._policy.plan(ledger)
+        except TokencakeError:
+            raise
+        except Exception as error:
+            raise PolicyError(f"policy {self._name}: plan() raised {type(error).__name__}: {error}") from error
         if plan is not NATIVE:
             self._check(plan)
         if self._journal is not None:
@@ -82,7 +89,7 @@ class Controller:
         return self._cache.shared_blocks(call)
 
     def _check(self, plan: Plan) -> None:
-        name = type(self._policy).__name__
+        name = self._name
         if not isinstance(plan, Plan):
             raise PolicyError(f"policy {name}: plan() returned {type(plan).__name__}, expected a Plan")
         for field in ("offload", "upload"):
@@ -91,8 +98,11 @@ class Controller:
                     raise PolicyError(
                         f"policy {name}: {field} of {move.agent!r}: expected a number of blocks, got {move.blocks!r}"
                     )
+        for agent, until_s in plan.pin.items():
+            if not isfinite(until_s):
+                raise PolicyError(f"policy {name}: pin of {agent!r}: expected a time in seconds, got {until_s!r}")
         wake = plan.wake_at_s
-        if wake is not None and not wake < float("inf"):
+        if wake is not None and not isfinite(wake):
             raise PolicyError(f"policy {name}: wake_at_s: expected a time in seconds or None, got {wake!r}")
 
 

@@ -24,6 +24,7 @@ class Batch:
         self.calls = 0
         self.context_tokens = 0  # sum over the calls of the tokens that have KV
         self._needs = [0] * block_tokens  # [i % block_tokens]: calls that need a block at iteration i
+        self.chunk: tuple[int, int] | None = None  # of a stretch: tokens of a prompt before it, and those that an iteration adds
         self._ends: list[tuple[int, int, Job]] = []  # (last iteration, order of admission, call); left ones are stale
 
     def join(self, job: Job, computed_tokens: int) -> None:
@@ -53,8 +54,14 @@ class Batch:
         return self._needs[(self.iteration + ahead) % self._block_tokens]
 
     def needs_between(self, first: int, end: int) -> list[tuple[int, int]]:
-        """The same for the iterations that are `first` … `end − 1` ahead: (how far ahead, calls), where there are any."""
+        """The blocks that the iterations `first` … `end − 1` ahead need: (how far ahead, blocks), where there are any."""
         needs, size, at = self._needs, self._block_tokens, self.iteration
+        if self.chunk is not None:
+            before, chunk = self.chunk
+            return [
+                (ahead, needs[(at + ahead) % size] - (-(before + (ahead + 1) * chunk) // size) + (-(before + ahead * chunk) // size))
+                for ahead in range(first, end)
+            ]
         return [(ahead, need) for ahead in range(first, end) if (need := needs[(at + ahead) % size])]
 
     def until_end(self) -> int | None:
@@ -69,7 +76,7 @@ class Batch:
 
     def until_full(self, free_blocks: int, most: int) -> int:
         """How many iterations, at most `most`, can follow if the blocks of the first one are already taken."""
-        if self.calls * (most // self._block_tokens + 1) <= free_blocks:
+        if self.chunk is None and self.calls * (most // self._block_tokens + 1) <= free_blocks:
             return most
         for ahead, need in self.needs_between(1, most):
             free_blocks -= need
@@ -90,8 +97,11 @@ class Batch:
                 done.append(job)
         return done
 
-    def pace(self, prefill_tokens: int = 0, attended: int = 0) -> Pace:
-        """What the next iterations cost: the first one also computes these prompt tokens."""
+    def pace(self, prefill_tokens: int = 0, attended: int = 0, chunk_tokens: int = 0) -> Pace:
+        """What the next iterations cost: the first one also computes these prompt tokens.
+
+        With `chunk_tokens`, the others do as well: the chunks of one prompt, each of which attends to those before it.
+        """
         t = self._timing
         first = (
             t.step_ps
@@ -101,7 +111,7 @@ class Batch:
             + t.decode_call_ps * self.calls
             + t.context_token_ps * self.context_tokens
         )
-        return Pace(first, t.context_token_ps * self.calls)
+        return Pace(first, t.context_token_ps * self.calls + t.attention_ps * chunk_tokens * chunk_tokens)
 
 
 class Pace:

@@ -248,9 +248,11 @@ class Engine:
     def _advance(self, step: Step) -> tuple[list[Job], list[Job]]:
         """The step's iterations are all scheduled: move the calls on. Who got a first token, who a last one."""
         batch = self._batch
+        if batch.chunk is not None:
+            self._book_chunks(step)
         finished = batch.advance(step.iterations)
         for job, tokens in step.prefill.items():
-            job.computed += tokens
+            job.computed += tokens * step.iterations
         firsts = []
         for job in step.finals:
             if job.target - job.prompt_tokens == 0:
@@ -260,6 +262,16 @@ class Engine:
             else:
                 batch.join(job, job.target)
         return firsts, finished
+
+    def _book_chunks(self, step: Step) -> None:
+        """A stretch of chunks is over: its later ones have their blocks, too, and can be hit."""
+        self._batch.chunk = None
+        for job, chunk in step.prefill.items():
+            hold = job.hold
+            assert hold is not None
+            upto = job.computed + step.iterations * chunk
+            hold.blank += -(-upto // self._size) - hold.blocks
+            self.gpu.register(hold, job.path, upto // self._size)
 
     def _outcomes(self, firsts: list[Job], finished: list[Job], now: int) -> None:
         """A step ended: first tokens and finished calls, in the order in which they were scheduled."""
@@ -466,13 +478,24 @@ class Engine:
             job.last_iteration = batch.iteration + job.output_tokens - 1 - (job.target - job.prompt_tokens)
         if self._step_log is not None:
             self._log(now, prefill)
-        iterations = 1
-        if not prefill and not preempted and not self._one_by_one and not (self._flight and (self._flight.firsts or self._flight.finished)):
-            ending = batch.until_end()
-            assert ending is not None
-            if self._lag == 0 or self._flight is not None:
-                iterations = batch.until_full(self.gpu.free, ending)
-        return Step(batch.pace(tokens, attended), iterations, prefill, finals)
+        iterations = 1 if preempted or self._one_by_one else self._stretch(prefill, finals)
+        return Step(batch.pace(tokens, attended, tokens if batch.chunk else 0), iterations, prefill, finals)
+
+    def _stretch(self, prefill: dict[Job, int], finals: list[Job]) -> int:
+        """How many iterations go by before anything changes: decoding, or whole chunks of one prompt beside it."""
+        batch, flight = self._batch, self._flight
+        if finals or len(prefill) > 1 or (self._lag and (flight is None or flight.firsts or flight.finished)):
+            return 1
+        most = batch.until_end()
+        for job, chunk in prefill.items():
+            if batch.calls + chunk < self._budget:
+                return 1
+            chunks = (job.target - job.computed - 1) // chunk  # all but the last one, which leaves room for other calls
+            most = chunks if most is None else min(most, chunks)
+            batch.chunk = (job.computed, chunk)
+            self._blocked = True  # until then there is no token left for anybody
+        assert most is not None
+        return batch.until_full(self.gpu.free, most)
 
     def _prefill(self, job: Job, chunk: int, blocks: int, prefill: dict[Job, int], finals: list[Job]) -> None:
         """Compute the next tokens of a running call's prompt. Its full blocks can be hit from this moment on."""

@@ -62,6 +62,12 @@ def test_a_call_that_several_join_belongs_to_the_widest_join(tmp_path: Path):
     assert [found[n].join_group for n in "abc"] == ["all"] * 3
 
 
+def test_of_equally_wide_joins_the_first_one_counts(tmp_path: Path):
+    entries = [one_call(id=n) for n in "abc"]
+    found = hints(tmp_path, *entries, one_call(id="z", after=["a", "b"]), one_call(id="y", after=["b", "c"]))
+    assert [found[n].join_group for n in "abc"] == ["z", "z", "y"]
+
+
 def test_the_critical_path_goes_where_most_is_declared(tmp_path: Path):
     entries = fork_and_join()
     assert names(hints(tmp_path, *entries), "critical_path") == {"plan", "left1", "left2", "join", "end"}

@@ -54,6 +54,18 @@ def test_sharing_is_told_apart_by_where_it_was_seen(tmp_path: Path):
     assert found.shared_across == (30 + 10) / 190
 
 
+def test_a_fork_at_the_end_of_a_segment_is_the_same_context(tmp_path: Path):
+    found = inspect(
+        tmp_path,
+        one_app(
+            one_call(prompt=[["s", 5], ["task", 5]]),
+            one_call(id="d", after=["c"], extends="c", keep=5, prompt=[["x", 3]]),  # 5 of 8
+            one_call(id="e", prompt=[["s", 5], ["x", 4]]),  # 8 of 9
+        ),
+    )
+    assert found.shared_inside == (5 + 8) / (10 + 8 + 9)
+
+
 def test_errors_are_collected_and_the_rest_is_counted(tmp_path: Path):
     found = inspect(
         tmp_path,

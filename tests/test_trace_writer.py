@@ -85,6 +85,7 @@ def test_equal_traces_are_equal_files(tmp_path: Path):
         write_trace(tmp_path / name, [APP])
     one = (tmp_path / "one.jsonl.gz").read_bytes()
     assert one == (tmp_path / "other.jsonl.gz").read_bytes()
+    assert one[4:8] == bytes(4)  # no time
     assert gzip.decompress(one) == (tmp_path / "plain.jsonl").read_bytes()
 
 

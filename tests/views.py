@@ -1,4 +1,4 @@
-"""Views for tests of policies, told as a story: calls arrive, start and finish, tools run, and nobody needs an engine."""
+"""Views for tests of policies, told as a story: calls arrive, start and finish, tools run; no engine is needed."""
 
 from __future__ import annotations
 

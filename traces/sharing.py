@@ -103,15 +103,14 @@ class _Contexts:
     def add(self, call: Call) -> int:
         """Takes a call's context into the tree, and says how many tokens of its prompt were there."""
         point, length, whole = self._extended(call.prompt)
-        known, all_known = length, True
+        known = length
         for segment in (*call.prompt.segments, Segment(call.id, 0, call.output_tokens)):
             whole = whole and (self._private or segment.source.startswith("/"))
             if not whole:
                 break
             point, tokens = self._tree.follow(point, segment)
             length += segment.tokens
-            known += tokens if all_known else 0
-            all_known = all_known and tokens == segment.tokens
+            known += tokens  # none once something was new: nothing lies behind it yet
         self._ends[call.id] = (point, length)
         return known
 

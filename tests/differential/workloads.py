@@ -57,6 +57,7 @@ class _Maker:
         self._rng = rng
         self._block_tokens = block_tokens
         self.ticks = rng.random() < 0.4  # steps and gaps are whole multiples of one time: arrivals meet step ends
+        self._crowded = rng.random() < 0.5  # many calls at once with long answers: they run out of memory together
         self._shared = [Segment(f"/shared-{n}", 0, self._length()) for n in range(rng.randint(1, 3))]
         self._alone = rng.random() < 0.2  # nothing private in prompts: many are the same to the last token
 
@@ -68,18 +69,20 @@ class _Maker:
                 made.append(_copy(made[-1], f"a{n}", arrival_s))
             else:
                 made.append(Application(f"a{n}", arrival_s, self._calls(f"a{n}")))
-            arrival_s += self._seconds()
+            arrival_s += 0.0 if self._crowded else self._seconds()
         return tuple(made)
 
     def _calls(self, app: str) -> tuple[Call, ...]:
         calls: list[Call] = []
         for n in range(self._rng.randint(1, 8)):
-            after = self._rng.sample(calls, min(len(calls), self._rng.choice((0, 1, 1, 1, 2))))
+            awaited = self._rng.choice((0, 0, 0, 1) if self._crowded else (0, 1, 1, 1, 2))
+            after = self._rng.sample(calls, min(len(calls), awaited))
             calls.append(self._call(f"{app}/c{n}", app, tuple(after)))
         return tuple(calls)
 
     def _call(self, call_id: str, app: str, after: tuple[Call, ...]) -> Call:
-        output_tokens = self._rng.choice((1, 2, self._block_tokens, self._rng.randint(1, 40)))
+        short, long = (1, 2, self._block_tokens, self._rng.randint(1, 40)), (self._rng.randint(20, 60),)
+        output_tokens = self._rng.choice(long if self._crowded else short)
         return Call(
             id=call_id,
             app=app,
@@ -115,7 +118,7 @@ class _Maker:
         """Often whole blocks: then a prompt's last block has to be computed again."""
         if self._rng.random() < 0.5:
             return self._block_tokens * self._rng.randint(1, 6)
-        return self._rng.randint(1, 60)
+        return self._rng.randint(1, 20 if self._crowded else 60)
 
     def _seconds(self) -> float:
         if self.ticks:

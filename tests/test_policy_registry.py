@@ -1,0 +1,144 @@
+"""Policies by name and by file, their options, and what is said when something is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from tokencake.policies.registry import load_policy, policy_lines
+from tokencake.policies.rules import Rules
+from tokencake.policies.tokencake import Tokencake
+from tokencake.policies.vllm import Vllm
+from tokencake.traces.errors import PolicyError
+
+MINE = """
+from typing import Literal
+
+class Mine:
+    hears = frozenset()
+
+    def __init__(self, share: float = 0.5, turns: int = 3, mode: Literal["a", "b"] = "a", most: int | None = None,
+                 on: bool = False, note="", seed: int = 7, sizes: list[int] = []):
+        self.given = (share, turns, mode, most, on, note, seed)
+
+    def plan(self, view):
+        raise NotImplementedError
+
+class Deaf:
+    def plan(self, view):
+        raise NotImplementedError
+
+class Planless:
+    hears = frozenset()
+
+class Broken:
+    hears = frozenset()
+
+    def __init__(self, x: int = 0):
+        raise KeyError("two\\nlines")
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> str:
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+    return str(path)
+
+
+def test_every_policy_has_one_line_and_loads():
+    lines = policy_lines()
+    assert [name for name, _ in lines][:4] == ["vllm", "tokencake", "tokencake-space", "tokencake-time"]
+    for name, line in lines:
+        assert line
+        assert "\n" not in line
+        assert load_policy(name).hears is not None
+
+
+def test_names_stand_for_halves():
+    assert isinstance(load_policy("vllm"), Vllm)
+    halves = {}
+    for name in ("tokencake", "tokencake-space", "tokencake-time"):
+        policy = load_policy(name)
+        assert isinstance(policy, Tokencake)
+        halves[name] = (policy.rules.space, policy.rules.time)
+    assert halves == {"tokencake": (True, True), "tokencake-space": (True, False), "tokencake-time": (False, True)}
+
+
+def test_options_change_the_rules():
+    policy = load_policy("tokencake:rules=published,upload=demand,lend=off,lead_s=0.2,offload_retry_steps=4")
+    assert isinstance(policy, Tokencake)
+    assert policy.rules == Rules(rules="published", upload="demand", lend=False, lead_s=0.2, offload_retry_steps=4)
+
+
+def test_two_loads_share_nothing():
+    assert load_policy("tokencake") is not load_policy("tokencake")
+
+
+def test_a_file_brings_a_class_and_its_annotations_type_the_options(mine):
+    policy = load_policy(f"{mine}:Mine:share=0.25,turns=4,mode=b,most=9,on=yes,note=x=y", seed=11)
+    assert policy.given == (0.25, 4, "b", 9, True, "x=y", 11)
+    assert load_policy(f"{mine}:Mine:seed=3", seed=11).given[-1] == 3
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("", "unknown policy ''"),
+        ("tokencak", "unknown policy 'tokencak' (near: tokencake"),
+        ("nope", "known are vllm, tokencake, tokencake-space, tokencake-time"),
+        ("vllm:x=1", "policy vllm: unknown option 'x': known are none"),
+        ("tokencake:uplod=demand", "unknown option 'uplod' (near: upload)"),
+        ("tokencake:upload=later", "option upload: expected predictive or pause or demand, got 'later'"),
+        ("tokencake:lend=maybe", "option lend: expected on or off, got 'maybe'"),
+        ("tokencake:lead_s=soon", "option lead_s: expected a number, got 'soon'"),
+        ("tokencake:lead_s=nan", "option lead_s: expected a number at least 0, got nan"),
+        ("tokencake:lead_s=-1", "option lead_s: expected a number at least 0, got -1.0"),
+        ("tokencake:reserve_max_share=2", "option reserve_max_share: expected a number from 0 to 1, got 2.0"),
+        ("tokencake:reserve_min_share=0.5", "reserve_min_share: expected at most reserve_max_share"),
+        ("tokencake:offload_retry_steps=0", "option offload_retry_steps: expected at least 1, got 0"),
+        ("tokencake:offload_retry_steps=1.5", "option offload_retry_steps: expected a whole number, got '1.5'"),
+        ("tokencake:lend=on,lend=off", "option 'lend': given twice"),
+        ("tokencake:lend", "option 'lend': expected key=value"),
+        ("tokencake:=on", "option '=on': expected key=value"),
+        ("tokencake:upload=demand,", "option '': expected key=value"),
+        ("tokencake:space=off,time=off", "expected at least one half"),
+        ("nowhere.py", "expected nowhere.py:Class"),
+        ("nowhere.py:Mine", "there is no file 'nowhere.py'"),
+    ],
+)
+def test_a_wrong_spec_is_told_in_one_line(spec, said):
+    with pytest.raises(PolicyError) as error:
+        load_policy(spec)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("rest", "said"),
+    [
+        ("Mime", "no class 'Mime' in the file (near: Mine): it has Mine, Deaf, Planless, Broken"),
+        ("", "no class '' in the file"),
+        ("Mine:turns=x", "option turns: expected a whole number, got 'x'"),
+        ("Mine:most=x", "option most: expected a whole number, got 'x'"),
+        ("Mine:sizes=1", "option sizes: expected nothing from the command line"),
+        ("Deaf", "hears: expected a frozenset of facts, got None"),
+        ("Planless", "expected a method plan(view), Planless has none"),
+        ("Broken", "KeyError: 'two"),
+        ("Broken:x=1", "KeyError: 'two"),
+    ],
+)
+def test_a_wrong_class_is_told_in_one_line(mine, rest, said):
+    with pytest.raises(PolicyError) as error:
+        load_policy(f"{mine}:{rest}")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["import nothing_of_this_name", "def (", "raise SystemExit(3)", "\0", "x = 1 / 0"])
+def test_a_file_that_cannot_be_imported_is_told_in_one_line(tmp_path, text):
+    path = tmp_path / "bad.py"
+    path.write_text(text)
+    with pytest.raises(PolicyError) as error:
+        load_policy(f"{path}:Mine")
+    assert str(error.value).startswith(f"policy file {path}: cannot be imported: ")
+    assert "\n" not in str(error.value)

@@ -1,0 +1,134 @@
+"""Policies in the simulator: whatever is switched off, every application ends; equal facts give equal plans."""
+
+from dataclasses import fields, replace
+
+import pytest
+
+from tokencake.policies.ledger import Ledger
+from tokencake.policies.registry import load_policy
+from tokencake.policies.rules import Rules
+from tokencake.sim.machine_file import load_machine
+from tokencake.sim.simulate import simulate
+from tokencake.traces import events as e
+from tokencake.traces.apps import Application
+from tokencake.traces.generate import code_writer
+
+SWITCHES = [field.name for field in fields(Rules) if field.type == "bool" and field.name not in ("space", "time")]
+
+
+def facts_of(spec: str, apps: list[Application], blocks: int = 1500) -> list[object]:
+    facts: list[object] = []
+    machine = load_machine("a800-qwen2.5-14b", [f"gpu_blocks={blocks}"])
+    simulate(iter(apps), load_policy(spec), machine, [facts.append])
+    return facts
+
+
+@pytest.fixture(scope="module")
+def apps() -> list[Application]:
+    return list(code_writer(apps=4, qps=1.0))
+
+
+def count(facts: list[object], kind: type) -> int:
+    return sum(isinstance(fact, kind) for fact in facts)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["vllm", "tokencake", "tokencake-space", "tokencake-time"]
+    + [f"tokencake:{switch}=off" for switch in SWITCHES]
+    + [f"tokencake{half}:upload={upload}" for half in ("", "-time") for upload in ("pause", "demand")],
+)
+def test_every_application_ends(spec, apps):
+    facts = facts_of(spec, apps)
+    assert count(facts, e.AppFinished) == len(apps)
+    assert count(facts, e.CallFinished) == 27 * len(apps)
+
+
+def test_commitment_means_that_nobody_is_preempted(apps):
+    assert count(facts_of("tokencake-space", apps), e.CallPreempted) == 0
+    assert count(facts_of("tokencake-space:commit=off", apps), e.CallPreempted) > 0
+
+
+def test_offload_turns_computed_tokens_into_copied_ones(apps):
+    facts = facts_of("tokencake:upload=demand", apps)
+    assert count(facts, e.OffloadFinished) > 0
+    assert count(facts, e.LoadFinished) > 0
+    assert count(facts, e.UploadStarted) == 0
+
+
+def test_predictive_uploads_are_taken_by_the_calls_that_they_were_made_for():
+    apps = list(code_writer(apps=2, qps=1.0))
+    facts = facts_of("tokencake:gate=off", apps, blocks=1100)
+    assert count(facts, e.UploadTaken) > 0
+
+
+def test_a_run_repeats_exactly(apps):
+    assert facts_of("tokencake", apps) == facts_of("tokencake", apps)
+
+
+def test_the_past_decides_a_plan_not_the_future(apps):
+    """Longer tools change nothing before the first of them would have returned."""
+    longer = [
+        replace(
+            app,
+            calls=tuple(
+                replace(call, tools=tuple(replace(tool, duration_s=tool.duration_s + 100) for tool in call.tools))
+                for call in app.calls
+            ),
+        )
+        for app in apps
+    ]
+    facts, other = facts_of("tokencake", apps), facts_of("tokencake", longer)
+    first = next(i for i, fact in enumerate(facts) if isinstance(fact, e.ToolReturned))
+    assert first > 10
+    assert facts[:first] == other[:first]
+
+
+class Recorded:
+    """The cache's answers of a recorded run, in the order in which they were asked for."""
+
+    def __init__(self) -> None:
+        self.answers: list[e.Asked] = []
+
+    def hits(self, call: str):
+        from tokencake.policies.interface import Hits
+
+        asked = self.answers.pop(0)
+        assert asked.call == call
+        return Hits(asked.gpu_blocks, asked.idle_blocks, asked.host_blocks)
+
+    def shared_blocks(self, call: str) -> int:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "spec", ["tokencake:prefix_affinity=off", "tokencake-time", "tokencake-space:prefix_affinity=off"]
+)
+def test_recorded_facts_give_the_recorded_plans(spec, apps):
+    from tokencake.policies.controller import as_record
+
+    journal: list[object] = []
+    machine = load_machine("a800-qwen2.5-14b", ["gpu_blocks=1500"])
+    simulate(iter(apps), load_policy(spec), machine, [], journal=journal.append)
+    policy, cache = load_policy(spec), Recorded()
+    ledger = Ledger(machine.beliefs(), cache)
+    news: list[object] = []
+    plans = 0
+    for i, fact in enumerate(journal):
+        if isinstance(fact, e.Asked):
+            continue
+        if isinstance(fact, e.Planned):
+            plans += 1
+            assert as_record(policy.plan(ledger)) == fact.plan
+            assert cache.answers == []
+            continue
+        ledger.fold(fact)
+        if isinstance(fact, e.Polled):
+            ledger.news, news = news, []
+            for later in journal[i + 1 :]:
+                if not isinstance(later, e.Asked):
+                    break
+                cache.answers.append(later)
+        else:
+            news.append(fact)
+    assert plans > 100

@@ -1,0 +1,150 @@
+"""The temporal half: what is saved at a stall, and how long it is held. A block copies in a millisecond each way."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from views import Story
+
+from tokencake.policies.costs import LinearCosts
+from tokencake.policies.interface import Move, Plan
+from tokencake.policies.rules import Rules
+from tokencake.policies.temporal import longest_save
+from tokencake.policies.tokencake import Tokencake, tokencake
+from tokencake.traces import events as e
+from tokencake.traces.apps import Hints
+from tokencake.traces.events import ToolHint
+
+SAVEABLE = Hints(reusable=True)
+SEARCH = (ToolHint("search", 4.0),)
+
+
+def a_stall(tools: tuple[ToolHint, ...] = SEARCH, hints: Hints = SAVEABLE, waiting: bool = True, **world: int) -> Story:
+    """Agent a's tool has just started; its context is 50 full blocks. Another call waits and fits."""
+    story = Story(**{"gpu_blocks": 100, "free_blocks": 30, **world})
+    story.runs("a/call", prompt_tokens=793, max_output_tokens=16, agent="a/main", tools=tools, hints=hints)
+    if waiting:
+        story.arrives("b/call", prompt_tokens=320)
+    story.tool_starts("a/call")
+    return story
+
+
+def time_half(**options: object) -> Tokencake:
+    return tokencake(**{"space": False, "upload": "demand", **options})
+
+
+def test_a_long_tool_has_the_whole_context_saved():
+    assert time_half().plan(a_stall().view()).offload == (Move("a/main", 50),)
+    assert tokencake(upload="demand").plan(a_stall().view()).offload == (Move("a/main", 50),)
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        pytest.param(a_stall(waiting=False), id="nothing waits"),
+        pytest.param(a_stall(free_blocks=10), id="nothing that waits fits"),
+        pytest.param(a_stall(host_blocks=0), id="the host has no room"),
+        pytest.param(a_stall(hints=Hints()), id="no later call extends it"),
+        pytest.param(a_stall(tools=(ToolHint("file", 0.1),)), id="the tool is back before two copies are done"),
+        pytest.param(
+            a_stall(tools=(ToolHint("run", 0.4),), hints=Hints(reusable=True, importance=8)), id="important, short"
+        ),
+        pytest.param(
+            a_stall(hints=Hints(reusable=True, importance=8, near_completion=True)), id="important, near its end"
+        ),
+        pytest.param(a_stall(gpu_blocks=1000, free_blocks=900), id="the GPU is empty"),
+    ],
+)
+def test_a_stall_is_refused_when(story):
+    assert time_half().plan(story.view()).offload == ()
+
+
+def test_a_short_tool_of_an_unimportant_call_is_worth_a_save():
+    assert time_half().plan(a_stall(tools=(ToolHint("run", 0.4),)).view()).offload == (Move("a/main", 50),)
+
+
+def test_with_the_spatial_half_its_type_makes_every_call_important():
+    story = a_stall(tools=(ToolHint("run", 0.4),))
+    story.arrives("c/call", hints=Hints(importance=9))
+    assert tokencake(upload="demand").plan(story.view()).offload == ()
+
+
+def test_in_an_emergency_even_a_call_near_its_end_is_saved():
+    important = Hints(reusable=True, importance=9, near_completion=True)
+    story = a_stall(tools=(ToolHint("evaluate", 20.0),), hints=important, gpu_blocks=1000, free_blocks=30)
+    assert time_half().plan(story.view()).offload == (Move("a/main", 50),)
+
+
+def test_without_the_gate_every_stall_that_may_be_saved_is():
+    assert time_half(gate=False).plan(a_stall(waiting=False, tools=()).view()).offload == (Move("a/main", 50),)
+    assert time_half(gate=False).plan(a_stall(hints=Hints()).view()).offload == ()
+
+
+def test_a_stall_is_saved_once():
+    story, policy = a_stall(), time_half()
+    assert policy.plan(story.view()).offload
+    story.passes(0.5, steps=8)
+    assert policy.plan(story.view()).offload == ()
+
+
+def test_a_refused_stall_is_weighed_again_every_eight_steps():
+    story, policy = a_stall(free_blocks=10), time_half()
+    policy.plan(story.view())
+    story.free_blocks = 30
+    saved = []
+    for step in range(1, 10):
+        story.passes(0.03, steps=1)
+        if policy.plan(story.view()).offload:
+            saved.append(step)
+    assert saved == [8]
+
+
+def test_only_what_fits_on_the_host_is_saved():
+    assert time_half(gate=False).plan(a_stall(host_blocks=20).view()).offload == (Move("a/main", 20),)
+
+
+def test_a_copy_is_held_while_the_tool_runs_and_given_up_when_it_returns():
+    story, policy = a_stall(), time_half()
+    policy.plan(story.view())
+    story.happens(e.OffloadFinished(0.1, "a/main", 50, 50))
+    story.passes(4.0, steps=100)
+    assert policy.plan(story.view()).forget == ()
+    story.tool_returns("a/call")
+    assert policy.plan(story.view()).forget == ("a/main",)
+    assert policy.plan(story.view()).forget == ()
+
+
+def test_a_copy_is_held_no_longer_than_four_predictions_and_at_least_a_minute():
+    story, policy = a_stall(tools=(ToolHint("ask", 20.0),)), time_half()
+    policy.plan(story.view())
+    story.happens(e.OffloadFinished(0.0, "a/main", 50, 50))
+    story.passes(79.0)
+    assert policy.plan(story.view()).forget == ()
+    story.passes(1.0)
+    assert policy.plan(story.view()).forget == ("a/main",)
+
+
+def test_a_plan_that_wants_nothing_is_the_native_one():
+    assert time_half().plan(Story().view()) == Plan()
+
+
+def test_the_next_save_counts_on_what_the_host_has():
+    # Down 10 ms and up 50 ms: t = 0.06 s; the window must hold t and 2 t beside it.
+    costs = LinearCosts(0.0, 0.001, 0.0, 0.0)
+    assert longest_save(50, 40, 0.1801, costs, Rules()) == 50
+    assert longest_save(50, 0, 0.1801, costs, Rules()) == 30  # 30 down and 30 up
+
+
+@given(st.integers(1, 2000), st.integers(0, 2000), st.floats(0, 20))
+def test_a_save_is_the_longest_that_comes_back_in_time(most, has, remaining_s):
+    costs, rules = LinearCosts(0.0005, 0.0001, 0.0, 0.0), Rules()
+
+    def in_time(blocks: int) -> bool:
+        t = costs.offload_s(blocks - has) + costs.upload_s(blocks)
+        return remaining_s - t >= max(0.05, 2 * t)
+
+    blocks = longest_save(most, has, remaining_s, costs, rules)
+    longer = [n for n in range(has + 1, most + 1) if in_time(n)]
+    assert blocks == (max(longer) if longer else 0)
+    assert all(in_time(a) or not in_time(b) for a, b in pairwise(range(has + 1, most + 1)))
