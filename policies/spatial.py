@@ -7,9 +7,9 @@ that may share the prompt brings blocks onto the GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 from ..traces import events as e
 from ..traces.apps import AppId, CallId
@@ -21,6 +21,9 @@ from .partition import Charge, Partition, Room
 from .rules import Rules
 from .score import drift
 
+Group = tuple[AppId, str]  # a join group of an application
+Key = TypeVar("Key")
+
 REFRESH_ADMISSIONS = 16  # so many admissions, or half the queue if that is more, and every bound is forgotten
 
 
@@ -28,7 +31,7 @@ class LiveCall:
     """A call that arrived and has not finished."""
 
     __slots__ = (
-        "admitted_s", "arrived_s", "charge", "drift", "first_token_step", "floor_blocks", "generated_tokens",
+        "admitted_s", "arrived_s", "charge", "drift", "first_token_step", "floor_blocks", "generated_tokens", "group",
         "held", "id", "need_blocks", "request", "shared_blocks", "since_s", "started_s",
         "total_blocks", "type", "waited_s",
     )  # fmt: skip
@@ -37,6 +40,8 @@ class LiveCall:
         self.id = request.id
         self.request = request
         self.type = kind
+        name = request.hints.join_group
+        self.group: Group | None = None if name is None else (request.app, name)
         self.arrived_s = at_s
         self.since_s = at_s  # in the queue since
         self.started_s = started_s  # its application
@@ -58,35 +63,31 @@ class LiveCall:
 class Scores:
     """Scores at one moment, each worked out once, and only if somebody asks."""
 
-    __slots__ = ("_groups", "_now_s", "_of_app", "_own", "_types")
+    __slots__ = ("_branches", "_groups", "_now_s", "_own", "_types")
 
-    def __init__(self, now_s: float, of_app: dict[AppId, dict[CallId, LiveCall]]) -> None:
+    def __init__(self, now_s: float, branches: Mapping[Group, Mapping[CallId, LiveCall]]) -> None:
         self._now_s = now_s
-        self._of_app = of_app
+        self._branches = branches  # live calls by join group
         self._own: dict[LiveCall, float] = {}
-        self._groups: dict[tuple[AppId, str], float] = {}
+        self._groups: dict[Group, float] = {}
         self._types: dict[AgentType, float] = {}
 
     def own(self, call: LiveCall) -> float:
         """The call's own score; its wait stops counting when it is admitted."""
         score = self._own.get(call)
         if score is None:
-            now_s = self._now_s
-            waited_s = now_s - call.since_s if call.waited_s is None else call.waited_s
-            score = self._own[call] = call.drift.points(now_s - call.started_s, waited_s)
+            waited_s = self._now_s - call.since_s if call.waited_s is None else call.waited_s
+            score = self._own[call] = call.drift.points(self._now_s - call.started_s, waited_s)
         return score
 
     def rank(self, call: LiveCall) -> float:
         """What it is ordered by: a branch of a join group counts as much as the group's most urgent live call."""
-        group = call.request.hints.join_group
+        group = call.group
         if group is None:
             return self.own(call)
-        key = (call.request.app, group)
-        score = self._groups.get(key)
+        score = self._groups.get(group)
         if score is None:
-            siblings = self._of_app[call.request.app].values()
-            score = max(self.own(sibling) for sibling in siblings if sibling.request.hints.join_group == group)
-            self._groups[key] = score
+            score = self._groups[group] = max(map(self.own, self._branches[group].values()))
         return score
 
     def best_waiting(self, kind: AgentType, waiting: Iterable[LiveCall]) -> float:
@@ -108,6 +109,7 @@ class Spatial:
         self._types: dict[str, AgentType] = {}
         self._calls: dict[CallId, LiveCall] = {}
         self._of_app: dict[AppId, dict[CallId, LiveCall]] = {}
+        self._branches: dict[Group, dict[CallId, LiveCall]] = {}
         self._waiting: dict[CallId, LiveCall] = {}
         self._loading: dict[CallId, LiveCall] = {}
         self._running: dict[CallId, LiveCall] = {}
@@ -115,7 +117,7 @@ class Spatial:
         self._finished_calls = 0
         self._admissions = 0  # since all bounds were forgotten
         self._uncommitted_blocks = 0
-        self._scores = Scores(0.0, self._of_app)
+        self._scores = Scores(0.0, self._branches)
         self._looked_at: set[LiveCall] = set()  # in this plan
         self._fold: dict[type, Callable[[Any, View], None]] = {
             e.CallArrived: self._arrived,
@@ -135,7 +137,7 @@ class Spatial:
             handler = handlers.get(type(fact))
             if handler is not None:
                 handler(fact, view)
-        self._scores = Scores(view.now_s, self._of_app)
+        self._scores = Scores(view.now_s, self._branches)
         self._looked_at.clear()
         self._uncommitted_blocks = view.free_blocks - (view.growth_blocks if self._rules.commit else 0)
 
@@ -225,13 +227,18 @@ class Spatial:
         """Shared part, own reserve, then the idle reserves whose owners have nothing waiting, or nothing so urgent."""
         need = call.need_blocks
         idle = room.idle_blocks
-        if need <= room.shared_blocks or not idle or need > room.shared_blocks + sum(idle.values()):
-            return room.draw(need, ())
         own = call.type.name
         reserves = [own] if own in idle else []
-        for name in reversed(idle):
-            if idle[name] and name != own and self._may_borrow(call, self._types[name]):
-                reserves.append(name)
+        blocks = room.shared_blocks + idle.get(own, 0)
+        if need > blocks:
+            if need > room.shared_blocks + sum(idle.values()):
+                return None
+            for name in reversed(idle):
+                if idle[name] and name != own and self._may_borrow(call, self._types[name]):
+                    reserves.append(name)
+                    blocks += idle[name]
+                    if need <= blocks:
+                        break
         return room.draw(need, reserves)
 
     def _may_borrow(self, call: LiveCall, owner: AgentType) -> bool:
@@ -344,6 +351,8 @@ class Spatial:
         self._size(call, view.block_tokens)
         self._calls[call.id] = self._waiting[call.id] = call
         self._of_app.setdefault(request.app, {})[call.id] = call
+        if call.group is not None:
+            self._branches.setdefault(call.group, {})[call.id] = call
         kind.enter(request, started_s)
         kind.wait(fact.at_s, view.step)
 
@@ -394,10 +403,9 @@ class Spatial:
             call.type.stop_waiting(call.since_s, view.step)
         else:
             call.type.stop_running(view.step)
-        app = self._of_app[call.request.app]
-        del app[call.id]
-        if not app:
-            del self._of_app[call.request.app]
+        _remove(self._of_app, call.request.app, call.id)
+        if call.group is not None:
+            _remove(self._branches, call.group, call.id)
         self._unbook(call)
         admitted_s = fact.at_s if call.admitted_s is None else call.admitted_s
         call.type.leave(call.request, call.started_s, fact.at_s - admitted_s)
@@ -457,3 +465,11 @@ class Spatial:
         if self._first_start_s is None:
             self._first_start_s = started_s
         return max(0.0, started_s - self._first_start_s)
+
+
+def _remove(calls: dict[Key, dict[CallId, LiveCall]], key: Key, call: CallId) -> None:
+    """Take a call out of its bin, and an empty bin away."""
+    left = calls[key]
+    del left[call]
+    if not left:
+        del calls[key]

@@ -70,20 +70,23 @@ class ContextTree:
     def empty(self) -> Context:
         return Context(self._root, 0)
 
-    def follow(self, context: Context, segments: Iterable[Segment]) -> Context:
-        """The context that continues `context` by these segments; the caller holds it until it calls `release`."""
+    def follow(self, context: Context, segments: Iterable[Segment], aside: bool = False) -> Context:
+        """The context that continues `context` by these segments; the caller holds it until it calls `release`.
+
+        `aside`: nothing continues the new part, so it becomes a stub, and what does continue `context` stays in its node.
+        """
         node, at = context
+        stub: Node | None = None
         for segment in segments:
             source, start, left = segment
             while left:
                 if at == node.end:
                     child = node.children.get((at, source, start))
                     if child is None:
-                        if node is self._root:
-                            child = self._branch(node, at, source, start)
-                        else:
+                        if node is not self._root and (not aside or node is stub):
                             at = self._extend(node, source, start, left)
                             break
+                        child = stub = self._branch(node, at, source, start)
                     node = child
                     continue
                 i = bisect_right(node.ends, at)
@@ -96,7 +99,9 @@ class ContextTree:
                     left -= same
                 else:
                     child = node.children.get((at, source, start))
-                    node = self._branch(node, at, source, start) if child is None else child
+                    if child is None:
+                        child = stub = self._branch(node, at, source, start)
+                    node = child
         node.refs += 1
         return Context(node, at)
 

@@ -23,7 +23,7 @@ from .moments import ARRIVALS, LATE_ARRIVALS, At
 class Play:
     """One application under way."""
 
-    __slots__ = ("app", "awaited", "contexts", "followers", "left", "nodes", "order")
+    __slots__ = ("app", "awaited", "contexts", "continued", "followers", "left", "nodes", "order")
 
     def __init__(self, app: Application, order: int) -> None:
         self.app = app
@@ -34,6 +34,10 @@ class Play:
         for call in app.calls:
             for before in call.after:
                 self.followers[before].append(call)
+        self.continued: dict[CallId, int] = {}  # by call, how many tokens of its context later prompts continue
+        for call in app.calls:
+            if (before := call.prompt.extends) is not None:
+                self.continued[before] = max(call.prompt.keep_tokens, self.continued.get(before, 0))
         self.contexts: dict[CallId, Context] = {}
         self.nodes: list[Node] = []  # held until the application ends
 
@@ -102,7 +106,11 @@ class Workload:
         base = self._tree.empty
         if prompt.extends is not None:
             base = self._tree.cut(play.contexts[prompt.extends], prompt.keep_tokens)
-        context = self._tree.follow(base, (*prompt.segments, Segment(call.id, 0, call.output_tokens)))
+        segments = (*prompt.segments, Segment(call.id, 0, call.output_tokens))
+        line, rest = cut(segments, play.continued.get(call.id, 0) - base.end)
+        trunk = self._tree.follow(base, line)
+        context = self._tree.follow(trunk, rest, aside=True)
+        self._tree.release(trunk.node)
         play.contexts[call.id] = context
         play.nodes.append(context.node)
         self._engine.arrive(call, request_of(call), context)
@@ -142,6 +150,20 @@ class Workload:
 
     def _later(self, delay_ps: int, act: Callable[[Any], None], what: object) -> None:
         At(self._env, delay_ps, ARRIVALS, lambda _: act(what))
+
+
+def cut(segments: Iterable[Segment], tokens: int) -> tuple[list[Segment], list[Segment]]:
+    """The first `tokens` tokens of a run of segments, and the rest."""
+    line: list[Segment] = []
+    rest: list[Segment] = []
+    for segment in segments:
+        here = min(max(tokens, 0), segment.tokens)
+        if here:
+            line.append(segment if here == segment.tokens else Segment(segment.source, segment.start, here))
+        if here < segment.tokens:
+            rest.append(Segment(segment.source, segment.start + here, segment.tokens - here))
+        tokens -= segment.tokens
+    return line, rest
 
 
 def request_of(call: Call) -> Request:

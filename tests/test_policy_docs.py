@@ -1,11 +1,12 @@
 """The guide's example is the shipped file, and both run."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 from views import Story
 
-from tokencake.policies.interface import Move
+from tokencake.policies.interface import Move, Plan
 from tokencake.policies.registry import load_policy
 from tokencake.traces.apps import NO_HINTS
 from tokencake.traces.events import ToolHint
@@ -43,8 +44,4 @@ def test_the_example_saves_what_takes_long():
 
 
 def test_every_field_of_a_plan_is_in_the_guide():
-    from dataclasses import fields
-
-    from tokencake.policies.interface import Plan
-
     assert [field.name for field in fields(Plan) if f"`{field.name}`" not in GUIDE] == []

@@ -66,7 +66,7 @@ def test_a_short_tool_of_an_unimportant_call_is_worth_a_save():
 
 def test_with_the_spatial_half_its_type_makes_every_call_important():
     story = a_stall(tools=(ToolHint("run", 0.4),))
-    story.arrives("c/call", hints=Hints(importance=9))
+    story.arrives("c/call", hints=Hints(importance=12))
     assert tokencake(upload="demand").plan(story.view()).offload == ()
 
 

@@ -93,6 +93,12 @@ def test_a_wrong_count_in_the_header_is_an_error(tmp_path: Path):
     assert [str(error).rpartition(":")[2] for error in found.errors] == [" expected 1, as there are, got 3"]
 
 
+def test_the_count_is_not_held_against_lines_that_are_wrong_themselves(tmp_path: Path):
+    header = {"format": "tokencake.trace", "version": 1, "applications": 2}
+    found = inspect_trace(read_trace(written(tmp_path, one_app(one_call()), b"{", header=header)))
+    assert [str(error).rpartition("t.jsonl")[2][:3] for error in found.errors] == [":3:"]
+
+
 def test_an_empty_trace(tmp_path: Path):
     found = inspect(tmp_path)
     assert (found.applications, found.calls, found.shared_inside, found.prompt_tokens["mean"]) == (0, 0, 0.0, None)

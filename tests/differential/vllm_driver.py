@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
@@ -80,39 +81,47 @@ class VllmEngine:
         )
 
     def schedule(self) -> Schedule:
-        was_running = {request.request_id for request in self.scheduler.running}
-        self._preempted = []
         output = self.scheduler.schedule()
-        requests = self.scheduler.requests
-        admitted = [call for call in output.num_scheduled_tokens if call not in was_running]
-        for call in admitted:
-            self._targets[call] = requests[call].num_tokens
-        sampling = [call for call in output.num_scheduled_tokens if not requests[call].is_prefill_chunk]
-        if output.num_scheduled_tokens or self._preempted:
-            self._in_flight.append((output, frozenset(sampling)))
-        pieces = [self._piece(call, tokens) for call, tokens in output.num_scheduled_tokens.items()]
-        computed = {piece.call: piece.computed_tokens for piece in pieces}
+        schedule = self.described(output)
+        if schedule.pieces or schedule.preempted:
+            self._in_flight.append((output, self.sampling(output)))
+        return schedule
+
+    def update(self, schedule: Schedule) -> list[CallId]:
+        output, sampling = self._in_flight.popleft()
+        outputs = self.scheduler.update_from_output(output, self.sampled(output, sampling))
+        return finished(outputs)
+
+    def described(self, output: SchedulerOutput) -> Schedule:
+        """What `schedule()` has just done."""
         block_tokens = self.scheduler.block_size
+        came = {new.req_id for new in output.scheduled_new_reqs} | set(output.scheduled_cached_reqs.resumed_req_ids)
+        admitted = [call for call in output.num_scheduled_tokens if call in came]
+        for call in admitted:
+            self._targets[call] = self.scheduler.requests[call].num_tokens
+        pieces = {call: self._piece(call, tokens) for call, tokens in output.num_scheduled_tokens.items()}
+        preempted, self._preempted = tuple(self._preempted), []
         return Schedule(
-            tuple(pieces),
-            tuple((call, computed[call] // block_tokens) for call in admitted),
-            tuple(self._preempted),
+            tuple(pieces.values()),
+            tuple((call, pieces[call].computed_tokens // block_tokens) for call in admitted),
+            preempted,
             self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks(),
             self._evicted,
         )
 
-    def update(self, schedule: Schedule) -> list[CallId]:
-        output, sampling = self._in_flight.popleft()
+    def sampling(self, output: SchedulerOutput) -> frozenset[CallId]:
+        """The calls that will sample a token in the step that has just been scheduled."""
+        requests = self.scheduler.requests
+        return frozenset(call for call in output.num_scheduled_tokens if not requests[call].is_prefill_chunk)
+
+    def sampled(self, output: SchedulerOutput, sampling: frozenset[CallId]) -> ModelRunnerOutput:
+        """What a worker would send back when the step ends."""
         calls = list(output.num_scheduled_tokens)
-        outputs = self.scheduler.update_from_output(
-            output,
-            ModelRunnerOutput(
-                req_ids=calls,
-                req_id_to_index={call: at for at, call in enumerate(calls)},
-                sampled_token_ids=[[self._next_token(call)] if call in sampling else [] for call in calls],
-            ),
+        return ModelRunnerOutput(
+            req_ids=calls,
+            req_id_to_index={call: at for at, call in enumerate(calls)},
+            sampled_token_ids=[[self._next_token(call)] if call in sampling else [] for call in calls],
         )
-        return [out.request_id for of in outputs.values() for out in of.outputs if out.finish_reason is not None]
 
     def _piece(self, call: CallId, tokens: int) -> Piece:
         computed = self.scheduler.requests[call].num_computed_tokens - tokens  # `schedule` has counted them already
@@ -138,6 +147,11 @@ class VllmEngine:
 
         pool._maybe_evict_cached_block = evict_and_count
         scheduler._preempt_request = preempt_and_note
+
+
+def finished(outputs: Mapping[int, EngineCoreOutputs]) -> list[CallId]:
+    """The calls that these outputs end, in order."""
+    return [out.request_id for of_client in outputs.values() for out in of_client.outputs if out.finish_reason is not None]
 
 
 def _scheduler(machine: Machine) -> Scheduler:

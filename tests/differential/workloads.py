@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from tokencake.sim.machine import Machine
 from tokencake.traces.apps import Application, Call, Prompt, Segment, Tool
+from tokencake.traces.generate import code_writer
 
 STEP_S = 0.01
 
@@ -23,6 +24,28 @@ def workload(seed: int) -> Workload:
     make = _Maker(rng, block_tokens)
     applications = make.applications(rng.randint(1, 7))
     return Workload(applications, _machine(rng, block_tokens, applications, make.ticks))
+
+
+def published(asynchronous: bool, qps: float = 1.0) -> Workload:
+    """The published code-writer benchmark on a machine like the published one.
+
+    The costs are fixed here: they need not follow better fits of the preset, and golden files must not change with it.
+    """
+    machine = Machine(
+        name="published",
+        gpu_blocks=3049,
+        kv_bytes_per_token=196_608,
+        host_gib=0.0,
+        max_context_tokens=32_768,
+        asynchronous=asynchronous,
+        step_s=20.6e-3,
+        prefill_token_s=129e-6,
+        decode_call_s=54e-6,
+        context_token_s=120e-9,
+        link_gbps=25.0,
+        client_s=0.075,
+    )
+    return Workload(tuple(code_writer(24, qps)), machine)
 
 
 def _machine(rng: random.Random, block_tokens: int, applications: tuple[Application, ...], ticks: bool) -> Machine:

@@ -66,6 +66,11 @@ class BlockPool:
         return len(self._queue)
 
     @property
+    def queue(self) -> list[Block]:
+        """The free blocks, the next one to be handed out first."""
+        return list(self._queue.values())
+
+    @property
     def stalled_idle(self) -> int:
         return sum(owner.idle_blocks for owner in self._stalled)
 

@@ -71,7 +71,7 @@ class Stuck(Exception):
 def play(engine: Engine, applications: Sequence[Application], machine: Machine) -> Iterator[Step]:
     """Every step of the engine until all applications are done."""
     timing = machine.timing()
-    clients = _Clients(applications, timing.client_ps)
+    clients = Clients(applications, timing.client_ps)
     in_flight: deque[tuple[int, int, int, Schedule]] = deque()  # scheduled, start, end
     most_in_flight = 2 if machine.asynchronous else 1
     now_ps = number = 0
@@ -82,7 +82,7 @@ def play(engine: Engine, applications: Sequence[Application], machine: Machine) 
             schedule = engine.schedule()
             if schedule.pieces or schedule.preempted:
                 start_ps = max(now_ps, in_flight[-1][2]) if in_flight else now_ps
-                in_flight.append((now_ps, start_ps, start_ps + _step_ps(schedule, machine), schedule))
+                in_flight.append((now_ps, start_ps, start_ps + step_ps(schedule, machine), schedule))
                 if len(in_flight) < most_in_flight:
                     continue
             elif not in_flight:
@@ -97,7 +97,8 @@ def play(engine: Engine, applications: Sequence[Application], machine: Machine) 
         number += 1
 
 
-def _step_ps(schedule: Schedule, machine: Machine) -> int:
+def step_ps(schedule: Schedule, machine: Machine) -> int:
+    """How long the step takes."""
     if not schedule.pieces:
         return 0
     chunks = [(piece.tokens, piece.computed_tokens) for piece in schedule.pieces if not piece.decode]
@@ -128,7 +129,7 @@ class _Awaited:
 
 
 @dataclass(slots=True)
-class _Clients:
+class Clients:
     """Sends each call when all that it waits for is done."""
 
     applications: Sequence[Application]
