@@ -29,7 +29,7 @@ class Claim:
 
 
 class Rival(NamedTuple):
-    """The most urgent waiting call that found no room."""
+    """The most urgent waiting call that found no room, and might in the room that uploads hold."""
 
     score: float
     need_blocks: int  # at least
@@ -46,7 +46,8 @@ class Admission(NamedTuple):
 def first_come(view: View, claims: Sequence[Claim]) -> tuple[Admission, Rival | None]:
     """What vLLM itself would admit now: in the order of the queue, up to the first call whose prompt does not fit.
 
-    Claims get what is left and promised to no running call: a first-come queue puts the calls that they are for behind those that wait already.
+    Claims get what is left and promised to no running call: a first-come queue puts the calls that they are for behind
+    those that wait already.
     """
     room = view.free_blocks
     fit = 0

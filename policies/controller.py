@@ -1,7 +1,7 @@
 """The controller: keeps the ledger, asks the policy when there is news, checks and hands on what it wants.
 
-An engine reports every fact through `hear`, and calls `poll` at the start of each scheduler step; both are the same in the
-simulator and live.
+An engine reports every fact through `hear`, and calls `poll` at the start of each scheduler step; both are the same in
+the simulator and live.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The ledger: facts go in, the view that a policy sees comes out. Simulator, live engine and replay share it.
 
-It changes with each fact and is never built anew: a policy that is asked with a thousand agents about costs no more than one
-that is asked with ten.
+It changes with each fact and is never built anew: a policy that is asked with a thousand agents about costs no more
+than one that is asked with ten.
 """
 
 from __future__ import annotations

@@ -173,10 +173,11 @@ class Spatial:
         admit = (*self._loading, *(call.id for call in chosen))
         return Admission(admit, fit, max(0, room))
 
-    def rival(self, admission: Admission, view: View) -> Rival | None:
-        """The highest-scored waiting call that was not admitted; None if there is none."""
+    def rival(self, admission: Admission, held_blocks: int, view: View) -> Rival | None:
+        """The highest-scored waiting call that was not admitted, but might have been if uploads held no room."""
         admitted = admission.admit or ()
-        left = [call for call in self._waiting.values() if call.id not in admitted]
+        reach = admission.room_blocks + held_blocks
+        left = [call for call in self._waiting.values() if call.need_blocks <= reach and call.id not in admitted]
         if not left:
             return None
         best = max(left, key=lambda call: (self._scores.own(call), call.id))

@@ -78,6 +78,11 @@ class Temporal:
         if self._held_until_s:
             self._expire(view.now_s)
 
+    @property
+    def at_rest(self) -> bool:
+        """No tool runs, and nothing is left to give up."""
+        return not (self.stalls or self._forget)
+
     def open_stalls(self, view: View) -> list[Stall]:
         """Stalls that may be saved in this step: at the start of the tool, and every few steps while nothing is saved.
 

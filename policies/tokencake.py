@@ -74,23 +74,29 @@ class Tokencake:
             assert spatial is not None
             return self._made(spatial.admission(view), view)
         temporal.fold(view)
-        claims: list[UploadClaim] = []
         if uploads is not None:
             uploads.fold(view)
+        held = 0 if uploads is None else uploads.held_blocks
+        if not (view.waiting or held) and temporal.at_rest:
+            return self._made(Admission(None if spatial is None else (), 0, 0), view)
+        claims: list[UploadClaim] = []
+        if uploads is not None:
             claims = uploads.claims(temporal.stalls.values(), self._agent_score, view)
         stalls = temporal.open_stalls(view)
         rival: Rival | None = None
         if spatial is not None:
             admission = spatial.admission(view, claims)
-            if uploads is not None and uploads.any_held:
-                rival = spatial.rival(admission, view)
-        elif stalls or claims or (uploads is not None and uploads.any_held):
+            if held:
+                rival = spatial.rival(admission, held, view)
+        elif stalls or claims or held:
             admission, rival = first_come(view, claims)
         else:
             admission = Admission(None, 0, view.free_blocks)
         offload = temporal.saves(stalls, admission, self._importance, view)
         wishes = NOTHING
         if uploads is not None:
+            if offload:
+                claims = []  # a save holds its source while it copies: no room that was free before is sure
             wishes = uploads.wishes(claims, admission.room_blocks, rival, self._agent_score, view)
         return self._made(admission, view, tuple(offload), wishes, temporal.forgotten())
 

@@ -75,9 +75,9 @@ class Uploads:
                 handler(fact)
 
     @property
-    def any_held(self) -> bool:
-        """Whether room is held, or being filled, for anybody."""
-        return bool(self._blocks)
+    def held_blocks(self) -> int:
+        """Room that is held, or being filled."""
+        return sum(self._blocks.values())
 
     def claims(self, stalls: Iterable[Stall], score: Score, view: View) -> list[UploadClaim]:
         """Stalls whose uploads lag behind what should be gathered by now, highest score first."""

@@ -15,7 +15,7 @@ from .machine import Timing
 
 
 class Batch:
-    """Decoding calls between iterations. `iteration` counts the scheduled ones: the next to be scheduled has this number."""
+    """Decoding calls between iterations. `iteration` is the number of the next one to be scheduled."""
 
     def __init__(self, timing: Timing, block_tokens: int) -> None:
         self._timing = timing
@@ -24,7 +24,9 @@ class Batch:
         self.calls = 0
         self.context_tokens = 0  # sum over the calls of the tokens that have KV
         self._needs = [0] * block_tokens  # [i % block_tokens]: calls that need a block at iteration i
-        self.chunk: tuple[int, int] | None = None  # of a stretch: tokens of a prompt before it, and those that an iteration adds
+        self.chunk: tuple[int, int] | None = (
+            None  # of a stretch: tokens of a prompt before it, and those that an iteration adds
+        )
         self._ends: list[tuple[int, int, Job]] = []  # (last iteration, order of admission, call); left ones are stale
 
     def join(self, job: Job, computed_tokens: int) -> None:
@@ -54,12 +56,17 @@ class Batch:
         return self._needs[(self.iteration + ahead) % self._block_tokens]
 
     def needs_between(self, first: int, end: int) -> list[tuple[int, int]]:
-        """The blocks that the iterations `first` … `end − 1` ahead need: (how far ahead, blocks), where there are any."""
+        """The blocks that the iterations `first` … `end − 1` ahead need, where they need any: (how far ahead, blocks)."""
         needs, size, at = self._needs, self._block_tokens, self.iteration
         if self.chunk is not None:
             before, chunk = self.chunk
             return [
-                (ahead, needs[(at + ahead) % size] - (-(before + (ahead + 1) * chunk) // size) + (-(before + ahead * chunk) // size))
+                (
+                    ahead,
+                    needs[(at + ahead) % size]
+                    - (-(before + (ahead + 1) * chunk) // size)
+                    + (-(before + ahead * chunk) // size),
+                )
                 for ahead in range(first, end)
             ]
         return [(ahead, need) for ahead in range(first, end) if (need := needs[(at + ahead) % size])]
@@ -85,7 +92,7 @@ class Batch:
         return most
 
     def advance(self, iterations: int) -> list[Job]:
-        """These iterations are scheduled. The calls whose last one was among them stop decoding, in order of admission."""
+        """These iterations are scheduled. The calls whose last one was among them stop decoding, and are returned."""
         self.iteration += iterations
         self.context_tokens += iterations * self.calls
         done = []

@@ -22,7 +22,20 @@ if TYPE_CHECKING:
 class Node:
     """Tokens at the positions `start` … `end − 1` of every context that goes through it."""
 
-    __slots__ = ("children", "end", "ends", "extra", "key", "loading", "parent", "refs", "runs", "segments", "start", "storing")
+    __slots__ = (
+        "children",
+        "end",
+        "ends",
+        "extra",
+        "key",
+        "loading",
+        "parent",
+        "refs",
+        "runs",
+        "segments",
+        "start",
+        "storing",
+    )
 
     def __init__(self, parent: Node | None, start: int, key: tuple[int, str, int]) -> None:
         self.parent = parent
@@ -33,7 +46,10 @@ class Node:
         self.ends: list[int] = []  # the position behind each segment
         self.children: dict[tuple[int, str, int], Node] = {}
         self.refs = 0  # contexts, children and runs that need it: at none it goes
-        self.runs: tuple[list[Run], list[Run]] = ([], [])  # found by look-ups: on the GPU, on the host; disjoint, by position
+        self.runs: tuple[list[Run], list[Run]] = (
+            [],
+            [],
+        )  # found by look-ups: on the GPU, on the host; disjoint, by position
         self.extra: tuple[list[Run], list[Run]] = ([], [])  # later copies of blocks that are in `runs`, oldest first
         self.storing: list[tuple[int, int]] = []  # blocks whose host copy is being written
         self.loading: list[tuple[int, int]] = []  # blocks whose host copy is being read
@@ -73,7 +89,7 @@ class ContextTree:
     def follow(self, context: Context, segments: Iterable[Segment], aside: bool = False) -> Context:
         """The context that continues `context` by these segments; the caller holds it until it calls `release`.
 
-        `aside`: nothing continues the new part, so it becomes a stub, and what does continue `context` stays in its node.
+        `aside`: nothing continues the new part, so it becomes a stub; what does continue `context` stays in its node.
         """
         node, at = context
         stub: Node | None = None

@@ -1,7 +1,7 @@
-"""Everything that copies: offloads, uploads ahead of a call, loads on demand; and the pins that keep caches where they are.
+"""Everything that copies: offloads, uploads ahead of a call, loads on demand; and the pins that keep caches.
 
-A block is never overwritten while it is copied: the copy holds its source and its target until the engine has seen its end.
-What is copied can be hit from then on, not before.
+A block is never overwritten while it is copied: the copy holds its source and its target until the engine has seen its
+end. What is copied can be hit from then on, not before.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ class Copies:
         self.report: Callable[[Fact], None]
         self.held_blocks = 0  # held on the GPU for agents without a running call
         self.stalled_held_blocks = 0  # of these, for stalled ones
+        # Whether calls starve for what is held ahead of need: nothing more is held until one finishes. Otherwise a policy
+        # could take the room from under each call that starts, for ever.
+        self.refusing = False
 
     # -- offload
 
@@ -41,7 +44,13 @@ class Copies:
         end, _ = self._gpu.hits(path, upto, first)
         prefix = self._host.open(path, known)
         end = min(end, first + self._host.free)
-        if agent.offloading or agent.gone or not end or (agent.host is not None and end <= agent.host.registered):
+        if (
+            self.refusing
+            or agent.offloading
+            or agent.gone
+            or not end
+            or (agent.host is not None and end <= agent.host.registered)
+        ):
             self._host.release(prefix, None)
             self.report(e.OffloadRefused(now_ps / PS_PER_S, agent.name))
             return
@@ -102,7 +111,7 @@ class Copies:
         )
 
     def load(self, job: Job, first: int, end: int, now_ps: int, from_ps: int) -> None:
-        """Give a waiting call the blocks of its prompt up to `end`, those from `first` on by copying. The caller checked the room."""
+        """Give a waiting call its prompt's blocks up to `end`, those from `first` on by copying. There must be room."""
         path = job.path
         hold = job.hold = self._gpu.open(path, first)
         self._gpu.take(hold, end - first)
@@ -138,7 +147,7 @@ class Copies:
         start = min(start, gpu_end)
         room = self._gpu.free - (self._gpu.hits(path, gpu_end, start)[1] if gpu_end > start else 0)
         end = min(end, first + room)
-        if agent.gone or agent.waiting or end <= first:
+        if self.refusing or agent.gone or agent.waiting or end <= first:
             self.report(e.UploadRefused(now_ps / PS_PER_S, agent.name))
             return
         hold = self._gpu.open(path, gpu_end, start) if first == gpu_end else self._gpu.open(path, first, first)
@@ -158,7 +167,11 @@ class Copies:
                 return
             self._gpu.register(hold, path, end)
             upload.ready_ps = at_ps
-            self.report(e.UploadFinished(at_ps / PS_PER_S, agent.name, sum(u.blocks for u in agent.uploads if u.ready_ps is not None)))
+            self.report(
+                e.UploadFinished(
+                    at_ps / PS_PER_S, agent.name, sum(u.blocks for u in agent.uploads if u.ready_ps is not None)
+                )
+            )
 
         self._link.to_gpu(end - first, from_ps, done)
 
@@ -193,7 +206,9 @@ class Copies:
                 upload.cancelled = True
             else:
                 self._give_up(agent, upload)
-        self.report(e.UploadCancelled(now_ps / PS_PER_S, agent.name, sum(u.blocks for u in uploads), held_ps / PS_PER_S))
+        self.report(
+            e.UploadCancelled(now_ps / PS_PER_S, agent.name, sum(u.blocks for u in uploads), held_ps / PS_PER_S)
+        )
 
     def _give_up(self, agent: AgentCache, upload: Upload) -> None:
         self._book(agent, -upload.hold.blocks)
@@ -204,7 +219,7 @@ class Copies:
     def pin(self, agent: AgentCache, until_ps: int) -> None:
         """Hold what is cached of an agent's context until then, or until its next call holds it."""
         agent.pin_until_ps = until_ps
-        if agent.pin is None and agent.context_blocks and not agent.waiting:
+        if agent.pin is None and agent.context_blocks and not agent.waiting and not self.refusing:
             end, _ = self._gpu.hits(agent.path, agent.context_blocks)
             if end:
                 agent.pin = self._gpu.open(agent.path, end)
@@ -222,12 +237,12 @@ class Copies:
         """A tool of the agent started or returned."""
         if agent.owner.stalled == stalled:
             return
-        held = sum(upload.hold.blocks for upload in agent.uploads) + (agent.pin.blocks if agent.pin else 0)
-        self.stalled_held_blocks += held if stalled else -held
+        self.stalled_held_blocks += agent.held_blocks if stalled else -agent.held_blocks
         self._gpu.set_stalled(agent.owner, stalled)
 
     def _book(self, agent: AgentCache, blocks: int) -> None:
         self.held_blocks += blocks
+        agent.held_blocks += blocks
         if agent.owner.stalled:
             self.stalled_held_blocks += blocks
 

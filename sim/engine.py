@@ -1,11 +1,11 @@
 """The engine: continuous batching as vLLM V1 does it, on virtual time, advanced in stretches of equal iterations.
 
-At each *boundary* (the end of a step, or an arrival at an idle engine) it takes in what ended, asks the policy if there is news,
-and schedules: running calls first, then waiting ones. What it schedules is a stretch: as many iterations as go by before
-anything can change. News inside a stretch cuts it at the first step boundary that follows.
+At each *boundary* (the end of a step, or an arrival at an idle engine) it takes in what ended, asks the policy if
+there is news, and schedules: running calls first, then waiting ones. What it schedules is a stretch: as many iterations
+as go by before anything can change. News inside a stretch cuts it at the first step boundary that follows.
 
-Asynchronous scheduling keeps a step ahead: while one runs, the next is scheduled already. So an arrival waits for the end of the
-running and of the scheduled step, and blocks come back one schedule later.
+Asynchronous scheduling keeps a step ahead: while one runs, the next is scheduled already. So an arrival waits for the
+end of the running and of the scheduled step, and blocks come back one schedule later.
 
 `one_by_one` makes every stretch a single iteration; the facts are the same (a test holds them to it).
 """
@@ -15,8 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import ceil
 from typing import NamedTuple
-
-import simpy
 
 from ..policies.controller import Controller
 from ..policies.interface import NATIVE, Hits, Plan
@@ -32,8 +30,7 @@ from .kv import KvPool
 from .link import Link
 from .machine import PS_PER_S, Machine
 from .meter import Meter
-from .moments import BOUNDARY, SCHEDULE, At
-
+from .moments import BOUNDARY, SCHEDULE, At, Clock
 
 SOONEST_WAKE_PS = PS_PER_S // 1000  # a policy that always wants to be asked at once must not stop the clock
 
@@ -74,11 +71,11 @@ class Flight:
 
 
 class Engine:
-    """One simulated vLLM engine. The world calls `arrive`, `tool_started`, `tool_returned`, `app_started`, `app_finished`."""
+    """One simulated vLLM engine. The world tells it of applications, arrivals and tools; it calls `finished`."""
 
     def __init__(
         self,
-        env: simpy.Environment,
+        clock: Clock,
         machine: Machine,
         tree: ContextTree,
         finished: Callable[[Call], None],
@@ -87,7 +84,7 @@ class Engine:
         one_by_one: bool = False,
         step_log: StepLog | None = None,
     ) -> None:
-        self._env = env
+        self._clock = clock
         self._machine = machine
         self._timing = machine.timing()
         self._client_ps = self._timing.client_ps
@@ -105,7 +102,9 @@ class Engine:
         self._meter = Meter(self.gpu, self._copies)
         self._jobs: dict[CallId, Job] = {}
         self._waiting: dict[CallId, Job] = {}
-        self._loaded: dict[CallId, Job] = {}  # of the waiting: those with blocks, in the order in which their loads began
+        self._loaded: dict[
+            CallId, Job
+        ] = {}  # of the waiting: those with blocks, in the order in which their loads began
         self._running: dict[CallId, Job] = {}
         self._prefilling: Job | None = None  # the call in the middle of its prompt; the last of the running ones
         self._agents: dict[AgentId, AgentCache] = {}
@@ -131,7 +130,9 @@ class Engine:
         self._controller = controller
         self._report = self._copies.report = controller.hear
         machine = self._machine
-        self._report(e.RunStarted(self._now_s(), self._size, machine.gpu_blocks, machine.host_blocks, machine.block_bytes))
+        self._report(
+            e.RunStarted(self._now_s(), self._size, machine.gpu_blocks, machine.host_blocks, machine.block_bytes)
+        )
 
     @property
     def iterations(self) -> int:
@@ -150,9 +151,9 @@ class Engine:
         for agent in self._of_app.pop(app):
             agent.gone = True
             self._copies.set_stalled(agent, False)
-            self._copies.cancel(agent, self._env.now)
+            self._copies.cancel(agent, self._clock.now_ps)
             self._unpin(agent)
-            self._copies.forget(agent, self._env.now)
+            self._copies.forget(agent, self._clock.now_ps)
             del self._agents[agent.name]
         self._cut_for_news()
 
@@ -163,7 +164,7 @@ class Engine:
             agent = self._agents[call.agent] = AgentCache(call.agent)
             self._of_app[call.app].append(agent)
         final = -(-(call.prompt.tokens + call.max_output_tokens) // self._size)
-        job = Job(call, agent, context, self._tree.path(context), final, self._env.now)
+        job = Job(call, agent, context, self._tree.path(context), final, self._clock.now_ps)
         self._jobs[call.id] = self._waiting[call.id] = job
         agent.waiting += 1
         if agent.owner.stalled:
@@ -171,9 +172,9 @@ class Engine:
             self._copies.set_stalled(agent, False)
         self._report(e.CallArrived(self._now_s(), request))
         if self._boundary is None:
-            self._act_at(self._env.now)
+            self._act_at(self._clock.now_ps)
         elif self._controller.due or (not self._blocked and self._plan.admit is None):
-            self._cut(self._env.now)
+            self._cut(self._clock.now_ps)
 
     def tool_started(self, call: Call) -> None:
         self._settle()
@@ -208,13 +209,13 @@ class Engine:
 
     def _act_at(self, at_ps: int) -> None:
         self._boundary_ps = at_ps
-        self._boundary = At(self._env, at_ps - self._env.now, BOUNDARY, self._on_boundary)
+        self._boundary = At(self._clock, at_ps - self._clock.now_ps, BOUNDARY, self._on_boundary)
 
     def _on_boundary(self, event: At) -> None:
         if event is not self._boundary:
             return  # a cut took its place
         self._boundary = None
-        now = self._env.now
+        now = self._clock.now_ps
         self._scheduling = True
         self._commit(now)
         if self._link.busy:
@@ -224,7 +225,7 @@ class Engine:
         if self._client_ps:
             self._schedule_at(now)
         else:
-            At(self._env, 0, SCHEDULE, lambda _: self._schedule_at(self._env.now))
+            At(self._clock, 0, SCHEDULE, lambda _: self._schedule_at(self._clock.now_ps))
             self._boundary = event  # arrivals until then need no boundary of their own
 
     def _commit(self, now: int) -> None:
@@ -289,6 +290,7 @@ class Engine:
     def _finish(self, job: Job, at_s: float) -> None:
         agent = job.agent
         del self._jobs[job.id]
+        self._copies.refusing = False
         agent.context = job.context
         agent.path = job.path
         agent.context_blocks = (job.prompt_tokens + job.output_tokens - 1) // self._size
@@ -323,6 +325,8 @@ class Engine:
         step = self._schedule(now)
         if step is None and self._stuck():
             step = self._resolve(now)
+        if step is None and self._starved():
+            self._copies.refusing = True
         if step is not None and self._lag and self._flight is None:
             # nothing runs: this step starts at once, and the next is scheduled behind it
             firsts, finished = self._advance(step)
@@ -365,7 +369,7 @@ class Engine:
         return now if self._controller.due else self._next_timer()
 
     def _next_timer(self) -> int | None:
-        """When something happens of which the world does not tell: a copy ends, the policy wants to be asked, a pin expires."""
+        """When something happens of which the world does not tell: the end of a copy or a pin, the policy's wake-up."""
         at = self._link.next_end_ps if self._link.busy else None
         if self._wake_ps is not None and (at is None or self._wake_ps < at):
             at = self._wake_ps
@@ -400,9 +404,9 @@ class Engine:
             return
         if self._boundary is None:
             if not self._scheduling:
-                self._act_at(self._env.now)
+                self._act_at(self._clock.now_ps)
         else:
-            self._cut(self._env.now)
+            self._cut(self._clock.now_ps)
 
     def _ask(self, now: int) -> None:
         """Ask the policy, and do at once what its plan wants done at once."""
@@ -527,23 +531,24 @@ class Engine:
         at = 0
         while at < len(running):
             job = running[at]
-            at += 1
             if job is self._prefilling:
                 blocks = self._chunk()[1]
             elif job.decoding:
                 blocks = 0 if self._batch.computed(job) % self._size else 1
             else:
-                continue  # its last token is on its way
+                blocks = 0  # its last token is on its way
             while blocks > self.gpu.free:
-                victim = self._victim(running[at - 1 :])
+                victim = self._victim(running[at:])
                 running.remove(victim)
                 self._preempt(victim, now)
                 preempted = True
                 if victim is job:
-                    return True
-            if job is not self._prefilling:
-                self.gpu.allocate(blocks)
-                self._growth_blocks -= blocks
+                    break  # the policy's choice: those behind it still need theirs
+            else:
+                at += 1
+                if job is not self._prefilling:
+                    self.gpu.allocate(blocks)
+                    self._growth_blocks -= blocks
         return preempted
 
     def _victim(self, candidates: list[Job]) -> Job:
@@ -572,6 +577,8 @@ class Engine:
         job.computed = 0
         job.agent.waiting += 1
         self._waiting = {job.id: job, **self._waiting}
+        if self._copies.held_blocks:
+            self._copies.refusing = True
         self._report(e.CallPreempted(now / PS_PER_S, job.id, generated))
 
     # -- admission
@@ -673,8 +680,14 @@ class Engine:
         """Nothing runs, nothing is on its way, and yet calls wait."""
         return self._flight is None and bool(self._waiting) and not self._running and self._link.next_end_ps is None
 
+    def _starved(self) -> bool:
+        """Nothing runs, and the calls that wait do not wait for a copy of their own."""
+        if self._flight is not None or self._running or not self._waiting:
+            return False
+        return not any(job.state is State.LOADING or self._awaits_copy(job) for job in self._waiting.values())
+
     def _resolve(self, now: int) -> Step | None:
-        """Get a stuck engine going: give up what is held ahead of time, then loaded calls' blocks, then the policy's order."""
+        """Get a stuck engine going: give up what is held ahead of time, then loaded calls' blocks, then the plan."""
         for agent in list(self._agents.values()):
             self._copies.cancel(agent, now)
             self._unpin(agent)
@@ -689,7 +702,9 @@ class Engine:
         self._plan = kept
         if step is None and self._link.next_end_ps is None:
             job = next(iter(self._waiting.values()))
-            raise EngineError(f"call {job.id!r}: {job.target} tokens do not fit into {self.gpu.blocks} blocks of {self._size}")
+            raise EngineError(
+                f"call {job.id!r}: {job.target} tokens do not fit into {self.gpu.blocks} blocks of {self._size}"
+            )
         return step
 
     def _unload(self, job: Job) -> None:
@@ -706,11 +721,10 @@ class Engine:
 
     def _settle(self) -> None:
         """Bring the pool and the meter up to now, inside a stretch."""
-        self._growth_blocks -= self._meter.settle(self._env.now, self._batch)
+        self._growth_blocks -= self._meter.settle(self._clock.now_ps, self._batch)
 
     def _now_s(self) -> float:
-        now: int = self._env.now
-        return now / PS_PER_S
+        return self._clock.now_ps / PS_PER_S
 
     def _log(self, now: int, prefill: dict[Job, int]) -> None:
         assert self._step_log is not None

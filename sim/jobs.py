@@ -22,12 +22,14 @@ class Job:
     """A call from its arrival to its end."""
 
     __slots__ = (
-        "agent", "arrived_ps", "call", "computed", "context", "decoding", "final_blocks", "generated", "gpu_hit_tokens", "hold",
-        "host_hit_tokens", "id", "joined", "last_iteration", "order", "output_tokens", "path", "prompt_tokens", "seen", "started",
-        "state", "target",
+        "agent", "arrived_ps", "call", "computed", "context", "decoding", "final_blocks", "gpu_hit_tokens", "hold",
+        "host_hit_tokens", "id", "joined", "last_iteration", "order", "output_tokens", "path", "prompt_tokens", "seen",
+        "started", "state", "target",
     )  # fmt: skip
 
-    def __init__(self, call: Call, agent: AgentCache, context: Context, path: Path, final_blocks: int, arrived_ps: int) -> None:
+    def __init__(
+        self, call: Call, agent: AgentCache, context: Context, path: Path, final_blocks: int, arrived_ps: int
+    ) -> None:
         self.call = call
         self.id = call.id
         self.agent = agent
@@ -41,7 +43,6 @@ class Job:
         self.hold: Hold | None = None
         self.started = False  # was admitted before
         self.seen = False  # its first token came
-        self.generated = 0  # tokens scheduled before its last preemption
         self.target = self.prompt_tokens  # tokens that a prefill has to compute: the prompt, and what was generated
         self.computed = 0  # tokens with KV; while it decodes, those at the time it joined
         self.decoding = False
@@ -55,7 +56,21 @@ class Job:
 class AgentCache:
     """What the engine keeps for an agent: its latest finished context, and the copies that are held for it."""
 
-    __slots__ = ("context", "context_blocks", "gone", "host", "name", "offloading", "owner", "path", "pin", "pin_until_ps", "uploads", "waiting")
+    __slots__ = (
+        "context",
+        "context_blocks",
+        "gone",
+        "held_blocks",
+        "host",
+        "name",
+        "offloading",
+        "owner",
+        "path",
+        "pin",
+        "pin_until_ps",
+        "uploads",
+        "waiting",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -69,6 +84,7 @@ class AgentCache:
         self.pin: Hold | None = None
         self.pin_until_ps = 0
         self.waiting = 0  # calls in the queue
+        self.held_blocks = 0  # on the GPU, for it: by its pin, its uploads, and the offload and cancelled ones under way
         self.gone = False  # its application ended
 
 

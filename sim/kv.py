@@ -7,9 +7,8 @@ The rules (vLLM 0.26 to 0.32, `BlockPool` and `KVCacheManager`):
 - a released block that is registered goes to the end of the free queue, any other one to its front; a holder releases
   its last block first; blocks are handed out from the front; a hit takes a block out of the queue wherever it is.
 
-A *run* is a stretch of blocks of one node that have the same holders and lie side by side in the free queue. Blocks that
-are not registered have no identity: those in the free queue are one number, `blank`. A run in the queue gives up its last block
-first.
+A *run* is a stretch of blocks of one node that have the same holders and lie side by side in the free queue, from which
+it gives up its last block first. Blocks that are not registered have no identity: those that are free are one number.
 """
 
 from __future__ import annotations
@@ -83,7 +82,7 @@ class KvPool:
     # -- questions
 
     def hits(self, path: Path, limit: int, start: int = 0) -> tuple[int, int]:
-        """The end of the longest registered stretch from block `start` on, at most `limit`; and how many of it are free."""
+        """The end of the longest registered stretch from block `start` on, at most `limit`; and how many are free."""
         at = start
         idle = 0
         side = self._side
@@ -118,7 +117,6 @@ class KvPool:
         """Hold the registered blocks `start` … `end − 1`, which the caller has just found."""
         hold = Hold(start)
         at = start
-        side = self._side
         for node, _, upto in path:
             if upto <= at:
                 continue
@@ -218,7 +216,7 @@ class KvPool:
         hold.registered = hold.start
 
     def drop(self, hold: Hold, owner: Owner | None) -> int:
-        """Give everything back, and forget what nobody else holds: those blocks are handed out first. How many they are."""
+        """Give everything back, and forget what nobody else holds: those blocks go first. How many they are."""
         dropped = 0
         for first, end in reversed(hold.runs):
             chain = [first]
@@ -413,7 +411,8 @@ class KvPool:
 
     def _unlink_keep(self, run: Run) -> None:
         ahead, behind = run.ahead, run.behind
-        assert ahead is not None and behind is not None
+        assert ahead is not None
+        assert behind is not None
         ahead.behind = behind
         behind.ahead = ahead
         run.ahead = run.behind = None

@@ -1,7 +1,7 @@
 """Integrals over time of what the GPU's blocks are used for; and the blocks that a stretch takes on its way.
 
-A stretch books its first iteration's blocks when it is scheduled. Those of the later ones are booked here, each at the boundary at
-which that iteration is scheduled, when somebody looks.
+A stretch books its first iteration's blocks when it is scheduled. Those of the later ones are booked here, each at the
+boundary at which that iteration is scheduled, when somebody looks.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Meter:
         return taken
 
     def finish(self, now_ps: int, iterations: int, batch: Batch) -> int:
-        """The stretch, if there is one, ends now after so many iterations. How many blocks it took since the last look."""
+        """The stretch, if there is one, ends now after so many iterations. How many blocks it took since settled."""
         taken = 0
         pace = self._pace
         if pace is not None:
@@ -85,7 +85,12 @@ class Meter:
         """The integrals up to the last settled time."""
         at = self._at_ps
         return Occupied(
-            at / PS_PER_S, self._used / PS_PER_S, self._stalled / PS_PER_S, self._held / PS_PER_S, self._busy_ps / PS_PER_S, steps
+            at / PS_PER_S,
+            self._used / PS_PER_S,
+            self._stalled / PS_PER_S,
+            self._held / PS_PER_S,
+            self._busy_ps / PS_PER_S,
+            steps,
         )
 
     def _integrate(self, at_ps: int) -> None:

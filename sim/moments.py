@@ -1,4 +1,4 @@
-"""Points in simulated time, and what comes first when several things happen at once."""
+"""Simulated time, and what comes first when several things happen at once."""
 
 from __future__ import annotations
 
@@ -6,21 +6,32 @@ from collections.abc import Callable
 from typing import Any
 
 import simpy
+from simpy.events import EventPriority
 
-# SimPy priorities: the world acts first, then a step ends, then the calls arrive that follow at once, then the engine schedules.
-ARRIVALS = 1
-BOUNDARY = 2
-LATE_ARRIVALS = 3
-SCHEDULE = 4
+# The world acts first, then a step ends, then the calls arrive that follow at once, then the engine schedules.
+ARRIVALS = EventPriority(1)
+BOUNDARY = EventPriority(2)
+LATE_ARRIVALS = EventPriority(3)
+SCHEDULE = EventPriority(4)
+
+
+class Clock(simpy.Environment):
+    """SimPy's environment, on whole picoseconds: sums of times are exact, in whatever order they are added."""
+
+    @property
+    def now_ps(self) -> int:
+        now = self._now
+        assert isinstance(now, int)
+        return now
 
 
 class At(simpy.Event):
-    """Calls `act` after `delay_ps`. Like `simpy.Timeout` triggered from the start, but with a priority among equals."""
+    """Calls `act` after `delay_ps`. A `simpy.Timeout`, triggered from the start, with a priority among equals."""
 
-    def __init__(self, env: simpy.Environment, delay_ps: int, priority: int, act: Callable[[Any], None]) -> None:
-        self.env = env
+    def __init__(self, clock: Clock, delay_ps: int, priority: EventPriority, act: Callable[[Any], None]) -> None:
+        self.env = clock
         self.callbacks = [act]
         self._value = None
         self._ok = True
         self._defused = False
-        env.schedule(self, priority, delay_ps)
+        clock.schedule(self, priority, delay_ps)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
-
-import simpy
+from typing import NamedTuple
 
 from ..policies.controller import Controller, Sink
 from ..policies.interface import Policy
@@ -15,7 +13,8 @@ from ..traces.errors import EngineError
 from .content import ContextTree
 from .engine import Engine, StepLog
 from .kv import KvPool
-from .machine import Machine
+from .machine import PS_PER_S, Machine
+from .moments import Clock
 from .workload import Workload
 
 Progress = Callable[[int, float], None]
@@ -52,17 +51,19 @@ def simulate(
     `PolicyError` for a plan that means nothing.
     """
     began = time.perf_counter()
-    env: Any = simpy.Environment(0)
+    clock = Clock(0)
     tree = ContextTree(machine.block_tokens)
-    workload = Workload(env, _checked(applications, machine), tree, machine.timing().client_ps)
-    finished = workload.finished if progress is None else _with_progress(workload, env, progress)
-    engine = Engine(env, machine, tree, finished, pool=pool, one_by_one=one_by_one, step_log=step_log)
+    workload = Workload(clock, _checked(applications, machine), tree, machine.timing().client_ps)
+    finished = workload.finished if progress is None else _with_progress(workload, clock, progress)
+    engine = Engine(clock, machine, tree, finished, pool=pool, one_by_one=one_by_one, step_log=step_log)
     controller = Controller(policy, machine.beliefs(), engine, sinks, journal)
     engine.start(controller)
     workload.start(engine)
-    env.run(until=workload.done)
+    clock.run(until=workload.done)
     engine.stop()
-    return RunStats(controller.policy_s, time.perf_counter() - began, workload.applications, workload.calls, engine.iterations)
+    return RunStats(
+        controller.policy_s, time.perf_counter() - began, workload.applications, workload.calls, engine.iterations
+    )
 
 
 def problem(application: Application, machine: Machine) -> str | None:
@@ -70,7 +71,8 @@ def problem(application: Application, machine: Machine) -> str | None:
     for call in application.calls:
         tokens = call.prompt.tokens + call.max_output_tokens
         if tokens > machine.max_context_tokens:
-            return f"call {call.id!r}: {tokens} tokens of prompt and answer, but the model's context is {machine.max_context_tokens}"
+            limit = machine.max_context_tokens
+            return f"call {call.id!r}: {tokens} tokens of prompt and answer, but the model's context is {limit}"
         blocks = -(-_stored(call) // machine.block_tokens)
         if blocks > machine.gpu_blocks:
             return f"call {call.id!r}: {tokens} tokens need {blocks} blocks, but the GPU has {machine.gpu_blocks}"
@@ -94,10 +96,10 @@ def _checked(applications: Iterable[Application], machine: Machine) -> Iterable[
         yield application
 
 
-def _with_progress(workload: Workload, env: simpy.Environment, progress: Progress) -> Callable[[Call], None]:
+def _with_progress(workload: Workload, clock: Clock, progress: Progress) -> Callable[[Call], None]:
     def finished(call: Call) -> None:
         workload.finished(call)
         if workload.calls % CALLS_BETWEEN_PROGRESS == 0:
-            progress(workload.applications, env.now / 1e12)
+            progress(workload.applications, clock.now_ps / PS_PER_S)
 
     return finished

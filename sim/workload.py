@@ -17,7 +17,7 @@ from ..traces.events import Request, ToolHint
 from .content import Context, ContextTree, Node
 from .engine import Engine
 from .machine import PS_PER_S
-from .moments import ARRIVALS, LATE_ARRIVALS, At
+from .moments import ARRIVALS, LATE_ARRIVALS, At, Clock
 
 
 class Play:
@@ -36,8 +36,8 @@ class Play:
                 self.followers[before].append(call)
         self.continued: dict[CallId, int] = {}  # by call, how many tokens of its context later prompts continue
         for call in app.calls:
-            if (before := call.prompt.extends) is not None:
-                self.continued[before] = max(call.prompt.keep_tokens, self.continued.get(before, 0))
+            if (extended := call.prompt.extends) is not None:
+                self.continued[extended] = max(call.prompt.keep_tokens, self.continued.get(extended, 0))
         self.contexts: dict[CallId, Context] = {}
         self.nodes: list[Node] = []  # held until the application ends
 
@@ -48,8 +48,8 @@ class Workload:
     Calls that arrive at the same time arrive in the order of the trace.
     """
 
-    def __init__(self, env: simpy.Environment, applications: Iterable[Application], tree: ContextTree, client_ps: int) -> None:
-        self._env = env
+    def __init__(self, clock: Clock, applications: Iterable[Application], tree: ContextTree, client_ps: int) -> None:
+        self._clock = clock
         self._coming: Iterator[Application] = iter(applications)
         self._tree = tree
         self._client_ps = client_ps
@@ -59,7 +59,7 @@ class Workload:
         self._arrivals_priority = ARRIVALS if client_ps else LATE_ARRIVALS
         self._exhausted = False
         self._engine: Engine
-        self.done = env.event()
+        self.done = clock.event()
         self._begun = 0
         self.applications = 0  # that ended
         self.calls = 0
@@ -93,11 +93,11 @@ class Workload:
 
     def _send(self, call: Call) -> None:
         delay = _ps(call.pause_s) + self._client_ps
-        heappush(self._due, (self._env.now + delay, self._plays[call.app].order[call.id], call))
-        At(self._env, delay, self._arrivals_priority, self._arrivals)
+        heappush(self._due, (self._clock.now_ps + delay, self._plays[call.app].order[call.id], call))
+        At(self._clock, delay, self._arrivals_priority, self._arrivals)
 
     def _arrivals(self, _: simpy.Event) -> None:
-        while self._due and self._due[0][0] <= self._env.now:
+        while self._due and self._due[0][0] <= self._clock.now_ps:
             self._arrive(heappop(self._due)[2])
 
     def _arrive(self, call: Call) -> None:
@@ -123,9 +123,11 @@ class Workload:
             if not self._plays:
                 self.done.succeed()
             return
-        due = _ps(app.arrival_s) - self._env.now
+        due = _ps(app.arrival_s) - self._clock.now_ps
         if due < 0:
-            raise TraceError(f"application {app.id!r}: arrival_s: expected no earlier than the one before it, got {app.arrival_s}")
+            raise TraceError(
+                f"application {app.id!r}: arrival_s: expected no earlier than the one before it, got {app.arrival_s}"
+            )
         self._later(due, self._begin, app)
 
     def _begin(self, app: Application) -> None:
@@ -149,7 +151,7 @@ class Workload:
             self.done.succeed()
 
     def _later(self, delay_ps: int, act: Callable[[Any], None], what: object) -> None:
-        At(self._env, delay_ps, ARRIVALS, lambda _: act(what))
+        At(self._clock, delay_ps, ARRIVALS, lambda _: act(what))
 
 
 def cut(segments: Iterable[Segment], tokens: int) -> tuple[list[Segment], list[Segment]]:
@@ -169,7 +171,9 @@ def cut(segments: Iterable[Segment], tokens: int) -> tuple[list[Segment], list[S
 def request_of(call: Call) -> Request:
     """What is known of a call when it arrives: nothing of its tools' true durations, nor of its answer's length."""
     tools = tuple(ToolHint(tool.kind, tool.declared_s) for tool in call.tools)
-    return Request(call.id, call.app, call.agent, call.agent_type, call.prompt.tokens, call.max_output_tokens, tools, call.hints)
+    return Request(
+        call.id, call.app, call.agent, call.agent_type, call.prompt.tokens, call.max_output_tokens, tools, call.hints
+    )
 
 
 def _ps(seconds: float) -> int:

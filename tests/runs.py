@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import simpy
 from oracle.blocks import BlockPool
-from tokencake.policies.controller import Controller
+
 from tokencake.policies.interface import Policy
 from tokencake.sim.content import ContextTree
-from tokencake.sim.engine import Engine
 from tokencake.sim.kv import KvPool
 from tokencake.sim.machine import Machine
 from tokencake.sim.simulate import simulate
-from tokencake.sim.workload import Workload
-from tokencake.traces.apps import Application
+from tokencake.traces.apps import Application, Call, Prompt, Segment
 
 Record = Any  # a fact, or what was planned
 MakePolicy = Callable[[], Policy]
@@ -36,7 +33,9 @@ def play(
     return records
 
 
-def assert_the_same_by_all_structures(applications: tuple[Application, ...], make: MakePolicy, machine: Machine) -> list[Record]:
+def assert_the_same_by_all_structures(
+    applications: tuple[Application, ...], make: MakePolicy, machine: Machine
+) -> list[Record]:
     """Stretches, single iterations and single blocks: the same records. Which ones."""
     fast = play(applications, make, machine)
     assert_equal(fast, play(applications, make, machine, one_by_one=True))
@@ -52,23 +51,24 @@ def assert_equal(records: list[Record], others: list[Record]) -> None:
 
 
 class Rest(NamedTuple):
-    """An engine after its run, when nothing is on its way any more."""
+    """What is left when the last application has ended and nothing is on its way any more."""
 
-    engine: Engine
-    tree: ContextTree
+    gpu: KvPool
+    host: KvPool
     records: list[Record]
 
 
-def play_to_rest(applications: Iterable[Application], policy: Policy, machine: Machine, pool: type[KvPool] = KvPool) -> Rest:
-    """As `simulate`, then on until no event is left. The policy must not want to be woken when there are no agents."""
-    records: list[Record] = []
-    env: Any = simpy.Environment(0)
-    tree = ContextTree(machine.block_tokens)
-    workload = Workload(env, applications, tree, machine.timing().client_ps)
-    engine = Engine(env, machine, tree, workload.finished, pool=pool)
-    engine.start(Controller(policy, machine.beliefs(), engine, (), records.append))
-    workload.start(engine)
-    env.run(until=workload.done)
-    env.run()
-    engine.stop()
-    return Rest(engine, tree, records)
+def play_to_rest(applications: tuple[Application, ...], make: MakePolicy, machine: Machine, idle_s: float) -> Rest:
+    """Play, then let the engine stand idle for about that long, until a last call that holds no full block comes and goes."""
+    pools: list[KvPool] = []
+
+    class Kept(KvPool):
+        def __init__(self, tree: ContextTree, blocks: int, side: int = 0) -> None:
+            super().__init__(tree, blocks, side)
+            pools.append(self)
+
+    end_s = play(applications, make, machine)[-1].at_s
+    call = Call("last/call", "last", "last/agent", "last", Prompt((Segment("last/x", 0, 1),), tokens=1), 1, 1)
+    records = play((*applications, Application("last", end_s + idle_s, (call,))), make, machine, pool=Kept)
+    gpu, host = pools
+    return Rest(gpu, host, records)

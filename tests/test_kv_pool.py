@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 from oracle.blocks import BlockHold, BlockPool
+
 from tokencake.sim.content import Context, ContextTree, Node, Path
 from tokencake.sim.kv import Hold, KvPool, Owner, Run
 from tokencake.traces.apps import Segment
@@ -68,7 +69,8 @@ class Twins:
         else:
             bases = self.fast_tree.empty, self.plain_tree.empty
         segments = [
-            Segment(rng.choice("xy"), rng.choice((0, 0, 0, 1, 5)), rng.randint(1, self.longest)) for _ in range(rng.randint(1, 2))
+            Segment(rng.choice("xy"), rng.choice((0, 0, 0, 1, 5)), rng.randint(1, self.longest))
+            for _ in range(rng.randint(1, 2))
         ]
         fast, plain = self.fast_tree.follow(bases[0], segments), self.plain_tree.follow(bases[1], segments)
         paths = self.fast_tree.path(fast), self.plain_tree.path(plain)
@@ -180,7 +182,17 @@ class Twins:
         assert self.fast.spares_stalled(blocks) == (not any(stalled[:blocks]))
 
     def step(self) -> None:
-        acts = (self.open, self.open, self.fill, self.fill, self.fill, self.take, self.register, self.release, self.release)
+        acts = (
+            self.open,
+            self.open,
+            self.fill,
+            self.fill,
+            self.fill,
+            self.take,
+            self.register,
+            self.release,
+            self.release,
+        )
         rare = (self.write, self.erase, self.drop, self.expose, self.stall)
         self.rng.choice((*acts, *acts, *rare))()
         self.compare()
@@ -207,9 +219,13 @@ def check_whole(pool: KvPool, side: int) -> None:
     runs = [run for node in nodes for run in (*node.runs[side], *node.extra[side])]
     for node in nodes:
         found = node.runs[side]
-        assert all(a.end <= b.first for a, b in zip(found, found[1:], strict=False)), "found runs are disjoint and in order"
+        assert all(a.end <= b.first for a, b in zip(found, found[1:], strict=False)), (
+            "found runs are disjoint and in order"
+        )
         known = {block for run in found for block in range(run.first, run.end)}
-        assert all(block in known for copy in node.extra[side] for block in range(copy.first, copy.end)), "copies have an elder"
+        assert all(block in known for copy in node.extra[side] for block in range(copy.first, copy.end)), (
+            "copies have an elder"
+        )
         assert all(run.found for run in found)
         assert not any(copy.found for copy in node.extra[side])
     queue = _queue(pool)

@@ -1,6 +1,7 @@
 """Policies in the simulator: whatever is switched off, every application ends; equal facts give equal plans."""
 
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
@@ -103,12 +104,12 @@ class Recorded:
     "spec", ["tokencake:prefix_affinity=off", "tokencake-time", "tokencake-space:prefix_affinity=off"]
 )
 def test_recorded_facts_give_the_recorded_plans(spec, apps):
-    journal: list[object] = []
+    journal: list[Any] = []
     machine = load_machine("a800-qwen2.5-14b", ["gpu_blocks=1500"])
     simulate(iter(apps), load_policy(spec), machine, [], journal=journal.append)
     policy, cache = load_policy(spec), Recorded()
     ledger = Ledger(machine.beliefs(), cache)
-    news: list[object] = []
+    news: list[e.Fact] = []
     plans = 0
     for i, fact in enumerate(journal):
         if isinstance(fact, e.Asked):

@@ -140,7 +140,7 @@ def test_the_next_save_counts_on_what_the_host_has():
 def test_a_save_is_the_longest_that_comes_back_in_time(most, has, remaining_s):
     costs, rules = LinearCosts(0.0005, 0.0001, 0.0, 0.0), Rules()
 
-    def in_time(blocks: int) -> bool:
+    def in_time(blocks):
         t = costs.offload_s(blocks - has) + costs.upload_s(blocks)
         return remaining_s - t >= max(0.05, 2 * t)
 

@@ -99,3 +99,13 @@ def test_with_a_first_come_queue_uploads_take_what_the_queue_leaves():
     story.growth_blocks = 5
     story.arrives("b/call", prompt_tokens=320)
     assert policy.plan(story.view()).upload == (Move("a/main", 35),)
+
+
+def test_nothing_is_brought_back_in_a_step_that_saves():
+    story, policy = saved()
+    story.now_s = 9.0
+    story.runs("b/call", prompt_tokens=160, agent="b/main", hints=SAVEABLE)
+    story.tool_starts("b/call")
+    plan = policy.plan(story.view())
+    assert (plan.offload, plan.upload) == ((Move("b/main", 10),), ())
+    assert policy.plan(story.view()).upload == (Move("a/main", 50),)

@@ -29,7 +29,7 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt: the first `keep_tokens` tokens of an earlier call's context (its prompt, then its answer), then segments."""
+    """A prompt: the first `keep_tokens` tokens of an earlier call's context (prompt, then answer), then segments."""
 
     segments: tuple[Segment, ...]
     extends: CallId | None = None

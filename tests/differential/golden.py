@@ -16,6 +16,8 @@ from typing import Any
 
 from oracle.play import Step
 
+from tokencake.traces.apps import Call
+
 from .workloads import Workload, published, workload
 
 FOLDER = Path(__file__).parent.parent / "golden"
@@ -77,21 +79,19 @@ def steps_digest(steps: Iterable[Step]) -> str:
 
 
 def workload_digest(made: Workload) -> str:
-    """SHA-256 of all that an engine sees of a workload: hints and names of agents do not count."""
-    calls = [
-        (
-            application.arrival_s,
-            call.id,
-            call.prompt,
-            call.output_tokens,
-            call.after,
-            call.pause_s,
-            [tool.duration_s for tool in call.tools],
-        )
-        for application in made.applications
-        for call in application.calls
-    ]
-    return hashlib.sha256(repr((calls, made.machine)).encode()).hexdigest()
+    """SHA-256 of all of a workload that steps depend on."""
+    machine, timing = made.machine, made.machine.timing()
+    limits = (machine.gpu_blocks, machine.block_tokens, machine.step_budget_tokens, machine.max_running)
+    costs = (timing.step_ps, timing.prefill_token_ps, timing.attention_ps, timing.decode_call_ps)
+    rest = (timing.context_token_ps, timing.client_ps, machine.asynchronous)
+    calls = [(application.arrival_s, *_facts(call)) for application in made.applications for call in application.calls]
+    return hashlib.sha256(json.dumps((limits, costs, rest, calls)).encode()).hexdigest()
+
+
+def _facts(call: Call) -> tuple[object, ...]:
+    prompt = (call.prompt.extends, call.prompt.keep_tokens, call.prompt.segments)
+    tools_s = [tool.duration_s for tool in call.tools]
+    return call.id, prompt, call.output_tokens, call.after, call.pause_s, tools_s
 
 
 def _path(name: str) -> Path:

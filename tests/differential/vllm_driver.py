@@ -24,8 +24,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from oracle.play import Piece, Schedule, Step, play
 from oracle.tokens import Tokens
-from tokencake.sim.machine import Machine
-from tokencake.traces.apps import Application, Call, CallId
 from vllm.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig, VllmConfig
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -36,6 +34,9 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCache
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
+
+from tokencake.sim.machine import Machine
+from tokencake.traces.apps import Application, Call, CallId
 
 # Any small architecture that vLLM knows: the scheduler only wants a context length and a vocabulary.
 LONGEST_CONTEXT_TOKENS = 1 << 20
@@ -128,7 +129,8 @@ class VllmEngine:
         return Piece(call, tokens, computed, computed >= self._targets[call])
 
     def _next_token(self, call: CallId) -> int:
-        return self._answers[call][self.scheduler.requests[call].num_output_tokens]
+        generated: int = self.scheduler.requests[call].num_output_tokens
+        return self._answers[call][generated]
 
     def _observe(self) -> None:
         """Counts evictions and notes preemptions, by wrapping two methods of the instances."""
@@ -151,7 +153,9 @@ class VllmEngine:
 
 def finished(outputs: Mapping[int, EngineCoreOutputs]) -> list[CallId]:
     """The calls that these outputs end, in order."""
-    return [out.request_id for of_client in outputs.values() for out in of_client.outputs if out.finish_reason is not None]
+    return [
+        out.request_id for of_client in outputs.values() for out in of_client.outputs if out.finish_reason is not None
+    ]
 
 
 def _scheduler(machine: Machine) -> Scheduler:

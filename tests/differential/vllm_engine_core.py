@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from oracle.play import Clients, step_ps
-from tokencake.sim.machine import Machine
-from tokencake.traces.apps import Application, CallId
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.outputs import ModelRunnerOutput
+
+from tokencake.sim.machine import Machine
+from tokencake.traces.apps import Application, CallId
 
 from .vllm_driver import VllmEngine, finished
 

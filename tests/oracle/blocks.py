@@ -57,7 +57,9 @@ class BlockPool:
         self.blocks = blocks
         self.evicted = 0
         self.nameless: list[Block] = []  # handed out, not yet booked by a holder
-        self._queue: OrderedDict[int, Block] = OrderedDict((id(block), block) for block in [Block() for _ in range(blocks)])
+        self._queue: OrderedDict[int, Block] = OrderedDict(
+            (id(block), block) for block in [Block() for _ in range(blocks)]
+        )
         self._known: dict[Key, list[Block]] = {}  # copies of a block, first registered first
         self._stalled: list[Owner] = []
 

@@ -181,12 +181,9 @@ class Scheduler:
     def _admit(self, budget: int) -> list[tuple[Job, int, int]]:
         """Waiting calls, first come first served: each with its tokens in this step and the blocks that it hit."""
         admitted: list[tuple[Job, int, int]] = []
-        passed_over: list[Job] = []
         while self._waiting and budget and len(self._running) < self._machine.max_running:
             job = self._waiting[0]
-            if job.stale:  # its tokens in flight must arrive first; the calls behind it need not wait for that
-                passed_over.append(self._waiting.popleft())
-                continue
+            assert not job.stale  # what was in flight when it was preempted ended before this schedule
             hits = self._hits(job)
             if self._blocks(len(job.tokens)) - len(hits) + sum(not hit.users for hit in hits) > len(self._pool.free):
                 break
@@ -202,7 +199,6 @@ class Scheduler:
             self._running.append(job)
             admitted.append((job, tokens, len(hits)))
             budget -= tokens
-        self._waiting.extendleft(reversed(passed_over))
         return admitted
 
     def _hits(self, job: Job) -> list[Block]:

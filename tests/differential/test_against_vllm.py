@@ -1,0 +1,106 @@
+"""The oracle and vLLM's own scheduler, side by side in virtual time: every record of every step is equal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an environment of its own")
+
+from oracle import scheduler as oracle
+from oracle.play import Step
+from oracle.scheduler import Block, BlockPool
+
+from tokencake.traces.apps import CallId
+
+from . import vllm_driver, vllm_engine_core
+from .workloads import Workload, published, workload
+
+SEEDS = range(240)
+
+
+def assert_equal(made: Workload) -> list[Step]:
+    """Runs both and returns the steps."""
+    steps = []
+    for ours, vllms in zip(oracle.simulate(*made), vllm_driver.simulate(*made), strict=True):
+        assert ours == vllms
+        steps.append(ours)
+    return steps
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_step_is_equal(seed: int) -> None:
+    made = workload(seed)
+    steps = assert_equal(made)
+    assert sorted(call for step in steps for call in step.finished) == sorted(
+        call.id for application in made.applications for call in application.calls
+    )
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["synchronous", "asynchronous"])
+def test_every_step_of_the_published_workload_is_equal(asynchronous: bool) -> None:
+    made = published(asynchronous)
+    steps = assert_equal(made)
+    assert sum(len(step.finished) for step in steps) == 24 * 27
+    assert steps[-1].evicted_blocks > 0
+    assert any(step.preempted for step in steps)
+
+
+@pytest.mark.parametrize("seed", range(0, 240, 4))
+def test_steps_are_scheduled_when_vllms_engine_loop_schedules_them(seed: int) -> None:
+    made = workload(seed)
+    assert vllm_engine_core.executed(*made) == [
+        (step.scheduled_ps, step.start_ps, step.end_ps, step.tokens) for step in oracle.simulate(*made) if step.tokens
+    ]
+
+
+def test_the_workloads_reach_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: Counter[str] = Counter()
+    cache = BlockPool.cache
+
+    def counted(pool: BlockPool, block: Block, block_hash: int) -> None:
+        seen["duplicates"] += pool.cached(block_hash) is not None
+        cache(pool, block, block_hash)
+
+    monkeypatch.setattr(BlockPool, "cache", counted)
+    for seed in SEEDS:
+        made = workload(seed)
+        steps = list(oracle.simulate(*made))
+        seen["asynchronous" if made.machine.asynchronous else "synchronous"] += 1
+        seen["evictions"] += steps[-1].evicted_blocks
+        seen["hits"] += sum(hits for step in steps for _, hits in step.admitted)
+        seen["preemptions"] += sum(len(step.preempted) for step in steps)
+        seen["steps that only preempt"] += sum(not step.tokens for step in steps)
+        seen["full batches"] += any(len(step.tokens) == made.machine.max_running > 1 for step in steps)
+        seen.update(coming_and_going(steps))
+    enough = {
+        "asynchronous": 80,
+        "synchronous": 80,
+        "evictions": 10_000,
+        "hits": 10_000,
+        "preemptions": 300,
+        "duplicates": 300,
+        "chunked prefills": 300,
+        "finished while waiting": 5,
+        "steps that only preempt": 1,
+        "full batches": 20,
+    }
+    assert {name: seen[name] for name, least in enough.items() if seen[name] < least} == {}
+
+
+def coming_and_going(steps: Iterable[Step]) -> Iterator[str]:
+    """What became of calls whose prompts do not fit into one step, or that were preempted."""
+    prefilling: set[CallId] = set()
+    ended: set[CallId] = set()
+    for step in steps:
+        for call in prefilling:
+            if step.tokens.get(call, 0) > 1:
+                yield "chunked prefills"
+        prefilling.update(call for call, _ in step.admitted)
+        prefilling = {call for call in prefilling if step.tokens.get(call, 0) > 1}
+        for call in step.preempted:
+            if call in ended:  # by a token that was in flight: the step before this one ended after it was scheduled
+                yield "finished while waiting"
+        ended.update(step.finished)
