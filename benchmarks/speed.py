@@ -34,7 +34,7 @@ SHAPES = {
     "coding": "64 recorded coding conversations, 40,000 and 400,000 blocks",
     "chat": "synthetic calls of 1,000 + 200 tokens, about 10 at a time, streamed",
 }
-CHAT_RATE = 6.5  # a second: keeps about ten calls in the batch of an A800 with a 14B model
+CHAT_RATE = 1.8  # a second: keeps about ten calls in the batch of an A800 with a 14B model
 REPEATS = 3
 
 

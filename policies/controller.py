@@ -86,7 +86,10 @@ class Controller:
         return hits
 
     def shared_blocks(self, call: str) -> int:
-        return self._cache.shared_blocks(call)
+        blocks = self._cache.shared_blocks(call)
+        if self._journal is not None:
+            self._journal(e.AskedShared(self._ledger.now_s, call, blocks))
+        return blocks
 
     def _check(self, plan: Plan) -> None:
         name = self._name

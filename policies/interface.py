@@ -138,7 +138,7 @@ class View(Protocol):
     @property
     def free_blocks(self) -> int: ...  # those in nobody's use, cached or not
     @property
-    def growth_blocks(self) -> int: ...  # that the running calls will yet take until their declared budgets
+    def growth_blocks(self) -> int: ...  # that running and loading calls will yet take until their declared budgets
     @property
     def host_blocks(self) -> int: ...
     @property

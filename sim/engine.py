@@ -12,7 +12,8 @@ end of the running and of the scheduled step, and blocks come back one schedule 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from math import ceil
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ from .machine import PS_PER_S, Machine
 from .meter import Meter
 from .moments import BOUNDARY, SCHEDULE, At, Clock
 
-SOONEST_WAKE_PS = PS_PER_S // 1000  # a policy that always wants to be asked at once must not stop the clock
+SOONEST_PS = PS_PER_S // 1000  # a wake-up or the end of a pin comes no sooner: a policy must not stop the clock
 
 
 class Scheduled(NamedTuple):
@@ -414,7 +415,7 @@ class Engine:
             e.Polled(now / PS_PER_S, self._batch.iteration, self.gpu.free, self._growth_blocks, self.host.free)
         )
         self._plan = plan
-        self._wake_ps = None if plan.wake_at_s is None else max(now + SOONEST_WAKE_PS, ceil(plan.wake_at_s * PS_PER_S))
+        self._wake_ps = None if plan.wake_at_s is None else max(now + SOONEST_PS, ceil(plan.wake_at_s * PS_PER_S))
         if plan is not NATIVE:
             self._apply(plan, now)
 
@@ -434,8 +435,9 @@ class Engine:
             if (agent := self._agents.get(move.agent)) is not None:
                 copies.offload(agent, move, now, from_ps)
         for name, until_s in plan.pin.items():
-            if (agent := self._agents.get(name)) is not None:
-                copies.pin(agent, round(until_s * PS_PER_S))
+            until_ps = ceil(until_s * PS_PER_S)
+            if until_ps > now and (agent := self._agents.get(name)) is not None:
+                copies.pin(agent, max(until_ps, now + SOONEST_PS))
                 if agent.pin is not None:
                     self._pinned[name] = agent
         for move in plan.upload:
@@ -587,6 +589,7 @@ class Engine:
         """Start waiting calls while tokens, places and memory last."""
         self._blocked = False
         skip = self._plan.skip
+        started = []
         for job in self._candidates():
             if len(self._running) >= self._machine.max_running:
                 self._blocked = True
@@ -613,18 +616,21 @@ class Engine:
                 self._blocked = True
                 break
             budget -= self._start(job, hits, budget, now, prefill, finals)
+            started.append(job.id)
             if not budget:
                 break
+        for name in started:
+            del self._waiting[name]
+            self._loaded.pop(name, None)
 
-    def _candidates(self) -> list[Job]:
-        """Waiting calls in the order in which they may start."""
-        plan = self._plan
-        if plan.admit is None:
-            if not self._loaded:
-                return list(self._waiting.values())
-            return [*self._loaded.values(), *(job for job in self._waiting.values() if job.id not in self._loaded)]
+    def _candidates(self) -> Iterator[Job]:
+        """Waiting calls in the order in which they may start. Only as many as are asked for: there may be thousands."""
         waiting = self._waiting
-        return [waiting[name] for name in plan.admit if name in waiting]
+        if self._plan.admit is not None:
+            return (waiting[name] for name in self._plan.admit if name in waiting)
+        if not self._loaded:
+            return iter(waiting.values())
+        return chain(self._loaded.values(), (job for job in waiting.values() if job.state is State.WAITING))
 
     def _awaits_copy(self, job: Job) -> bool:
         """Whether an upload for this call's agent is on its way: the call takes it when it has come."""
@@ -644,8 +650,6 @@ class Engine:
             job.computed = hits * self._size
             self._growth_blocks += job.final_blocks - hits
             job.gpu_hit_tokens, job.host_hit_tokens = job.computed, 0
-        del self._waiting[job.id]
-        self._loaded.pop(job.id, None)
         job.state = State.RUNNING
         job.agent.waiting -= 1
         self._admitted += 1

@@ -216,6 +216,14 @@ class Asked(NamedTuple):
     host_blocks: int  # that follow on the GPU's
 
 
+class AskedShared(NamedTuple):
+    """The policy asked how much of a call's prompt running calls hold."""
+
+    at_s: float
+    call: CallId
+    blocks: int
+
+
 Fact = (
     RunStarted
     | AppStarted
@@ -241,6 +249,7 @@ Fact = (
     | Polled
     | Occupied
     | Asked
+    | AskedShared
 )
 
 
