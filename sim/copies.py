@@ -30,8 +30,8 @@ class Copies:
         self.report: Callable[[Fact], None]
         self.held_blocks = 0  # held on the GPU for agents without a running call
         self.stalled_held_blocks = 0  # of these, for stalled ones
-        # Whether calls starve for what is held ahead of need: nothing more is held until one finishes. Otherwise a policy
-        # could take the room from under each call that starts, for ever.
+        # Whether calls starve for what is held ahead of need: then nothing more is held until one finishes. Otherwise a
+        # policy could take the room from under each call that starts, for ever.
         self.refusing = False
 
     # -- offload

@@ -422,6 +422,7 @@ class Engine:
     def _apply(self, plan: Plan, now: int) -> None:
         from_ps = now if self._flight is None else self._flight.end_ps
         copies = self._copies
+        pins = {name: until_s for name, until_s in plan.pin.items() if until_s * PS_PER_S > now}
         for name in plan.forget:
             if (agent := self._agents.get(name)) is not None:
                 copies.forget(agent, now)
@@ -429,15 +430,14 @@ class Engine:
             if (agent := self._agents.get(name)) is not None:
                 copies.cancel(agent, now)
         for name, agent in list(self._pinned.items()):
-            if name not in plan.pin:
+            if name not in pins:
                 self._unpin(agent)
         for move in plan.offload:
             if (agent := self._agents.get(move.agent)) is not None:
                 copies.offload(agent, move, now, from_ps)
-        for name, until_s in plan.pin.items():
-            until_ps = ceil(until_s * PS_PER_S)
-            if until_ps > now and (agent := self._agents.get(name)) is not None:
-                copies.pin(agent, max(until_ps, now + SOONEST_PS))
+        for name, until_s in pins.items():
+            if (agent := self._agents.get(name)) is not None:
+                copies.pin(agent, max(ceil(until_s * PS_PER_S), now + SOONEST_PS))
                 if agent.pin is not None:
                     self._pinned[name] = agent
         for move in plan.upload:

@@ -84,7 +84,7 @@ class AgentCache:
         self.pin: Hold | None = None
         self.pin_until_ps = 0
         self.waiting = 0  # calls in the queue
-        self.held_blocks = 0  # on the GPU, for it: by its pin, its uploads, and the offload and cancelled ones under way
+        self.held_blocks = 0  # on the GPU, for it: by its pin, its uploads, an offload under way
         self.gone = False  # its application ended
 
 

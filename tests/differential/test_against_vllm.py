@@ -1,4 +1,4 @@
-"""The oracle and vLLM's own scheduler, side by side in virtual time: every record of every step is equal."""
+"""The simulator, the oracle and vLLM's own scheduler, side by side in virtual time: every step is equal."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an environment of its own")
 
+from engine_steps import by, by_the_simulator
 from oracle import scheduler as oracle
 from oracle.play import Step
 from oracle.scheduler import Block, BlockPool
@@ -22,11 +23,12 @@ SEEDS = range(240)
 
 
 def assert_equal(made: Workload) -> list[Step]:
-    """Runs both and returns the steps."""
+    """Runs the oracle, vLLM and the simulator, and returns the steps."""
     steps = []
     for ours, vllms in zip(oracle.simulate(*made), vllm_driver.simulate(*made), strict=True):
         assert ours == vllms
-        steps.append(ours)
+        steps.append(vllms)
+    assert by_the_simulator(*made) == by(steps)
     return steps
 
 

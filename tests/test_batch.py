@@ -1,0 +1,148 @@
+"""Times and block needs of stretches against the same thing added up iteration by iteration, to the picosecond."""
+
+from __future__ import annotations
+
+import random
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from tokencake.sim.batch import Batch, Pace
+from tokencake.sim.content import Context, Node
+from tokencake.sim.jobs import AgentCache, Job
+from tokencake.sim.machine import Timing
+from tokencake.traces.apps import Call, Prompt
+
+TIMING = Timing(
+    step_ps=1000,
+    floor_ps=70,
+    token_ps=30,
+    prefill_token_ps=11,
+    attention_ps=2,
+    decode_call_ps=7,
+    context_token_ps=3,
+    copy_ps=0,
+    copy_block_ps=1,
+    client_ps=0,
+)
+paces = st.builds(Pace, st.integers(1, 10**12), st.one_of(st.just(0), st.integers(0, 10**9)))
+
+
+@given(paces, st.integers(0, 60))
+def test_a_stretch_takes_as_long_as_its_iterations(pace: Pace, iterations: int) -> None:
+    assert pace.total(iterations) == sum(pace.one(i) for i in range(iterations))
+
+
+@given(paces, st.integers(0, 10**6), st.integers(-2, 2))
+def test_covering_is_the_least_number_of_iterations_that_suffices(pace: Pace, iterations: int, off_ps: int) -> None:
+    """Right at a boundary, and one or two picoseconds beside it."""
+    span = pace.total(iterations) + off_ps
+    least = pace.covering(span)
+    assert pace.total(least) >= span
+    assert least == 0 or pace.total(least - 1) < span
+    if off_ps == 0:
+        assert least == iterations
+
+
+class Model:
+    """A batch beside a plain list of its calls: [call, tokens with KV, iterations left]."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.size = self.rng.choice((1, 2, 3, 16))
+        self.batch = Batch(TIMING, self.size)
+        self.calls: list[tuple[Job, int, int]] = []
+        self.joined = 0
+
+    def join(self) -> None:
+        self.joined += 1
+        job = _job(self.joined)
+        computed, left = self.rng.randint(1, 40), self.rng.randint(1, 30)
+        job.last_iteration = self.batch.iteration + left - 1
+        self.batch.join(job, computed)
+        self.calls.append((job, computed, left))
+
+    def leave(self) -> None:
+        if self.calls:
+            job, computed, _ = self.calls.pop(self.rng.randrange(len(self.calls)))
+            self.batch.leave(job)
+            assert job.computed == computed
+
+    def advance(self) -> None:
+        most = min((left for _, _, left in self.calls), default=5)
+        iterations = self.rng.randint(1, most)
+        done = self.batch.advance(iterations)
+        moved = [(job, computed + iterations, left - iterations) for job, computed, left in self.calls]
+        assert done == [job for job, _, left in moved if not left]
+        assert all(job.computed == computed for job, computed, left in moved if not left)
+        self.calls = [call for call in moved if call[2]]
+
+    def needs(self, ahead: int) -> int:
+        return sum((computed + ahead) % self.size == 0 for _, computed, _ in self.calls)
+
+    def compare(self) -> None:
+        batch, rng = self.batch, self.rng
+        assert batch.calls == len(self.calls)
+        assert batch.context_tokens == sum(computed for _, computed, _ in self.calls)
+        assert batch.until_end() == min((left for _, _, left in self.calls), default=None)
+        for job, computed, _ in self.calls:
+            assert batch.computed(job) == computed
+        first, end = sorted((rng.randint(0, 40), rng.randint(0, 40)))
+        assert batch.needs_between(first, end) == [(i, self.needs(i)) for i in range(first, end) if self.needs(i)]
+        assert batch.needs(first) == self.needs(first)
+        self._compare_until_full(rng.randint(0, 25), rng.randint(1, 60))
+        self._compare_pace()
+
+    def _compare_until_full(self, free_blocks: int, most: int) -> None:
+        fit, left = 1, free_blocks
+        while fit < most and self.needs(fit) <= left:
+            left -= self.needs(fit)
+            fit += 1
+        assert self.batch.until_full(free_blocks, most) == fit
+
+    def _compare_pace(self) -> None:
+        pace = self.batch.pace()
+        for ahead in range(3):
+            contexts = [computed + ahead for _, computed, _ in self.calls]
+            assert pace.one(ahead) == TIMING.of_step((), contexts)
+        contexts = [computed for _, computed, _ in self.calls]
+        chunk, before = self.rng.randint(1, 9), self.rng.randint(0, 9)
+        attended = chunk * before + chunk * (chunk + 1) // 2
+        assert self.batch.pace(chunk, attended).one(0) == TIMING.of_step([(chunk, before)], contexts)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_batch_counts_what_a_list_of_its_calls_says(seed: int) -> None:
+    model = Model(seed)
+    for _ in range(60):
+        model.rng.choice((model.join, model.leave, model.advance, model.advance))()
+        model.compare()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_chunks_of_one_prompt_need_and_cost_what_they_do_one_by_one(seed: int) -> None:
+    model = Model(seed)
+    rng, batch = model.rng, model.batch
+    for _ in range(rng.randint(0, 4)):
+        model.join()
+    before, chunk = rng.randint(0, 50), rng.randint(1, 20)
+    attended = chunk * before + chunk * (chunk + 1) // 2
+    batch.chunk = (before, chunk)
+    pace = batch.pace(chunk, attended, chunk)
+    for ahead in range(4):
+        contexts = [computed + ahead for _, computed, _ in model.calls]
+        assert pace.one(ahead) == TIMING.of_step([(chunk, before + ahead * chunk)], contexts)
+    needed = dict(batch.needs_between(0, 10))
+    for ahead in range(10):
+        done = before + ahead * chunk
+        more = -(-(done + chunk) // model.size) - -(-done // model.size)
+        assert needed.get(ahead, 0) == model.needs(ahead) + more
+
+
+def _job(order: int) -> Job:
+    name = f"a/{order}"
+    call = Call(name, "a", name, "agent", Prompt((), tokens=1), output_tokens=1, max_output_tokens=1)
+    job = Job(call, AgentCache(name), Context(Node(None, 0, (0, "", 0)), 0), (), 1, 0)
+    job.order = order
+    return job

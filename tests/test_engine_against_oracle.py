@@ -1,0 +1,35 @@
+"""The simulator schedules what vLLM schedules: step for step, through the oracle that is held to vLLM itself."""
+
+from __future__ import annotations
+
+import pytest
+from differential.workloads import published, workload
+from engine_steps import by, by_the_simulator
+from oracle import scheduler
+
+from tokencake.policies.vllm import Vllm
+from tokencake.sim.simulate import simulate
+from tokencake.traces.events import Fact
+
+
+@pytest.mark.parametrize("seed", range(240))
+def test_every_step_is_the_oracles(seed: int) -> None:
+    made = workload(seed)
+    assert by_the_simulator(*made) == by(scheduler.simulate(*made))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["synchronous", "asynchronous"])
+def test_every_step_of_the_published_workload_is_the_oracles(asynchronous: bool) -> None:
+    made = published(asynchronous)
+    assert by_the_simulator(*made) == by(scheduler.simulate(*made))
+
+
+@pytest.mark.parametrize("seed", range(240))
+def test_stretches_and_iterations_report_the_same_facts(seed: int) -> None:
+    made = workload(seed)
+    stretches: list[Fact] = []
+    iterations: list[Fact] = []
+    simulate(made.applications, Vllm(), made.machine, [stretches.append])
+    simulate(made.applications, Vllm(), made.machine, [iterations.append], one_by_one=True)
+    assert stretches == iterations
