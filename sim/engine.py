@@ -120,6 +120,7 @@ class Engine:
         self._boundary_ps = 0
         self._scheduling = False
         self._blocked = False  # nobody can be admitted before something changes that is a boundary anyway
+        self._refused: tuple[int, int, int, int] | None = None  # the situation in which nobody could be admitted
         self._admitted = 0
         self._growth_blocks = 0
         self._lag = 1 if machine.asynchronous else 0
@@ -415,6 +416,7 @@ class Engine:
             e.Polled(now / PS_PER_S, self._batch.iteration, self.gpu.free, self._growth_blocks, self.host.free)
         )
         self._plan = plan
+        self._refused = None
         self._wake_ps = None if plan.wake_at_s is None else max(now + SOONEST_PS, ceil(plan.wake_at_s * PS_PER_S))
         if plan is not NATIVE:
             self._apply(plan, now)
@@ -466,10 +468,10 @@ class Engine:
         if self._prefilling is not None:
             budget -= chunk
             self._prefill(self._prefilling, chunk, blocks, prefill, finals)
-        if not preempted and budget and self._waiting:
-            self._admit(now, budget, prefill, finals)
-        else:
+        if preempted or not budget or not self._waiting:
             self._blocked = False
+        elif self._refused != self._situation():
+            self._admit(now, budget, prefill, finals)
         return self._close(now, prefill, finals, preempted)
 
     def _close(self, now: int, prefill: dict[Job, int], finals: list[Job], preempted: bool) -> Step | None:
@@ -589,6 +591,7 @@ class Engine:
         """Start waiting calls while tokens, places and memory last."""
         self._blocked = False
         skip = self._plan.skip
+        before = budget
         started = []
         for job in self._candidates():
             if len(self._running) >= self._machine.max_running:
@@ -622,6 +625,11 @@ class Engine:
         for name in started:
             del self._waiting[name]
             self._loaded.pop(name, None)
+        self._refused = self._situation() if budget == before else None
+
+    def _situation(self) -> tuple[int, int, int, int]:
+        """While this is the same, under the same plan and with no more room, whoever was refused is refused again."""
+        return self.gpu.version, self.host.version, len(self._waiting), len(self._running)
 
     def _candidates(self) -> Iterator[Job]:
         """Waiting calls in the order in which they may start. Only as many as are asked for: there may be thousands."""
@@ -701,9 +709,9 @@ class Engine:
             self._unload(job)
             if (step := self._schedule(now)) is not None or self._link.next_end_ps is not None:
                 return step
-        kept, self._plan = self._plan, NATIVE
+        kept, self._plan, self._refused = self._plan, NATIVE, None
         step = self._schedule(now)
-        self._plan = kept
+        self._plan, self._refused = kept, None
         if step is None and self._link.next_end_ps is None:
             job = next(iter(self._waiting.values()))
             raise EngineError(

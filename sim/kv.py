@@ -70,6 +70,7 @@ class KvPool:
         self.free = blocks  # in nobody's use
         self._blank = blocks  # of these, not registered
         self.evicted = 0  # registered blocks that were handed out again
+        self.version = 0  # rises with everything that can let somebody find more, or need less, than before
         self.stalled_idle = 0  # free blocks that cache the contexts of stalled owners
         self._queue = Run(tree.empty.node, -1, -1, 0, False)  # a ring: behind it the first to be handed out
         self._queue.ahead = self._queue.behind = self._queue
@@ -115,6 +116,7 @@ class KvPool:
 
     def open(self, path: Path, end: int, start: int = 0) -> Hold:
         """Hold the registered blocks `start` … `end − 1`, which the caller has just found."""
+        self.version += 1
         hold = Hold(start)
         at = start
         for node, _, upto in path:
@@ -181,6 +183,7 @@ class KvPool:
         at = hold.registered
         if end <= at:
             return
+        self.version += 1
         hold.blank -= end - at
         assert hold.blank >= 0, "more blocks registered than held"
         for node, _, upto in path:
@@ -197,6 +200,7 @@ class KvPool:
 
     def release(self, hold: Hold, owner: Owner | None) -> None:
         """Give everything back, the last block first."""
+        self.version += 1
         self._blank += hold.blank
         self.free += hold.blank
         hold.blank = 0
@@ -217,6 +221,7 @@ class KvPool:
 
     def drop(self, hold: Hold, owner: Owner | None) -> int:
         """Give everything back, and forget what nobody else holds: those blocks go first. How many they are."""
+        self.version += 1
         dropped = 0
         for first, end in reversed(hold.runs):
             chain = [first]

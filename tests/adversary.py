@@ -1,12 +1,18 @@
-"""A policy that wants nonsense, but valid nonsense: what an engine must bear from any policy."""
+"""Policies that want nonsense, but valid nonsense: what an engine must bear from any policy. And workloads to match."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
+from differential.workloads import Workload, workload
+
 from tokencake.policies.interface import EVERYTHING, Move, Plan, View
+from tokencake.sim.machine import Machine
+from tokencake.traces.apps import AgentId, Application, Call, CallId
+from tokencake.traces.derive import with_hints
 
 T = TypeVar("T")
 FARTHEST_S = 2.0
@@ -66,3 +72,53 @@ class Adversary:
 
     def _seconds(self) -> float:
         return self._rng.choice((-1.0, 0.0, 0.01, self._rng.uniform(0.0, FARTHEST_S)))
+
+
+class Hoarder:
+    """Wants all memory for contexts that nobody waits for, asks to be asked all the time, and starts nothing."""
+
+    hears = EVERYTHING
+
+    def plan(self, view: View) -> Plan:
+        if not view.agents:
+            return Plan()
+        everything = tuple(Move(agent, 10**6) for agent in view.agents)
+        return Plan(
+            admit=(),
+            preempt=tuple(view.running),
+            offload=everything,
+            upload=everything,
+            pin=dict.fromkeys(view.agents, view.now_s + FARTHEST_S),
+            wake_at_s=view.now_s + 0.05,
+        )
+
+
+def hard_workload(seed: int) -> Workload:
+    """A workload with agents of several calls, a small host and a link that is anything from hopeless to instant."""
+    rng = random.Random(seed)
+    applications, machine = workload(seed)
+    return Workload(tuple(_with_agents(app, rng) for app in applications), _with_host(machine, rng))
+
+
+def _with_host(machine: Machine, rng: random.Random) -> Machine:
+    block_bytes = 2**20 * machine.block_tokens
+    return replace(
+        machine,
+        kv_bytes_per_token=2**20,
+        host_gib=rng.choice((0, 1, 3, 10, 100)) * block_bytes / 2**30,
+        link_gbps=rng.choice((0.01, 0.1, 1.0, 100.0)),
+        copy_s=rng.choice((0.0, 0.001, 0.01, 0.3)),
+        max_context_tokens=10**6,
+    )
+
+
+def _with_agents(application: Application, rng: random.Random) -> Application:
+    """Most calls that continue another one are the same agent's, and some declare more tokens than they answer with."""
+    agents: dict[CallId, AgentId] = {}
+    calls: list[Call] = []
+    for call in application.calls:
+        extended = call.prompt.extends
+        agents[call.id] = agents[extended] if extended is not None and rng.random() < 0.8 else call.agent
+        budget = call.output_tokens + rng.choice((0, 0, 5))
+        calls.append(replace(call, agent=agents[call.id], max_output_tokens=budget))
+    return with_hints(replace(application, calls=tuple(calls)))

@@ -56,6 +56,7 @@ class BlockPool:
         self._tree = tree
         self.blocks = blocks
         self.evicted = 0
+        self.version = 0
         self.nameless: list[Block] = []  # handed out, not yet booked by a holder
         self._queue: OrderedDict[int, Block] = OrderedDict(
             (id(block), block) for block in [Block() for _ in range(blocks)]
@@ -95,6 +96,7 @@ class BlockPool:
         return end - idle
 
     def open(self, path: Path, end: int, start: int = 0) -> BlockHold:
+        self.version += 1
         hold = BlockHold(self, start)
         for key in _keys(path, start, end):
             block = self._known[key][0]
@@ -124,6 +126,7 @@ class BlockPool:
         return False
 
     def register(self, hold: BlockHold, path: Path, end: int) -> None:
+        self.version += 1
         for key in _keys(path, hold.registered, end):
             block = hold.others.pop()
             block.key = key
@@ -132,6 +135,7 @@ class BlockPool:
             hold.full.append(block)
 
     def release(self, hold: BlockHold, owner: Owner | None) -> None:
+        self.version += 1
         for block in hold.others:
             block.refs = 0
             self._queue[id(block)] = block

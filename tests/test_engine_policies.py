@@ -1,0 +1,208 @@
+"""Whatever a policy wants: every application ends, no block is lost, and the engine's structures do not show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import pytest
+from adversary import Adversary, Hoarder, hard_workload
+from runs import MakePolicy, Record, assert_the_same_by_all_structures, play, play_to_rest
+from test_kv_pool import check_whole
+
+from tokencake.policies.interface import EVERYTHING, Move, Plan, View
+from tokencake.policies.tokencake import tokencake
+from tokencake.policies.vllm import Vllm
+from tokencake.sim.content import ContextTree
+from tokencake.sim.kv import KvPool
+from tokencake.sim.machine import Machine
+from tokencake.sim.simulate import simulate
+from tokencake.traces import events as e
+from tokencake.traces.apps import Application, Call, Prompt, Segment, Tool
+
+SLOW_SEEDS = pytest.mark.slow
+
+
+def seeds(quick: int, most: int) -> pytest.MarkDecorator:
+    slow = [pytest.param(seed, marks=SLOW_SEEDS) for seed in range(quick, most)]
+    return pytest.mark.parametrize("seed", [*range(quick), *slow])
+
+
+@seeds(50, 150)
+def test_under_any_policy_everything_ends_and_no_structure_shows(seed: int) -> None:
+    applications, machine = hard_workload(seed)
+    records = assert_the_same_by_all_structures(applications, partial(Adversary, seed), machine)
+    _check_ends(applications, records)
+
+
+@seeds(12, 50)
+def test_a_hoarder_stops_nobody(seed: int) -> None:
+    applications, machine = hard_workload(seed)
+    _check_ends(applications, play(applications, Hoarder, machine))
+
+
+@seeds(12, 50)
+def test_after_the_last_application_nothing_is_held(seed: int) -> None:
+    """And an idle engine's blocks are nobody's: an idle time twice as long adds to no integral."""
+    applications, machine = hard_workload(seed)
+    make = partial(Adversary, seed)
+    rest, longer = (play_to_rest(applications, make, machine, idle_s) for idle_s in (1000.0, 2000.0))
+    for pool, side in ((rest.gpu, 0), (rest.host, 1)):
+        assert pool.free == pool.blocks
+        assert pool.stalled_idle == 0
+        check_whole(pool, side)
+    assert _integrals(rest.records) == pytest.approx(_integrals(longer.records), abs=1e-6)
+
+
+def _integrals(records: list[Record]) -> tuple[float, ...]:
+    last = records[-1]
+    assert isinstance(last, e.Occupied)
+    return last.used_block_s, last.stalled_block_s, last.held_block_s, last.busy_s
+
+
+@seeds(12, 50)
+def test_blocks_are_conserved_whenever_the_policy_is_asked(seed: int) -> None:
+    pools: list[KvPool] = []
+
+    class Kept(KvPool):
+        def __init__(self, tree: ContextTree, blocks: int, side: int = 0) -> None:
+            super().__init__(tree, blocks, side)
+            pools.append(self)
+
+    asked = 0
+
+    def check(fact: object) -> None:
+        nonlocal asked
+        if isinstance(fact, e.Polled):
+            asked += 1
+            for side, pool in enumerate(pools):
+                check_whole(pool, side)
+
+    applications, machine = hard_workload(seed)
+    simulate(applications, Adversary(seed), machine, (check,), pool=Kept)
+    assert asked
+
+
+def _check_ends(applications: tuple[Application, ...], records: list[Record]) -> None:
+    """Every call arrives, is admitted and answers once; what was preempted was admitted again."""
+    count = Counter(type(record) for record in records)
+    calls = sum(len(application.calls) for application in applications)
+    assert count[e.AppFinished] == len(applications)
+    assert count[e.CallArrived] == count[e.FirstToken] == count[e.CallFinished] == calls
+    assert calls <= count[e.CallAdmitted] <= calls + count[e.CallPreempted]
+    answers = {call.id: call.output_tokens for application in applications for call in application.calls}
+    assert {fact.call: fact.output_tokens for fact in records if type(fact) is e.CallFinished} == answers
+
+
+# -- the ways in which a policy once could stop the engine, one by one
+
+MACHINE = Machine(
+    name="small",
+    gpu_blocks=12,
+    block_tokens=4,
+    kv_bytes_per_token=2**20,
+    host_gib=1.0,
+    max_context_tokens=1000,
+    step_budget_tokens=8,
+    asynchronous=False,
+    step_s=0.01,
+    link_gbps=0.1,
+)
+
+
+def _call(name: str, tokens: int, output_tokens: int, tool_s: float | None = None) -> Call:
+    app = name.split("/")[0]
+    tools = () if tool_s is None else (Tool("tool", tool_s),)
+    prompt = Prompt((Segment(f"{name}.prompt", 0, tokens),), tokens=tokens)
+    return Call(name, app, f"{name}.agent", "agent", prompt, output_tokens, output_tokens, tools=tools)
+
+
+class Does:
+    """A policy made of one function."""
+
+    hears = EVERYTHING
+
+    def __init__(self, plan: Callable[[View], Plan]) -> None:
+        self._plan = plan
+
+    def plan(self, view: View) -> Plan:
+        return self._plan(view)
+
+
+def test_the_call_that_lacks_a_block_may_itself_be_the_victim_and_those_behind_it_still_grow() -> None:
+    applications = tuple(Application(name, 0.0, (_call(f"{name}/1", 8, 20),)) for name in "abc")
+
+    def oldest_goes(view: View) -> Plan:
+        return Plan(preempt=tuple(sorted(view.running)))
+
+    records = assert_the_same_by_all_structures(applications, lambda: Does(oldest_goes), MACHINE)
+    assert [fact.call for fact in records if type(fact) is e.CallPreempted][0] == "a/1"
+    _check_ends(applications, records)
+
+
+def test_a_pin_that_is_over_does_not_stop_the_clock() -> None:
+    """Each plan is news by itself here, and each names a pin that has ended: asking again at once would never end."""
+    application = Application("a", 0.0, (_call("a/1", 8, 4, tool_s=1.0), replace(_call("a/2", 8, 4), after=("a/1",))))
+
+    def pins_the_past(view: View) -> Plan:
+        agents = tuple(view.agents)
+        return Plan(offload=tuple(Move(agent, 0) for agent in agents), pin=dict.fromkeys(agents, view.now_s))
+
+    _check_ends((application,), play((application,), lambda: Does(pins_the_past), MACHINE))
+
+
+def test_uploads_do_not_take_the_room_from_under_a_prompt_for_ever() -> None:
+    """The large call needs nearly all blocks, chunk by chunk; meanwhile a stalled agent's blocks come and go."""
+    stalled = _call("a/1", 30, 2, tool_s=30.0)
+    large = replace(_call("b/1", 44, 2), agent="b/agent")
+    applications = (Application("a", 0.0, (stalled,)), Application("b", 1.0, (large,)))
+
+    def back_and_forth(view: View) -> Plan:
+        agents = tuple(view.stalled)
+        moves = tuple(Move(agent, 100, keep=False) for agent in agents)
+        return Plan(offload=moves, upload=moves, cancel=agents, wake_at_s=view.now_s)
+
+    records = play(applications, lambda: Does(back_and_forth), MACHINE)
+    (finished,) = [fact for fact in records if type(fact) is e.CallFinished and fact.call == "b/1"]
+    assert finished.at_s < 20.0
+    assert any(type(fact) is e.UploadStarted for fact in records)
+
+
+def test_what_is_held_for_a_stalled_agent_stops_being_so_when_its_tool_returns() -> None:
+    """Its offload outlasts its tool: the blocks are stalled ones for the tool's second, and held ones to the end of the copy."""
+    calls = (_call("a/1", 30, 2, tool_s=1.0), replace(_call("a/2", 4, 2), after=("a/1",), pause_s=60.0))
+
+    def saves(view: View) -> Plan:
+        return Plan(offload=tuple(Move(agent, 100) for agent in view.stalled))
+
+    last = play((Application("a", 0.0, calls),), lambda: Does(saves), MACHINE)[-1]
+    assert isinstance(last, e.Occupied)
+    blocks, copy_s = 7, 7 * 4 * 2**20 / 0.1e9
+    assert last.held_block_s == pytest.approx(blocks * copy_s)
+    assert last.stalled_block_s == pytest.approx(blocks * 1.0)
+
+
+# -- Tokencake itself
+
+VARIANTS: dict[str, MakePolicy] = {
+    "vllm": Vllm,
+    "default": tokencake,
+    "space": partial(tokencake, time=False),
+    "time": partial(tokencake, space=False),
+    "pause": partial(tokencake, upload="pause"),
+    "demand": partial(tokencake, upload="demand"),
+    "no gate": partial(tokencake, gate=False),
+    "no gate, time, pause": partial(tokencake, gate=False, space=False, upload="pause"),
+    "no skip, no gate, demand": partial(tokencake, gate=False, skip=False, upload="demand"),
+    "published": partial(tokencake, rules="published", upload="demand"),
+}
+
+
+@seeds(6, 20)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_structure_shows_under_tokencake(variant: str, seed: int) -> None:
+    applications, machine = hard_workload(seed)
+    records = assert_the_same_by_all_structures(applications, VARIANTS[variant], machine)
+    _check_ends(applications, records)

@@ -1,0 +1,88 @@
+"""Stretches in closed form against iterations one by one: the same facts at the same picosecond, and many fewer steps."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from differential.workloads import workload
+from runs import MakePolicy, assert_equal, assert_the_same_by_all_structures, play
+
+from tokencake.policies.tokencake import tokencake
+from tokencake.policies.vllm import Vllm
+from tokencake.sim.engine import Scheduled
+from tokencake.sim.machine import Machine
+from tokencake.sim.presets import PUBLISHED
+from tokencake.sim.simulate import simulate
+from tokencake.traces import events as e
+from tokencake.traces.apps import Application, Call, Prompt, Segment
+from tokencake.traces.generate import code_writer, deep_research
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_forks_joins_and_little_memory(seed: int) -> None:
+    applications, machine = workload(seed)
+    assert_the_same_by_all_structures(applications, Vllm, machine)
+
+
+@pytest.mark.parametrize("make", [Vllm, tokencake], ids=["vllm", "tokencake"])
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 16))])
+def test_whole_applications(seed: int, make: MakePolicy) -> None:
+    """Code writers and researchers on the published machine, with too little memory most of the time."""
+    rng = random.Random(seed)
+    applications: tuple[Application, ...]
+    if seed % 2:
+        applications = tuple(code_writer(apps=3, qps=rng.choice((0.05, 0.5, 3.0)), arrivals="poisson", seed=seed, spread=0.3))
+    else:
+        applications = tuple(deep_research(apps=2, qps=rng.choice((0.05, 0.5)), arrivals="poisson", seed=seed))
+    machine = _crowded(applications, rng)
+    assert_equal(play(applications, make, machine), play(applications, make, machine, one_by_one=True))
+
+
+def _crowded(applications: tuple[Application, ...], rng: random.Random) -> Machine:
+    block_tokens = rng.choice((16, 64))
+    calls = [call for application in applications for call in application.calls]
+    largest_blocks = max(-(-(call.prompt_tokens + call.max_output_tokens) // block_tokens) for call in calls)
+    return replace(
+        PUBLISHED,
+        block_tokens=block_tokens,
+        gpu_blocks=round(largest_blocks * rng.choice((1.0, 1.5, 2.5, 4.0))),
+        host_gib=rng.choice((0.5, 3.0, 100.0)),
+        asynchronous=rng.random() < 0.5,
+        client_s=rng.choice((0.0, 0.075)),
+        step_budget_tokens=rng.choice((512, 8192)),
+    )
+
+
+def scheduled(applications: tuple[Application, ...], machine: Machine, one_by_one: bool) -> list[Scheduled]:
+    """What each schedule looks like; in stretches, the first one of each."""
+    steps: list[Scheduled] = []
+    simulate(applications, Vllm(), machine, one_by_one=one_by_one, step_log=steps.append)
+    return steps
+
+
+def _one_call(name: str, arrival_s: float, tokens: int, output_tokens: int) -> Application:
+    prompt = Prompt((Segment(f"{name}/prompt", 0, tokens),), tokens=tokens)
+    call = Call(f"{name}/1", name, f"{name}/agent", "agent", prompt, output_tokens, output_tokens)
+    return Application(name, arrival_s, (call,))
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_long_answer_is_a_handful_of_stretches(asynchronous: bool) -> None:
+    machine = replace(PUBLISHED, asynchronous=asynchronous)
+    applications = (_one_call("a", 0.0, 100, 1_001),)
+    assert len(scheduled(applications, machine, one_by_one=True)) == 1_001
+    assert len(scheduled(applications, machine, one_by_one=False)) <= 5
+
+
+def test_an_arrival_cuts_a_stretch_only_where_it_can_be_admitted() -> None:
+    """The first arrival finds room and joins at once; those behind it do not, and the stretches go on without a look at them."""
+    machine = replace(PUBLISHED, asynchronous=False, gpu_blocks=150)
+    room = (_one_call("a", 0.0, 100, 1_000), _one_call("b", 5.0, 100, 1_000))
+    crowd = tuple(_one_call(f"c{n}", 6.0 + 0.1 * n, 1_000, 5) for n in range(50))
+    admitted = [fact for fact in play(room, Vllm, machine) if type(fact) is e.CallAdmitted]
+    assert admitted[1].at_s < 5.0 + machine.client_s + 0.05
+    few = len(scheduled(room, machine, one_by_one=False))
+    # each of the crowd needs a schedule of its own in the end, for its prompt and its four other tokens
+    assert len(scheduled((*room, *crowd), machine, one_by_one=False)) < few + 4 * len(crowd)
