@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,4 +86,4 @@ def line(row: dict[str, Any], cell: dict[str, float] | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -7,15 +7,15 @@ that may share the prompt brings blocks onto the GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import inf
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ..traces import events as e
-from ..traces.apps import AppId, CallId
+from ..traces.apps import AgentId, AppId, CallId
 from ..traces.events import Request
 from .admission import Admission, Claim, Rival
 from .agent_types import AgentType
+from .by_need import ByNeed
 from .interface import View
 from .partition import Charge, Partition, Room
 from .rules import Rules
@@ -63,14 +63,13 @@ class LiveCall:
 class Scores:
     """Scores at one moment, each worked out once, and only if somebody asks."""
 
-    __slots__ = ("_branches", "_groups", "_now_s", "_own", "_types")
+    __slots__ = ("_branches", "_groups", "_now_s", "_own")
 
     def __init__(self, now_s: float, branches: Mapping[Group, Mapping[CallId, LiveCall]]) -> None:
         self._now_s = now_s
         self._branches = branches  # live calls by join group
         self._own: dict[LiveCall, float] = {}
         self._groups: dict[Group, float] = {}
-        self._types: dict[AgentType, float] = {}
 
     def own(self, call: LiveCall) -> float:
         """The call's own score; its wait stops counting when it is admitted."""
@@ -90,27 +89,21 @@ class Scores:
             score = self._groups[group] = max(map(self.own, self._branches[group].values()))
         return score
 
-    def best_waiting(self, kind: AgentType, waiting: Iterable[LiveCall]) -> float:
-        """The highest rank among a type's waiting calls; minus infinity if it has none."""
-        if not self._types:
-            for call in waiting:
-                score = self.rank(call)
-                if score > self._types.get(call.type, -inf):
-                    self._types[call.type] = score
-        return self._types.get(kind, -inf)
-
 
 class Spatial:
-    """Order, reserve, admit, preempt. `fold` first, then `admission`, then the questions."""
+    """Order, reserve, admit, preempt. First `handlers` for each fact, then `begin`, `admission`, and the questions."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._partition = Partition(rules)
         self._types: dict[str, AgentType] = {}
         self._calls: dict[CallId, LiveCall] = {}
-        self._of_app: dict[AppId, dict[CallId, LiveCall]] = {}
+        self._last: dict[AppId, dict[AgentId, LiveCall]] = {}  # the last call of each agent that finished
         self._branches: dict[Group, dict[CallId, LiveCall]] = {}
         self._waiting: dict[CallId, LiveCall] = {}
+        self._of_app: dict[AppId, dict[CallId, LiveCall]] = {}  # waiting ones
+        self._of_type: dict[AgentType, dict[CallId, LiveCall]] = {}  # waiting ones
+        self._by_need: ByNeed[LiveCall] = ByNeed()  # waiting ones
         self._loading: dict[CallId, LiveCall] = {}
         self._running: dict[CallId, LiveCall] = {}
         self._first_start_s: float | None = None
@@ -119,7 +112,8 @@ class Spatial:
         self._uncommitted_blocks = 0
         self._scores = Scores(0.0, self._branches)
         self._looked_at: set[LiveCall] = set()  # in this plan
-        self._fold: dict[type, Callable[[Any, View], None]] = {
+        self.handlers: Mapping[type, Callable[[Any, View], None]] = {
+            e.AppFinished: self._app_finished,
             e.CallArrived: self._arrived,
             e.CallAdmitted: self._admitted,
             e.FirstToken: self._first_token,
@@ -130,13 +124,8 @@ class Spatial:
             e.UploadFinished: self._upload_finished,
         }
 
-    def fold(self, view: View) -> None:
-        """Take in the news."""
-        handlers = self._fold
-        for fact in view.news:
-            handler = handlers.get(type(fact))
-            if handler is not None:
-                handler(fact, view)
+    def begin(self, view: View) -> None:
+        """The news is taken in: what follows is about this moment."""
         self._scores = Scores(view.now_s, self._branches)
         self._looked_at.clear()
         self._uncommitted_blocks = view.free_blocks - (view.growth_blocks if self._rules.commit else 0)
@@ -147,9 +136,9 @@ class Spatial:
         return max(request.hints.importance, min(10.0, kind.score(view.now_s, view.step) / 2))
 
     def agent_score(self, request: Request, view: View) -> float:
-        """Score that the agent's next call would have if it arrived now, judged by its last call."""
-        started_s = view.app_started_s(request.app)
-        return drift(request.hints, self._offset_s(started_s)).points(view.now_s - started_s, 0.0)
+        """Score that the agent's next call would have if it arrived now, judged by its last one, which has finished."""
+        last = self._last[request.app][request.agent]
+        return last.drift.points(view.now_s - last.started_s, 0.0)
 
     # -- admit
 
@@ -175,9 +164,9 @@ class Spatial:
 
     def rival(self, admission: Admission, held_blocks: int, view: View) -> Rival | None:
         """The highest-scored waiting call that was not admitted, but might have been if uploads held no room."""
-        admitted = admission.admit or ()
+        admitted = set(admission.admit or ())
         reach = admission.room_blocks + held_blocks
-        left = [call for call in self._waiting.values() if call.need_blocks <= reach and call.id not in admitted]
+        left = [call for call in self._by_need.upto(reach) if call.id not in admitted]
         if not left:
             return None
         best = max(left, key=lambda call: (self._scores.own(call), call.id))
@@ -186,10 +175,10 @@ class Spatial:
     def _fitting(self, view: View, claims: Sequence[Claim]) -> list[LiveCall]:
         """Calls that fit, in the order in which they should start. Books what they will be charged."""
         skip = self._rules.skip
-        calls = list(self._waiting.values())
         if skip:
-            uncommitted = self._uncommitted_blocks
-            calls = [call for call in calls if call.need_blocks <= uncommitted and self._may_return(call)]
+            calls = [call for call in self._by_need.upto(self._uncommitted_blocks) if self._may_return(call)]
+        else:
+            calls = list(self._waiting.values())
         if not calls:
             return []
         room = self._room(view)
@@ -243,17 +232,16 @@ class Spatial:
         return room.draw(need, reserves)
 
     def _may_borrow(self, call: LiveCall, owner: AgentType) -> bool:
-        if not owner.waiting:
-            return True
-        best = self._scores.best_waiting(owner, self._waiting.values())
-        return self._scores.rank(call) >= best + self._rules.borrow_points
+        rank, points = self._scores.rank, self._rules.borrow_points
+        least = rank(call)
+        return all(least >= rank(other) + points for other in self._of_type.get(owner, {}).values())
 
     def _look(self, call: LiveCall, view: View) -> int:
         """Ask what is cached of a call's prompt: its demand in blocks that are free now. Once a plan is enough."""
         if call not in self._looked_at:
             hits = view.hits(call.id)
             call.shared_blocks = hits.gpu_blocks - hits.idle_blocks
-            call.need_blocks = call.total_blocks - call.shared_blocks
+            self._need(call, call.total_blocks - call.shared_blocks)
             self._looked_at.add(call)
         return call.need_blocks
 
@@ -294,17 +282,20 @@ class Spatial:
 
     def _by_affinity(self, calls: list[LiveCall], view: View) -> list[LiveCall]:
         """Within `affinity_points` of the best that is left, a call whose prefix running calls hold goes first."""
-        held = {call for call in calls if self._is_held(call, view)}
+        held = [call for call in calls if self._is_held(call, view)]
         if not held:
             return calls
+        ahead = set(held)
+        others = [call for call in calls if call not in ahead]
+        rank, points = self._scores.rank, self._rules.affinity_points
         order = []
-        left = list(calls)
-        while left:
-            least = self._scores.rank(left[0]) - self._rules.affinity_points
-            call = next((call for call in left if call in held and self._scores.rank(call) >= least), left[0])
-            left.remove(call)
-            order.append(call)
-        return order
+        first = 0  # of `held`, the first one left
+        for other in others:
+            while first < len(held) and rank(held[first]) >= rank(other) - points:
+                order.append(held[first])
+                first += 1
+            order.append(other)
+        return order + held[first:]
 
     def _is_held(self, call: LiveCall, view: View) -> bool:
         """Whether the blocks it shares with running calls at least cover its new demand."""
@@ -350,20 +341,18 @@ class Spatial:
         started_s = view.app_started_s(request.app)
         call = LiveCall(request, fact.at_s, started_s, self._offset_s(started_s), kind)
         self._size(call, view.block_tokens)
-        self._calls[call.id] = self._waiting[call.id] = call
-        self._of_app.setdefault(request.app, {})[call.id] = call
+        self._calls[call.id] = call
         if call.group is not None:
             self._branches.setdefault(call.group, {})[call.id] = call
         kind.enter(request, started_s)
-        kind.wait(fact.at_s, view.step)
+        self._wait(call, view.step)
 
     def _admitted(self, fact: e.CallAdmitted, view: View) -> None:
         call = self._calls[fact.call]
         if call.id in self._loading:
             del self._loading[call.id]
         else:
-            del self._waiting[call.id]
-            call.type.stop_waiting(call.since_s, view.step)
+            self._stop_waiting(call, view.step)
             self._book(call)
         call.type.run(view.step)
         call.waited_s = fact.at_s - call.since_s
@@ -376,7 +365,7 @@ class Spatial:
         if self._admissions >= max(REFRESH_ADMISSIONS, len(self._waiting) // 2):
             self._admissions = 0
             for other in self._waiting.values():
-                other.need_blocks = other.floor_blocks
+                self._need(other, other.floor_blocks)
 
     def _first_token(self, fact: e.FirstToken, view: View) -> None:
         call = self._calls.get(fact.call)
@@ -388,35 +377,36 @@ class Spatial:
         call = self._running.pop(fact.call)
         call.type.stop_running(view.step)
         call.type.preemptions += 1
-        call.type.wait(fact.at_s, view.step)
         self._unbook(call)
         call.since_s = fact.at_s
         call.waited_s = None
         call.generated_tokens = fact.generated_tokens
         call.held = (self._finished_calls, view.free_blocks - view.growth_blocks)
         self._size(call, view.block_tokens)
-        self._waiting[call.id] = call
+        self._wait(call, view.step)
 
     def _finished(self, fact: e.CallFinished, view: View) -> None:
         call = self._calls.pop(fact.call)
         if self._running.pop(call.id, None) is None:  # preempted while its last token was on its way
-            del self._waiting[call.id]
-            call.type.stop_waiting(call.since_s, view.step)
+            self._stop_waiting(call, view.step)
         else:
             call.type.stop_running(view.step)
-        _remove(self._of_app, call.request.app, call.id)
         if call.group is not None:
             _remove(self._branches, call.group, call.id)
         self._unbook(call)
         admitted_s = fact.at_s if call.admitted_s is None else call.admitted_s
         call.type.leave(call.request, call.started_s, fact.at_s - admitted_s)
         self._finished_calls += 1
+        self._last.setdefault(call.request.app, {})[call.request.agent] = call
+
+    def _app_finished(self, fact: e.AppFinished, view: View) -> None:
+        self._last.pop(fact.app, None)
 
     def _load_started(self, fact: e.LoadStarted, view: View) -> None:
-        call = self._waiting.pop(fact.call, None)
+        call = self._waiting.get(fact.call)
         if call is None:
             return  # a second load: it had to give its blocks up once
-        call.type.stop_waiting(call.since_s, view.step)
+        self._stop_waiting(call, view.step)
         self._loading[call.id] = call
         self._book(call)
 
@@ -432,10 +422,29 @@ class Spatial:
 
     # -- book-keeping
 
+    def _wait(self, call: LiveCall, step: int) -> None:
+        self._waiting[call.id] = call
+        self._of_app.setdefault(call.request.app, {})[call.id] = call
+        self._of_type.setdefault(call.type, {})[call.id] = call
+        self._by_need.put(call, call.need_blocks)
+        call.type.wait(call.since_s, step)
+
+    def _stop_waiting(self, call: LiveCall, step: int) -> None:
+        del self._waiting[call.id]
+        _remove(self._of_app, call.request.app, call.id)
+        _remove(self._of_type, call.type, call.id)
+        self._by_need.remove(call)
+        call.type.stop_waiting(call.since_s, step)
+
+    def _need(self, call: LiveCall, blocks: int) -> None:
+        """A waiting call's demand is at least so much."""
+        call.need_blocks = blocks
+        self._by_need.put(call, blocks)
+
     def _came(self, app: AppId) -> None:
         """Blocks came onto the GPU that calls of this application may share."""
         for call in self._of_app.get(app, {}).values():
-            call.need_blocks = call.floor_blocks
+            self._need(call, call.floor_blocks)
 
     def _size(self, call: LiveCall, block_tokens: int) -> None:
         """Demand while nothing is known of the cache: at best, all full blocks before the last token are cached."""

@@ -7,7 +7,8 @@ blocks are free already but still cached: the copy saves their content, it does 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any
 
 from ..traces import events as e
@@ -42,7 +43,7 @@ class Stall:
 
 
 class Temporal:
-    """Offload and hold. `fold` first, then `saves`.
+    """Offload and hold. First `handlers` for each fact, then `begin`, then `saves`.
 
     A copy is held while its tool runs, at most four predictions, within [60 s, 1 h]; then it is given up. What is given
     up can still be hit until the host needs its room; the authors' host never does, and each of their copies is loaded
@@ -57,9 +58,10 @@ class Temporal:
         self._gaps = GapEstimates(rules.gap_weight_share, rules.unknown_gap_s)
         self.stalls: dict[AgentId, Stall] = {}
         self._held_until_s: dict[AgentId, float] = {}  # copies on the host that this policy has not given up
+        self._expires_s = inf  # no copy sooner
         self._copies_of: dict[AppId, dict[AgentId, int]] = {}  # how many copies were made of each agent
         self._forget: list[AgentId] = []
-        self._fold: dict[type, Callable[[Any, View], None]] = {
+        self.handlers: Mapping[type, Callable[[Any, View], None]] = {
             e.CallArrived: self._arrived,
             e.ToolStarted: self._tool_started,
             e.ToolReturned: self._tool_returned,
@@ -68,14 +70,9 @@ class Temporal:
             e.AppFinished: self._app_finished,
         }
 
-    def fold(self, view: View) -> None:
-        """Take in the news."""
-        handlers = self._fold
-        for fact in view.news:
-            handler = handlers.get(type(fact))
-            if handler is not None:
-                handler(fact, view)
-        if self._held_until_s:
+    def begin(self, view: View) -> None:
+        """The news is taken in: give up what was held for too long."""
+        if self._expires_s <= view.now_s:
             self._expire(view.now_s)
 
     @property
@@ -101,11 +98,12 @@ class Temporal:
         """
         if not stalls or (self._rules.gate and not admission.fit_blocks):
             return []
-        demand = waiting_blocks(view)
+        agents = [view.agents[stall.agent] for stall in stalls]
+        # more than this makes no difference to any of them
+        demand = waiting_blocks(view, max(view.free_blocks, 2 * max(agent.context_blocks for agent in agents) + 1) + 1)
         room = view.host_free_blocks
         moves = []
-        for stall in stalls:
-            agent = view.agents[stall.agent]
+        for stall, agent in zip(stalls, agents, strict=True):
             if self._rules.gate:
                 blocks = self._weigh(stall, agent, admission.fit_blocks, demand, room, importance, view)
             else:
@@ -147,7 +145,6 @@ class Temporal:
         if margin_s <= 0:
             return 0
         usage = 1 - view.free_blocks / view.gpu_blocks
-        weight = importance(stall.request, view)
         near = stall.request.hints.near_completion
         emergency = usage >= rules.emergency_usage_share and margin_s >= max(4 * copy_s, rules.emergency_margin_s)
         if not emergency:
@@ -155,6 +152,7 @@ class Temporal:
                 return 0
             if usage < rules.offload_usage_share and demand_blocks <= view.free_blocks:
                 return 0
+            weight = importance(stall.request, view)
             if weight >= rules.offload_importance and (near or margin_s < max(0.5, 8 * copy_s) or gap_s < 2 * copy_s):
                 return 0
             score = (
@@ -184,9 +182,9 @@ class Temporal:
             self._forget.append(agent)
 
     def _expire(self, now_s: float) -> None:
-        if min(self._held_until_s.values()) <= now_s:
-            for agent in [agent for agent, until_s in self._held_until_s.items() if until_s <= now_s]:
-                self._give_up(agent)
+        for agent in [agent for agent, until_s in self._held_until_s.items() if until_s <= now_s]:
+            self._give_up(agent)
+        self._expires_s = min(self._held_until_s.values(), default=inf)
 
     # -- facts
 
@@ -219,7 +217,8 @@ class Temporal:
         copies[agent.id] = copies.get(agent.id, 0) + 1
         stall = self.stalls.get(agent.id)
         hold_s = 0.0 if stall is None else min(self._rules.hold_max_s, max(self._rules.hold_min_s, 4 * stall.gap_s))
-        self._held_until_s[agent.id] = fact.at_s + hold_s
+        until_s = self._held_until_s[agent.id] = fact.at_s + hold_s
+        self._expires_s = min(self._expires_s, until_s)
 
     def _host_dropped(self, fact: e.HostDropped, view: View) -> None:
         self._held_until_s.pop(fact.agent, None)
@@ -229,10 +228,16 @@ class Temporal:
             self._held_until_s.pop(agent, None)
 
 
-def waiting_blocks(view: View) -> int:
-    """Blocks of all waiting calls' prompts, cached or not."""
+def waiting_blocks(view: View, enough_blocks: int) -> int:
+    """Blocks of the waiting calls' prompts, cached or not; counted only until they are enough."""
     block_tokens = view.block_tokens
-    return sum(-(-call.request.prompt_tokens // block_tokens) for call in view.waiting.values() if not call.loading)
+    blocks = 0
+    for call in view.waiting.values():
+        if not call.loading:
+            blocks += -(-call.request.prompt_tokens // block_tokens)
+            if blocks >= enough_blocks:
+                break
+    return blocks
 
 
 def longest_save(most_blocks: int, host_blocks: int, remaining_s: float, costs: Costs, rules: Rules) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..traces import events as e
@@ -33,6 +34,8 @@ TIME_HEARS = (
     e.UploadFinished,
     e.UploadCancelled,
 )
+Handler = Callable[[Any, View], None]
+
 HELD_BACK = Plan(admit=(), skip=True)
 
 
@@ -58,6 +61,10 @@ class Tokencake:
         self._spatial = Spatial(rules) if rules.space else None
         self._temporal = Temporal(rules) if rules.time else None
         self._uploads = Uploads(rules) if rules.time and rules.upload != "demand" else None
+        self._handlers: dict[type, list[Handler]] = {}  # of a fact, by its type
+        for half in (self._spatial, self._temporal, self._uploads):
+            for kind, handle in () if half is None else half.handlers.items():
+                self._handlers.setdefault(kind, []).append(handle)
         self._hears = frozenset((SPACE_HEARS if rules.space else ()) + (TIME_HEARS if rules.time else ()))
 
     @property
@@ -68,14 +75,16 @@ class Tokencake:
     def plan(self, view: View) -> Plan:
         """Admit first; what is left over decides what to save and what to bring back."""
         spatial, temporal, uploads = self._spatial, self._temporal, self._uploads
+        handlers = self._handlers
+        for fact in view.news:
+            for handle in handlers.get(type(fact), ()):
+                handle(fact, view)
         if spatial is not None:
-            spatial.fold(view)
+            spatial.begin(view)
         if temporal is None:
             assert spatial is not None
             return self._made(spatial.admission(view), view)
-        temporal.fold(view)
-        if uploads is not None:
-            uploads.fold(view)
+        temporal.begin(view)
         held = 0 if uploads is None else uploads.held_blocks
         if not (view.waiting or held) and temporal.at_rest:
             return self._made(Admission(None if spatial is None else (), 0, 0), view)

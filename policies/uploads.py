@@ -10,7 +10,7 @@ when it arrives. It is cancelled when a more urgent waiting call would fit into 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -50,7 +50,7 @@ NOTHING = Wishes((), (), None)
 
 
 class Uploads:
-    """Uploads of stalled agents. `fold` first, then `claims`, then (with what they were granted) `wishes`."""
+    """Uploads of stalled agents. First `handlers` for each fact, then `claims`, then (with what they were granted) `wishes`."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
@@ -58,21 +58,13 @@ class Uploads:
         self._for: dict[AgentId, Request] = {}  # the last call of each of these agents
         self._refused: set[AgentId] = set()  # in this stall: there is nothing to bring back
         self._next: list[tuple[float, int]] = []  # when claims grow, and what room that takes
-        self._fold: dict[type, Callable[[Any], None]] = {
+        self.handlers: Mapping[type, Callable[[Any, View], None]] = {
             e.CallArrived: self._arrived,
             e.UploadRefused: self._refuse,
             e.UploadTaken: self._end,
             e.UploadCancelled: self._end,
             e.AppFinished: self._app_finished,
         }
-
-    def fold(self, view: View) -> None:
-        """Take in the news."""
-        handlers = self._fold
-        for fact in view.news:
-            handler = handlers.get(type(fact))
-            if handler is not None:
-                handler(fact)
 
     @property
     def held_blocks(self) -> int:
@@ -82,10 +74,10 @@ class Uploads:
     def claims(self, stalls: Iterable[Stall], score: Score, view: View) -> list[UploadClaim]:
         """Stalls whose uploads lag behind what should be gathered by now, highest score first."""
         self._next.clear()
-        now_s = view.now_s
+        now_s, agents = view.now_s, view.agents
         claims = []
         for stall in stalls:
-            agent = view.agents[stall.agent]
+            agent = agents[stall.agent]
             blocks = agent.host_blocks
             has = self._blocks.get(stall.agent, 0)
             if blocks <= has or agent.offloading or stall.agent in self._refused:
@@ -96,7 +88,8 @@ class Uploads:
                 claims.append(UploadClaim(score(stall.request, view), stall, has, target - has))
             if next_s is not None:
                 self._next.append((next_s, ceil(blocks / (GATHER_PARTS + 1))))
-        claims.sort(key=lambda claim: (-claim.score, claim.stall.agent))
+        if len(claims) > 1:
+            claims.sort(key=lambda claim: (-claim.score, claim.stall.agent))
         return claims
 
     def wishes(
@@ -158,16 +151,16 @@ class Uploads:
 
     # -- facts
 
-    def _arrived(self, fact: e.CallArrived) -> None:
+    def _arrived(self, fact: e.CallArrived, view: View) -> None:
         self._refused.discard(fact.request.agent)
 
-    def _refuse(self, fact: e.UploadRefused) -> None:
+    def _refuse(self, fact: e.UploadRefused, view: View) -> None:
         self._refused.add(fact.agent)
 
-    def _end(self, fact: e.UploadTaken | e.UploadCancelled) -> None:
+    def _end(self, fact: e.UploadTaken | e.UploadCancelled, view: View) -> None:
         self._drop(fact.agent)
 
-    def _app_finished(self, fact: e.AppFinished) -> None:
+    def _app_finished(self, fact: e.AppFinished, view: View) -> None:
         for agent in [agent for agent, request in self._for.items() if request.app == fact.app]:
             self._drop(agent)
         self._refused = {agent for agent in self._refused if not agent.startswith(f"{fact.app}/")}

@@ -56,7 +56,7 @@ class Batch:
         return self._needs[(self.iteration + ahead) % self._block_tokens]
 
     def needs_between(self, first: int, end: int) -> list[tuple[int, int]]:
-        """The blocks that the iterations `first` … `end − 1` ahead need, where they need any: (how far ahead, blocks)."""
+        """The blocks that the iterations `first` … `end − 1` ahead need, where any: (how far ahead, blocks)."""
         needs, size, at = self._needs, self._block_tokens, self.iteration
         if self.chunk is not None:
             before, chunk = self.chunk

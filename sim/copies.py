@@ -11,6 +11,7 @@ from operator import attrgetter
 
 from ..policies.interface import Move
 from ..traces import events as e
+from ..traces.apps import AgentId
 from ..traces.events import Fact
 from .content import Node, Path
 from .jobs import AgentCache, Job, State, Upload
@@ -28,6 +29,7 @@ class Copies:
         self._link = link
         self._block_tokens = block_tokens
         self.report: Callable[[Fact], None]
+        self.pinned: dict[AgentId, AgentCache] = {}
         self.held_blocks = 0  # held on the GPU for agents without a running call
         self.stalled_held_blocks = 0  # of these, for stalled ones
         # Whether calls starve for what is held ahead of need: then nothing more is held until one finishes. Otherwise a
@@ -223,6 +225,7 @@ class Copies:
             end, _ = self._gpu.hits(agent.path, agent.context_blocks)
             if end:
                 agent.pin = self._gpu.open(agent.path, end)
+                self.pinned[agent.name] = agent
                 self._book(agent, agent.pin.blocks)
 
     def unpin(self, agent: AgentCache) -> None:
@@ -230,6 +233,16 @@ class Copies:
             self._book(agent, -agent.pin.blocks)
             self._gpu.release(agent.pin, agent.owner)
             agent.pin = None
+            del self.pinned[agent.name]
+
+    def next_unpin_ps(self) -> int:
+        """When the next pin expires; there must be one."""
+        return min(agent.pin_until_ps for agent in self.pinned.values())
+
+    def unpin_expired(self, now_ps: int) -> None:
+        """Give up the pins whose time is over."""
+        for agent in [agent for agent in self.pinned.values() if agent.pin_until_ps <= now_ps]:
+            self.unpin(agent)
 
     # -- what is held for stalled agents
 

@@ -11,10 +11,11 @@ from ..policies.interface import Policy
 from ..traces.apps import Application, Call
 from ..traces.errors import EngineError
 from .content import ContextTree
-from .engine import Engine, StepLog
+from .engine import Engine
 from .kv import KvPool
 from .machine import PS_PER_S, Machine
 from .moments import Clock
+from .scheduler import StepLog
 from .workload import Workload
 
 Progress = Callable[[int, float], None]

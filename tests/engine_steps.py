@@ -8,7 +8,7 @@ from typing import NamedTuple
 from oracle.play import Step
 
 from tokencake.policies.vllm import Vllm
-from tokencake.sim.engine import Scheduled
+from tokencake.sim.scheduler import Scheduled
 from tokencake.sim.machine import Machine
 from tokencake.sim.simulate import simulate
 from tokencake.traces import events as e
@@ -32,7 +32,11 @@ def by_the_simulator(applications: Sequence[Application], machine: Machine) -> S
     simulate(applications, Vllm(), machine, [facts.append], one_by_one=True, step_log=steps.append)
     return Seen(
         steps,
-        [(fact.call, fact.gpu_hit_tokens // machine.block_tokens) for fact in facts if isinstance(fact, e.CallAdmitted)],
+        [
+            (fact.call, fact.gpu_hit_tokens // machine.block_tokens)
+            for fact in facts
+            if isinstance(fact, e.CallAdmitted)
+        ],
         [fact.call for fact in facts if isinstance(fact, e.CallPreempted)],
         [fact.call for fact in facts if isinstance(fact, e.CallFinished)],
     )

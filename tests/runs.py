@@ -1,4 +1,4 @@
-"""Runs of the simulator for tests: all facts of a run, by the fast structures or by slow ones; and an engine at rest."""
+"""Runs of the simulator for tests: all that happens, by fast structures or slow ones; and an engine at rest."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Rest(NamedTuple):
 
 
 def play_to_rest(applications: tuple[Application, ...], make: MakePolicy, machine: Machine, idle_s: float) -> Rest:
-    """Play, then let the engine stand idle for about that long, until a last call that holds no full block comes and goes."""
+    """Play, then leave the engine idle for about so long, until a last call without a full block comes and goes."""
     pools: list[KvPool] = []
 
     class Kept(KvPool):

@@ -66,7 +66,10 @@ def _written(tree: ContextTree, texts: list[Text], write: Write) -> Text:
 
 
 def _check_paths(tree: ContextTree, texts: list[Text], size: int) -> None:
-    paths = [[(id(node), block) for node, first, end in tree.path(text.context) for block in range(first, end)] for text in texts]
+    paths = [
+        [(id(node), block) for node, first, end in tree.path(text.context) for block in range(first, end)]
+        for text in texts
+    ]
     for text, path in zip(texts, paths, strict=True):
         assert text.context.end == len(text.tokens)
         assert [block for _, block in path] == list(range(len(text.tokens) // size))

@@ -1,4 +1,4 @@
-"""The same inputs give the same facts, whatever Python's hash seed; and no fact depends on what has not happened yet."""
+"""The same inputs give the same facts, whatever Python's hash seed; and no fact depends on what is yet to come."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def test_an_events_file_is_the_same_to_the_byte_in_any_process(tmp_path: Path) -
 
 def _events(path: Path, hash_seed: str) -> bytes:
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
-    run = subprocess.run([sys.executable, "-c", SCRIPT, path], env=environment, cwd=path.parent, capture_output=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, path], env=environment, cwd=path.parent, capture_output=True, check=True
+    )
     return run.stdout
 
 
@@ -70,7 +72,9 @@ def test_a_tool_that_is_still_running_does_not_show_how_long_it_will_take(seed: 
 
 def _with_slower_tool(application: Application, name: CallId) -> Application:
     def slower(call: Call) -> Call:
-        tools = tuple(Tool(tool.kind, tool.duration_s * 3 + 1, tool.declared_s, tool.result_tokens) for tool in call.tools)
+        tools = tuple(
+            Tool(tool.kind, tool.duration_s * 3 + 1, tool.declared_s, tool.result_tokens) for tool in call.tools
+        )
         return replace(call, tools=tools)
 
     return replace(application, calls=tuple(slower(call) if call.id == name else call for call in application.calls))
@@ -78,11 +82,13 @@ def _with_slower_tool(application: Application, name: CallId) -> Application:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_a_call_that_still_answers_does_not_show_how_long_its_answer_will_be(seed: int) -> None:
-    """Policies and engine know the declared budget alone: a longer answer within it changes nothing before it is longer."""
+    """Only the declared budget is known: a longer answer within it changes nothing before it is longer."""
     applications, machine = hard_workload(seed)
     lasts = [_last_call(application) for application in applications]
     most = max(call.output_tokens for call in lasts) + 9
-    applications = tuple(_with_answer(app, call, call.output_tokens, most) for app, call in zip(applications, lasts, strict=True))
+    applications = tuple(
+        _with_answer(app, call, call.output_tokens, most) for app, call in zip(applications, lasts, strict=True)
+    )
     machine = replace(machine, gpu_blocks=machine.gpu_blocks + -(-most // machine.block_tokens))
     for make in policies(seed):
         records = play(applications, make, machine)

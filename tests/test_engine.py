@@ -10,7 +10,7 @@ from differential.workloads import workload
 from runs import play
 
 from tokencake.policies.vllm import Vllm
-from tokencake.sim.engine import Scheduled
+from tokencake.sim.scheduler import Scheduled
 from tokencake.sim.machine import Machine
 from tokencake.sim.simulate import simulate
 from tokencake.traces import events as e
@@ -51,7 +51,9 @@ def after(call: Call, name: str, new_tokens: int, output_tokens: int) -> Call:
     """The same agent goes on: all of its context, then new tokens."""
     kept = call.prompt_tokens + call.output_tokens
     prompt = Prompt((Segment(f"{name}.new", 0, new_tokens),), call.id, kept, kept + new_tokens)
-    return replace(call, id=name, prompt=prompt, output_tokens=output_tokens, max_output_tokens=output_tokens, after=(call.id,))
+    return replace(
+        call, id=name, prompt=prompt, output_tokens=output_tokens, max_output_tokens=output_tokens, after=(call.id,)
+    )
 
 
 def alone(call: Call, arrival_s: float = 0.0) -> Application:
@@ -96,17 +98,23 @@ def test_a_cached_prompt_of_whole_blocks_computes_its_last_block_again(asynchron
 
 
 def test_calls_of_the_same_step_hit_what_the_first_of_them_computes() -> None:
-    admitted = facts((alone(a_call("a/1", "/shared", 9, 2)), alone(a_call("b/1", "/shared", 9, 2))), a_machine(), e.CallAdmitted)
+    admitted = facts(
+        (alone(a_call("a/1", "/shared", 9, 2)), alone(a_call("b/1", "/shared", 9, 2))), a_machine(), e.CallAdmitted
+    )
     assert [(fact.at_s, fact.gpu_hit_tokens) for fact in admitted] == [(CLIENT_S, 0), (CLIENT_S, 8)]
 
 
 @pytest.mark.parametrize(("asynchronous", "steps_before"), [(False, 1), (True, 2)])
-def test_an_arrival_waits_for_the_running_step_and_asynchronously_for_the_next_one_too(asynchronous: bool, steps_before: int) -> None:
+def test_an_arrival_waits_for_the_running_step_and_asynchronously_for_the_next_one_too(
+    asynchronous: bool, steps_before: int
+) -> None:
     early = a_call("a/1", "a/task", 10, 30)
     late = a_call("b/1", "b/task", 5, 1)
     decoding_s = CLIENT_S + prefill_s(10)  # when `early` begins to decode, with 10 tokens
     arrival_s = decoding_s + decode_s(10) + decode_s(11) / 2  # in its second iteration
-    first_tokens = facts((alone(early), alone(late, arrival_s - CLIENT_S)), a_machine(asynchronous=asynchronous), e.FirstToken)
+    first_tokens = facts(
+        (alone(early), alone(late, arrival_s - CLIENT_S)), a_machine(asynchronous=asynchronous), e.FirstToken
+    )
     steps = [decode_s(10), decode_s(11), decode_s(12)][: 1 + steps_before]
     together_s = prefill_s(5) + CALL_S + CONTEXT_S * (10 + len(steps))
     assert first_tokens[1].at_s == pytest.approx(decoding_s + sum(steps) + together_s, abs=1e-11)
@@ -175,7 +183,7 @@ class Queue:
 
 @pytest.mark.parametrize("seed", range(120))
 def test_something_runs_whenever_something_fits(seed: int) -> None:
-    """After each schedule: the first call of the queue would not fit, or a place or the tokens of the step are used up."""
+    """After each schedule the first waiting call would not fit, or places or tokens of the step are used up."""
     applications, machine = workload(seed)
     queue = Queue()
 

@@ -138,7 +138,7 @@ def test_the_call_that_lacks_a_block_may_itself_be_the_victim_and_those_behind_i
         return Plan(preempt=tuple(sorted(view.running)))
 
     records = assert_the_same_by_all_structures(applications, lambda: Does(oldest_goes), MACHINE)
-    assert [fact.call for fact in records if type(fact) is e.CallPreempted][0] == "a/1"
+    assert next(fact.call for fact in records if type(fact) is e.CallPreempted) == "a/1"
     _check_ends(applications, records)
 
 
@@ -171,7 +171,7 @@ def test_uploads_do_not_take_the_room_from_under_a_prompt_for_ever() -> None:
 
 
 def test_what_is_held_for_a_stalled_agent_stops_being_so_when_its_tool_returns() -> None:
-    """Its offload outlasts its tool: the blocks are stalled ones for the tool's second, and held ones to the end of the copy."""
+    """Its offload outlasts its tool: the blocks are stalled ones for a second, and held ones to the end of the copy."""
     calls = (_call("a/1", 30, 2, tool_s=1.0), replace(_call("a/2", 4, 2), after=("a/1",), pause_s=60.0))
 
     def saves(view: View) -> Plan:

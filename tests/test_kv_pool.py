@@ -1,12 +1,13 @@
 """The pool on runs against a pool block by block: the same operations, the same answers.
 
-Later copies of a block are where such a pool goes wrong, and workloads of whole calls hardly reach them: so the pool is driven by
-itself here, with holders that do not take what they could hit, and with less memory than anybody wants.
+Later copies of a block are where such a pool goes wrong, and workloads of whole calls hardly reach them: so the pool is
+driven by itself here, with holders that do not take what they could hit, and with less memory than anybody wants.
 """
 
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
@@ -60,7 +61,7 @@ class Twins:
     # -- what can be done
 
     def write(self) -> None:
-        """A text that continues another one, or starts anew; of few sources, so that texts share what they begin with."""
+        """A text that continues another one, or starts anew; of few sources, so that texts share beginnings."""
         rng = self.rng
         if self.texts and rng.random() < 0.6:
             base = rng.choice(self.texts)
@@ -98,7 +99,7 @@ class Twins:
         self.holders.append(Holder(text, fast, plain))
 
     def take(self) -> None:
-        """Some more blocks for a holder, who may be further than its text is long: then the last ones stay without content."""
+        """Some more blocks for a holder, even more than its text is long: then the last ones stay without content."""
         if not self.holders:
             return
         holder = self.rng.choice(self.holders)
@@ -214,14 +215,12 @@ class Twins:
 
 
 def check_whole(pool: KvPool, side: int) -> None:
-    """The pool's structures agree with each other: every run is where it belongs, and the counts are those of the runs."""
+    """The pool's structures agree: every run is where it belongs, and the counts are those of the runs."""
     nodes = _nodes(pool._tree.empty.node)
     runs = [run for node in nodes for run in (*node.runs[side], *node.extra[side])]
     for node in nodes:
         found = node.runs[side]
-        assert all(a.end <= b.first for a, b in zip(found, found[1:], strict=False)), (
-            "found runs are disjoint and in order"
-        )
+        assert all(a.end <= b.first for a, b in pairwise(found)), "found runs are disjoint and in order"
         known = {block for run in found for block in range(run.first, run.end)}
         assert all(block in known for copy in node.extra[side] for block in range(copy.first, copy.end)), (
             "copies have an elder"

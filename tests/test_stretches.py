@@ -1,4 +1,4 @@
-"""Stretches in closed form against iterations one by one: the same facts at the same picosecond, and many fewer steps."""
+"""Stretches in closed form against iterations one by one: the same facts at the same picosecond, in fewer steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runs import MakePolicy, assert_equal, assert_the_same_by_all_structures, pl
 
 from tokencake.policies.tokencake import tokencake
 from tokencake.policies.vllm import Vllm
-from tokencake.sim.engine import Scheduled
+from tokencake.sim.scheduler import Scheduled
 from tokencake.sim.machine import Machine
 from tokencake.sim.presets import PUBLISHED
 from tokencake.sim.simulate import simulate
@@ -33,7 +33,9 @@ def test_whole_applications(seed: int, make: MakePolicy) -> None:
     rng = random.Random(seed)
     applications: tuple[Application, ...]
     if seed % 2:
-        applications = tuple(code_writer(apps=3, qps=rng.choice((0.05, 0.5, 3.0)), arrivals="poisson", seed=seed, spread=0.3))
+        applications = tuple(
+            code_writer(apps=3, qps=rng.choice((0.05, 0.5, 3.0)), arrivals="poisson", seed=seed, spread=0.3)
+        )
     else:
         applications = tuple(deep_research(apps=2, qps=rng.choice((0.05, 0.5)), arrivals="poisson", seed=seed))
     machine = _crowded(applications, rng)
@@ -77,7 +79,7 @@ def test_a_long_answer_is_a_handful_of_stretches(asynchronous: bool) -> None:
 
 
 def test_an_arrival_cuts_a_stretch_only_where_it_can_be_admitted() -> None:
-    """The first arrival finds room and joins at once; those behind it do not, and the stretches go on without a look at them."""
+    """The first arrival finds room and joins at once; those behind it find none, and the stretches go on."""
     machine = replace(PUBLISHED, asynchronous=False, gpu_blocks=150)
     room = (_one_call("a", 0.0, 100, 1_000), _one_call("b", 5.0, 100, 1_000))
     crowd = tuple(_one_call(f"c{n}", 6.0 + 0.1 * n, 1_000, 5) for n in range(50))
