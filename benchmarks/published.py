@@ -34,11 +34,11 @@ def main() -> None:
     """Print the table, and the errors of the measured cells."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the machine")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the machine")
     arguments = parser.parse_args()
     machine = load_machine("a800-qwen2.5-14b", arguments.set)
     measured = {(cell["mode"], cell["qps"]): cell for cell in json.loads(CELLS.read_text())["cells"]}
-    print("predicted; in brackets the error against the measurement, where there is one. Token shares are of all prompt tokens.")
+    print("Predicted; in brackets the error against the measurement, where there is one.")
     print(f"{'configuration':14s} {'rate':>4s} {'end to end, s':>18s} {'mean application, s':>20s}", end="")
     print(f" {'computed':>16s} {'GPU hits':>16s} {'host hits':>16s} {'preempted':>10s}")
     rows = []

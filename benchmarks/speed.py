@@ -2,8 +2,9 @@
 
     python benchmarks/speed.py [--shape dag|long-dag|coding|chat]... [--policy P]... [--calls N] [--traces DIR]
 
-Each measurement runs in a process of its own, the metrics' fold included, three times; the best is shown, with the slowest
-beside it as a share of it. `coding` needs a folder of recorded conversations (see docs/traces-from-elsewhere.md).
+Each measurement runs in a process of its own, the metrics' fold included, three times (`chat` once); the best is shown,
+and its time as a share of the slowest one's: how noisy the machine was. `coding` needs a folder of recorded
+conversations (see docs/traces-from-elsewhere.md).
 """
 
 from __future__ import annotations
@@ -50,11 +51,14 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(measure(*json.loads(arguments.one))))
         return
-    print(f"{'shape':34s} {'policy':10s} {'calls':>9s} {'calls/s':>9s} {'slowest':>8s} {'iterations/s':>13s} {'peak MB':>8s}")
+    print(
+        f"{'shape':26s} {'policy':10s} {'calls':>9s} {'calls/s':>9s} {'noise':>6s} {'iterations/s':>13s} {'peak MB':>8s}"
+    )
     for shape in arguments.shape or SHAPES:
         for name, case in cases(shape, arguments):
             for policy in arguments.policy or ("vllm", "tokencake"):
-                print(line(name, policy, [run(policy, case) for _ in range(1 if shape == "chat" else REPEATS)]), flush=True)
+                results = [run(policy, case) for _ in range(1 if shape == "chat" else REPEATS)]
+                print(line(name, policy, results), flush=True)
 
 
 def cases(shape: str, arguments: argparse.Namespace) -> Iterable[tuple[str, list[Any]]]:
@@ -66,7 +70,9 @@ def cases(shape: str, arguments: argparse.Namespace) -> Iterable[tuple[str, list
         if not (arguments.traces / "agentic-coding").is_dir():
             print(f"coding: left out, no conversations at {arguments.traces / 'agentic-coding'}", file=sys.stderr)
             return []
-        return [(f"coding, {n:,} blocks", [shape, str(arguments.traces), [f"gpu_blocks={n}"]]) for n in (40_000, 400_000)]
+        folder = str(arguments.traces)
+        sizes = (40_000, 400_000)
+        return [(f"coding, {n:,} blocks", [shape, folder, [f"gpu_blocks={n}"]]) for n in sizes]
     return [(shape, [shape, 0, []])]
 
 
@@ -103,8 +109,8 @@ def line(name: str, policy: str, results: list[dict[str, float]]) -> str:
     best = min(results, key=lambda result: result["seconds"])
     slowest = max(result["seconds"] for result in results)
     return (
-        f"{name:34s} {policy:10s} {best['calls']:9,.0f} {best['calls'] / best['seconds']:9,.0f} {best['seconds'] / slowest:8.0%}"
-        f" {best['iterations'] / best['seconds']:13,.0f} {best['peak_mb']:8.0f}"
+        f"{name:26s} {policy:10s} {best['calls']:9,.0f} {best['calls'] / best['seconds']:9,.0f}"
+        f" {best['seconds'] / slowest:6.0%} {best['iterations'] / best['seconds']:13,.0f} {best['peak_mb']:8.0f}"
     )
 
 

@@ -175,7 +175,7 @@ class Engine:
         now = self._clock.now_ps
         self._scheduling = True
         self._commit(now)
-        if self._link.busy:
+        if self._link.under_way:
             self._link.finish(now)
         if self._copies.pinned:
             self._copies.unpin_expired(now)
@@ -279,7 +279,7 @@ class Engine:
 
     def _next_timer(self) -> int | None:
         """When something happens of which the world does not tell: the end of a copy or a pin, the policy's wake-up."""
-        at = self._link.next_end_ps if self._link.busy else None
+        at = self._link.next_end_ps if self._link.under_way else None
         if self._wake_ps is not None and (at is None or self._wake_ps < at):
             at = self._wake_ps
         if self._copies.pinned:
@@ -359,7 +359,7 @@ class Engine:
 
         What is held ahead of need is given up first, then loaded calls' blocks, then the plan.
         """
-        step = None if self._link.busy else self._schedule_somehow(now)
+        step = None if self._link.under_way else self._schedule_somehow(now)
         if step is None and self._scheduler.is_starved():
             self._copies.refusing = True
         return step
@@ -369,15 +369,15 @@ class Engine:
         for agent in self._agents.values():
             self._copies.cancel(agent, now)
             self._copies.unpin(agent)
-        if (step := self._schedule(now)) is not None or self._link.busy:
+        if (step := self._schedule(now)) is not None or self._link.under_way:
             return step
         while scheduler.unload_last():
-            if (step := self._schedule(now)) is not None or self._link.busy:
+            if (step := self._schedule(now)) is not None or self._link.under_way:
                 return step
         kept, scheduler.plan = scheduler.plan, NATIVE
         step = self._schedule(now)
         scheduler.plan = kept
-        if step is None and not self._link.busy:
+        if step is None and not self._link.under_way:
             job = next(iter(scheduler.waiting.values()))
             raise EngineError(
                 f"call {job.id!r}: {job.target} tokens do not fit into {self.gpu.blocks} blocks of {self._size}"

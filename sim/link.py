@@ -16,7 +16,7 @@ class Link:
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
         self._free_ps = {"to_host": 0, "to_gpu": 0}
-        self._ends: list[tuple[int, int, Done]] = []
+        self.under_way: list[tuple[int, int, Done]] = []  # a heap: end, order of submission, what to do then
         self._submitted = 0
 
     def to_host(self, blocks: int, from_ps: int, done: Done) -> None:
@@ -26,23 +26,18 @@ class Link:
         self._submit("to_gpu", blocks, from_ps, done)
 
     @property
-    def busy(self) -> bool:
-        """Whether anything is under way."""
-        return bool(self._ends)
-
-    @property
     def next_end_ps(self) -> int | None:
         """When the first copy under way ends."""
-        return self._ends[0][0] if self._ends else None
+        return self.under_way[0][0] if self.under_way else None
 
     def finish(self, now_ps: int) -> None:
         """Report the copies that have ended, in the order of their ends, then of their submission."""
-        while self._ends and self._ends[0][0] <= now_ps:
-            heappop(self._ends)[2](now_ps)
+        while self.under_way and self.under_way[0][0] <= now_ps:
+            heappop(self.under_way)[2](now_ps)
 
     def _submit(self, way: str, blocks: int, from_ps: int, done: Done) -> None:
         begin = max(from_ps, self._free_ps[way])
         end = begin + self._timing.copy_ps + blocks * self._timing.copy_block_ps
         self._free_ps[way] = end
         self._submitted += 1
-        heappush(self._ends, (end, self._submitted, done))
+        heappush(self.under_way, (end, self._submitted, done))

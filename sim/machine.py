@@ -169,6 +169,11 @@ class Machine:
                 raise MachineError(f"machine {shown(self.name)}: {key}: {problem}")
         if not self.step_s + self.floor_s:
             raise MachineError(f"machine {shown(self.name)}: step_s, floor_s: expected one above 0: a step takes time")
+        if self.max_running > self.step_budget_tokens:  # as vLLM: else a step could not give every call its token
+            raise MachineError(
+                f"machine {shown(self.name)}: max_running: expected at most step_budget_tokens"
+                f" ({self.step_budget_tokens}), got {self.max_running}"
+            )
         for key, value in self.believed:
             if key not in BELIEVABLE:
                 raise MachineError(f"machine {self.name!r}: beliefs.{key}: expected one of {', '.join(BELIEVABLE)}")

@@ -95,9 +95,15 @@ def test_a_machine_written_down_reads_back_equal(name, toml):
     assert load_machine(toml("\n".join(lines))) == presets()[name]
 
 
+def test_a_step_has_a_token_for_every_running_call():
+    with pytest.raises(MachineError, match=r"max_running: expected at most step_budget_tokens \(512\), got 1024"):
+        load_machine(settings=["step_budget_tokens=512"])
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_every_setting_can_be_set(key):
-    text, value = {"name": ("mine", "mine"), "asynchronous": ("false", False)}.get(key, ("1", 1))
+    values = {"name": ("mine", "mine"), "asynchronous": ("false", False), "step_budget_tokens": ("2048", 2048)}
+    text, value = values.get(key, ("1", 1))
     made = load_machine(settings=[f"{key}={text}"]).settings()
 
     table, _, belief = key.partition(".")
