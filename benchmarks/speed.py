@@ -52,7 +52,8 @@ def main() -> None:
         print(json.dumps(measure(*json.loads(arguments.one))))
         return
     print(
-        f"{'shape':26s} {'policy':10s} {'calls':>9s} {'calls/s':>9s} {'noise':>6s} {'iterations/s':>13s} {'peak MB':>8s}"
+        f"{'shape':26s} {'policy':10s} {'calls':>9s} {'calls/s':>9s} {'noise':>6s}"
+        f" {'iterations/s':>13s} {'peak MB':>8s}"
     )
     for shape in arguments.shape or SHAPES:
         for name, case in cases(shape, arguments):
