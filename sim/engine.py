@@ -109,6 +109,7 @@ class Engine:
         """None of its agents comes back."""
         self._settle()
         self._report(e.AppFinished(self._now_s(), app))
+        free = self.gpu.free
         for agent in self._of_app.pop(app):
             agent.gone = True
             self._copies.set_stalled(agent, False)
@@ -116,6 +117,8 @@ class Engine:
             self._copies.unpin(agent)
             self._copies.forget(agent, self._clock.now_ps)
             del self._agents[agent.name]
+        if self.gpu.free > free:
+            self._cut(self._clock.now_ps)  # somebody may have waited for this room
         self._cut_for_news()
 
     def arrive(self, call: Call, request: e.Request, context: Context) -> None:

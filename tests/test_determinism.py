@@ -111,9 +111,9 @@ def _with_answer(application: Application, last: Call, output_tokens: int, most:
     return replace(application, calls=(*application.calls[:-1], call))
 
 
-def _time(records: list[Record], kind: type, call: CallId) -> float:
-    (at_s,) = [record.at_s for record in records if type(record) is kind and record.call == call]
-    return float(at_s)
+def _time(records: list[Record], kind: type[e.ToolReturned] | type[e.CallFinished], call: CallId) -> float:
+    (at_s,) = [record.at_s for record in records if isinstance(record, kind) and record.call == call]
+    return at_s
 
 
 def _before(records: list[Record], at_s: float) -> list[Record]:

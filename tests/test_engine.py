@@ -10,8 +10,9 @@ from differential.workloads import workload
 from runs import play
 
 from tokencake.policies.vllm import Vllm
-from tokencake.sim.scheduler import Scheduled
+from tokencake.sim.link import Link
 from tokencake.sim.machine import Machine
+from tokencake.sim.scheduler import Scheduled
 from tokencake.sim.simulate import simulate
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, Call, CallId, Prompt, Segment, Tool
@@ -121,7 +122,7 @@ def test_an_arrival_waits_for_the_running_step_and_asynchronously_for_the_next_o
 
 
 def test_a_long_prompt_is_computed_in_chunks_of_the_step_budget() -> None:
-    machine = a_machine(step_budget_tokens=16)
+    machine = a_machine(step_budget_tokens=16, max_running=16)
     first_token = facts((alone(a_call("a/1", "a/task", 50, 1)),), machine, e.FirstToken)
     assert first_token[0].at_s == pytest.approx(CLIENT_S + 3 * prefill_s(16) + prefill_s(2), abs=1e-11)
 
@@ -218,3 +219,18 @@ def _cut(call: Call, rng: random.Random) -> Call:
         at = rng.randint(0, tokens)
         pieces += [Segment(source, start, at), Segment(source, start + at, tokens - at)]
     return replace(call, prompt=replace(call.prompt, segments=tuple(piece for piece in pieces if piece.tokens)))
+
+
+def test_copies_of_one_way_queue_and_those_of_the_other_way_do_not_wait_for_them() -> None:
+    timing = replace(a_machine().timing(), copy_ps=100, copy_block_ps=10)
+    link = Link(timing)
+    ended: list[tuple[str, int]] = []
+    link.to_host(5, 1000, lambda at_ps: ended.append(("first down", at_ps)))
+    link.to_host(1, 1020, lambda at_ps: ended.append(("second down", at_ps)))
+    link.to_gpu(3, 1040, lambda at_ps: ended.append(("up", at_ps)))
+    ends = []
+    while link.next_end_ps is not None:
+        ends.append(link.next_end_ps)
+        link.finish(link.next_end_ps)
+    assert ends == [1150, 1170, 1150 + 110]
+    assert ended == [("first down", 1150), ("up", 1170), ("second down", 1260)]

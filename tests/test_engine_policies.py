@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import cycle
 
 import pytest
 from adversary import Adversary, Hoarder, hard_workload
@@ -106,6 +107,7 @@ MACHINE = Machine(
     host_gib=1.0,
     max_context_tokens=1000,
     step_budget_tokens=8,
+    max_running=8,
     asynchronous=False,
     step_s=0.01,
     link_gbps=0.1,
@@ -153,31 +155,147 @@ def test_a_pin_that_is_over_does_not_stop_the_clock() -> None:
     _check_ends((application,), play((application,), lambda: Does(pins_the_past), MACHINE))
 
 
-def test_uploads_do_not_take_the_room_from_under_a_prompt_for_ever() -> None:
-    """The large call needs nearly all blocks, chunk by chunk; meanwhile a stalled agent's blocks come and go."""
-    stalled = _call("a/1", 30, 2, tool_s=30.0)
-    large = replace(_call("b/1", 44, 2), agent="b/agent")
-    applications = (Application("a", 0.0, (stalled,)), Application("b", 1.0, (large,)))
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_no_policy_takes_the_room_from_under_a_prompt_for_ever(asynchronous: bool) -> None:
+    """A call finds six blocks and starts, the rest of them is pinned, it gives way; what it computed is overwritten.
 
-    def back_and_forth(view: View) -> Plan:
+    All twelve blocks are cached ones of two stalled agents, of which the policy uploads and pins just what hurts.
+    """
+    stalled = tuple(Application(name, 0.0, (_call(f"{name}/1", 24, 2, tool_s=30.0),)) for name in "ab")
+    applications = (*stalled, Application("c", 3.0, (_call("c/1", 23, 2),)))
+    refills = cycle(("a/1.agent", "b/1.agent"))
+
+    def in_the_way(view: View) -> Plan:
         agents = tuple(view.stalled)
-        moves = tuple(Move(agent, 100, keep=False) for agent in agents)
-        return Plan(offload=moves, upload=moves, cancel=agents, wake_at_s=view.now_s)
+        if view.running:
+            return Plan(pin=dict.fromkeys(agents, 1000.0))
+        if view.waiting:
+            return Plan(cancel=agents, upload=(Move(next(refills), 100),))
+        return Plan(offload=tuple(Move(agent, 100) for agent in agents))
 
-    records = play(applications, lambda: Does(back_and_forth), MACHINE)
-    (finished,) = [fact for fact in records if type(fact) is e.CallFinished and fact.call == "b/1"]
-    assert finished.at_s < 20.0
-    assert any(type(fact) is e.UploadStarted for fact in records)
+    machine = replace(MACHINE, asynchronous=asynchronous, link_gbps=100_000.0)
+    records = play(applications, lambda: Does(in_the_way), machine)
+    (finished,) = [fact for fact in records if type(fact) is e.CallFinished and fact.call == "c/1"]
+    assert finished.at_s < 4.0
+    assert any(type(fact) is e.CallPreempted for fact in records)
+
+
+def _saved(view: View) -> Plan:
+    """Each stalled agent's context is moved to the host, and back when a call asks for it."""
+    return Plan(offload=tuple(Move(agent, 100, keep=False) for agent in view.stalled))
+
+
+def test_loaded_calls_that_lie_in_each_others_way_give_up_their_blocks() -> None:
+    """Both are loaded, 5 of 11 blocks and 6 of 7: the first lacks room for the rest, and the second waits behind it.
+
+    So the second gives up its blocks; the first leaves one of them, and the other five are loaded once more.
+    """
+    applications = []
+    for name, tokens, more in (("a", 19, 22), ("b", 23, 2)):
+        first = _call(f"{name}/1", tokens, 2, tool_s=30.0)
+        prompt = Prompt((Segment(f"{name}/2.new", 0, more),), first.id, tokens + 2, tokens + 2 + more)
+        second = replace(first, id=f"{name}/2", prompt=prompt, output_tokens=1, after=(first.id,), tools=())
+        applications.append(Application(name, 0.0, (first, second)))
+    records = assert_the_same_by_all_structures(tuple(applications), lambda: Does(_saved), MACHINE)
+    assert [fact.blocks for fact in records if type(fact) is e.LoadStarted] == [5, 6, 5]
+    _check_ends(tuple(applications), records)
+
+
+def test_a_cancelled_upload_keeps_its_blocks_until_the_copy_has_ended() -> None:
+    """A block is never overwritten while it is copied."""
+    free_blocks: dict[str, int] = {}
+
+    def starts_and_cancels(view: View) -> Plan:
+        (agent,) = view.agents.values()
+        facts = {type(fact) for fact in view.news}
+        if e.ToolStarted in facts:
+            return _saved(view)
+        if e.OffloadFinished in facts:
+            return Plan(upload=(Move(agent.id, 100),), wake_at_s=view.now_s + 0.01)
+        if agent.uploading:
+            return Plan(cancel=(agent.id,), wake_at_s=view.now_s + 0.01)
+        if e.UploadCancelled in facts:
+            free_blocks["at once"] = view.free_blocks
+            return Plan(wake_at_s=view.now_s + 10.0)
+        if view.now_s > 10.0:
+            free_blocks["later"] = view.free_blocks
+        return Plan()
+
+    application = Application("a", 0.0, (_call("a/1", 30, 2, tool_s=20.0),))
+    play((application,), lambda: Does(starts_and_cancels), MACHINE)
+    assert free_blocks == {"at once": 12 - 7, "later": 12}
+
+
+def test_what_was_pinned_for_an_application_is_free_when_it_has_ended() -> None:
+    """And what its calls might have grown by is no longer expected."""
+    pinned = replace(_call("a/1", 30, 2, tool_s=1.0), max_output_tokens=12)
+    applications = (Application("a", 0.0, (pinned,)), Application("b", 5.0, (_call("b/1", 4, 1),)))
+
+    def pins(view: View) -> Plan:
+        return Plan(pin=dict.fromkeys(view.agents, 1000.0), wake_at_s=0.7)
+
+    asked = [fact for fact in play(applications, lambda: Does(pins), MACHINE) if type(fact) is e.Polled]
+    assert min(fact.free_blocks for fact in asked if 0.5 < fact.at_s < 1.0) == 12 - 7
+    (again,) = [fact for fact in asked if fact.at_s == 5.0]
+    assert (again.free_blocks, again.growth_blocks) == (12, 0)
+
+
+def test_a_pin_ends_when_the_policy_says_so() -> None:
+    free_blocks: list[int] = []
+
+    def pins_for_a_while(view: View) -> Plan:
+        free_blocks.append(view.free_blocks)
+        until_s = 1000.0 if view.now_s < 3.0 else 3.0
+        return Plan(pin=dict.fromkeys(view.stalled, until_s), wake_at_s=view.now_s + 2.0)
+
+    play((Application("a", 0.0, (_call("a/1", 30, 2, tool_s=8.0),)),), lambda: Does(pins_for_a_while), MACHINE)
+    assert free_blocks[-4:] == [12, 5, 5, 12]  # the wish is older than the room by one question
+
+
+def _deaf(plan: Callable[[View], Plan]) -> MakePolicy:
+    """A policy that hears of tools that start, and of nothing else."""
+
+    class Deaf(Does):
+        hears = frozenset({e.ToolStarted})
+
+    return partial(Deaf, plan)
+
+
+def _admitted_s(records: list[Record], call: str) -> float:
+    (at_s,) = [fact.at_s for fact in records if type(fact) is e.CallAdmitted and fact.call == call]
+    return float(at_s)
+
+
+ROOMY = replace(MACHINE, step_budget_tokens=64)
+
+
+def test_room_that_an_ended_application_leaves_is_used_at_the_next_step() -> None:
+    """Whether or not the policy hears of it: five blocks are pinned, one call decodes, one waits for six blocks."""
+    pinned, decoding, waiting = _call("a/1", 20, 1, tool_s=1.0), _call("b/1", 4, 24), _call("c/1", 24, 1)
+    apps = (Application("a", 0.0, (pinned,)), Application("b", 0.9, (decoding,)), Application("c", 0.92, (waiting,)))
+    pins = _deaf(lambda view: Plan(pin=dict.fromkeys(view.stalled, 1000.0)))
+    records = assert_the_same_by_all_structures(apps, pins, ROOMY)
+    ended_s = next(fact.at_s for fact in records if type(fact) is e.AppFinished)
+    assert ended_s <= _admitted_s(records, "c/1") <= ended_s + ROOMY.step_s
+
+
+def test_room_that_a_copy_leaves_is_used_at_the_next_step() -> None:
+    """Whether or not the policy hears of it: five blocks are copied, one call decodes, one waits for six blocks."""
+    copied, decoding, waiting = _call("a/1", 20, 1, tool_s=30.0), _call("b/1", 4, 24), _call("c/1", 24, 1)
+    apps = (Application("a", 0.0, (copied,)), Application("b", 0.1, (decoding,)), Application("c", 0.12, (waiting,)))
+    records = assert_the_same_by_all_structures(apps, _deaf(_saved), ROOMY)
+    (copied_s,) = [fact.at_s for fact in records if type(fact) is e.OffloadFinished]
+    assert copied_s <= _admitted_s(records, "c/1") <= copied_s + ROOMY.step_s
 
 
 def test_what_is_held_for_a_stalled_agent_stops_being_so_when_its_tool_returns() -> None:
     """Its offload outlasts its tool: the blocks are stalled ones for a second, and held ones to the end of the copy."""
     calls = (_call("a/1", 30, 2, tool_s=1.0), replace(_call("a/2", 4, 2), after=("a/1",), pause_s=60.0))
 
-    def saves(view: View) -> Plan:
+    def copies(view: View) -> Plan:
         return Plan(offload=tuple(Move(agent, 100) for agent in view.stalled))
 
-    last = play((Application("a", 0.0, calls),), lambda: Does(saves), MACHINE)[-1]
+    last = play((Application("a", 0.0, calls),), lambda: Does(copies), MACHINE)[-1]
     assert isinstance(last, e.Occupied)
     blocks, copy_s = 7, 7 * 4 * 2**20 / 0.1e9
     assert last.held_block_s == pytest.approx(blocks * copy_s)

@@ -103,8 +103,9 @@ def test_deferrals_raise_a_type_that_waits_and_running_calls_pay_them_back():
     kind = a_type("planner")
     kind.wait(0.0, step=0)
     fresh, deferred = kind.score(0.0, 0), kind.score(0.0, 100)
+    assert deferred > fresh
     kind.stop_waiting(0.0, 100)
     kind.run(100)
-    assert deferred > fresh
-    assert kind.score(0.0, 200) < kind.score(0.0, 100)
+    running = kind.score(0.0, 100)
+    assert kind.score(0.0, 200) < running
     assert kind.score(0.0, 200) == kind.score(0.0, 10_000)

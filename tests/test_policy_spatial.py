@@ -3,7 +3,9 @@
 import pytest
 from views import Story
 
+from tokencake.policies.interface import View
 from tokencake.policies.rules import Rules
+from tokencake.policies.spatial import Spatial
 from tokencake.policies.tokencake import Tokencake, tokencake
 from tokencake.traces import events as e
 from tokencake.traces.apps import Hints
@@ -162,6 +164,42 @@ def test_a_sibling_is_asked_about_again_when_its_prefix_has_come():
     story.free_blocks, story.growth_blocks = 10, 1
     story.cached("a/second", gpu_blocks=9)
     assert policy.plan(story.view()).admit == ("a/second",)
+
+
+def test_while_nobody_is_held_back_only_what_may_hold_somebody_back_is_news():
+    story, policy = Story(free_blocks=20), space()
+    story.arrives("a/small")
+    policy.plan(story.view())
+    assert e.CallArrived in policy.hears
+    assert e.CallFinished not in policy.hears
+    story.arrives("a/large", prompt_tokens=1600)
+    policy.plan(story.view())
+    assert e.CallFinished in policy.hears
+
+
+def importance_when_told(story: Story, after_steps: int) -> float:
+    """What its type makes of a call that started at once, 100 steps later; the policy hears of it in between."""
+    spatial = Spatial(Rules())
+    story.arrives("a/call", hints=Hints(importance=0))
+    tell(spatial, story.view())
+    story.starts("a/call")
+    story.passes(0.0, after_steps)
+    tell(spatial, story.view())
+    story.passes(0.0, 100 - after_steps)
+    view = story.view()
+    tell(spatial, view)
+    return spatial.importance(view.running["a/call"].request, view)
+
+
+def tell(spatial: Spatial, view: View) -> None:
+    for fact in view.news:
+        if handle := spatial.handlers.get(type(fact)):
+            handle(fact, view)
+    spatial.begin(view)
+
+
+def test_a_call_that_starts_at_once_was_not_deferred_however_late_the_policy_hears_of_it():
+    assert importance_when_told(Story(), after_steps=1) == importance_when_told(Story(), after_steps=100)
 
 
 def reserved(story: Story, **options: object) -> Tokencake:

@@ -11,9 +11,9 @@ from runs import MakePolicy, assert_equal, assert_the_same_by_all_structures, pl
 
 from tokencake.policies.tokencake import tokencake
 from tokencake.policies.vllm import Vllm
-from tokencake.sim.scheduler import Scheduled
 from tokencake.sim.machine import Machine
 from tokencake.sim.presets import PUBLISHED
+from tokencake.sim.scheduler import Scheduled
 from tokencake.sim.simulate import simulate
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, Call, Prompt, Segment
@@ -54,6 +54,7 @@ def _crowded(applications: tuple[Application, ...], rng: random.Random) -> Machi
         asynchronous=rng.random() < 0.5,
         client_s=rng.choice((0.0, 0.075)),
         step_budget_tokens=rng.choice((512, 8192)),
+        max_running=256,
     )
 
 

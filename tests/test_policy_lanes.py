@@ -1,0 +1,89 @@
+"""Lanes: whatever waits, calls come out in the order of their scores, and calls out of reach are left alone."""
+
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokencake.policies.lanes import Lanes, Peers, in_order
+from tokencake.policies.score import START_OFFSET_S, drift, waits_in_order_s
+from tokencake.traces.apps import Hints
+
+CHAT = Hints()
+DEEP = Hints(depth=3, remaining_depth=1, max_depth=4)
+
+
+@dataclass
+class Waiting:
+    """A waiting call; `peers` as the spatial half sets it."""
+
+    id: str
+    need_blocks: int
+    started_s: float
+    since_s: float
+    hints: Hints = CHAT
+    now_s: float = 0.0
+    total_blocks: int = 100
+    peers: Peers = field(init=False)
+
+    def __post_init__(self) -> None:
+        like, exact = drift(self.hints, 0.0), drift(self.hints, self.started_s)
+        young = self.started_s < START_OFFSET_S and self.now_s < self.started_s + waits_in_order_s(like)
+        self.peers = like if young else exact
+
+    def place(self) -> tuple[float, float, str]:
+        points = drift(self.hints, self.started_s).points(self.now_s - self.started_s, self.now_s - self.since_s)
+        return (-points, self.since_s, self.id)
+
+
+def test_equal_calls_share_a_lane_and_the_first_of_it_goes_first():
+    lanes: Lanes[Waiting] = Lanes()
+    for n in (2, 0, 1):
+        lanes.put(Waiting(f"c{n}", 5, started_s=100.0 + n, since_s=100.0 + n))
+    (lane,) = lanes.upto(5)
+    assert [call.id for call in lane.calls] == ["c0", "c1", "c2"]
+    assert lanes.upto(4) == []
+
+
+def test_a_call_moves_with_its_bound():
+    lanes: Lanes[Waiting] = Lanes()
+    call = Waiting("c", 5, started_s=0.0, since_s=0.0)
+    lanes.put(call)
+    call.need_blocks = 9
+    lanes.put(call)
+    assert lanes.upto(8) == []
+    assert [lane.need_blocks for lane in lanes.all()] == [9]
+    lanes.remove(call)
+    assert lanes.all() == []
+
+
+def test_a_lane_is_left_when_its_calls_are_out_of_reach():
+    lanes: Lanes[Waiting] = Lanes()
+    for n in range(3):
+        lanes.put(Waiting(f"big{n}", 9, started_s=100.0 + n, since_s=100.0 + n, now_s=200.0))
+    lanes.put(Waiting("small", 2, started_s=150.0, since_s=150.0, now_s=200.0))
+    room = [10]
+    seen = []
+    for call in in_order(lanes.upto(10), Waiting.place, lambda: room[0]):
+        seen.append(call.id)
+        room[0] -= call.need_blocks
+    assert seen == ["big0"]  # one block is left, too little for any other
+
+
+times = st.floats(0.0, 400.0).map(lambda s: round(s, 3))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 3), times, times, st.sampled_from([CHAT, DEEP])), max_size=12),
+    st.floats(0.0, 400.0),
+)
+def test_calls_come_by_score(rows, later_s):
+    lanes: Lanes[Waiting] = Lanes()
+    now_s = max((max(row[1], row[2]) for row in rows), default=0.0) + later_s
+    calls = [
+        Waiting(f"c{n}", need, started_s=min(one, other), since_s=max(one, other), hints=hints, now_s=now_s)
+        for n, (need, one, other, hints) in enumerate(rows)
+    ]
+    for call in calls:
+        lanes.put(call)
+    assert list(in_order(lanes.all(), Waiting.place, lambda: 10**9)) == sorted(calls, key=Waiting.place)
