@@ -35,9 +35,9 @@ class Plan:
     `admit`, `skip`, `preempt`, `evict` and `pin` hold until the next plan. `offload`, `upload`, `cancel` and `forget`
     are done once. A field left empty gets the engine's native behaviour.
 
-    Every call is served whatever a policy wants. When calls wait and nothing runs, the engine starts what fits, even calls
-    that are held back; and while calls starve for room that is held ahead of need, it takes no new offload, upload
-    or pin until a call has finished.
+    Every call is served whatever a policy wants. When calls wait and nothing runs, the engine starts what fits, even
+    calls that are held back; and while calls starve for room that is held ahead of need, it takes no new offload,
+    upload or pin until a call has finished.
     """
 
     admit: tuple[CallId, ...] | None = (

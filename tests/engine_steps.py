@@ -8,8 +8,8 @@ from typing import NamedTuple
 from oracle.play import Step
 
 from tokencake.policies.vllm import Vllm
-from tokencake.sim.scheduler import Scheduled
 from tokencake.sim.machine import Machine
+from tokencake.sim.scheduler import Scheduled
 from tokencake.sim.simulate import simulate
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, CallId
