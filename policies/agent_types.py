@@ -86,8 +86,9 @@ class AgentType:
 
         The policy is not asked every step; between two changes of these numbers the steps are taken at once.
         """
-        self._deferrals = max(0, self._deferrals + (step - self._settled_step) * (self.waiting - self.running))
-        self._settled_step = step
+        if step > self._settled_step:
+            self._deferrals = max(0, self._deferrals + (step - self._settled_step) * (self.waiting - self.running))
+            self._settled_step = step
 
     def score(self, now_s: float, step: int) -> float:
         """Published type score, at least 1: importance, urgency, cost and place in the graph, means over live calls."""

@@ -38,7 +38,7 @@ class Controller:
         self._hears = policy.hears
         self._journal = journal
         self._sinks = tuple(sinks) if journal is None else (*sinks, journal)
-        self._ledger = Ledger(costs, self)
+        self._ledger = Ledger(costs, cache if journal is None else self)
         self._news: list[Fact] = []
         self.due = True  # whether there is news; the first step asks every policy
         self._deaf = not policy.hears
@@ -70,6 +70,7 @@ class Controller:
             raise
         except Exception as error:
             raise PolicyError(f"policy {self._name}: plan() raised {type(error).__name__}: {error}") from error
+        self._hears = self._policy.hears
         if plan is not NATIVE:
             self._check(plan)
         if self._journal is not None:

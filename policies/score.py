@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 from ..traces.apps import Hints
 
+START_OFFSET_S = 60.0  # applications that start later gain nothing more by it
+START_POINTS = 6.0  # a second of it
+
 
 class Drift(NamedTuple):
     """A call's score as a function of time: `fixed` points, and points a second."""
@@ -47,7 +50,7 @@ def drift(hints: Hints, start_offset_s: float) -> Drift:
         + 20 * hints.similarity
         + 20 * hints.remaining_depth
         + 120 * (parallel - 1)
-        + 6 * min(start_offset_s, 60.0)
+        + START_POINTS * min(start_offset_s, START_OFFSET_S)
         + 180 * hints.critical_path
         + 90 * hints.near_completion
         + 20 * (hints.join_group is not None)
@@ -56,3 +59,12 @@ def drift(hints: Hints, start_offset_s: float) -> Drift:
         - 8 * max(hints.memory_weight - 1, 0.0)
     )
     return Drift(fixed, 5 * (1 + 0.75 * remaining), 8 * (1 + 0.5 * remaining), 5 * depth)
+
+
+def waits_in_order_s(like: Drift) -> float:
+    """How long, from its application's start on, a call goes before equal ones whose applications started later.
+
+    For ever, but for the first applications of all: what the later ones gain by that is made up for by the time that
+    has passed since, as long as it counts and if it counts enough.
+    """
+    return 240.0 if like.a_second_elapsed + like.a_second_deep >= START_POINTS else 0.0

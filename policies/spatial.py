@@ -7,7 +7,9 @@ that may share the prompt brings blocks onto the GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from heapq import heappop, heappush
+from math import inf
 from typing import Any, TypeVar
 
 from ..traces import events as e
@@ -15,11 +17,11 @@ from ..traces.apps import AgentId, AppId, CallId
 from ..traces.events import Request
 from .admission import Admission, Claim, Rival
 from .agent_types import AgentType
-from .by_need import ByNeed
 from .interface import View
+from .lanes import Lane, Lanes, Peers, in_order
 from .partition import Charge, Partition, Room
 from .rules import Rules
-from .score import drift
+from .score import START_OFFSET_S, drift, waits_in_order_s
 
 Group = tuple[AppId, str]  # a join group of an application
 Key = TypeVar("Key")
@@ -32,7 +34,7 @@ class LiveCall:
 
     __slots__ = (
         "admitted_s", "arrived_s", "charge", "drift", "first_token_step", "floor_blocks", "generated_tokens", "group",
-        "held", "id", "need_blocks", "request", "shared_blocks", "since_s", "started_s",
+        "held", "id", "need_blocks", "peers", "request", "shared_blocks", "since_s", "started_s",
         "total_blocks", "type", "waited_s",
     )  # fmt: skip
 
@@ -46,6 +48,7 @@ class LiveCall:
         self.since_s = at_s  # in the queue since
         self.started_s = started_s  # its application
         self.drift = drift(request.hints, offset_s)
+        self.peers: Peers = self.id if name is not None else self.drift
         self.waited_s: float | None = None  # before it was admitted
         self.admitted_s: float | None = None  # the first time
         self.generated_tokens = 0
@@ -63,13 +66,14 @@ class LiveCall:
 class Scores:
     """Scores at one moment, each worked out once, and only if somebody asks."""
 
-    __slots__ = ("_branches", "_groups", "_now_s", "_own")
+    __slots__ = ("_best", "_branches", "_groups", "_now_s", "_own")
 
     def __init__(self, now_s: float, branches: Mapping[Group, Mapping[CallId, LiveCall]]) -> None:
         self._now_s = now_s
         self._branches = branches  # live calls by join group
         self._own: dict[LiveCall, float] = {}
         self._groups: dict[Group, float] = {}
+        self._best: dict[AgentType, float] = {}
 
     def own(self, call: LiveCall) -> float:
         """The call's own score; its wait stops counting when it is admitted."""
@@ -89,6 +93,17 @@ class Scores:
             score = self._groups[group] = max(map(self.own, self._branches[group].values()))
         return score
 
+    def best(self, kind: AgentType, waiting: Iterable[LiveCall], above: float) -> float:
+        """The highest rank of a type's waiting calls, or the first one found that is above `above`."""
+        best = self._best.get(kind, -inf)
+        if best <= above:
+            for call in waiting:
+                best = max(best, self.rank(call))
+                if best > above:
+                    break
+            self._best[kind] = best
+        return best
+
 
 class Spatial:
     """Order, reserve, admit, preempt. First `handlers` for each fact, then `begin`, `admission`, and the questions."""
@@ -98,20 +113,22 @@ class Spatial:
         self._partition = Partition(rules)
         self._types: dict[str, AgentType] = {}
         self._calls: dict[CallId, LiveCall] = {}
+        self._ageing: list[tuple[float, CallId, LiveCall]] = []  # when who leaves the lane of its early days
         self._last: dict[AppId, dict[AgentId, LiveCall]] = {}  # the last call of each agent that finished
         self._branches: dict[Group, dict[CallId, LiveCall]] = {}
         self._waiting: dict[CallId, LiveCall] = {}
         self._of_app: dict[AppId, dict[CallId, LiveCall]] = {}  # waiting ones
         self._of_type: dict[AgentType, dict[CallId, LiveCall]] = {}  # waiting ones
-        self._by_need: ByNeed[LiveCall] = ByNeed()  # waiting ones
+        self._lanes: Lanes[LiveCall] = Lanes()  # waiting ones
         self._loading: dict[CallId, LiveCall] = {}
         self._running: dict[CallId, LiveCall] = {}
         self._first_start_s: float | None = None
         self._finished_calls = 0
         self._admissions = 0  # since all bounds were forgotten
         self._uncommitted_blocks = 0
+        self._planned = (0.0, 0)  # when the last plan was made: time and step
         self._scores = Scores(0.0, self._branches)
-        self._looked_at: set[LiveCall] = set()  # in this plan
+        self._looked_at: dict[CallId, LiveCall] = {}  # in this plan
         self.handlers: Mapping[type, Callable[[Any, View], None]] = {
             e.AppFinished: self._app_finished,
             e.CallArrived: self._arrived,
@@ -127,7 +144,15 @@ class Spatial:
     def begin(self, view: View) -> None:
         """The news is taken in: what follows is about this moment."""
         self._scores = Scores(view.now_s, self._branches)
+        self._place_anew()
         self._looked_at.clear()
+        while self._ageing and self._ageing[0][0] <= view.now_s:
+            _, _, call = heappop(self._ageing)
+            if call.peers != call.id:
+                call.peers = call.drift
+            if call.id in self._waiting:
+                self._lanes.put(call)
+        self._planned = (view.now_s, view.step)
         self._uncommitted_blocks = view.free_blocks - (view.growth_blocks if self._rules.commit else 0)
 
     def importance(self, request: Request, view: View) -> float:
@@ -166,7 +191,8 @@ class Spatial:
         """The highest-scored waiting call that was not admitted, but might have been if uploads held no room."""
         admitted = set(admission.admit or ())
         reach = admission.room_blocks + held_blocks
-        left = [call for call in self._by_need.upto(reach) if call.id not in admitted]
+        self._place_anew()
+        left = [call for lane in self._lanes.upto(reach) for call in lane.calls if call.id not in admitted]
         if not left:
             return None
         best = max(left, key=lambda call: (self._scores.own(call), call.id))
@@ -176,16 +202,21 @@ class Spatial:
         """Calls that fit, in the order in which they should start. Books what they will be charged."""
         skip = self._rules.skip
         if skip:
-            calls = [call for call in self._by_need.upto(self._uncommitted_blocks) if self._may_return(call)]
+            lanes = [lane for lane in self._lanes.upto(self._uncommitted_blocks) if self._may_return(lane.calls[0])]
         else:
-            calls = list(self._waiting.values())
-        if not calls:
+            lanes = self._lanes.all()
+        if not lanes:
             return []
         room = self._room(view)
         chosen = []
         refused = []
         left = list(reversed(claims))
-        for call in self._ordered(calls, view):
+
+        def reach_blocks() -> float:
+            """Claims and barriers need all calls, also those that do not fit."""
+            return inf if left or not skip else room.uncommitted_blocks
+
+        for call in self._ordered(lanes, reach_blocks, view):
             while left and left[-1].score > self._scores.rank(call):
                 room.uncommitted_blocks -= left.pop().grant(room.uncommitted_blocks)
             if call.need_blocks > room.uncommitted_blocks or self._look(call, view) > room.uncommitted_blocks:
@@ -232,18 +263,24 @@ class Spatial:
         return room.draw(need, reserves)
 
     def _may_borrow(self, call: LiveCall, owner: AgentType) -> bool:
-        rank, points = self._scores.rank, self._rules.borrow_points
-        least = rank(call)
-        return all(least >= rank(other) + points for other in self._of_type.get(owner, {}).values())
+        scores = self._scores
+        least = scores.rank(call) - self._rules.borrow_points
+        return not owner.waiting or scores.best(owner, self._of_type[owner].values(), least) <= least
 
     def _look(self, call: LiveCall, view: View) -> int:
         """Ask what is cached of a call's prompt: its demand in blocks that are free now. Once a plan is enough."""
-        if call not in self._looked_at:
+        if call.id not in self._looked_at:
             hits = view.hits(call.id)
             call.shared_blocks = hits.gpu_blocks - hits.idle_blocks
-            self._need(call, call.total_blocks - call.shared_blocks)
-            self._looked_at.add(call)
+            call.need_blocks = call.total_blocks - call.shared_blocks
+            self._looked_at[call.id] = call
         return call.need_blocks
+
+    def _place_anew(self) -> None:
+        """Calls that were looked at go where they belong; not before the plan is through with the lanes."""
+        for call in self._looked_at.values():
+            if call.id in self._waiting:
+                self._lanes.put(call)
 
     def _may_return(self, call: LiveCall) -> bool:
         """A preempted call waits until capacity improved or another call finished."""
@@ -257,7 +294,7 @@ class Spatial:
 
         If none does, every call is named, and what the engine can start it starts.
         """
-        calls = self._ordered(list(self._waiting.values()), view)
+        calls = list(self._ordered(self._lanes.all(), lambda: inf, view))
         for call in calls:
             need = self._look(call, view)
             call.charge = ((None, need),)
@@ -268,39 +305,42 @@ class Spatial:
 
     # -- order
 
-    def _ordered(self, calls: list[LiveCall], view: View) -> list[LiveCall]:
-        if len(calls) < 2:
-            return calls
+    def _ordered(
+        self, lanes: list[Lane[LiveCall]], reach_blocks: Callable[[], float], view: View
+    ) -> Iterator[LiveCall]:
+        """The lanes' calls, first to start first."""
         if not self._rules.order:
-            return sorted(calls, key=lambda call: (call.arrived_s, call.id))
-        scores = self._scores
-        calls = sorted(calls, key=lambda call: (-scores.rank(call), -scores.own(call), call.arrived_s, call.id))
+            return in_order(lanes, lambda call: (call.arrived_s, call.id), reach_blocks)
+        calls = in_order(lanes, self._place, reach_blocks)
         scarce = self._uncommitted_blocks < self._rules.affinity_free_share * view.gpu_blocks
         if scarce and self._rules.prefix_affinity:
-            return self._by_affinity(calls, view)
+            half = [lane for lane in lanes if 2 * lane.need_blocks <= lane.calls[0].total_blocks]
+            held = [call for lane in half for call in lane.calls if self._is_held(call, view)]
+            if held:
+                return self._by_affinity(sorted(held, key=self._place), calls)
         return calls
 
-    def _by_affinity(self, calls: list[LiveCall], view: View) -> list[LiveCall]:
+    def _place(self, call: LiveCall) -> tuple[float, float, float, CallId]:
+        own = self._scores.own(call)
+        rank = own if call.group is None else self._scores.rank(call)
+        return (-rank, -own, call.arrived_s, call.id)
+
+    def _by_affinity(self, held: list[LiveCall], calls: Iterator[LiveCall]) -> Iterator[LiveCall]:
         """Within `affinity_points` of the best that is left, a call whose prefix running calls hold goes first."""
-        held = [call for call in calls if self._is_held(call, view)]
-        if not held:
-            return calls
-        ahead = set(held)
-        others = [call for call in calls if call not in ahead]
         rank, points = self._scores.rank, self._rules.affinity_points
-        order = []
-        first = 0  # of `held`, the first one left
-        for other in others:
-            while first < len(held) and rank(held[first]) >= rank(other) - points:
-                order.append(held[first])
+        ahead = {call.id for call in held}
+        first = 0  # of those that are left
+        for call in calls:
+            if call.id in ahead:
+                continue
+            while first < len(held) and rank(held[first]) >= rank(call) - points:
+                yield held[first]
                 first += 1
-            order.append(other)
-        return order + held[first:]
+            yield call
+        yield from held[first:]
 
     def _is_held(self, call: LiveCall, view: View) -> bool:
-        """Whether the blocks it shares with running calls at least cover its new demand."""
-        if 2 * call.need_blocks > call.total_blocks:
-            return False  # even if all that may be cached were shared
+        """Whether the blocks it shares with running calls at least cover its new demand: half of its total or less."""
         need = self._look(call, view)
         return call.shared_blocks >= need and view.shared_blocks(call.id) >= need
 
@@ -339,7 +379,12 @@ class Spatial:
         if kind is None:
             kind = self._types[request.agent_type] = AgentType(request.agent_type, view.step)
         started_s = view.app_started_s(request.app)
-        call = LiveCall(request, fact.at_s, started_s, self._offset_s(started_s), kind)
+        offset_s = self._offset_s(started_s)
+        call = LiveCall(request, fact.at_s, started_s, offset_s, kind)
+        if call.group is None and offset_s < START_OFFSET_S:
+            like = drift(request.hints, 0.0)
+            call.peers = like
+            heappush(self._ageing, (started_s + waits_in_order_s(like), call.id, call))
         self._size(call, view.block_tokens)
         self._calls[call.id] = call
         if call.group is not None:
@@ -349,12 +394,15 @@ class Spatial:
 
     def _admitted(self, fact: e.CallAdmitted, view: View) -> None:
         call = self._calls[fact.call]
+        planned_s, step = self._planned
+        # what the last plan admitted at once runs from the next step on, however late the policy is asked again
+        step = min(view.step, step + 1) if fact.at_s <= planned_s else view.step
         if call.id in self._loading:
             del self._loading[call.id]
         else:
-            self._stop_waiting(call, view.step)
+            self._stop_waiting(call, step)
             self._book(call)
-        call.type.run(view.step)
+        call.type.run(step)
         call.waited_s = fact.at_s - call.since_s
         if call.admitted_s is None:
             call.admitted_s = fact.at_s
@@ -381,6 +429,7 @@ class Spatial:
         call.since_s = fact.at_s
         call.waited_s = None
         call.generated_tokens = fact.generated_tokens
+        call.peers = call.id  # whether it may return is its own matter
         call.held = (self._finished_calls, view.free_blocks - view.growth_blocks)
         self._size(call, view.block_tokens)
         self._wait(call, view.step)
@@ -426,20 +475,20 @@ class Spatial:
         self._waiting[call.id] = call
         self._of_app.setdefault(call.request.app, {})[call.id] = call
         self._of_type.setdefault(call.type, {})[call.id] = call
-        self._by_need.put(call, call.need_blocks)
+        self._lanes.put(call)
         call.type.wait(call.since_s, step)
 
     def _stop_waiting(self, call: LiveCall, step: int) -> None:
         del self._waiting[call.id]
         _remove(self._of_app, call.request.app, call.id)
         _remove(self._of_type, call.type, call.id)
-        self._by_need.remove(call)
+        self._lanes.remove(call)
         call.type.stop_waiting(call.since_s, step)
 
     def _need(self, call: LiveCall, blocks: int) -> None:
         """A waiting call's demand is at least so much."""
         call.need_blocks = blocks
-        self._by_need.put(call, blocks)
+        self._lanes.put(call)
 
     def _came(self, app: AppId) -> None:
         """Blocks came onto the GPU that calls of this application may share."""

@@ -80,6 +80,11 @@ class Temporal:
         """No tool runs, and nothing is left to give up."""
         return not (self.stalls or self._forget)
 
+    @property
+    def holds_nothing(self) -> bool:
+        """Whether there is no copy on the host that this policy has not given up."""
+        return not (self._held_until_s or self._forget)
+
     def open_stalls(self, view: View) -> list[Stall]:
         """Stalls that may be saved in this step: at the start of the tool, and every few steps while nothing is saved.
 

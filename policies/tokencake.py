@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..traces import events as e
-from ..traces.apps import AgentId
+from ..traces.apps import AgentId, CallId
 from ..traces.errors import PolicyError
 from ..traces.events import Request
 from .admission import Admission, Rival, first_come
@@ -36,6 +36,11 @@ TIME_HEARS = (
 )
 Handler = Callable[[Any, View], None]
 
+QUIET_HEARS = (  # while every call that waits may start, and nothing is on the host
+    e.CallArrived,
+    e.CallPreempted,
+    e.OffloadFinished,
+)
 HELD_BACK = Plan(admit=(), skip=True)
 
 
@@ -65,12 +70,14 @@ class Tokencake:
         for half in (self._spatial, self._temporal, self._uploads):
             for kind, handle in () if half is None else half.handlers.items():
                 self._handlers.setdefault(kind, []).append(handle)
-        self._hears = frozenset((SPACE_HEARS if rules.space else ()) + (TIME_HEARS if rules.time else ()))
+        self._news = frozenset((SPACE_HEARS if rules.space else ()) + (TIME_HEARS if rules.time else ()))
+        self._quiet_news = frozenset(QUIET_HEARS + ((e.ToolStarted,) if rules.time else ()))
+        self._quiet = False
 
     @property
     def hears(self) -> frozenset[type]:
-        """What may change a decision; nothing that happens once a token."""
-        return self._hears
+        """What may change a decision; nothing that happens once a token, and little while nobody is held back."""
+        return self._quiet_news if self._quiet else self._news
 
     def plan(self, view: View) -> Plan:
         """Admit first; what is left over decides what to save and what to bring back."""
@@ -119,6 +126,7 @@ class Tokencake:
     ) -> Plan:
         """The plan. One that wants nothing special is not built anew."""
         admit = admission.admit
+        self._quiet = not offload and self._is_quiet(admit, view)
         preempt = self._victims(view)
         if not (admit or preempt or offload or forget) and wishes is NOTHING:
             if admit is None:
@@ -134,6 +142,19 @@ class Tokencake:
             cancel=wishes.cancel,
             forget=forget,
             wake_at_s=wishes.wake_at_s,
+        )
+
+    def _is_quiet(self, admit: tuple[CallId, ...] | None, view: View) -> bool:
+        """Whether only a call that arrives, or a tool that starts, can lead to another plan.
+
+        Not if calls start without room for their budgets: then each of them changes who would have to give way.
+        """
+        rules, temporal, uploads = self.rules, self._temporal, self._uploads
+        return (
+            len(view.waiting) == len(admit or ())
+            and (rules.commit or not rules.preempt)
+            and (temporal is None or temporal.holds_nothing)
+            and (uploads is None or not uploads.held_blocks)
         )
 
     def _victims(self, view: View) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ NOTHING = Wishes((), (), None)
 
 
 class Uploads:
-    """Uploads of stalled agents. First `handlers` for each fact, then `claims`, then (with what they were granted) `wishes`."""
+    """Uploads of stalled agents. First `handlers`, then `claims`, then (with what they were granted) `wishes`."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
@@ -79,6 +79,8 @@ class Uploads:
         for stall in stalls:
             agent = agents[stall.agent]
             blocks = agent.host_blocks
+            if not blocks:
+                continue  # most of them
             has = self._blocks.get(stall.agent, 0)
             if blocks <= has or agent.offloading or stall.agent in self._refused:
                 continue
@@ -96,8 +98,12 @@ class Uploads:
         self, claims: Sequence[UploadClaim], room_blocks: int, rival: Rival | None, score: Score, view: View
     ) -> Wishes:
         """Cancel for the rival, or else upload what was granted. A part that is neither a step nor the rest waits."""
+        if not self._blocks:
+            rival = None  # there is nothing to cancel for it
+        if not claims and not self._next and rival is None:
+            return NOTHING
         wake_at_s = min((at_s for at_s, blocks in self._next if blocks <= room_blocks), default=None)
-        cancel = self._cancelled(room_blocks, rival, score, view)
+        cancel = () if rival is None else self._cancelled(room_blocks, rival, score, view)
         if cancel:
             return Wishes((), cancel, wake_at_s)
         moves = []
@@ -128,10 +134,8 @@ class Uploads:
         next_s = start_s - (parts_left - 1) * part_s
         return (GATHER_PARTS + 1 - parts_left) / (GATHER_PARTS + 1), next_s if next_s > now_s else start_s
 
-    def _cancelled(self, room_blocks: int, rival: Rival | None, score: Score, view: View) -> tuple[AgentId, ...]:
+    def _cancelled(self, room_blocks: int, rival: Rival, score: Score, view: View) -> tuple[AgentId, ...]:
         """Uploads to give up, the least urgent first: as many as the rival needs, none if they do not help it."""
-        if rival is None or not self._blocks:
-            return ()
         missing = rival.need_blocks - room_blocks
         cancel = []
         for points, agent in sorted((score(request, view), agent) for agent, request in self._for.items()):
