@@ -176,7 +176,11 @@ class Policy(Protocol):
 
     @property
     def hears(self) -> frozenset[type]:
-        """The facts that are news to it: it is asked after one of these."""
+        """The facts that are news to it: it is asked after one of these, and at the start.
+
+        Read again after each plan: a policy may listen to less while nothing is open that it could decide. One that
+        hears nothing at the start is asked once.
+        """
         ...
 
     def plan(self, view: View) -> Plan: ...
