@@ -55,6 +55,11 @@ class Plan:
     )  # keep what is cached of these agents on the GPU until that time
     wake_at_s: float | None = None  # ask again then even if nothing happens
 
+    @property
+    def moves(self) -> bool:
+        """Whether it wants anything done to blocks now; otherwise it only says who may start and who gives way."""
+        return bool(self.offload or self.upload or self.cancel or self.forget or self.evict or self.pin)
+
 
 NATIVE = Plan()
 

@@ -327,7 +327,7 @@ class Engine:
         )
         self._scheduler.plan = plan
         self._wake_ps = None if plan.wake_at_s is None else max(now + SOONEST_PS, ceil(plan.wake_at_s * PS_PER_S))
-        if plan is not NATIVE:
+        if plan.moves or self._copies.pinned:
             self._apply(plan, now)
 
     def _apply(self, plan: Plan, now: int) -> None:

@@ -96,7 +96,7 @@ class Scheduler:
         if job.hold is not None:
             return Hits(job.hold.blocks, 0, 0)
         gpu, idle = self._gpu.hits(job.path, (job.target - 1) // self._size)
-        return Hits(gpu, idle, self._copies.host_hits(job, gpu) - gpu)
+        return Hits(gpu, idle, self._copies.host_hits(job, gpu) - gpu if self._host.touched else 0)
 
     def shared_blocks(self, call: CallId) -> int:
         """Blocks of a waiting call's prompt that running calls hold."""
