@@ -13,7 +13,7 @@ from adversary import Adversary, Hoarder, hard_workload
 from runs import MakePolicy, Record, assert_the_same_by_all_structures, play, play_to_rest
 from test_kv_pool import check_whole
 
-from tokencake.policies.interface import EVERYTHING, Move, Plan, View
+from tokencake.policies.interface import EVERYTHING, NATIVE, Move, Plan, View
 from tokencake.policies.tokencake import tokencake
 from tokencake.policies.vllm import Vllm
 from tokencake.sim.content import ContextTree
@@ -250,6 +250,23 @@ def test_a_pin_ends_when_the_policy_says_so() -> None:
 
     play((Application("a", 0.0, (_call("a/1", 30, 2, tool_s=8.0),)),), lambda: Does(pins_for_a_while), MACHINE)
     assert free_blocks[-4:] == [12, 5, 5, 12]  # the wish is older than the room by one question
+
+
+def test_a_plan_that_names_no_pin_gives_pins_up() -> None:
+    """The native plan, too: what it leaves out is the engine's native behaviour, and vLLM pins nothing."""
+
+    def pins_at_first(view: View) -> Plan:
+        return Plan(pin=dict.fromkeys(view.stalled, 1000.0)) if view.now_s < 3.0 else NATIVE
+
+    calls = (_call("a/1", 30, 2, tool_s=8.0),)
+    others = [Application(name, at_s, (_call(f"{name}/1", 4, 1),)) for name, at_s in (("b", 2.0), ("c", 4.0))]
+    asked = [
+        fact
+        for fact in play((Application("a", 0.0, calls), *others), lambda: Does(pins_at_first), MACHINE)
+        if type(fact) is e.Polled
+    ]
+    assert min(fact.free_blocks for fact in asked if 0.5 < fact.at_s < 4.0) < 12 - 2
+    assert asked[-1].free_blocks == 12
 
 
 def _deaf(plan: Callable[[View], Plan]) -> MakePolicy:
