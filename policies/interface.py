@@ -8,7 +8,7 @@ vLLM.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
@@ -192,9 +192,3 @@ class Policy(Protocol):
 
 
 EVERYTHING: frozenset[type] = frozenset(Fact.__args__)
-
-
-def oldest_first(calls: Iterable[CallView]) -> tuple[CallId, ...]:
-    """First come, first served. Ties by id."""
-    ranked = sorted(calls, key=lambda call: (call.arrived_at_s, call.request.id))
-    return tuple(call.request.id for call in ranked)

@@ -101,6 +101,8 @@ class Copies:
 
     def host_hits(self, job: Job, gpu_hit_blocks: int) -> int:
         """End of what the host has of a waiting call's prompt behind the GPU's part."""
+        if not self._host.touched:
+            return gpu_hit_blocks
         return self._host.hits(job.path, (job.target - 1) // self._block_tokens, gpu_hit_blocks)[0]
 
     def under_way(self, job: Job, first: int, end: int) -> bool:

@@ -128,7 +128,7 @@ class Engine:
             agent = self._agents[call.agent] = AgentCache(call.agent)
             self._of_app[call.app].append(agent)
         final = -(-(call.prompt.tokens + call.max_output_tokens) // self._size)
-        job = Job(call, agent, context, self._tree.path(context), final, self._clock.now_ps)
+        job = Job(call, agent, self._tree.path(context), final, self._clock.now_ps)
         self._scheduler.add(job)
         if agent.owner.stalled:
             self._settle()
@@ -243,15 +243,18 @@ class Engine:
 
     def _schedule(self, now: int) -> Step | None:
         flight = self._flight
-        if flight is None:
-            return self._scheduler.schedule(now, now, single=self._lag > 0)
-        return self._scheduler.schedule(now, flight.end_ps, single=bool(flight.firsts or flight.finished))
+        single = self._lag > 0 if flight is None else bool(flight.firsts or flight.finished)
+        return self._scheduler.schedule(now, self._next_start_ps(now), single)
+
+    def _next_start_ps(self, now: int) -> int:
+        """When the step that is scheduled now starts: when the running one ends."""
+        return now if self._flight is None else self._flight.end_ps
 
     def _go(self, step: Step | None, now: int) -> None:
         """Set the next boundary."""
         self._step = step
         flight = self._flight
-        base = self._base_ps = now if flight is None else flight.end_ps
+        base = self._base_ps = self._next_start_ps(now)
         if step is None:
             self._meter.busy = flight is not None
             if flight is not None:
@@ -331,7 +334,7 @@ class Engine:
             self._apply(plan, now)
 
     def _apply(self, plan: Plan, now: int) -> None:
-        from_ps = now if self._flight is None else self._flight.end_ps
+        from_ps = self._next_start_ps(now)
         copies = self._copies
         pins = {name: until_s for name, until_s in plan.pin.items() if until_s * PS_PER_S > now}
         for name in plan.forget:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from ..traces.apps import Call
-from .content import Context, Path
+from .content import Path
 from .kv import Hold, Owner
 
 
@@ -22,19 +22,16 @@ class Job:
     """A call from its arrival to its end."""
 
     __slots__ = (
-        "agent", "arrived_ps", "call", "computed", "context", "decoding", "final_blocks", "gpu_hit_tokens", "hold",
+        "agent", "arrived_ps", "call", "computed", "decoding", "final_blocks", "gpu_hit_tokens", "hold",
         "host_hit_tokens", "id", "joined", "last_iteration", "order", "output_tokens", "path", "prompt_tokens", "seen",
         "started", "state", "target",
     )  # fmt: skip
 
-    def __init__(
-        self, call: Call, agent: AgentCache, context: Context, path: Path, final_blocks: int, arrived_ps: int
-    ) -> None:
+    def __init__(self, call: Call, agent: AgentCache, path: Path, final_blocks: int, arrived_ps: int) -> None:
         self.call = call
         self.id = call.id
         self.agent = agent
-        self.context = context  # its prompt and its answer
-        self.path = path  # of that context
+        self.path = path  # of its prompt and its answer
         self.prompt_tokens = call.prompt.tokens
         self.output_tokens = call.output_tokens
         self.final_blocks = final_blocks  # at its declared budget
@@ -54,10 +51,9 @@ class Job:
 
 
 class AgentCache:
-    """What the engine keeps for an agent: its latest finished context, and the copies that are held for it."""
+    """What the engine keeps for an agent: its latest finished context, and what is held for it."""
 
     __slots__ = (
-        "context",
         "context_blocks",
         "gone",
         "held_blocks",
@@ -75,8 +71,7 @@ class AgentCache:
     def __init__(self, name: str) -> None:
         self.name = name
         self.owner = Owner(name)
-        self.context: Context | None = None
-        self.path: Path = ()
+        self.path: Path = ()  # of its latest finished call's context
         self.context_blocks = 0  # full blocks with KV
         self.host: Hold | None = None  # its copy on the host
         self.offloading = False

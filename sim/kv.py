@@ -204,17 +204,8 @@ class KvPool:
         self._blank += hold.blank
         self.free += hold.blank
         hold.blank = 0
-        for run, end in reversed(hold.runs):
-            if run.end == end:
-                self._give_back(run, owner)
-                continue
-            chain = [run]
-            while run.end != end:
-                rest = run.rest
-                assert rest is not None
-                chain.append(rest)
-                run = rest
-            for run in reversed(chain):
+        for first, end in reversed(hold.runs):
+            for run in _last_first(first, end):
                 self._give_back(run, owner)
         hold.runs.clear()
         hold.registered = hold.start
@@ -224,12 +215,7 @@ class KvPool:
         self.version += 1
         dropped = 0
         for first, end in reversed(hold.runs):
-            chain = [first]
-            while chain[-1].end != end:
-                rest = chain[-1].rest
-                assert rest is not None
-                chain.append(rest)
-            for run in reversed(chain):
+            for run in _last_first(first, end):
                 if run.refs > 1:
                     run.refs -= 1
                     continue
@@ -432,3 +418,15 @@ class KvPool:
             if owner.stalled:
                 self.stalled_idle -= size
             run.owner = None
+
+
+def _last_first(run: Run, end: int) -> list[Run]:
+    """A run and what was split off it up to block `end`, the last part first."""
+    chain = [run]
+    while run.end != end:
+        rest = run.rest
+        assert rest is not None
+        chain.append(rest)
+        run = rest
+    chain.reverse()
+    return chain

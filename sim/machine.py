@@ -192,16 +192,16 @@ class Machine:
     def timing(self) -> Timing:
         """These costs in picoseconds, each rounded to the nearest."""
         return Timing(
-            step_ps=_ps(self.step_s),
-            floor_ps=_ps(self.floor_s),
-            token_ps=_ps(self.token_s),
-            prefill_token_ps=_ps(self.prefill_token_s),
-            attention_ps=_ps(self.attention_s),
-            decode_call_ps=_ps(self.decode_call_s),
-            context_token_ps=_ps(self.context_token_s),
-            copy_ps=_ps(self.copy_s),
-            copy_block_ps=_ps(self._copy_block_s()),
-            client_ps=_ps(self.client_s),
+            step_ps=ps(self.step_s),
+            floor_ps=ps(self.floor_s),
+            token_ps=ps(self.token_s),
+            prefill_token_ps=ps(self.prefill_token_s),
+            attention_ps=ps(self.attention_s),
+            decode_call_ps=ps(self.decode_call_s),
+            context_token_ps=ps(self.context_token_s),
+            copy_ps=ps(self.copy_s),
+            copy_block_ps=ps(self._copy_block_s()),
+            client_ps=ps(self.client_s),
         )
 
     def beliefs(self) -> LinearCosts:
@@ -234,5 +234,6 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def _ps(seconds: float) -> int:
+def ps(seconds: float) -> int:
+    """Whole picoseconds, the nearest."""
     return round(seconds * PS_PER_S)

@@ -39,15 +39,20 @@ class Meter:
 
     def settle(self, now_ps: int, batch: Batch) -> int:
         """Book everything before now. How many blocks the stretch took since this was last asked."""
-        taken = 0
         pace = self._pace
-        if pace is not None and (until := pace.covering(now_ps - self._base_ps) + self._lag) > self._ahead:
-            needs = batch.needs_between(self._ahead, until)
-            self._ahead = until
-            if needs:
-                taken = self._take(needs, pace, now_ps)
+        taken = 0
+        if pace is not None:
+            taken = self._book(pace, pace.covering(now_ps - self._base_ps) + self._lag, now_ps, batch)
         self._integrate(now_ps)
         return taken
+
+    def _book(self, pace: Pace, until: int, now_ps: int, batch: Batch) -> int:
+        """Hand out what the stretch's iterations before `until` need and was not handed out. How many blocks."""
+        if until <= self._ahead:
+            return 0
+        needs = batch.needs_between(self._ahead, until)
+        self._ahead = until
+        return self._take(needs, pace, now_ps) if needs else 0
 
     def _take(self, needs: list[tuple[int, int]], pace: Pace, now_ps: int) -> int:
         """Hand out the blocks of these iterations, each at its boundary."""
@@ -72,12 +77,8 @@ class Meter:
 
     def finish(self, now_ps: int, iterations: int, batch: Batch) -> int:
         """The stretch, if there is one, ends now after so many iterations. How many blocks it took since settled."""
-        taken = 0
-        pace = self._pace
-        if pace is not None:
-            self._pace = None
-            if iterations > self._ahead and (needs := batch.needs_between(self._ahead, iterations)):
-                taken = self._take(needs, pace, now_ps)
+        pace, self._pace = self._pace, None
+        taken = 0 if pace is None else self._book(pace, iterations, now_ps, batch)
         self._integrate(now_ps)
         return taken
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 from ..traces.errors import TokencakeError
 from ..traces.events_io import unwritable
+from ..traces.replacing import replacing
 
 
 def check_writable(path: Path, but_not: Path | None = None) -> None:
@@ -38,22 +37,7 @@ def prepare_folder(path: Path) -> None:
 def write_whole(path: Path, text: str) -> None:
     """Puts a file of `text` at `path`, at once. Raises TokencakeError if that cannot be, and leaves nothing then."""
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with replacing(path) as file:
+            file.write(text.encode())
     except OSError as error:
         raise unwritable(path, error) from None
-    try:
-        with open(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except OSError as error:
-        raise unwritable(path, error) from None
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(name)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -96,7 +96,7 @@ class Scheduler:
         if job.hold is not None:
             return Hits(job.hold.blocks, 0, 0)
         gpu, idle = self._gpu.hits(job.path, (job.target - 1) // self._size)
-        return Hits(gpu, idle, self._copies.host_hits(job, gpu) - gpu if self._host.touched else 0)
+        return Hits(gpu, idle, self._copies.host_hits(job, gpu) - gpu)
 
     def shared_blocks(self, call: CallId) -> int:
         """Blocks of a waiting call's prompt that running calls hold."""
@@ -276,7 +276,6 @@ class Scheduler:
     def finish(self, job: Job) -> None:
         """A call's last token came: it gives up its blocks, full ones known. Its context is its agent's latest."""
         agent = job.agent
-        agent.context = job.context
         agent.path = job.path
         agent.context_blocks = (job.prompt_tokens + job.output_tokens - 1) // self._size
         self._copies.refusing = False
@@ -315,7 +314,7 @@ class Scheduler:
             if job.state is State.WAITING:
                 hits, idle = self._gpu.hits(job.path, (job.target - 1) // self._size)
                 fits = -(-job.target // self._size) - hits + idle <= self._gpu.free
-                loads_to = self._copies.host_hits(job, hits) if self._host.touched else hits
+                loads_to = self._copies.host_hits(job, hits)
                 if loads_to > hits:
                     if self._copies.under_way(job, hits, loads_to):
                         continue

@@ -16,7 +16,7 @@ from ..traces.errors import TraceError
 from ..traces.events import Request, ToolHint
 from .content import Context, ContextTree, Node
 from .engine import Engine
-from .machine import PS_PER_S
+from .machine import ps
 from .moments import ARRIVALS, LATE_ARRIVALS, At, Clock
 
 
@@ -75,7 +75,7 @@ class Workload:
             self._release_followers(call)
             return
         self._engine.tool_started(call)
-        self._later(_ps(max(tool.duration_s for tool in call.tools)), self._tools_returned, call)
+        self._later(ps(max(tool.duration_s for tool in call.tools)), self._tools_returned, call)
 
     def _tools_returned(self, call: Call) -> None:
         self._engine.tool_returned(call)
@@ -92,7 +92,7 @@ class Workload:
             self._end(play)
 
     def _send(self, call: Call) -> None:
-        delay = _ps(call.pause_s) + self._client_ps
+        delay = ps(call.pause_s) + self._client_ps
         heappush(self._due, (self._clock.now_ps + delay, self._plays[call.app].order[call.id], call))
         At(self._clock, delay, self._arrivals_priority, self._arrivals)
 
@@ -123,7 +123,7 @@ class Workload:
             if not self._plays:
                 self.done.succeed()
             return
-        due = _ps(app.arrival_s) - self._clock.now_ps
+        due = ps(app.arrival_s) - self._clock.now_ps
         if due < 0:
             raise TraceError(
                 f"application {app.id!r}: arrival_s: expected no earlier than the one before it, got {app.arrival_s}"
@@ -174,7 +174,3 @@ def request_of(call: Call) -> Request:
     return Request(
         call.id, call.app, call.agent, call.agent_type, call.prompt.tokens, call.max_output_tokens, tools, call.hints
     )
-
-
-def _ps(seconds: float) -> int:
-    return round(seconds * PS_PER_S)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 
 from tokencake.sim.batch import Batch, Pace
-from tokencake.sim.content import Context, Node
 from tokencake.sim.jobs import AgentCache, Job
 from tokencake.sim.machine import Timing
 from tokencake.traces.apps import Call, Prompt
@@ -143,6 +142,6 @@ def test_chunks_of_one_prompt_need_and_cost_what_they_do_one_by_one(seed: int) -
 def _job(order: int) -> Job:
     name = f"a/{order}"
     call = Call(name, "a", name, "agent", Prompt((), tokens=1), output_tokens=1, max_output_tokens=1)
-    job = Job(call, AgentCache(name), Context(Node(None, 0, (0, "", 0)), 0), (), 1, 0)
+    job = Job(call, AgentCache(name), (), 1, 0)
     job.order = order
     return job

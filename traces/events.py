@@ -186,7 +186,7 @@ class UploadRefused(NamedTuple):
 
 
 class Polled(NamedTuple):
-    """The policy was asked. The gauges are those that it saw; the integrals count from the start of the run."""
+    """The policy was asked. The gauges are those that it saw."""
 
     at_s: float
     step: int  # scheduler steps so far
@@ -196,7 +196,7 @@ class Polled(NamedTuple):
 
 
 class Occupied(NamedTuple):
-    """Integrals since the start of the run, in block-seconds; written whenever the policy is asked and at the end."""
+    """Integrals over the whole run, in block-seconds; written when the last application has ended."""
 
     at_s: float
     used_block_s: float  # blocks that somebody holds: vLLM's KV cache usage

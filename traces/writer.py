@@ -9,7 +9,7 @@ import gzip
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from io import BufferedIOBase
 from pathlib import Path
@@ -22,6 +22,7 @@ from .fields import WrongField
 from .header import Header, header_json, parse_header
 from .order import ApplicationOrder
 from .parser import parse_application
+from .replacing import replacing
 from .strict_json import strict_json
 
 Json: TypeAlias = "str | float | bool | list[Json] | dict[str, Json] | None"
@@ -163,20 +164,15 @@ def _line(value: object, said: object, parse: Callable[[object], object]) -> byt
 @contextmanager
 def _replacing(path: Path) -> Iterator[BufferedIOBase]:
     """A file that takes the place of `path` once it is complete, and is gone if something goes wrong."""
-    path = Path(os.path.realpath(path))  # a link stays a link
+    path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         raise TraceError(f"{path}: cannot be written: expected a file or a name that is free")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(temporary, "wb") as file:
+        with replacing(path) as file:
             if path.suffix == ".gz":
                 with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as compressed:  # no name or time: equal files
                     yield compressed
             else:
                 yield file
-        os.replace(temporary, path)
     except OSError as error:
         raise TraceError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):  # after its renaming there is none, and without a folder there never was
-            temporary.unlink()
