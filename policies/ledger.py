@@ -103,6 +103,7 @@ class Ledger:
             e.CallAdmitted: self._call_admitted,
             e.CallPreempted: self._call_preempted,
             e.CallFinished: self._call_finished,
+            e.CallAborted: self._call_aborted,
             e.ToolStarted: self._tool_started,
             e.ToolReturned: self._tool_returned,
             e.LoadStarted: self._load_started,
@@ -184,6 +185,10 @@ class Ledger:
         agent = self.agents[call.request.agent]
         agent.context_blocks = fact.context_blocks
         self._become(agent, Status.IDLE, fact.at_s)
+
+    def _call_aborted(self, fact: e.CallAborted) -> None:
+        call = self.running.pop(fact.call, None) or self.waiting.pop(fact.call)
+        self._become(self.agents[call.request.agent], Status.IDLE, fact.at_s)
 
     def _tool_started(self, fact: e.ToolStarted) -> None:
         agent = self.agents[fact.agent]

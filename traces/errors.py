@@ -19,3 +19,7 @@ class MachineError(TokencakeError):
 
 class EngineError(TokencakeError):
     """The engine cannot serve what it was asked to: names the call, its tokens and the limit."""
+
+
+class RunError(TokencakeError):
+    """A run failed in the engine, and nothing that the user asked for is to blame. The command line exits with 1."""

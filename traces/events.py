@@ -87,6 +87,13 @@ class CallFinished(NamedTuple):
     context_blocks: int  # full blocks of its context that have KV: the last sampled token has none
 
 
+class CallAborted(NamedTuple):
+    """A call was given up by its client, waiting or running; what it had is free, and its agent waits for nothing."""
+
+    at_s: float
+    call: CallId
+
+
 class ToolStarted(NamedTuple):
     """The first tool of a finished call started: its agent is stalled from now on."""
 
@@ -180,6 +187,14 @@ class UploadCancelled(NamedTuple):
     held_s: float  # how long the room was taken, for nothing
 
 
+class UploadReleased(NamedTuple):
+    """The copy of a cancelled upload has ended: only now can its blocks be used for anything else."""
+
+    at_s: float
+    agent: AgentId
+    blocks: int
+
+
 class UploadRefused(NamedTuple):
     at_s: float
     agent: AgentId
@@ -204,6 +219,20 @@ class Occupied(NamedTuple):
     held_block_s: float  # of the used: held for agents without a running call (pins, uploads, sources of copies)
     busy_s: float  # time with a step in flight
     steps: int
+
+
+class Stepped(NamedTuple):
+    """A step of a live engine has ended: what it computed. The simulator takes many steps at once and tells of none.
+
+    The four sums are those that a machine's step time is made of (`sim.machine.Machine`).
+    """
+
+    at_s: float
+    from_s: float  # when it was scheduled
+    prefill_tokens: int
+    attended_tokens: int  # pairs of a prefill token and a token that it attends to, itself included
+    decode_calls: int
+    context_tokens: int  # of the decoding calls: the tokens that each attends to, but for the one that it computes
 
 
 class Asked(NamedTuple):
@@ -233,6 +262,7 @@ Fact = (
     | FirstToken
     | CallPreempted
     | CallFinished
+    | CallAborted
     | ToolStarted
     | ToolReturned
     | LoadStarted
@@ -245,9 +275,11 @@ Fact = (
     | UploadFinished
     | UploadTaken
     | UploadCancelled
+    | UploadReleased
     | UploadRefused
     | Polled
     | Occupied
+    | Stepped
     | Asked
     | AskedShared
 )
@@ -261,3 +293,20 @@ class Planned(NamedTuple):
 
     at_s: float
     plan: Mapping[str, object]
+
+
+class Costs(NamedTuple):
+    """What a policy believed that copies and prefills cost; the fields of `policies.costs.LinearCosts`."""
+
+    copy_s: float
+    copy_block_s: float
+    prefill_token_s: float
+    attention_s: float
+
+
+class Began(NamedTuple):
+    """How a run was set up: no fact, but the first record of its events file, so that a replay needs nothing else."""
+
+    policy: str  # as `policies.registry.load_policy` takes it
+    seed: int
+    costs: Costs

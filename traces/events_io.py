@@ -2,7 +2,8 @@
 
     {"fact":"FirstToken","at_s":1.25,"call":"a0/plan"}
 
-Beside the facts of `events` there is one more kind of record, `Planned`. The same facts give the same bytes.
+Beside the facts of `events` there are two more kinds of record: `Began`, which comes first, and `Planned`. The same
+facts give the same bytes.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from pathlib import Path
 from types import NoneType, TracebackType, UnionType
 from typing import IO, Any, NoReturn, Self, get_args, get_origin, get_type_hints
 
-from .errors import TraceError
-from .events import CallArrived, Fact, Planned, Request
+from .errors import RunError, TraceError
+from .events import Began, CallArrived, Fact, Planned, Request
 from .fields import WrongField, flag, items, members, shown, whole
 
-Record = Fact | Planned
+Record = Fact | Planned | Began
 
 LARGEST_WHOLE = 2**63 - 1
 LONGEST_LINE = 100_000_000  # characters
@@ -31,8 +32,9 @@ _KINDS: dict[str, type] = {kind.__name__: kind for kind in get_args(Record)}
 class EventsWriter:
     """Writes an events file. A context manager whose `add` is a sink of a simulation.
 
-    What is written goes to `PATH.partial`, which becomes `PATH` when the block ends well. After an interrupt it stays
-    as `PATH.partial`, made of whole lines; after an error nothing stays. Raises `TraceError` when it cannot be written.
+    What is written goes to `PATH.partial`, which becomes `PATH` when the block ends well. After an interrupt, or when
+    the engine failed, it stays as `PATH.partial`, made of whole lines; after another error nothing stays. Raises
+    `TraceError` when it cannot be written.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -66,7 +68,7 @@ class EventsWriter:
             self._file.close()
             if kind is None:
                 os.replace(self.partial, self.path)
-            elif issubclass(kind, Exception):
+            elif issubclass(kind, Exception) and not issubclass(kind, RunError):
                 self.partial.unlink()
         except OSError as error:
             raise unwritable(self.path, error) from None
@@ -82,6 +84,8 @@ def encode(record: Record) -> str:
     fields.update(zip(record._fields, record, strict=True))
     if isinstance(record, CallArrived):
         fields["request"] = _request_fields(record.request)
+    elif isinstance(record, Began):
+        fields["costs"] = record.costs._asdict()
     return _dumps(fields)
 
 

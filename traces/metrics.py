@@ -16,6 +16,7 @@ from .errors import TraceError
 from .events import (
     AppFinished,
     AppStarted,
+    CallAborted,
     CallAdmitted,
     CallArrived,
     CallFinished,
@@ -36,13 +37,14 @@ EARLY_S = 0.1  # an upload that lay ready longer than this before its call arriv
 class _LiveCall:
     """A call that arrived and has not finished."""
 
-    __slots__ = ("arrived_s", "critical", "first_token_s", "prompt_tokens")
+    __slots__ = ("arrived_s", "critical", "first_token_s", "prompt_tokens", "running")
 
     def __init__(self, arrived_s: float, prompt_tokens: int, critical: bool) -> None:
         self.arrived_s = arrived_s
         self.prompt_tokens = prompt_tokens
         self.critical = critical
         self.first_token_s: float | None = None
+        self.running = False
 
 
 class Metrics:
@@ -77,6 +79,7 @@ class Metrics:
             FirstToken: self._first_token,
             CallPreempted: self._call_preempted,
             CallFinished: self._call_finished,
+            CallAborted: self._call_aborted,
             LoadStarted: self._load_started,
             OffloadStarted: self._offload_started,
             UploadStarted: self._upload_started,
@@ -96,6 +99,7 @@ class Metrics:
         self._queue_s = Distribution()
         self._applications = 0
         self._finished_calls = 0
+        self._aborted_calls = 0
         self._computed_tokens = 0
         self._gpu_hit_tokens = 0
         self._host_hit_tokens = 0
@@ -134,6 +138,7 @@ class Metrics:
         return {
             "applications": self._applications,
             "calls": self._finished_calls,
+            "aborted_calls": self._aborted_calls,
             "makespan_s": self._makespan_s(),
             "app_latency_s": self._app_latency_s.summary(),
             "ttft_s": self._ttft_s.summary(),
@@ -199,6 +204,7 @@ class Metrics:
     def _call_admitted(self, fact: CallAdmitted) -> None:
         at_s, call_id, gpu_hit_tokens, host_hit_tokens, resumed_tokens = fact
         call = self._calls[call_id]
+        call.running = True
         if resumed_tokens:
             self._recomputed_tokens += resumed_tokens - gpu_hit_tokens - host_hit_tokens
         else:
@@ -222,6 +228,7 @@ class Metrics:
     def _call_preempted(self, fact: CallPreempted) -> None:
         self._preemptions += 1
         call = self._calls[fact.call]
+        call.running = False
         if call.critical:
             self._inversions += self._running_other > 0
             self._queue_critical(call.arrived_s, fact.call)
@@ -233,12 +240,20 @@ class Metrics:
         call = self._calls.pop(call_id)
         if call.first_token_s is not None and output_tokens > 1:
             self._tpot_s.add((at_s - call.first_token_s) / (output_tokens - 1))
-        if not call.critical:
+        self._waiting_critical.discard(call_id)
+        if call.running and not call.critical:  # else: its last token came after a preemption
             self._running_other -= 1
         self._finished_calls += 1
         if self._finished_calls % EXACT_VALUES == 0:
             for distribution in (self._ttft_s, self._tpot_s, self._queue_s):
                 distribution.fold()
+
+    def _call_aborted(self, fact: CallAborted) -> None:
+        call = self._calls.pop(fact.call)
+        self._waiting_critical.discard(fact.call)
+        if call.running and not call.critical:
+            self._running_other -= 1
+        self._aborted_calls += 1
 
     def _load_started(self, fact: LoadStarted) -> None:
         self._load_jobs += 1

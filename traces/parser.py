@@ -100,7 +100,7 @@ class _Calls:
             try:
                 self._parsed.append(self._call(entry, self._after[place]))
                 if "hints" in entry:
-                    stated[len(self._parsed) - 1] = _hints(entry["hints"])
+                    stated[len(self._parsed) - 1] = parse_hints(entry["hints"])
             except WrongField as wrong:
                 raise wrong.inside(f"[{place}]") from None
         return self._with_hints(stated)
@@ -274,7 +274,7 @@ def _tool(value: object) -> Tool:
     )
 
 
-def _hints(value: object) -> dict[str, HintValue]:
+def parse_hints(value: object) -> dict[str, HintValue]:
     try:
         fields = members(value, HINT_FIELDS.keys())
         return {field: HINT_FIELDS[field](stated, field) for field, stated in fields.items()}
