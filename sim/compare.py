@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..policies.interface import Policy
+from ..policies.replay import began
 from ..traces.apps import Application
 from ..traces.arrivals import ArrivalProcess, retime
 from ..traces.errors import TraceError
 from ..traces.events_io import EventsWriter
+from ..traces.limits import Limits, fits
 from ..traces.metrics import Metrics
 from ..traces.reader import Trace
+from ..traces.scaling import scaled
 from .machine import Machine
 from .report import Run
-from .simulate import Progress, fits, simulate
+from .simulate import Progress, simulate
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +49,21 @@ class Workload:
     seed: int = 0
     rate: float | None = None  # applications a second instead of the arrivals that the trace has
     arrivals: ArrivalProcess = "even"
-    skip_oversized: bool = False  # whether applications that the machine cannot hold are left out, or an error
+    skip_oversized: bool = False  # whether applications that the engine cannot hold are left out, or an error
+    time_scale: float = 1.0  # arrivals, tools and pauses last so many times as long
 
-    def play(self, machine: Machine, counts: Counts) -> Iterator[Application]:
+    def play(self, limits: Limits, counts: Counts) -> Iterator[Application]:
         """The applications as they arrive, counted into `counts`. Those that are left out do not slow the rate."""
-        fitting = self._fitting(machine, counts)
+        fitting = self._fitting(limits, counts)
         applications = fitting if self.rate is None else retime(fitting, self.rate, self.arrivals, self.seed)
-        for application in applications:
+        for application in scaled(applications, self.time_scale):
             counts.applications += 1
             counts.calls += len(application.calls)
             yield application
 
-    def _fitting(self, machine: Machine, counts: Counts) -> Iterator[Application]:
+    def _fitting(self, limits: Limits, counts: Counts) -> Iterator[Application]:
         for application in self.trace:
-            if self.skip_oversized and not fits(application, machine):
+            if self.skip_oversized and not fits(application, limits):
                 counts.oversized += 1
             else:
                 yield application
@@ -90,16 +94,19 @@ def _run(
     applications = workload.play(machine, counts)
     with EventsWriter(events) if events else nullcontext() as writer:
         journal = writer.add if writer else None
+        if journal:
+            journal(began(contender.spec, workload.seed, machine.beliefs()))
         stats = simulate(applications, contender.policy, machine, [metrics.add], journal=journal, progress=progress)
         if not counts.applications:
-            raise TraceError(_nothing_to_play(counts))
+            raise TraceError(nothing_to_play(counts))
     run = Run(contender.spec, contender.options, workload.seed, stats.wall_s, stats.policy_s, metrics.result())
     return run, counts
 
 
-def _nothing_to_play(counts: Counts) -> str:
+def nothing_to_play(counts: Counts) -> str:
+    """Why there is nothing to do."""
     if counts.oversized:
-        return f"all {counts.oversized} applications need more than the machine has: nothing is left to simulate"
+        return f"all {counts.oversized} applications need more than the machine has: nothing is left to play"
     return "the trace has no application: nothing to simulate"
 
 

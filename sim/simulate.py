@@ -10,6 +10,7 @@ from ..policies.controller import Controller, Sink
 from ..policies.interface import Policy
 from ..traces.apps import Application, Call
 from ..traces.errors import EngineError
+from ..traces.limits import problem
 from .content import ContextTree
 from .engine import Engine
 from .kv import KvPool
@@ -65,29 +66,6 @@ def simulate(
     return RunStats(
         controller.policy_s, time.perf_counter() - began, workload.applications, workload.calls, engine.iterations
     )
-
-
-def problem(application: Application, machine: Machine) -> str | None:
-    """Why a machine can never serve an application; None if it can."""
-    for call in application.calls:
-        tokens = call.prompt.tokens + call.max_output_tokens
-        if tokens > machine.max_context_tokens:
-            limit = machine.max_context_tokens
-            return f"call {call.id!r}: {tokens} tokens of prompt and answer, but the model's context is {limit}"
-        blocks = -(-_stored(call) // machine.block_tokens)
-        if blocks > machine.gpu_blocks:
-            return f"call {call.id!r}: {tokens} tokens need {blocks} blocks, but the GPU has {machine.gpu_blocks}"
-    return None
-
-
-def fits(application: Application, machine: Machine) -> bool:
-    """Whether a machine can serve all calls of an application."""
-    return problem(application, machine) is None
-
-
-def _stored(call: Call) -> int:
-    """Tokens of a call that need a place: a prompt, and of the answer all but the last."""
-    return call.prompt.tokens + call.output_tokens - 1
 
 
 def _checked(applications: Iterable[Application], machine: Machine) -> Iterable[Application]:

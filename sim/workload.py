@@ -41,6 +41,26 @@ class Play:
         self.contexts: dict[CallId, Context] = {}
         self.nodes: list[Node] = []  # held until the application ends
 
+    def context(self, call: Call, tree: ContextTree) -> Context:
+        """The context of a call that arrives: its prompt and its answer, kept until `release`."""
+        prompt = call.prompt
+        base = tree.empty
+        if prompt.extends is not None:
+            base = tree.cut(self.contexts[prompt.extends], prompt.keep_tokens)
+        segments = (*prompt.segments, Segment(call.id, 0, call.output_tokens))
+        line, rest = cut(segments, self.continued.get(call.id, 0) - base.end)
+        trunk = tree.follow(base, line)
+        context = tree.follow(trunk, rest, aside=True)
+        tree.release(trunk.node)
+        self.contexts[call.id] = context
+        self.nodes.append(context.node)
+        return context
+
+    def release(self, tree: ContextTree) -> None:
+        """The application ended: its contexts are nobody's."""
+        for node in self.nodes:
+            tree.release(node)
+
 
 class Workload:
     """Plays applications against an engine, each from its arrival on, drawing them from the trace as their time comes.
@@ -101,18 +121,7 @@ class Workload:
             self._arrive(heappop(self._due)[2])
 
     def _arrive(self, call: Call) -> None:
-        play = self._plays[call.app]
-        prompt = call.prompt
-        base = self._tree.empty
-        if prompt.extends is not None:
-            base = self._tree.cut(play.contexts[prompt.extends], prompt.keep_tokens)
-        segments = (*prompt.segments, Segment(call.id, 0, call.output_tokens))
-        line, rest = cut(segments, play.continued.get(call.id, 0) - base.end)
-        trunk = self._tree.follow(base, line)
-        context = self._tree.follow(trunk, rest, aside=True)
-        self._tree.release(trunk.node)
-        play.contexts[call.id] = context
-        play.nodes.append(context.node)
+        context = self._plays[call.app].context(call, self._tree)
         self._engine.arrive(call, request_of(call), context)
 
     def _draw(self) -> None:
@@ -143,8 +152,7 @@ class Workload:
 
     def _end(self, play: Play) -> None:
         self._engine.app_finished(play.app.id)
-        for node in play.nodes:
-            self._tree.release(node)
+        play.release(self._tree)
         del self._plays[play.app.id]
         self.applications += 1
         if self._exhausted and not self._plays:
