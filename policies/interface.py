@@ -44,7 +44,9 @@ class Plan:
         None  # waiting calls, first to start first; absent = held back; None = as they came
     )
     skip: bool = False  # whether a call that does not fit lets those behind it try
-    preempt: tuple[CallId, ...] = ()  # running calls, first victim first; if none of them can go: the last admitted
+    # Running calls, first victim first. A call that grows takes the room of one that was admitted after it: the first
+    # of those that is named here, else the last of them; the last one of all gives up its own.
+    preempt: tuple[CallId, ...] = ()
     evict: tuple[AgentId, ...] = ()  # idle caches, first to give up blocks first; the rest follows by last use
     offload: tuple[Move, ...] = ()  # copy to the host now
     upload: tuple[Move, ...] = ()  # copy back now, and hold until the agent's next call takes it

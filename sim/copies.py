@@ -108,7 +108,7 @@ class Copies:
     def under_way(self, job: Job, first: int, end: int) -> bool:
         """Whether one of these blocks is being written to the host or read from it now."""
         return any(
-            start < end and upto > first
+            start < min(end, piece.end) and upto > max(first, piece.first)
             for piece in job.path
             if piece.end > first and piece.first < end
             for start, upto in (*piece.node.storing, *piece.node.loading)
@@ -168,6 +168,7 @@ class Copies:
             self._host.release(source, None)
             if upload.cancelled:
                 self._give_up(agent, upload)
+                self.report(e.UploadReleased(at_ps / PS_PER_S, agent.name, upload.blocks))
                 return
             self._gpu.register(hold, path, end)
             upload.ready_ps = at_ps
@@ -286,5 +287,5 @@ def _stored(path: Path, at: int) -> int:
             ends = [end for start, end in piece.node.storing if start <= at < end]
             if not ends:
                 return at
-            at = max(ends)
+            at = min(max(ends), piece.end)  # what else the node has there is another context's
     return at

@@ -25,7 +25,7 @@ from .copies import Copies
 from .jobs import AgentCache, Job
 from .kv import KvPool
 from .link import Link
-from .machine import PS_PER_S, Machine
+from .machine import PS_PER_S, Machine, Timing
 from .meter import Meter
 from .moments import BOUNDARY, SCHEDULE, At, Clock
 from .scheduler import Scheduler, Step, StepLog
@@ -55,6 +55,7 @@ class Engine:
         finished: Callable[[Call], None],
         *,
         pool: type[KvPool] = KvPool,
+        link: Callable[[Timing], Link] = Link,
         one_by_one: bool = False,
         step_log: StepLog | None = None,
     ) -> None:
@@ -67,7 +68,7 @@ class Engine:
         self.gpu = pool(tree, machine.gpu_blocks, 0)
         self.host = pool(tree, machine.host_blocks, 1)
         self._tree = tree
-        self._link = Link(timing)
+        self._link = link(timing)
         self._copies = Copies(self.gpu, self.host, self._link, self._size)
         self._scheduler = Scheduler(
             machine, self.gpu, self.host, self._copies, one_by_one=one_by_one, step_log=step_log

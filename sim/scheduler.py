@@ -200,12 +200,12 @@ class Scheduler:
             else:
                 blocks = 0  # its last token is on its way
             while blocks > self._gpu.free:
-                victim = self._victim(running[at:])
+                victim = self._victim(running[at + 1 :] or running[at:])
                 running.remove(victim)
                 self._preempt(victim, now)
                 preempted = True
                 if victim is job:
-                    break  # the policy's choice: those behind it still need theirs
+                    break
             else:
                 at += 1
                 if job is not self._prefilling:
@@ -318,9 +318,10 @@ class Scheduler:
                 if loads_to > hits:
                     if self._copies.under_way(job, hits, loads_to):
                         continue
-                    if fits:
+                    if fits and loads_to - hits + idle <= self._gpu.free - self._promised():
                         self._load(job, hits, loads_to, now, from_ps)
                         continue
+                    fits = False
             else:
                 assert job.hold is not None
                 hits = job.hold.blocks
@@ -355,6 +356,15 @@ class Scheduler:
     def _awaits_copy(self, job: Job) -> bool:
         """Whether an upload for this call's agent is on its way: the call takes it when it has come."""
         return bool(job.agent.uploads) and self._copies.uploading(job.agent)
+
+    def _promised(self) -> int:
+        """Blocks that calls lack which hold some and have not computed their prompts: no load may take them.
+
+        A load holds its blocks without computing anything. If several took the room that the others need to go on,
+        none of them could.
+        """
+        jobs = [*self._loaded.values()] if self._prefilling is None else [*self._loaded.values(), self._prefilling]
+        return sum(-(-job.target // self._size) - job.hold.blocks for job in jobs if job.hold is not None)
 
     def _load(self, job: Job, first: int, end: int, now: int, from_ps: int) -> None:
         self._copies.load(job, first, end, now, from_ps)

@@ -133,14 +133,15 @@ class Does:
         return self._plan(view)
 
 
-def test_the_call_that_lacks_a_block_may_itself_be_the_victim_and_those_behind_it_still_grow() -> None:
+def test_a_call_that_lacks_a_block_takes_it_from_one_behind_it_whatever_else_the_plan_names() -> None:
+    """vLLM stops when a call gives up its own blocks, so that is left to the last one."""
     applications = tuple(Application(name, 0.0, (_call(f"{name}/1", 8, 20),)) for name in "abc")
 
     def oldest_goes(view: View) -> Plan:
         return Plan(preempt=tuple(sorted(view.running)))
 
     records = assert_the_same_by_all_structures(applications, lambda: Does(oldest_goes), MACHINE)
-    assert next(fact.call for fact in records if type(fact) is e.CallPreempted) == "a/1"
+    assert next(fact.call for fact in records if type(fact) is e.CallPreempted) == "b/1"
     _check_ends(applications, records)
 
 
@@ -185,10 +186,10 @@ def _saved(view: View) -> Plan:
     return Plan(offload=tuple(Move(agent, 100, keep=False) for agent in view.stalled))
 
 
-def test_loaded_calls_that_lie_in_each_others_way_give_up_their_blocks() -> None:
-    """Both are loaded, 5 of 11 blocks and 6 of 7: the first lacks room for the rest, and the second waits behind it.
+def test_a_load_leaves_the_room_that_a_loaded_call_needs_to_go_on() -> None:
+    """The first is loaded, 5 of its 11 blocks; of the 7 that are free, the second's 6 would leave too few for the rest.
 
-    So the second gives up its blocks; the first leaves one of them, and the other five are loaded once more.
+    So the second is loaded when the first has ended.
     """
     applications = []
     for name, tokens, more in (("a", 19, 22), ("b", 23, 2)):
@@ -197,7 +198,10 @@ def test_loaded_calls_that_lie_in_each_others_way_give_up_their_blocks() -> None
         second = replace(first, id=f"{name}/2", prompt=prompt, output_tokens=1, after=(first.id,), tools=())
         applications.append(Application(name, 0.0, (first, second)))
     records = assert_the_same_by_all_structures(tuple(applications), lambda: Does(_saved), MACHINE)
-    assert [fact.blocks for fact in records if type(fact) is e.LoadStarted] == [5, 6, 5]
+    assert [fact.blocks for fact in records if type(fact) is e.LoadStarted] == [5, 6]
+    ended, _ = (fact.at_s for fact in records if type(fact) is e.CallFinished and fact.call.endswith("/2"))
+    _, second = (fact.at_s for fact in records if type(fact) is e.LoadStarted)
+    assert second >= ended
     _check_ends(tuple(applications), records)
 
 
@@ -216,8 +220,7 @@ def test_a_cancelled_upload_keeps_its_blocks_until_the_copy_has_ended() -> None:
             return Plan(cancel=(agent.id,), wake_at_s=view.now_s + 0.01)
         if e.UploadCancelled in facts:
             free_blocks["at once"] = view.free_blocks
-            return Plan(wake_at_s=view.now_s + 10.0)
-        if view.now_s > 10.0:
+        if e.UploadReleased in facts:
             free_blocks["later"] = view.free_blocks
         return Plan()
 
