@@ -1,0 +1,626 @@
+"""Between vLLM's scheduler and one policy: what happens becomes facts, and the policy's plan becomes what vLLM does.
+
+The scheduler (`live.scheduler`) and the connector (`live.connector`) tell what happens; everything here happens in the
+engine's own thread, at the start and the end of a step. `begin` starts a run, `end` ends it: one engine can serve
+several, each under another policy. Without a run, and for requests without metadata, vLLM does what it does by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from .. import __version__
+from ..policies.controller import Controller, Sink
+from ..policies.interface import NATIVE, Hits, Plan, Policy
+from ..policies.registry import load_policy
+from ..policies.replay import began
+from ..traces import events as e
+from ..traces.apps import AgentId, AppId, CallId
+from ..traces.errors import EngineError, PolicyError
+from ..traces.events import Fact
+from ..traces.fields import WrongField
+from .agents import AgentCache, LiveCall
+from .copies import Copies
+from .gpu_pool import GpuPool, idle
+from .host_pool import HostPool
+from .jobs import CopyJob
+from .metadata import from_extra_args
+from .occupancy import Occupancy
+from .settings import RunSettings
+from .steps import Sums, sums_of
+
+logger = logging.getLogger(__name__)
+
+SOONEST_S = 0.001  # a policy that always wants to be asked at once must not keep an idle engine spinning
+
+
+class LiveApp:
+    """An application between its start and its end."""
+
+    __slots__ = ("agents", "calls", "ending", "heard_s")
+
+    def __init__(self, now_s: float) -> None:
+        self.agents: list[AgentCache] = []
+        self.calls = 0  # not finished
+        self.ending = False  # it ends with its last call
+        self.heard_s = now_s
+
+
+class Adapter:
+    """One engine's. `scheduler` is vLLM's, with our methods on it."""
+
+    def __init__(self, scheduler: Any, block_tokens: int, host_slots: int, about: Mapping[str, object]) -> None:
+        self._scheduler = scheduler
+        self._size = block_tokens
+        self._host_slots = host_slots
+        self._about = dict(about)
+        self._gpu = GpuPool(scheduler.kv_cache_manager.block_pool, block_tokens)
+        self.settings: RunSettings | None = None  # of the run under way
+        self.errors: list[str] = []
+        self._clock = time.monotonic
+        self.load_policy: Callable[..., Policy] = load_policy
+        self._start_s, self._start_wall_s = self._clock(), time.time()
+        self._acknowledged: list[int] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self._now_s = 0.0  # of the latest boundary
+        self._apps: dict[AppId, LiveApp] = {}
+        self._agents: dict[AgentId, AgentCache] = {}
+        self._calls: dict[CallId, LiveCall] = {}
+        self._by_request: dict[str, LiveCall] = {}
+        self._unseen: set[str] = set()  # requests whose first token has not come
+        self._stalled: dict[AgentId, AgentCache] = {}
+        self._matched: dict[str, int] = {}  # by request, blocks that it was just found to hit
+        self._flights: deque[tuple[float, Sums | None]] = deque()  # steps whose outcome has not come
+        self._controller: Controller | None = None
+        self.plan: Plan = NATIVE
+        self._wake_s: float | None = None
+        self._news = False  # whether there is news that is worth a step: what a plan itself brings about is not
+        self._idle = True  # whether nothing was scheduled last, and nothing is under way
+        self._native_once = False
+        self._stuck = 0
+        self.steps = 0
+        self.copies = Copies(self._gpu, HostPool(self._host_slots), self._report)
+        self._occupancy = Occupancy(self._gpu)
+        self._swept_s = 0.0
+
+    # -- runs
+
+    def begin(self, settings: RunSettings, sinks: Sequence[Sink] = (), journal: Sink | None = None) -> None:
+        """Start a run with a fresh policy on an empty cache, at time 0.
+
+        Raises `PolicyError` for a policy that is not there, and `EngineError` while a run or a request is under way.
+        """
+        if self.settings is not None:
+            raise EngineError("a run is under way: end it first")
+        policy = self.load_policy(settings.policy, seed=settings.seed)
+        if not self.at_rest:
+            raise EngineError("the engine has requests or copies under way: expected an idle one")
+        if not self._scheduler.kv_cache_manager.reset_prefix_cache():
+            raise EngineError("vLLM could not empty its prefix cache: some blocks are still held")
+        self._reset()
+        self.errors = []
+        self._start_s, self._start_wall_s = self._clock(), time.time()
+        self.settings = settings
+        if journal is not None:
+            journal(began(settings.policy, settings.seed, settings.costs))
+        self._controller = Controller(policy, settings.costs, self, sinks, journal)
+        size = self._about["block_bytes"]
+        assert isinstance(size, int)
+        self._report(e.RunStarted(0.0, self._size, self._gpu.blocks, self._host_slots, size))
+        self._news = False
+
+    def end(self) -> None:
+        """Give up all that is held, and report what the blocks were used for. Copies under way end by themselves."""
+        if self.settings is None:
+            raise EngineError("no run is under way")
+        self._tick(self.now_s())
+        for app in list(self._apps):
+            self._end_app(app)
+        self._report(self._occupancy.reading(self.steps))
+        self.settings = None
+        self._controller = None
+        self.plan = NATIVE
+        self._wake_s = None
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether vLLM has no request, and nothing is being copied."""
+        return not (self._scheduler.requests or self.copies.under_way)
+
+    @property
+    def policy_s(self) -> float:
+        """Wall time that the policy took."""
+        return self._controller.policy_s if self._controller is not None else 0.0
+
+    @property
+    def broken(self) -> bool:
+        """Whether the policy raised: the engine goes on without it."""
+        return bool(self.errors)
+
+    def now_s(self) -> float:
+        """Engine time: seconds since the run began."""
+        return self._clock() - self._start_s
+
+    def wake_s(self) -> float | None:
+        """When the engine must be stepped although it has no request."""
+        times = [agent.pin_until_s for agent in self.copies.pinned.values()]
+        if self._wake_s is not None:
+            times.append(self._wake_s)
+        return min(times, default=None)
+
+    def has_work(self) -> bool:
+        """Whether the engine must be stepped now although it may have no request."""
+        if self.copies.under_way:
+            return True
+        if self._controller is None:
+            return False
+        if self._news and not self.broken:
+            return True
+        wake_s = self.wake_s()
+        return False if wake_s is None else wake_s <= self.now_s()
+
+    def info(self) -> dict[str, object]:
+        """What this engine is, as plain data."""
+        return {
+            "tokencake": __version__,
+            **self._about,
+            "gpu_blocks": self._gpu.blocks,
+            "host_blocks": self._host_slots,
+            "policy": self.settings.policy if self.settings is not None else None,
+        }
+
+    # -- what a client says
+
+    def tell(self, event: Mapping[str, object]) -> None:
+        """Take in what a client says of an application or a tool. Raises `EngineError` for what means nothing."""
+        if self._controller is None:
+            raise EngineError("no run is under way")
+        kind, app = event.get("event"), event.get("app")
+        if not isinstance(app, str) or not app:
+            raise EngineError(f"event: app: expected a name, got {app!r}")
+        now_s = self.now_s()
+        at_s = event.get("at_s", now_s)
+        if isinstance(at_s, bool) or not isinstance(at_s, int | float) or not at_s >= 0:
+            raise EngineError(f"event: at_s: expected seconds since the run began, got {at_s!r}")
+        at_s = min(float(at_s), now_s)
+        if kind == "app_started":
+            self._app(app, at_s)
+        elif kind == "app_finished":
+            self._app_finished(app, at_s)
+        elif kind in ("tool_started", "tool_returned"):
+            agent = self._agents.get(f"{app}/{event.get('agent')}")
+            if agent is not None:
+                self._apps[app].heard_s = now_s
+                if kind == "tool_started":
+                    self._stall(agent, str(event.get("call", "")), at_s)
+                else:
+                    self._unstall(agent, at_s)
+        else:
+            expected = "app_started, app_finished, tool_started or tool_returned"
+            raise EngineError(f"event: event: expected {expected}, got {kind!r}")
+
+    def _app(self, name: AppId, at_s: float) -> LiveApp:
+        app = self._apps.get(name)
+        if app is None:
+            app = self._apps[name] = LiveApp(at_s)
+            self._report(e.AppStarted(at_s, name))
+        return app
+
+    def _app_finished(self, name: AppId, at_s: float) -> None:
+        app = self._apps.get(name)
+        if app is None:
+            return
+        if app.calls:
+            app.ending = True
+        else:
+            self._end_app(name, at_s)
+
+    def _end_if_over(self, name: AppId, at_s: float) -> None:
+        """End an application whose last call has ended, and that call's tools."""
+        app = self._apps[name]
+        if app.ending and not app.calls and not any(agent.name in self._stalled for agent in app.agents):
+            self._end_app(name, at_s)
+
+    def _end_app(self, name: AppId, at_s: float | None = None) -> None:
+        """None of its agents comes back."""
+        now_s = self._now_s if at_s is None else at_s
+        app = self._apps.pop(name)
+        self._report(e.AppFinished(now_s, name))
+        for agent in app.agents:
+            agent.gone = True
+            self._stalled.pop(agent.name, None)
+            self.copies.cancel(agent, now_s)
+            self.copies.unpin(agent)
+            self.copies.forget(agent, now_s)
+            del self._agents[agent.name]
+
+    def _sweep(self, now_s: float) -> None:
+        """End the applications of which nothing was heard for too long: a client may have gone without a word."""
+        settings = self.settings
+        if settings is None or settings.app_timeout_s is None or now_s < self._swept_s + settings.app_timeout_s / 8:
+            return
+        self._swept_s = now_s
+        for name, app in list(self._apps.items()):
+            if not app.calls and app.heard_s + settings.app_timeout_s <= now_s:
+                self._end_app(name, now_s)
+
+    def _stall(self, agent: AgentCache, call: CallId, at_s: float) -> None:
+        if agent.stalled_by is None and not agent.calls:
+            agent.stalled_by = call
+            self._stalled[agent.name] = agent
+            self._report(e.ToolStarted(at_s, call, agent.name))
+
+    def _unstall(self, agent: AgentCache, at_s: float) -> None:
+        if agent.stalled_by is not None:
+            call, agent.stalled_by = agent.stalled_by, None
+            self._stalled.pop(agent.name, None)
+            self._report(e.ToolReturned(at_s, call, agent.name))
+            self._end_if_over(agent.app, at_s)
+
+    # -- what happens to requests
+
+    def arrived(self, request: Any) -> None:
+        """vLLM took in a request."""
+        sampling = request.sampling_params
+        if self._controller is None or sampling is None:
+            return
+        try:
+            told = from_extra_args(
+                sampling.extra_args, request.request_id, request.num_prompt_tokens, request.max_tokens
+            )
+        except WrongField as wrong:
+            logger.warning("request %s is served without its metadata: %s", request.request_id, wrong)
+            return
+        if told is None:
+            return
+        now_s = self.now_s()
+        at_s = min(max(0.0, request.arrival_time - self._start_wall_s), now_s)
+        said = told.request
+        if said.id in self._calls:  # sent again before it ended
+            said = said._replace(id=f"{said.id}#{request.request_id}")
+        app = self._app(said.app, at_s)
+        app.calls += 1
+        app.ending = False
+        app.heard_s = now_s
+        agent = self._agents.get(said.agent)
+        if agent is None:
+            agent = self._agents[said.agent] = AgentCache(said.agent, said.app)
+            app.agents.append(agent)
+        self._unstall(agent, at_s)
+        agent.waiting += 1
+        agent.calls += 1
+        call = LiveCall(said, request, agent, at_s, self._size)
+        call.last = told.last
+        self._calls[said.id] = call
+        self._by_request[request.request_id] = call
+        self._unseen.add(request.request_id)
+        self._report(e.CallArrived(at_s, said))
+
+    def matched(self, request: Any, hit_tokens: int) -> tuple[int | None, bool]:
+        """How many tokens of a waiting request to load from the host behind those that hit on the GPU, as vLLM asks.
+
+        None: not now. Either something is on its way for it, or it does not fit and lets those behind it try.
+        """
+        call = self._by_request.get(request.request_id)
+        if call is None:
+            return 0, False
+        if call.agent.uploads and self.copies.uploading(call.agent):
+            return None, False
+        hashes = request.block_hashes
+        hits = self._matched[request.request_id] = hit_tokens // self._size
+        upto = self.copies.host_end(hashes, hits, (request.num_tokens - 1) // self._size)
+        if upto > hits and self.copies.copying(hashes, hits, upto):
+            return None, False
+        if self.laid.skip and not self._fits(request, hits, upto):
+            return None, False
+        return (upto - hits) * self._size, upto > hits
+
+    def _fits(self, request: Any, hits: int, upto: int) -> bool:
+        """Whether there is room for all of a request that nothing was taken for yet, as vLLM is going to ask.
+
+        If its blocks from `hits` to `upto` are to be loaded: also whether that leaves what the loaded calls, and those
+        in the middle of their prompts, yet need.
+        """
+        free = self._gpu.free
+        taken = idle(self._gpu.found(request.block_hashes, 0, hits))
+        if -(-request.num_tokens // self._size) - hits + taken > free:
+            return False
+        if upto == hits:
+            return True
+        promised: int = self._scheduler._inflight_prefill_reserved_blocks()
+        return upto - hits + taken <= free - promised
+
+    def allocated(self, request: Any, blocks: Sequence[Any], external_tokens: int) -> None:
+        """vLLM gave blocks to a waiting request: it starts, or what the host has of it is loaded first."""
+        call = self._by_request.get(request.request_id)
+        if call is None:
+            return
+        agent = call.agent
+        hits = self._matched.pop(request.request_id, None)
+        if hits is not None:
+            call.gpu_hit_tokens, call.host_hit_tokens = hits * self._size, external_tokens
+        if external_tokens:
+            first = call.gpu_hit_tokens // self._size
+            end = first + external_tokens // self._size
+            self.copies.load(call, blocks, first, end, self._now_s, lambda: self._filled(request))
+        else:
+            agent.waiting -= 1
+            resumed = request.num_tokens if call.started else 0
+            call.started = True
+            self._report(e.CallAdmitted(self._now_s, call.id, call.gpu_hit_tokens, call.host_hit_tokens, resumed))
+        if agent.uploads:
+            self.copies.taken(agent, call.arrived_s, self._now_s)
+        self.copies.unpin(agent)
+
+    def _filled(self, request: Any) -> None:
+        """A waiting request's blocks were loaded: they can be hit, though vLLM looks at it only when it schedules."""
+        self._scheduler.kv_cache_manager.cache_blocks(request, request.num_computed_tokens)
+
+    def preempted(self, request: Any, generated_tokens: int) -> None:
+        """A running request lost its blocks and waits again."""
+        call = self._by_request.get(request.request_id)
+        if call is None:
+            return
+        call.agent.waiting += 1
+        if self.copies.held_blocks:
+            self.copies.refusing = True
+        self._report(e.CallPreempted(self._now_s, call.id, generated_tokens))
+
+    def aborted(self, requests: Iterable[Any]) -> None:
+        """Requests were given up by their clients, or failed."""
+        for request in requests:
+            call = self._by_request.get(request.request_id)
+            if call is not None:
+                at_s = self.now_s()
+                call.loading = False
+                self._report(e.CallAborted(at_s, call.id))
+                self._leave(call, at_s)
+                self._end_if_over(call.agent.app, at_s)
+
+    def _finished(self, call: LiveCall, at_s: float) -> None:
+        request, agent = call.vllm, call.agent
+        output_tokens = int(request.num_output_tokens)
+        self.copies.remember(agent, request, (request.num_prompt_tokens + output_tokens - 1) // self._size)
+        self._report(e.CallFinished(at_s, call.id, output_tokens, agent.context_blocks))
+        self._leave(call, at_s)
+        if call.request.tools:
+            self._stall(agent, call.id, at_s)
+        self._end_if_over(agent.app, at_s)
+
+    def _leave(self, call: LiveCall, at_s: float) -> None:
+        """A call is over."""
+        request_id, agent = call.vllm.request_id, call.agent
+        del self._calls[call.id], self._by_request[request_id]
+        self._unseen.discard(request_id)
+        self._matched.pop(request_id, None)
+        agent.calls -= 1
+        agent.waiting = min(agent.waiting, agent.calls)
+        self.copies.refusing = False
+        app = self._apps[agent.app]
+        app.calls -= 1
+        app.ending |= call.last
+        app.heard_s = at_s
+
+    # -- a step
+
+    def boundary(self) -> None:
+        """vLLM is about to schedule: take in what is due, ask the policy, and do at once what it wants done at once."""
+        controller = self._controller
+        if controller is None:
+            return
+        self._tick(self.now_s())
+        now_s = self._now_s
+        self._native_once = False
+        if self.copies.pinned:
+            self.copies.unpin_expired(now_s)
+        self._sweep(now_s)
+        due = self._news or (controller.due and not self._idle)
+        if not self.broken and (due or (self._wake_s is not None and self._wake_s <= now_s)):
+            self._ask(controller, now_s)
+        if self._stuck:
+            self._get_unstuck(now_s)
+        self._occupancy.sample(now_s, self._stalled.values())
+
+    def _tick(self, now_s: float) -> None:
+        self._now_s = now_s
+        self._occupancy.advance(now_s, busy=bool(self._flights))
+
+    def _ask(self, controller: Controller, now_s: float) -> None:
+        gauges = e.Polled(now_s, self.steps, self._gpu.free, self._growth_blocks(), self.copies.host_free)
+        try:
+            plan = controller.poll(gauges)
+        except PolicyError as error:
+            self._give_up(error)
+            return
+        self.plan = plan
+        self._wake_s = None if plan.wake_at_s is None else max(now_s + SOONEST_S, plan.wake_at_s)
+        if plan.moves or self.copies.pinned:
+            self._apply(plan, now_s)
+        self._news = False
+
+    def _give_up(self, error: PolicyError) -> None:
+        """The policy raised: say so once, and go on as vLLM would."""
+        self.errors.append(str(error))
+        logger.error("%s; the engine goes on without it", error)
+        self.plan = NATIVE
+        self._wake_s = None
+        for agent in self._agents.values():
+            self.copies.cancel(agent, self._now_s)
+            self.copies.unpin(agent)
+
+    def _apply(self, plan: Plan, now_s: float) -> None:
+        copies, agents = self.copies, self._agents
+        pins = {name: until_s for name, until_s in plan.pin.items() if until_s > now_s}
+        for name in plan.forget:
+            if (agent := agents.get(name)) is not None:
+                copies.forget(agent, now_s)
+        for name in plan.cancel:
+            if (agent := agents.get(name)) is not None:
+                copies.cancel(agent, now_s)
+        for agent in [agent for name, agent in copies.pinned.items() if name not in pins]:
+            copies.unpin(agent)
+        for move in plan.offload:
+            if (agent := agents.get(move.agent)) is not None:
+                copies.offload(agent, move, now_s)
+        for name, until_s in pins.items():
+            if (agent := agents.get(name)) is not None:
+                copies.pin(agent, max(until_s, now_s + SOONEST_S))
+        for move in plan.upload:
+            if (agent := agents.get(move.agent)) is not None:
+                copies.upload(agent, move, now_s)
+        for name in reversed(plan.evict):
+            if (agent := agents.get(name)) is not None:
+                self._gpu.expose(agent.hashes, agent.context_blocks)
+
+    def _get_unstuck(self, now_s: float) -> None:
+        """Calls wait, nothing runs and nothing was scheduled: give up what is held ahead of need, then loaded calls'
+        blocks, then the plan, a bit more each time that vLLM schedules in vain."""
+        if self._stuck == 1:
+            for agent in self._agents.values():
+                self.copies.cancel(agent, now_s)
+                self.copies.unpin(agent)
+        elif not self._scheduler.unload_last():
+            self._native_once = True
+
+    @property
+    def laid(self) -> Plan:
+        """The plan that holds for this step."""
+        return NATIVE if self._native_once else self.plan
+
+    def scheduled(self, output: Any, idle_calls: bool) -> None:
+        """vLLM has scheduled a step. `idle_calls`: whether calls wait and none runs."""
+        if self._controller is None:
+            return
+        self._idle = not output.total_num_scheduled_tokens and not self._flights
+        self._news = False  # the policy is asked at the next step of a busy engine anyway
+        self._occupancy.look(self.copies.held_blocks)
+        if output.total_num_scheduled_tokens:
+            self.steps += 1
+            wanted = self.settings is not None and self.settings.steps
+            sums = sums_of(output, self._scheduler.requests) if wanted else None
+            self._flights.append((self._now_s, sums))
+            self._stuck = 0
+        elif idle_calls and not self._flights:
+            if not self.copies.under_way:
+                self._stuck += 1
+            elif not any(call.loading or self.copies.uploading(call.agent) for call in self._calls.values()):
+                self.copies.refusing = True
+
+    def acknowledge(self, jobs: Iterable[int]) -> None:
+        """The workers have done these copies; they are booked at the end of the step."""
+        self._acknowledged.extend(jobs)
+
+    def stepped(self, scheduler_output: Any, outputs: Mapping[int, Any]) -> None:
+        """A step's outcome came, and vLLM has taken it in."""
+        if self._controller is not None:
+            self._tick(self.now_s())
+            if scheduler_output.total_num_scheduled_tokens and self._flights:
+                self._outcome(outputs)
+        if self._acknowledged:
+            jobs, self._acknowledged = self._acknowledged, []
+            self.copies.finish(jobs, self._now_s)
+        self._occupancy.look(self.copies.held_blocks)
+
+    def _outcome(self, outputs: Mapping[int, Any]) -> None:
+        at_s, unseen = self._now_s, self._unseen
+        from_s, sums = self._flights.popleft()
+        for of_client in outputs.values():
+            for out in of_client.outputs:
+                if out.finish_reason is not None or out.request_id in unseen:
+                    self._came(out, at_s)
+        if sums is not None:
+            self._report(e.Stepped(at_s, from_s, *sums))
+
+    def _came(self, out: Any, at_s: float) -> None:
+        call = self._by_request.get(out.request_id)
+        if call is None:
+            return
+        if out.new_token_ids and not call.seen:
+            call.seen = True
+            self._unseen.discard(out.request_id)
+            self._report(e.FirstToken(at_s, call.id))
+        if out.finish_reason is not None:
+            self._finished(call, at_s)
+
+    def take_jobs(self) -> list[CopyJob]:
+        """The copies that the workers are to begin with this step."""
+        jobs, self.copies.submitted = self.copies.submitted, []
+        return jobs
+
+    def victim(self, request: Any) -> None:
+        """A running request lacks room: move whom the plan names to the end of the running ones, where vLLM looks."""
+        running = self._scheduler.running
+        candidates = {
+            call.id: other
+            for other in running[running.index(request) + 1 :]  # itself only if nobody is behind it
+            if (call := self._by_request.get(other.request_id)) is not None
+        }
+        for name in self.laid.preempt:
+            if (chosen := candidates.get(name)) is not None:
+                running.remove(chosen)
+                running.append(chosen)
+                return
+
+    def forget_contents(self) -> bool:
+        """Give up everything that was copied: it has no value any more. False while copies are under way."""
+        if self.copies.under_way:
+            return False
+        for agent in self._agents.values():
+            self.copies.cancel(agent, self._now_s)
+            self.copies.unpin(agent)
+            self.copies.forget(agent, self._now_s)
+            agent.context_blocks = 0
+        self.copies.clear()
+        return True
+
+    # -- what the policy asks
+
+    def hits(self, call_id: CallId) -> Hits:
+        """What is cached of a waiting call's prompt."""
+        call = self._calls[call_id]
+        request = call.vllm
+        if request.num_computed_tokens:
+            held = self._scheduler.kv_cache_manager.get_block_ids(request.request_id)[0]
+            return Hits(len(held), 0, 0)
+        hashes = request.block_hashes
+        limit = (request.num_tokens - 1) // self._size
+        blocks = self._gpu.found(hashes, 0, limit)
+        gpu = len(blocks)
+        return Hits(gpu, idle(blocks), self.copies.host_end(hashes, gpu, limit) - gpu)
+
+    def shared_blocks(self, call_id: CallId) -> int:
+        """Blocks of a waiting call's prompt that are held."""
+        request = self._calls[call_id].vllm
+        blocks = self._gpu.found(request.block_hashes, 0, (request.num_tokens - 1) // self._size)
+        return len(blocks) - idle(blocks)
+
+    def call_of(self, request_id: str) -> LiveCall | None:
+        return self._by_request.get(request_id)
+
+    def request_of(self, call: CallId) -> Any | None:
+        """vLLM's request of a call that it has not finished."""
+        found = self._calls.get(call)
+        return None if found is None else found.vllm
+
+    # -- bookkeeping
+
+    def _growth_blocks(self) -> int:
+        """Blocks that running and loading calls will yet take until their declared budgets."""
+        growth = 0
+        for call in self._calls.values():
+            computed = call.vllm.num_computed_tokens
+            if computed:
+                growth += max(0, call.final_blocks - -(-computed // self._size))
+        return growth
+
+    def _report(self, fact: Fact) -> None:
+        controller = self._controller
+        if controller is not None:
+            controller.hear(fact)
+            self._news = controller.due

@@ -1,0 +1,108 @@
+"""vLLM's block pool as the copies see it: contents by hash, blocks that are held, and what can be had.
+
+Only for models whose layers share one kind of cache (one KV group of full attention): there a block's hash says all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from .host_pool import Hash
+
+GROUP = 0
+
+
+class Source(NamedTuple):
+    """What vLLM asks of a request when it registers blocks. A request itself, where its events need more."""
+
+    block_hashes: Sequence[Hash]
+
+
+class GpuPool:
+    """Blocks are vLLM's `KVCacheBlock`s; a block that has a reference is not handed out."""
+
+    def __init__(self, pool: Any, block_tokens: int) -> None:
+        self._pool = pool
+        self._block_tokens = block_tokens
+
+    @property
+    def blocks(self) -> int:
+        """Usable ones: vLLM's null block is not counted."""
+        return int(self._pool.num_gpu_blocks) - 1
+
+    @property
+    def free(self) -> int:
+        return int(self._pool.get_num_free_blocks())
+
+    @property
+    def tells_events(self) -> bool:
+        """Whether vLLM publishes what is cached: then it reads more of a request than its hashes."""
+        return bool(self._pool.enable_kv_cache_events)
+
+    def found(self, hashes: Sequence[Hash], first: int, upto: int) -> list[Any]:
+        """The cached blocks from `first` on, without a gap, at most to `upto`."""
+        lookup = self._pool.get_cached_block
+        blocks = []
+        for at in range(first, upto):
+            cached = lookup(hashes[at], [GROUP])
+            if cached is None:
+                break
+            blocks.append(cached[0])
+        return blocks
+
+    def end(self, hashes: Sequence[Hash], first: int, upto: int) -> int:
+        """How far the blocks from `first` on are cached without a gap, at most to `upto`."""
+        lookup = self._pool.get_cached_block
+        at = first
+        while at < upto and lookup(hashes[at], [GROUP]) is not None:
+            at += 1
+        return at
+
+    def hold(self, blocks: list[Any]) -> None:
+        """Keep blocks that are cached from being handed out."""
+        self._pool.touch(blocks)
+
+    def take(self, count: int) -> list[Any]:
+        """New blocks, held. There must be room."""
+        taken: list[Any] = self._pool.get_new_blocks(count)
+        return taken
+
+    def register(self, source: Any, blocks: Sequence[Any], first: int) -> None:
+        """These blocks hold the source's contents from block `first` on: they can be hit."""
+        end = first + len(blocks)
+        padded = [None] * first + list(blocks)
+        self._pool.cache_full_blocks(source, padded, first, end, self._block_tokens, GROUP)
+
+    def release(self, blocks: Sequence[Any]) -> None:
+        """Give blocks up, the last one first to be handed out."""
+        self._pool.free_blocks(reversed(blocks))
+
+    def drop(self, blocks: Sequence[Any]) -> None:
+        """Give blocks up, and forget what nobody else holds. Forget first: what has no content is handed out first."""
+        self._pool.evict_blocks({block.block_id for block in blocks if block.ref_cnt == 1})
+        self.release(blocks)
+
+    def expose(self, hashes: Sequence[Hash], upto: int) -> None:
+        """Let the free ones of these blocks be handed out before all other cached ones, the last first."""
+        queue = self._pool.free_block_queue
+        idle = [block for block in self.found(hashes, 0, upto) if block.ref_cnt == 0]
+        for block in idle:
+            queue.remove(block)
+        blank = queue.popleft_n(self._leading_blanks(queue))  # what has no content still goes first
+        queue.prepend_n(idle[::-1])
+        queue.prepend_n(blank)
+
+    @staticmethod
+    def _leading_blanks(queue: Any) -> int:
+        count = 0
+        block = queue.fake_free_list_head.next_free_block
+        while block is not None and block is not queue.fake_free_list_tail and block.block_hash is None:
+            count += 1
+            block = block.next_free_block
+        return count
+
+
+def idle(blocks: Sequence[Any]) -> int:
+    """How many of these blocks nobody holds: taking them takes free blocks."""
+    return sum(block.ref_cnt == 0 for block in blocks)

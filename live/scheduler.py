@@ -1,0 +1,149 @@
+"""vLLM's scheduler with a policy: `--scheduler-cls tokencake.live.scheduler.TokencakeAsyncScheduler`.
+
+Each method lets vLLM do what it does and tells the adapter. vLLM's rules stay vLLM's: a plan reaches them through the
+order of its queues, the references of its blocks and the hooks of its connector. Attributes of our own are called
+`tokencake…`, since vLLM's scheduler has a `policy`, a `connector` and a `waiting` already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.request_queue import SchedulingPolicy, create_request_queue
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import RequestStatus
+
+from ..traces.errors import EngineError
+from .adapter import Adapter
+from .connector import TokencakeConnector
+from .control import Control
+from .engine_core import EngineHandle
+from .limits import about, check_supported, host_slots
+from .queues import Queues
+from .settings import from_record
+from .versions import check_vllm
+
+if TYPE_CHECKING:
+    from vllm.v1.core.sched.scheduler import Scheduler as _Base
+else:
+    _Base = object
+
+SETTINGS_KEY = "tokencake"  # in vLLM's `additional_config`
+
+
+class TokencakeMixin(_Base):
+    """What both of vLLM's schedulers get."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        version = check_vllm()
+        super().__init__(*args, **kwargs)
+        if not isinstance(self.connector, TokencakeConnector):
+            raise EngineError(
+                "the scheduler of Tokencake needs its KV connector: expected kv_connector TokencakeConnector of"
+                f" tokencake.live.connector in the KV transfer config, got {type(self.connector).__name__}"
+            )
+        check_supported(self)
+        # Blocks of a preempted call may still be written by the step in flight. vLLM keeps them back then, for
+        # connectors whose loads could overtake that step; ours begin when the step has ended (see `copier`).
+        self.defer_block_free = False
+        slots = host_slots(self.vllm_config, self.kv_cache_config)
+        self.tokencake = Adapter(self, self.block_size, slots, about(self, version))
+        self.connector.adapter = self.tokencake
+        self._tokencake_queues = Queues(self, lambda: create_request_queue(SchedulingPolicy.FCFS))
+        self._tokencake_allocate: Any = None
+        control = Control(self.tokencake)
+        self._tokencake_engine = EngineHandle.find(control)
+        settings = (self.vllm_config.additional_config or {}).get(SETTINGS_KEY)
+        if settings is not None:
+            control.begin_own(from_record(settings))
+
+    # -- a step
+
+    def schedule(self, *args: Any, **kwargs: Any) -> Any:
+        adapter, queues = self.tokencake, self._tokencake_queues
+        adapter.boundary()
+        plan = adapter.laid
+        self._tokencake_choose_victims(bool(plan.preempt))
+        laid = queues.lay(plan, adapter.request_of, adapter.call_of)
+        try:
+            output = super().schedule(*args, **kwargs)
+        finally:
+            if laid is not None:
+                queues.restore(laid)
+        waiting = not self.running and self.get_request_counts()[1] > 0
+        adapter.scheduled(output, waiting)
+        self._tokencake_engine.wake_at(adapter.wake_s(), adapter.now_s)
+        return output
+
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
+        outputs = super().update_from_output(scheduler_output, model_runner_output)
+        self.tokencake.stepped(scheduler_output, outputs)
+        return outputs
+
+    def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        # with asynchronous scheduling, tokens in flight are still delivered
+        generated = request.num_output_tokens + request.num_output_placeholders
+        super()._preempt_request(request, *args, **kwargs)
+        self._tokencake_queues.version += 1
+        self.tokencake.preempted(request, generated)
+
+    # -- requests
+
+    def add_request(self, request: Any) -> None:
+        super().add_request(request)
+        self._tokencake_queues.version += 1
+        self.tokencake.arrived(request)
+
+    def finish_requests(self, request_ids: str | Iterable[str] | None, finished_status: Any) -> Any:
+        given_up = super().finish_requests(request_ids, finished_status)
+        self._tokencake_queues.version += 1
+        self.tokencake.aborted(given_up)
+        return given_up
+
+    def unload_last(self) -> bool:
+        """The waiting call that was loaded last gives its blocks up; they stay cached. False if there is none."""
+        loaded = [
+            request
+            for request in self._tokencake_queues
+            if request.num_computed_tokens and request.status != RequestStatus.WAITING_FOR_REMOTE_KVS
+        ]
+        if not loaded:
+            return False
+        request = loaded[-1]
+        self.kv_cache_manager.free(request)
+        request.num_computed_tokens = 0
+        self._inflight_prefills.discard(request)
+        self._tokencake_queues.requeue(request)
+        return True
+
+    # -- whom to preempt
+
+    def _tokencake_choose_victims(self, chosen: bool) -> None:
+        """vLLM preempts the last running request when `allocate_slots` says no; a plan may name another."""
+        manager = self.kv_cache_manager
+        if chosen == (self._tokencake_allocate is not None):
+            return
+        if not chosen:
+            manager.allocate_slots = self._tokencake_allocate
+            self._tokencake_allocate = None
+            return
+        allocate = self._tokencake_allocate = manager.allocate_slots
+        victim = self.tokencake.victim
+
+        def allocate_slots(request: Any, *args: Any, **kwargs: Any) -> Any:
+            blocks = allocate(request, *args, **kwargs)
+            if blocks is None and request.status == RequestStatus.RUNNING:
+                victim(request)
+            return blocks
+
+        manager.allocate_slots = allocate_slots
+
+
+class TokencakeScheduler(TokencakeMixin, Scheduler):
+    """For engines with synchronous scheduling, CPUs among them."""
+
+
+class TokencakeAsyncScheduler(TokencakeMixin, AsyncScheduler):
+    """For engines with asynchronous scheduling, vLLM's default on GPUs."""
