@@ -1,0 +1,111 @@
+"""Copies of an engine whose "GPU" is the host itself: memory to memory, as slow as a link if one is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from threading import Condition, Event
+from time import monotonic
+from typing import NamedTuple
+
+import torch
+
+from ..traces.errors import EngineError
+from .block_views import row_bytes
+from .host_memory import HostMemory, check
+from .jobs import CopyJob
+from .lane import Lane, first_line
+
+
+class _Submitted(NamedTuple):
+    job: CopyJob
+    at_s: float
+
+
+class _Link:
+    """One direction of a link: copies occupy it one after another."""
+
+    def __init__(self, block_s: float) -> None:
+        self._block_s = block_s
+        self._free_s = 0.0
+
+    def end_s(self, submitted_s: float, copied_s: float, blocks: int) -> float:
+        """When a copy ends whose bytes are there at `copied_s` already."""
+        begin_s = max(submitted_s, self._free_s)
+        self._free_s = max(copied_s, begin_s + blocks * self._block_s)
+        return self._free_s
+
+
+class CpuCopier:
+    """A `Copier` with a thread for each direction. torch gives up the interpreter's lock while it copies."""
+
+    def __init__(self, blocks: Sequence[torch.Tensor], host_slots: int, link_gbps: float | None) -> None:
+        self._blocks = blocks
+        self._host = HostMemory(blocks, host_slots)
+        self._host.allocation.zero_()  # so that no copy pays for a page's first use
+        block_s = 0.0 if link_gbps is None else row_bytes(blocks) / (link_gbps * 1e9)
+        self._changed = Condition()  # guards the next two
+        self._finished: list[int] = []
+        self._failure: str | None = None
+        self._closing = Event()
+        self._lanes = {to_host: self._lane(_Link(block_s)) for to_host in (True, False)}
+
+    def submit(self, jobs: Iterable[CopyJob]) -> None:
+        now_s = monotonic()
+        for job in jobs:
+            check(job, len(self._blocks[0]), self._host.slots)
+            self._lanes[job.to_host].put(_Submitted(job, now_s))
+
+    def finished(self) -> list[int]:
+        with self._changed:
+            if self._failure is not None:
+                raise EngineError(self._failure)
+            finished, self._finished = self._finished, []
+            return finished
+
+    def wait(self, timeout_s: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._finished or self._failure is not None, timeout_s)
+
+    def close(self) -> None:
+        self._closing.set()
+        for lane in self._lanes.values():
+            lane.close()
+
+    def _lane(self, link: _Link) -> Lane[_Submitted]:
+        return Lane("tokencake-copies", lambda submitted: self._carry_out(submitted, link), self._fail)
+
+    def _carry_out(self, submitted: _Submitted, link: _Link) -> None:
+        job = submitted.job
+        self._copy(job)
+        end_s = link.end_s(submitted.at_s, monotonic(), len(job.gpu_blocks))
+        while (left_s := end_s - monotonic()) > 0:
+            if self._closing.wait(left_s):
+                return
+        with self._changed:
+            self._finished.append(job.id)
+            self._changed.notify_all()
+
+    def _copy(self, job: CopyJob) -> None:
+        stretches = list(_stretches(job.gpu_blocks, job.host_slots))
+        for blocks, slots in zip(self._blocks, self._host.views, strict=True):
+            for block, slot, count in stretches:
+                there, here = blocks.narrow(0, block, count), slots.narrow(0, slot, count)
+                if job.to_host:
+                    here.copy_(there)
+                else:
+                    there.copy_(here)
+
+    def _fail(self, error: Exception) -> None:
+        with self._changed:
+            self._failure = f"a copy of KV blocks failed: {first_line(error)}"
+            self._changed.notify_all()
+
+
+def _stretches(blocks: Sequence[int], slots: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Where both sides go on block by block: first block, first slot, and how many."""
+    begin = 0
+    for at in range(1, len(blocks) + 1):
+        follows = at < len(blocks) and blocks[at] == blocks[at - 1] + 1 and slots[at] == slots[at - 1] + 1
+        if not follows:
+            yield blocks[begin], slots[begin], at - begin
+            begin = at

@@ -1,0 +1,133 @@
+"""Copies between a CUDA device and pinned host memory, on streams of their own.
+
+Written from vLLM's own offload worker, whose batched copy it uses. It awaits its first run on a GPU: the addresses and
+the order of the calls are tested with a copy that a CPU makes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from time import monotonic, sleep
+from typing import NamedTuple
+
+import torch
+from vllm.platforms import current_platform
+from vllm.v1.simple_kv_offload import cuda_mem_ops
+
+from ..traces.errors import EngineError
+from .host_memory import HostMemory, check
+from .jobs import CopyJob
+from .lane import Lane, first_line
+
+POLL_S = 0.0002
+
+
+class _Submitted(NamedTuple):
+    job: CopyJob
+    computed: torch.cuda.Event  # on the compute stream, when the job was submitted
+
+
+class _UnderWay(NamedTuple):
+    job: int
+    done: torch.cuda.Event
+
+
+class _Direction:
+    """One direction of the link: its stream, and a thread that hands copies to it.
+
+    To hand over a job of thousands of blocks takes milliseconds, which are not the engine's.
+    """
+
+    def __init__(
+        self, sources: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], device: torch.device, order: int
+    ) -> None:
+        lowest, _ = torch.cuda.Stream.priority_range()  # computing comes first
+        self.stream = torch.cuda.Stream(device, priority=lowest)
+        self.under_way: deque[_UnderWay] = deque()  # in the order of their ends
+        self.failure: Exception | None = None
+        self._device = device
+        self._parameters = cuda_mem_ops.build_params(_named(sources), _named(targets), self.stream, order)
+        self.lane: Lane[_Submitted] = Lane("tokencake-copies", self._launch, self._fail, self._begin)
+
+    def ended(self) -> bool:
+        """Whether the first job under way has ended."""
+        return bool(self.under_way and self.under_way[0].done.query())
+
+    def _begin(self) -> None:
+        current_platform.set_device(self._device)  # a thread begins without a CUDA context
+
+    def _launch(self, submitted: _Submitted) -> None:
+        job = submitted.job
+        ways = (job.gpu_blocks, job.host_slots) if job.to_host else (job.host_slots, job.gpu_blocks)
+        self.stream.wait_event(submitted.computed)
+        cuda_mem_ops.copy_blocks(list(ways[0]), list(ways[1]), self._parameters)
+        done = torch.cuda.Event()
+        done.record(self.stream)
+        self.under_way.append(_UnderWay(job.id, done))
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = error
+
+
+def _named(views: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As vLLM's copies take them: the names only have to be the same on both sides."""
+    return {str(index): view for index, view in enumerate(views)}
+
+
+class CudaCopier:
+    """A `Copier`. Loads and stores have streams of their own, so that no load waits behind stores."""
+
+    def __init__(self, blocks: Sequence[torch.Tensor], host_slots: int) -> None:
+        self._blocks = len(blocks[0])
+        self._device = blocks[0].device
+        self._host = HostMemory(blocks, host_slots)
+        stream, any_order = cuda_mem_ops.CU_MEMCPY_SRC_ACCESS_ORDER_STREAM, cuda_mem_ops.CU_MEMCPY_SRC_ACCESS_ORDER_ANY
+        try:
+            if self._host.bytes:
+                cuda_mem_ops.pin_tensor(self._host.allocation)
+            self._directions = {
+                # The source of a store may be in the making; that of a load was complete before it was asked for.
+                True: _Direction(blocks, self._host.views, self._device, stream),
+                False: _Direction(self._host.views, blocks, self._device, any_order),
+            }
+        except RuntimeError as error:
+            raise EngineError(
+                f"no host pool of {self._host.bytes / 2**30:.1f} GiB could be set up for copies to and from the GPU"
+                f" ({first_line(error)}): ask for less host_gib, or for a newer driver"
+            ) from None
+
+    def submit(self, jobs: Iterable[CopyJob]) -> None:
+        # Stores read what steps before have computed, loads write where they may still read.
+        computed = torch.cuda.Event()
+        computed.record(torch.cuda.current_stream(self._device))
+        for job in jobs:
+            check(job, self._blocks, self._host.slots)
+            self._directions[job.to_host].lane.put(_Submitted(job, computed))
+
+    def finished(self) -> list[int]:
+        finished = []
+        try:
+            for direction in self._directions.values():
+                if direction.failure is not None:
+                    raise direction.failure
+                while direction.ended():
+                    finished.append(direction.under_way.popleft().job)
+        except Exception as error:
+            raise EngineError(f"a copy of KV blocks failed: {first_line(error)}") from error
+        return finished
+
+    def wait(self, timeout_s: float) -> None:
+        until_s = monotonic() + timeout_s
+        while monotonic() < until_s and not self._news():
+            sleep(POLL_S)
+
+    def close(self) -> None:
+        for direction in self._directions.values():
+            direction.lane.close()
+            direction.stream.synchronize()  # before the memory under its copies goes
+        if self._host.bytes:
+            torch.cuda.cudart().cudaHostUnregister(self._host.allocation.data_ptr())
+
+    def _news(self) -> bool:
+        return any(direction.failure is not None or direction.ended() for direction in self._directions.values())
