@@ -136,6 +136,7 @@ class Spatial:
             e.FirstToken: self._first_token,
             e.CallPreempted: self._preempted,
             e.CallFinished: self._finished,
+            e.CallAborted: self._aborted,
             e.LoadStarted: self._load_started,
             e.LoadFinished: self._load_finished,
             e.UploadFinished: self._upload_finished,
@@ -435,18 +436,26 @@ class Spatial:
         self._wait(call, view.step)
 
     def _finished(self, fact: e.CallFinished, view: View) -> None:
-        call = self._calls.pop(fact.call)
-        if self._running.pop(call.id, None) is None:  # preempted while its last token was on its way
-            self._stop_waiting(call, view.step)
-        else:
+        call = self._leave(fact.call, fact.at_s, view)
+        self._last.setdefault(call.request.app, {})[call.request.agent] = call
+
+    def _aborted(self, fact: e.CallAborted, view: View) -> None:
+        self._leave(fact.call, fact.at_s, view)
+
+    def _leave(self, name: CallId, at_s: float, view: View) -> LiveCall:
+        """A call is over, wherever it was: most run, but one may have been preempted, or given up by its client."""
+        call = self._calls.pop(name)
+        if self._running.pop(call.id, None) is not None:
             call.type.stop_running(view.step)
+        elif self._loading.pop(call.id, None) is None:
+            self._stop_waiting(call, view.step)
         if call.group is not None:
             _remove(self._branches, call.group, call.id)
         self._unbook(call)
-        admitted_s = fact.at_s if call.admitted_s is None else call.admitted_s
-        call.type.leave(call.request, call.started_s, fact.at_s - admitted_s)
+        admitted_s = at_s if call.admitted_s is None else call.admitted_s
+        call.type.leave(call.request, call.started_s, at_s - admitted_s)
         self._finished_calls += 1
-        self._last.setdefault(call.request.app, {})[call.request.agent] = call
+        return call
 
     def _app_finished(self, fact: e.AppFinished, view: View) -> None:
         self._last.pop(fact.app, None)

@@ -231,6 +231,9 @@ class Temporal:
     def _app_finished(self, fact: e.AppFinished, view: View) -> None:
         for agent in self._copies_of.pop(fact.app, ()):
             self._held_until_s.pop(agent, None)
+        if self.stalls:  # a client may leave while its tools run
+            for agent in [agent for agent, stall in self.stalls.items() if stall.request.app == fact.app]:
+                del self.stalls[agent]
 
 
 def waiting_blocks(view: View, enough_blocks: int) -> int:

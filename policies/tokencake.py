@@ -21,6 +21,7 @@ SPACE_HEARS = (
     e.CallAdmitted,  # its prompt is cached from now on: its siblings need less
     e.CallPreempted,
     e.CallFinished,
+    e.CallAborted,
     e.LoadFinished,
     e.OffloadFinished,
     e.UploadCancelled,
@@ -28,6 +29,7 @@ SPACE_HEARS = (
 TIME_HEARS = (
     e.CallArrived,
     e.CallFinished,
+    e.CallAborted,
     e.ToolStarted,
     e.ToolReturned,
     e.OffloadFinished,
