@@ -73,7 +73,8 @@ class Adapter:
         self._agents: dict[AgentId, AgentCache] = {}
         self._calls: dict[CallId, LiveCall] = {}
         self._by_request: dict[str, LiveCall] = {}
-        self._unseen: set[str] = set()  # requests whose first token has not come
+        self._unseen: set[str] = set()  # requests that started, and whose first token has not come
+        self._holding: dict[CallId, LiveCall] = {}  # calls that got blocks; those that lost them hold 0 by vLLM's count
         self._stalled: dict[AgentId, AgentCache] = {}
         self._matched: dict[str, int] = {}  # by request, blocks that it was just found to hit
         self._flights: deque[tuple[float, Sums | None]] = deque()  # steps whose outcome has not come
@@ -149,10 +150,11 @@ class Adapter:
 
     def wake_s(self) -> float | None:
         """When the engine must be stepped although it has no request."""
-        times = [agent.pin_until_s for agent in self.copies.pinned.values()]
-        if self._wake_s is not None:
-            times.append(self._wake_s)
-        return min(times, default=None)
+        pinned = self.copies.pinned
+        if not pinned:
+            return self._wake_s
+        first_s = min(agent.pin_until_s for agent in pinned.values())
+        return first_s if self._wake_s is None else min(first_s, self._wake_s)
 
     def has_work(self) -> bool:
         """Whether the engine must be stepped now although it may have no request."""
@@ -299,7 +301,6 @@ class Adapter:
         call.last = told.last
         self._calls[said.id] = call
         self._by_request[request.request_id] = call
-        self._unseen.add(request.request_id)
         self._report(e.CallArrived(at_s, said))
 
     def matched(self, request: Any, hit_tokens: int) -> tuple[int | None, bool]:
@@ -342,6 +343,7 @@ class Adapter:
         if call is None:
             return
         agent = call.agent
+        self._holding[call.id] = call
         hits = self._matched.pop(request.request_id, None)
         if hits is not None:
             call.gpu_hit_tokens, call.host_hit_tokens = hits * self._size, external_tokens
@@ -353,6 +355,8 @@ class Adapter:
             agent.waiting -= 1
             resumed = request.num_tokens if call.started else 0
             call.started = True
+            if not call.seen:
+                self._unseen.add(request.request_id)
             self._report(e.CallAdmitted(self._now_s, call.id, call.gpu_hit_tokens, call.host_hit_tokens, resumed))
         if agent.uploads:
             self.copies.taken(agent, call.arrived_s, self._now_s)
@@ -368,6 +372,7 @@ class Adapter:
         if call is None:
             return
         call.agent.waiting += 1
+        self._holding.pop(call.id, None)
         if self.copies.held_blocks:
             self.copies.refusing = True
         self._report(e.CallPreempted(self._now_s, call.id, generated_tokens))
@@ -398,6 +403,7 @@ class Adapter:
         request_id, agent = call.vllm.request_id, call.agent
         del self._calls[call.id], self._by_request[request_id]
         self._unseen.discard(request_id)
+        self._holding.pop(call.id, None)
         self._matched.pop(request_id, None)
         agent.calls -= 1
         agent.waiting = min(agent.waiting, agent.calls)
@@ -425,7 +431,7 @@ class Adapter:
             self._ask(controller, now_s)
         if self._stuck:
             self._get_unstuck(now_s)
-        self._occupancy.sample(now_s, self._stalled.values())
+        self._occupancy.sample(now_s, self._stalled)
 
     def _tick(self, now_s: float) -> None:
         self._now_s = now_s
@@ -531,9 +537,13 @@ class Adapter:
         at_s, unseen = self._now_s, self._unseen
         from_s, sums = self._flights.popleft()
         for of_client in outputs.values():
-            for out in of_client.outputs:
-                if out.finish_reason is not None or out.request_id in unseen:
-                    self._came(out, at_s)
+            outs = of_client.outputs
+            if unseen:
+                news = [out for out in outs if out.finish_reason is not None or out.request_id in unseen]
+            else:
+                news = [out for out in outs if out.finish_reason is not None]
+            for out in news:
+                self._came(out, at_s)
         if sums is not None:
             self._report(e.Stepped(at_s, from_s, *sums))
 
@@ -603,6 +613,11 @@ class Adapter:
     def call_of(self, request_id: str) -> LiveCall | None:
         return self._by_request.get(request_id)
 
+    @property
+    def knows_all(self) -> bool:
+        """Whether every request that vLLM has is a call of ours."""
+        return len(self._by_request) == len(self._scheduler.requests)
+
     def request_of(self, call: CallId) -> Any | None:
         """vLLM's request of a call that it has not finished."""
         found = self._calls.get(call)
@@ -613,7 +628,7 @@ class Adapter:
     def _growth_blocks(self) -> int:
         """Blocks that running and loading calls will yet take until their declared budgets."""
         growth = 0
-        for call in self._calls.values():
+        for call in self._holding.values():
             computed = call.vllm.num_computed_tokens
             if computed:
                 growth += max(0, call.final_blocks - -(-computed // self._size))

@@ -1,8 +1,8 @@
 """Lays the order of waiting calls onto vLLM's queues, for the time of one `schedule`.
 
 vLLM looks at its waiting requests one after another and stops at the first that does not fit. So a policy's order is
-laid onto a queue of just those calls that it admits, which takes the place of vLLM's own while vLLM schedules; what is
-left of it goes back afterwards, so that at all other times vLLM's queues are its own.
+laid onto a queue of just those calls that it admits, which takes the place of vLLM's own while vLLM schedules; vLLM's
+queues come back afterwards without those that started, so that at all other times they are its own.
 
 Requests that no policy knows of keep their place: each goes before the first admitted call that came after it.
 """
@@ -10,7 +10,9 @@ Requests that no policy knows of keep their place: each goes before the first ad
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
+
+from vllm.v1.request import RequestStatus
 
 from ..policies.interface import Plan
 
@@ -18,13 +20,23 @@ from ..policies.interface import Plan
 SIDE_QUEUES = ("kv_holding_waiting", "skipped_waiting")  # 0.32, 0.26
 
 
+class Calls(Protocol):
+    """Which requests are calls that a policy knows of."""
+
+    @property
+    def knows_all(self) -> bool: ...
+    def request_of(self, call: str) -> Any | None: ...
+    def call_of(self, request_id: str) -> object | None: ...
+
+
 class Queues:
     """The waiting queues of one scheduler."""
 
-    def __init__(self, scheduler: Any, make_queue: Callable[[], Any]) -> None:
+    def __init__(self, scheduler: Any, calls: Calls, make_queue: Callable[[], Any]) -> None:
         self._scheduler = scheduler
-        self._make_queue = make_queue
+        self._calls = calls
         self._side_name = next(name for name in SIDE_QUEUES if hasattr(scheduler, name))
+        self._queue, self._empty = make_queue(), make_queue()  # what takes the place of vLLM's
         self._laid_for: tuple[Plan, int] | None = None
         self._order: list[Any] = []
         self.version = 0  # rises whenever a request starts or stops to wait
@@ -38,39 +50,49 @@ class Queues:
     def _side(self) -> Any:
         return getattr(self._scheduler, self._side_name)
 
-    def lay(self, plan: Plan, find: Callable[[str], Any | None], knows: Callable[[str], object]) -> Any:
+    def _put(self, waiting: Any, side: Any) -> None:
+        self._scheduler.waiting = waiting
+        setattr(self._scheduler, self._side_name, side)
+
+    def lay(self, plan: Plan) -> Any:
         """Put the plan's order in place of vLLM's. What `restore` needs, or None if the order is vLLM's own."""
         if plan.admit is None:
             self._laid_for = None
             return None
         if self._laid_for is None or self._laid_for[0] is not plan or self._laid_for[1] != self.version:
-            self._order = self._ordered(plan.admit, find, knows)
+            self._order = self._ordered(plan.admit)
             self._laid_for = (plan, self.version)
-        scheduler = self._scheduler
-        whole = (scheduler.waiting, self._side)
-        queue = self._make_queue()
-        queue.extend(self._order if not plan.skip else self._with_room())
-        scheduler.waiting = queue
-        setattr(scheduler, self._side_name, self._make_queue())
-        return whole, len(queue)
+        laid = self._with_room() if plan.skip and self._order else self._order
+        vllms = (self._scheduler.waiting, self._side)
+        self._queue.clear()
+        self._queue.extend(laid)
+        self._empty.clear()
+        self._put(self._queue, self._empty)
+        return vllms, laid
 
-    def restore(self, laid: Any) -> None:
+    def restore(self, laid_down: Any) -> None:
         """Put vLLM's queues back, without those that started."""
-        (waiting, side), count = laid
-        scheduler = self._scheduler
-        if not self._side and len(scheduler.waiting) == count:  # nobody started, loads, or was preempted
-            scheduler.waiting = waiting
-            setattr(scheduler, self._side_name, side)
+        (waiting, side), laid = laid_down
+        after, after_side = self._scheduler.waiting, self._side
+        self._put(waiting, side)
+        if not after_side and len(after) == len(laid):  # nobody started, loads, or was preempted
             return
         self.version += 1
-        before = [*side, *waiting]
-        known = {id(request) for request in before}
-        fresh = [request for request in scheduler.waiting if id(request) not in known]  # preempted just now
-        still = [request for request in [*fresh, *before] if request.status.name != "RUNNING"]
-        scheduler.waiting = self._make_queue()
-        scheduler.waiting.extend(request for request in still if not holds_blocks(request))
-        setattr(scheduler, self._side_name, self._make_queue())
-        self._side.extend(request for request in still if holds_blocks(request))
+        known = {id(request) for request in laid}
+        preempted = [request for request in after if id(request) not in known]
+        beside = set(map(id, side))
+        for request in laid:
+            if request.status is RequestStatus.RUNNING:
+                (side if id(request) in beside else waiting).remove(request)
+        emptied = [request for request in side if not holds_blocks(request)]
+        for request in emptied:
+            side.remove(request)
+        filled = [request for request in laid if id(request) not in beside and waits_with_blocks(request)]
+        filled.sort(key=waiting.index)
+        for request in filled:
+            waiting.remove(request)
+        side.extend(filled)
+        waiting.extendleft(reversed([*preempted, *emptied]))
 
     def requeue(self, request: Any) -> None:
         """A loaded request gave its blocks up: it waits like any other, before those that came later."""
@@ -78,21 +100,14 @@ class Queues:
         self._side.remove_request(request)
         self._scheduler.waiting.prepend_request(request)
 
-    def _ordered(
-        self, admit: Iterable[str], find: Callable[[str], Any | None], knows: Callable[[str], object]
-    ) -> list[Any]:
-        waiting = {request.request_id: request for request in self}
-        admitted = [request for call in admit if (request := find(call)) is not None and request.request_id in waiting]
-        strangers = [request for request in waiting.values() if not knows(request.request_id)]
-        if not strangers:
+    def _ordered(self, admit: Iterable[str]) -> list[Any]:
+        calls = self._calls
+        waiting = {id(request) for request in self._side}
+        waiting.update(map(id, self._scheduler.waiting))
+        admitted = [found for call in admit if (found := calls.request_of(call)) is not None and id(found) in waiting]
+        if calls.knows_all:
             return admitted
-        strangers.sort(key=lambda request: request.arrival_time)
-        merged: list[Any] = []
-        for request in admitted:
-            while strangers and strangers[0].arrival_time < request.arrival_time:
-                merged.append(strangers.pop(0))
-            merged.append(request)
-        return merged + strangers
+        return merged(admitted, [request for request in self if calls.call_of(request.request_id) is None])
 
     def _with_room(self) -> list[Any]:
         """The order without loaded calls that do not fit now: of those vLLM asks nobody before it gives up."""
@@ -103,11 +118,26 @@ class Queues:
             request
             for request in self._order
             if not request.num_computed_tokens
-            or request.status.name == "WAITING_FOR_REMOTE_KVS"
+            or request.status is RequestStatus.WAITING_FOR_REMOTE_KVS
             or -(-request.num_tokens // size) - -(-request.num_computed_tokens // size) <= free
         ]
 
 
+def merged(admitted: list[Any], strangers: list[Any]) -> list[Any]:
+    """Those that a policy admits, in its order, and strangers at their place."""
+    strangers = sorted(strangers, key=lambda request: request.arrival_time)
+    both: list[Any] = []
+    for request in admitted:
+        while strangers and strangers[0].arrival_time < request.arrival_time:
+            both.append(strangers.pop(0))
+        both.append(request)
+    return both + strangers
+
+
+def waits_with_blocks(request: Any) -> bool:
+    return request.status is not RequestStatus.RUNNING and holds_blocks(request)
+
+
 def holds_blocks(request: Any) -> bool:
     """Whether a waiting request has blocks: a load fills them, or has filled them."""
-    return bool(request.num_computed_tokens) or request.status.name == "WAITING_FOR_REMOTE_KVS"
+    return bool(request.num_computed_tokens) or request.status is RequestStatus.WAITING_FOR_REMOTE_KVS

@@ -51,7 +51,7 @@ class TokencakeMixin(_Base):
         slots = host_slots(self.vllm_config, self.kv_cache_config)
         self.tokencake = Adapter(self, self.block_size, slots, about(self, version))
         self.connector.adapter = self.tokencake
-        self._tokencake_queues = Queues(self, lambda: create_request_queue(SchedulingPolicy.FCFS))
+        self._tokencake_queues = Queues(self, self.tokencake, lambda: create_request_queue(SchedulingPolicy.FCFS))
         self._tokencake_allocate: Any = None
         control = Control(self.tokencake)
         self._tokencake_engine = EngineHandle.find(control)
@@ -66,7 +66,7 @@ class TokencakeMixin(_Base):
         adapter.boundary()
         plan = adapter.laid
         self._tokencake_choose_victims(bool(plan.preempt))
-        laid = queues.lay(plan, adapter.request_of, adapter.call_of)
+        laid = queues.lay(plan)
         try:
             output = super().schedule(*args, **kwargs)
         finally:

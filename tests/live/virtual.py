@@ -21,7 +21,7 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
-from vllm.v1.request import Request
+from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
 from tokencake.live.adapter import Adapter
@@ -52,6 +52,7 @@ class Flight:
     end_ps: int
     sampling: frozenset[str]
     tables: dict[str, list[int]]
+    requests: dict[str, Request]
     jobs: list[CopyJob]  # begun when the step before has ended
     start_ps: int
 
@@ -174,6 +175,11 @@ class Virtual:
             Request(name, token_ids, sampling, None, arrival_time=arrival, block_hasher=self.hasher)
         )
 
+    @property
+    def computes(self) -> bool:
+        """Whether a step under way computes anything."""
+        return any(flight.output.total_num_scheduled_tokens for flight in self.flights)
+
     # -- the engine's loop
 
     def step(self, before_end: Callable[[int], None] = lambda end_ps: None) -> list[tuple[str, list[int]]]:
@@ -196,7 +202,8 @@ class Virtual:
         tables = {name: list(manager.get_block_ids(name)[0]) for name in output.num_scheduled_tokens}
         sampling = frozenset(name for name in output.num_scheduled_tokens if not requests[name].is_prefill_chunk)
         jobs = output.kv_connector_metadata.jobs
-        self.flights.append(Flight(output, free_ps + self._step_ps(output), sampling, tables, jobs, free_ps))
+        running = {name: requests[name] for name in output.num_scheduled_tokens}
+        self.flights.append(Flight(output, free_ps + self._step_ps(output), sampling, tables, running, jobs, free_ps))
         if len(self.flights) == 1:
             self.workers.begin(jobs, free_ps)
 
@@ -232,13 +239,12 @@ class Virtual:
         sampled: list[list[int]] = []
         first_tokens = starts_of(flight.output)
         for name in names:
-            request = self.scheduler.requests.get(name)
-            if request is None:
-                sampled.append([])  # given up meanwhile
-                continue
+            request = flight.requests[name]
             first = first_tokens[name]
             end = first + flight.output.num_scheduled_tokens[name]
-            assert end <= request.num_tokens, "the token before is there: steps end in their order"
+            if name in self.scheduler.requests:
+                assert end <= request.num_tokens, "the token before is there: steps end in their order"
+            end = min(end, request.num_tokens)  # of one that was given up meanwhile, a token may never have come
             self.workers.compute(request, flight.tables[name], first, end)
             token = crc32(f"{name} {end}".encode()) % VOCABULARY  # as in a trace, no two calls answer the same
             sampled.append([token] if name in flight.sampling else [])
@@ -283,9 +289,25 @@ class Virtual:
         else:
             raise AssertionError(f"the engine does not come to an end: {player.sent} after {MOST_ROUNDS} rounds")
         self.adapter.end()
+        self.come_to_rest()
+
+    def come_to_rest(self) -> None:
+        """Let copies under way end."""
         while self.scheduler.has_requests() or self.flights:
             self.now_ps = max(self.now_ps, self.workers.next_end_ps or 0)
             self.step()
+
+    def run_until(self, over: Callable[[], bool]) -> None:
+        """Step until something is so."""
+        for _ in range(MOST_ROUNDS):
+            if over():
+                return
+            self.step()
+        raise AssertionError(f"it did not come to that in {MOST_ROUNDS} rounds")
+
+    def abort(self, name: str) -> None:
+        """A client gives a request up."""
+        self.scheduler.finish_requests(name, RequestStatus.FINISHED_ABORTED)
 
     def _progress(self) -> tuple[int, ...]:
         adapter = self.adapter
@@ -293,7 +315,7 @@ class Virtual:
 
     def _wait_if_futile(self, before: tuple[int, ...], due_s: float | None, start_ps: int) -> None:
         """A step that did nothing: nothing will happen before the next thing that is due."""
-        if self._progress() != before or any(f.output.total_num_scheduled_tokens for f in self.flights):
+        if self._progress() != before or self.computes:
             self._futile = 0
             return
         self._futile += 1
