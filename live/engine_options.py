@@ -1,0 +1,29 @@
+"""What an engine that we start is asked to be. Whatever is None is left to vLLM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TINY = "tiny"  # the model that needs no weights, see `live.tiny`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """A model, and how vLLM is to serve it."""
+
+    model: str = TINY  # a name, a folder, or TINY
+    gpu_blocks: int | None = None  # usable ones: vLLM's null block is not among them
+    block_tokens: int | None = None
+    host_gib: float = 1.0  # memory for copies of blocks, in GiB
+    link_gbps: float | None = None  # no copy goes faster than this, in 1e9 bytes a second; None: as fast as it goes
+    max_context_tokens: int | None = None  # of a prompt and its answer
+    step_budget_tokens: int | None = None  # vLLM's max_num_batched_tokens
+    max_running: int | None = None  # vLLM's max_num_seqs
+    dtype: str = "auto"
+    load_format: str = "auto"  # `dummy` for a folder without weights
+    seed: int = 0
+    tensor_parallel_size: int = 1
+    gpu_memory_utilization: float | None = None
+    attention_backend: str | None = None  # vLLM's name of one
+    enforce_eager: bool | None = None  # None: what is fastest to start where there is no GPU, else vLLM's choice
+    verbose: bool = False  # whether vLLM's log is shown

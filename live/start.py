@@ -1,0 +1,232 @@
+"""Starts vLLM's engine in this process, plain or with our scheduler and connector, and speaks its language."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..traces.errors import EngineError
+from .engine_options import TINY, EngineOptions
+from .tiny import tiny_model
+from .versions import check_vllm, for_cpus
+
+CPU_BLOCK_TOKENS = 32  # what vLLM's attention for CPUs works in
+CPU_CACHE_GIB = 1  # where nobody said how many blocks
+LONGEST_MESSAGE = 300  # characters of a message that is not ours
+SCHEDULER = "tokencake.live.scheduler"
+
+
+class Started:
+    """An engine that is up."""
+
+    def __init__(self, llm: Any, version: str, options: EngineOptions) -> None:
+        self.llm = llm
+        self.version = version
+        self.core = llm.engine_core.engine_core
+        self.adapter = getattr(self.core.scheduler, "tokencake", None)
+        self.executed = False  # whether the last step computed something
+        self._options = options
+        self._note_executed()
+
+    def _note_executed(self) -> None:
+        """The engine core tells its caller whether a step computed something; vLLM's client drops it."""
+        step = self.core.step_fn
+
+        def noting() -> Any:
+            outputs, self.executed = step()
+            return outputs, self.executed
+
+        self.core.step_fn = noting
+
+    @property
+    def busy(self) -> bool:
+        """Whether vLLM has something to do, as its own loop asks."""
+        return bool(self.core.scheduler.has_requests() or self.core.batch_queue)
+
+    @property
+    def vocabulary(self) -> int:
+        size: int = self.llm.model_config.get_vocab_size()
+        return size
+
+    @property
+    def gpu_blocks(self) -> int:
+        """Usable ones: one is vLLM's null block."""
+        blocks: int = self.core.scheduler.kv_cache_manager.block_pool.num_gpu_blocks
+        return blocks - 1
+
+    @property
+    def block_tokens(self) -> int:
+        tokens: int = self.core.scheduler.block_size
+        return tokens
+
+    @property
+    def max_context_tokens(self) -> int:
+        tokens: int = self.core.scheduler.max_model_len
+        return tokens
+
+    def info(self) -> dict[str, object]:
+        """What this engine is, as plain data."""
+        known = {} if self.adapter is None else dict(self.adapter.info())
+        for name in ("policy", "served_model"):  # that of a run; a folder where we were asked for a name
+            known.pop(name, None)
+        scheduling = self.llm.vllm_config.scheduler_config
+        return known | {
+            "vllm": self.version,
+            "model": self._options.model,
+            "gpu_blocks": self.gpu_blocks,
+            "block_tokens": self.block_tokens,
+            "max_context_tokens": self.max_context_tokens,
+            "step_budget_tokens": scheduling.max_num_batched_tokens,
+            "max_running": scheduling.max_num_seqs,
+            "asynchronous": bool(scheduling.async_scheduling),
+            "dtype": str(self.llm.model_config.dtype).removeprefix("torch."),
+        }
+
+    def add(
+        self, name: str, token_ids: list[int], answer_tokens: int, extra_args: Mapping[str, Any], arrival_s: float
+    ) -> str:
+        """Send a request. `arrival_s` is wall time. Returns vLLM's own name for it."""
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        sampling = SamplingParams(
+            temperature=0.0,
+            max_tokens=answer_tokens,
+            min_tokens=answer_tokens,
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            extra_args=dict(extra_args),
+        )
+        request: str = self.llm.add_request(name, {"prompt_token_ids": token_ids}, sampling, arrival_time=arrival_s)
+        return request
+
+    def forget(self) -> None:
+        """Empty the prefix cache of an idle engine without an adapter."""
+        if not self.llm.reset_prefix_cache():
+            raise EngineError("vLLM could not empty its prefix cache: some blocks are still held")
+
+    def stop(self) -> None:
+        """End the engine, and what it keeps for the whole process, so that another one can be started."""
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        self.llm.engine_core.shutdown()
+        del self.llm, self.core, self.adapter
+        cleanup_dist_env_and_memory()
+
+
+def start(options: EngineOptions, *, stock: bool = False) -> Started:
+    """Start an engine. Raises `EngineError` in one line if it cannot be."""
+    version = check_vllm()
+    on_cpu = for_cpus()
+    folder = str(tiny_model()) if options.model == TINY else _found(options.model)
+    _prepare_environment(options, on_cpu, local=Path(folder).is_dir())
+    with _quiet(options.verbose):
+        try:
+            from vllm.engine.arg_utils import EngineArgs
+            from vllm.v1.engine.llm_engine import LLMEngine
+
+            arguments = EngineArgs(**_arguments(options, folder, on_cpu, stock))
+            return Started(LLMEngine.from_engine_args(arguments), version, options)
+        except (Exception, SystemExit) as error:
+            raise EngineError(f"model {options.model!r}: vLLM {version} cannot start: {_one_line(error)}") from error
+
+
+def _found(model: str) -> str:
+    """A model that is not the tiny one. Raises `EngineError` for a folder that is not there or holds no model."""
+    path = Path(model).expanduser()
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise EngineError(f"model {model!r}: the folder holds no config.json")
+    if not path.is_dir() and (path.is_absolute() or model.startswith((".", "~"))):
+        raise EngineError(f"model {model!r}: there is no such folder")
+    return str(path) if path.is_dir() else model
+
+
+def _arguments(options: EngineOptions, folder: str, on_cpu: bool, stock: bool) -> dict[str, Any]:
+    """vLLM's engine arguments. Those that nobody asked for are left out, and are vLLM's own."""
+    eager = on_cpu if options.enforce_eager is None else options.enforce_eager  # compiling for CPUs takes half a minute
+    asked = {
+        "model": folder,
+        "skip_tokenizer_init": True,
+        "seed": options.seed,
+        "dtype": "float32" if options.model == TINY and options.dtype == "auto" else options.dtype,
+        "load_format": options.load_format,
+        "enforce_eager": eager,
+        "enable_prefix_caching": True,
+        "tensor_parallel_size": options.tensor_parallel_size,
+        "num_gpu_blocks_override": None if options.gpu_blocks is None else options.gpu_blocks + 1,
+        "block_size": options.block_tokens or (CPU_BLOCK_TOKENS if on_cpu else None),
+        "max_model_len": options.max_context_tokens or -1,  # -1: the model's, or as much as the blocks hold
+        "max_num_batched_tokens": options.step_budget_tokens,
+        "max_num_seqs": options.max_running,
+        "gpu_memory_utilization": options.gpu_memory_utilization,
+        "attention_backend": options.attention_backend,
+        "use_tqdm_on_load": options.verbose,
+    }
+    if not stock:
+        asked |= _plugged_in(options, on_cpu)
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _plugged_in(options: EngineOptions, on_cpu: bool) -> dict[str, Any]:
+    """What makes it our engine: scheduler and connector."""
+    from vllm.config import KVTransferConfig
+
+    return {
+        "scheduler_cls": f"{SCHEDULER}.{'TokencakeScheduler' if on_cpu else 'TokencakeAsyncScheduler'}",
+        "kv_transfer_config": KVTransferConfig(
+            kv_connector="TokencakeConnector",
+            kv_connector_module_path="tokencake.live.connector",
+            kv_role="kv_both",
+            kv_connector_extra_config={"host_gib": options.host_gib, "link_gbps": options.link_gbps},
+        ),
+    }
+
+
+def _prepare_environment(options: EngineOptions, on_cpu: bool, local: bool) -> None:
+    """Set what vLLM reads from the environment; what the user has set holds, but for where the engine lives."""
+    environment = {"VLLM_NO_USAGE_STATS": "1"}
+    if not options.verbose:
+        environment["VLLM_LOGGING_LEVEL"] = "ERROR"
+    if local:
+        environment["HF_HUB_OFFLINE"] = "1"  # there is nothing to ask the hub about
+    if on_cpu:  # threads that spin while another process has the core make steps many times slower
+        environment |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": str(CPU_CACHE_GIB)}
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+
+
+@contextmanager
+def _quiet(verbose: bool) -> Iterator[None]:
+    """What libraries write to stderr while an engine starts goes nowhere, unless it was asked for."""
+    if verbose:
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as nowhere, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _one_line(error: BaseException) -> str:
+    """The part of a message that says what is wrong: the first line, or what pydantic says of the first field."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    said = lines[0]
+    if re.match(r"\d+ validation errors? for ", said) and len(lines) > 1:
+        found = next((line for line in lines if line.startswith("Value error, ")), " ".join(lines[1:3]))
+        said = re.sub(r"\[type=.*", "", found).removeprefix("Value error, ").strip()
+    return said if len(said) <= LONGEST_MESSAGE else f"{said[:LONGEST_MESSAGE]}…"
