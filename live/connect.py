@@ -1,0 +1,308 @@
+"""Plays a trace against a vLLM server that runs with our plugin, and gathers the facts that the server reports.
+
+The run's time is the server's: it starts with the run there, and the server's answer to that starts it here, so the two
+differ by less than one round trip. A call arrives when the server says so; `lateness_s` is how much later that is than
+when it was due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+from ..policies.controller import Sink
+from ..traces.apps import AppId, Application, Call, CallId
+from ..traces.distribution import Distribution
+from ..traces.errors import EngineError, RunError, TokencakeError
+from ..traces.events import Asked, AskedShared, Began, CallArrived, Occupied, Planned, Request
+from ..traces.events_io import decode
+from ..traces.limits import problem
+from .chat import Messages
+from .counters import Counters, FactCounters, disagreements
+from .in_process import LiveStats, Progress
+from .play import Player
+from .prometheus import since
+from .server import About, Server
+from .settings import RunSettings
+from .tokens import Tokens
+
+FACTS_EVERY_S = 0.5
+_JOURNAL_ONLY = (Began, Asked, AskedShared, Planned)  # what a replay needs and no sink gets
+
+
+class Remote:
+    """A server's engine. Plays any number of runs, one after another; a context manager, like `in_process.InProcess`.
+
+    `chat`: calls are sent as messages of text, whose tokens are about as many as the trace says, and not as token ids.
+    Raises `EngineError` unless the server is up, serves the model, and fits this client.
+    """
+
+    def __init__(self, url: str, model: str, *, chat: bool = False) -> None:
+        self._url = url
+        self._model = model
+        self._chat = chat
+        self._about = asyncio.run(_look(url, model))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """There is nothing to close: a run opens its connections for itself."""
+
+    @property
+    def version(self) -> str:
+        """vLLM's."""
+        return self._about.vllm
+
+    @property
+    def limits(self) -> About:
+        return self._about
+
+    def info(self) -> dict[str, object]:
+        """What the engine is: versions, model, sizes and settings, as plain data."""
+        return dict(self._about.everything) | {"model": self._model, "url": self._url, "chat": self._chat}
+
+    def play(
+        self,
+        applications: Iterable[Application],
+        settings: RunSettings,
+        sinks: Sequence[Sink] = (),
+        journal: Sink | None = None,
+        progress: Progress | None = None,
+    ) -> LiveStats:
+        """Run all applications to their ends under a policy, on an empty cache; the facts are reported as they come.
+
+        Raises `EngineError` for what the user can mend, and `RunError` if the server gave way. Then, and after an
+        interrupt, the calls under way are given up and the run is ended on the server, if there still is one.
+        """
+        return asyncio.run(self._play(applications, settings, _Facts(sinks, journal), progress))
+
+    async def _play(
+        self, applications: Iterable[Application], settings: RunSettings, facts: _Facts, progress: Progress | None
+    ) -> LiveStats:
+        server = Server(self._url, self._model)
+        try:
+            messages = Messages() if self._chat else None
+            return await _Run(server, self._about, applications, facts, progress, messages).through(settings)
+        finally:
+            await server.close()
+
+
+async def _look(url: str, model: str) -> About:
+    server = Server(url, model)
+    try:
+        return await server.about()
+    except RunError as error:  # there is no run yet that could fail: the server is down
+        raise EngineError(str(error)) from None
+    finally:
+        await server.close()
+
+
+class _Facts:
+    """What the server reported so far."""
+
+    def __init__(self, sinks: Sequence[Sink], journal: Sink | None) -> None:
+        self.counters = FactCounters()
+        self._sinks = (*sinks, self.counters.add)
+        self._journal = journal
+        self._next = 0
+        self.steps = 0  # known when the run has ended
+        self._due_s: dict[CallId, float] = {}  # of calls that the server has not reported
+        self.lateness_s = Distribution()
+
+    def expect(self, call: CallId, due_s: float) -> None:
+        """A call is about to be sent."""
+        self._due_s[call] = due_s
+
+    async def fetch(self, server: Server) -> bool:
+        """Takes in what is new. Returns whether anything was."""
+        lines, following = await server.facts(self._next)
+        for number, line in enumerate(lines, self._next):
+            self._take(decode(line.encode() + b"\n", f"{server.url}: fact {number}"))
+        self._next = following
+        return bool(lines)
+
+    def _take(self, record: Any) -> None:
+        if self._journal is not None:
+            self._journal(record)
+        if isinstance(record, _JOURNAL_ONLY):
+            return
+        for sink in self._sinks:
+            sink(record)
+        if isinstance(record, CallArrived):
+            due_s = self._due_s.pop(record.request.id, None)
+            if due_s is not None:
+                self.lateness_s.add(max(0.0, record.at_s - due_s))
+                self.lateness_s.fold()
+        elif isinstance(record, Occupied):
+            self.steps = record.steps
+
+
+class _Run:
+    """One run on one server. It is the engine that a `Player` talks to: what that says is put down, then sent.
+
+    Each call under way is a task of the event loop, and the fetching of facts is one.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        about: About,
+        applications: Iterable[Application],
+        facts: _Facts,
+        progress: Progress | None,
+        messages: Messages | None,
+    ) -> None:
+        self._server = server
+        self._facts = facts
+        self._progress = progress
+        self._messages = messages
+        self._player = Player(_checked(applications, about), messages or Tokens(about.vocabulary), self)
+        self._events: list[dict[str, object]] = []  # not sent
+        self._calls: list[Coroutine[Any, Any, None]] = []  # not sent
+        self._ended: deque[tuple[CallId, list[int]]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._news = asyncio.Event()  # a call ended, or something failed
+        self._start_s = 0.0
+
+    async def through(self, settings: RunSettings) -> LiveStats:
+        before = await self._server.counters()
+        await self._server.begin(replace(settings, keep_facts=True))
+        self._start_s = time.monotonic()
+        try:
+            fetching = self._spawn(self._keep_fetching())
+            await self._drive()
+            wall_s = self._now_s()
+            fetching.cancel()
+            said = await self._server.end()
+            while await self._facts.fetch(self._server):
+                pass
+        except BaseException:
+            await self._give_up()
+            raise
+        after = await self._server.counters()
+        return self._stats(wall_s, said, None if before is None or after is None else since(before, after))
+
+    def _stats(self, wall_s: float, said: Mapping[str, Any], vllm: Counters | None) -> LiveStats:
+        facts, counted = self._facts, self._facts.counters.counted
+        counters = {"facts": counted.record()} | ({} if vllm is None else {"vllm": vllm.record()})
+        return LiveStats(
+            float(said.get("policy_s", 0.0)),
+            wall_s,
+            self._player.applications,
+            self._player.calls,
+            facts.steps,
+            facts.lateness_s.summary(),
+            counters,
+            [] if vllm is None else disagreements(vllm, counted),
+            [str(error) for error in said.get("errors", ())],
+        )
+
+    # -- what the player says
+
+    def app_started(self, app: AppId, due_s: float) -> None:
+        self._events.append({"event": "app_started", "app": app, "at_s": due_s})
+
+    def app_finished(self, app: AppId, due_s: float) -> None:
+        self._events.append({"event": "app_finished", "app": app, "at_s": due_s})
+
+    def tool_returned(self, call: Call, due_s: float) -> None:
+        agent, name = (text.removeprefix(f"{call.app}/") for text in (call.agent, call.id))
+        event = {"event": "tool_returned", "app": call.app, "agent": agent, "call": name, "at_s": due_s}
+        self._events.append(event)
+
+    def submit(self, call: Call, request: Request, token_ids: list[int], due_s: float, last: bool) -> None:
+        self._facts.expect(call.id, due_s)
+        self._calls.append(self._serve(call, request, token_ids, last))
+
+    # -- the run
+
+    async def _drive(self) -> None:
+        while True:
+            self._player.advance(self._now_s())
+            await self._send()
+            if self._player.done:
+                return
+            await self._wait()
+            while self._ended:
+                call, answer = self._ended.popleft()
+                self._player.finished(call, self._now_s(), answer)
+            if self._progress is not None:
+                self._progress(self._player.applications, self._now_s())
+
+    async def _wait(self) -> None:
+        """Until a call ended or something is due. Raises what failed meanwhile."""
+        due_s = self._player.next_due_s
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if due_s is None else max(0.0, due_s - self._now_s())):
+                await self._news.wait()
+        self._news.clear()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _send(self) -> None:
+        """Events go ahead of the calls that became due with them: one round trip, however many there are."""
+        if self._events:
+            events, self._events = self._events, []
+            await self._server.tell(events, wait=self._player.done)  # the run's end must not overtake the last ones
+        calls, self._calls = self._calls, []
+        for call in calls:
+            self._spawn(call)
+
+    async def _serve(self, call: Call, request: Request, token_ids: list[int], last: bool) -> None:
+        answer: list[int] = []
+        if self._messages is None:
+            answer = await self._server.complete(call, request, token_ids, last)
+        else:
+            text = await self._server.chat(call, request, self._messages.of(call), last)
+            self._messages.said(call.id, text)
+        self._ended.append((call.id, answer))
+        self._news.set()
+
+    async def _keep_fetching(self) -> None:
+        while True:
+            await asyncio.sleep(FACTS_EVERY_S)
+            await self._facts.fetch(self._server)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._settled)
+        return task
+
+    def _settled(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = self._failure or error
+            self._news.set()
+
+    async def _give_up(self) -> None:
+        """Calls under way are cut off, which aborts them on the server; the run ends there, if there is still one."""
+        for call in self._calls:
+            call.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with suppress(TokencakeError):  # what went wrong first is what counts
+            await self._server.end()
+            while await self._facts.fetch(self._server):
+                pass
+
+    def _now_s(self) -> float:
+        return time.monotonic() - self._start_s
+
+
+def _checked(applications: Iterable[Application], about: About) -> Iterable[Application]:
+    for application in applications:
+        if (text := problem(application, about)) is not None:
+            raise EngineError(text)
+        yield application

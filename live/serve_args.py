@@ -1,0 +1,85 @@
+"""What `vllm serve` is told so that it runs a policy: stock vLLM, and this package installed beside it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+
+from .engine_options import TINY, EngineOptions
+from .settings import RunSettings
+from .tiny import tiny_model
+
+SCHEDULER = "tokencake.live.scheduler.TokencakeScheduler"
+ASYNCHRONOUS_SCHEDULER = "tokencake.live.scheduler.TokencakeAsyncScheduler"
+# vLLM loads routes only of plugins that are named here. It is a list of all plugins that may be loaded.
+ENVIRONMENT: Mapping[str, str] = {"VLLM_PLUGINS": "tokencake"}
+
+
+def serve_args(options: EngineOptions, settings: RunSettings, *, asynchronous: bool = True) -> list[str]:
+    """The arguments that follow `vllm serve`: the model first, then options with their values.
+
+    `asynchronous`: whether a step is scheduled while the one before it runs, as vLLM does on GPUs; its CPU backend
+    cannot. Writes the model `tiny` if that is asked for and not there yet; raises `EngineError` if it cannot.
+    """
+    args = [str(tiny_model()) if options.model == TINY else options.model]
+    if options.model == TINY:
+        args += ["--served-model-name", TINY, "--skip-tokenizer-init"]
+    args += ["--async-scheduling" if asynchronous else "--no-async-scheduling"]
+    args += ["--scheduler-cls", ASYNCHRONOUS_SCHEDULER if asynchronous else SCHEDULER]
+    args += ["--kv-transfer-config", json.dumps(connector_config(options))]
+    args += ["--additional-config", json.dumps(additional_config(settings))]
+    for name, value in _limits(options).items():
+        if value is not None:
+            args += [name, str(value)]
+    if options.enforce_eager:
+        args += ["--enforce-eager"]
+    return args
+
+
+def serve_command(args: list[str], *, on_cpu: bool = False) -> str:
+    """The command as a shell takes it, an option a line. `vllm serve` cannot start the vLLM that is made for CPUs."""
+    start = "python -m vllm.entrypoints.openai.api_server --model" if on_cpu else "vllm serve"
+    lines = [f"{start} {shlex.quote(args[0])}"]
+    for arg in args[1:]:
+        if arg.startswith("--"):
+            lines.append(f"  {arg}")
+        else:
+            lines[-1] += f" {shlex.quote(arg)}"
+    environment = " ".join(f"{name}={shlex.quote(value)}" for name, value in ENVIRONMENT.items())
+    return f"{environment} " + " \\\n".join(lines)
+
+
+def connector_config(options: EngineOptions) -> dict[str, object]:
+    """vLLM's `kv_transfer_config`, as plain data."""
+    return {
+        "kv_connector": "TokencakeConnector",
+        "kv_connector_module_path": "tokencake.live.connector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"host_gib": options.host_gib, "link_gbps": options.link_gbps},
+    }
+
+
+def additional_config(settings: RunSettings) -> dict[str, object]:
+    """vLLM's `additional_config`: the policy, and of the other settings those that are not at their defaults."""
+    usual = RunSettings().as_record()
+    told = settings.as_record().items()
+    return {"tokencake": {key: value for key, value in told if key == "policy" or value != usual[key]}}
+
+
+def _limits(options: EngineOptions) -> dict[str, object]:
+    """What the engine is limited to, where that is not left to vLLM."""
+    usual = EngineOptions()
+    told: dict[str, object] = {
+        "--num-gpu-blocks-override": None if options.gpu_blocks is None else options.gpu_blocks + 1,  # the null block
+        "--block-size": options.block_tokens,
+        "--max-model-len": options.max_context_tokens,
+        "--max-num-batched-tokens": options.step_budget_tokens,
+        "--max-num-seqs": options.max_running,
+        "--gpu-memory-utilization": options.gpu_memory_utilization,
+        "--attention-backend": options.attention_backend,
+    }
+    for field in ("dtype", "load_format", "seed", "tensor_parallel_size"):
+        value = getattr(options, field)
+        told[f"--{field.replace('_', '-')}"] = None if value == getattr(usual, field) else value
+    return told

@@ -1,0 +1,383 @@
+"""vLLM's own server with our scheduler, connector and routes, and our client against it. Starts one server for all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import suppress
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an environment of its own")
+
+from trace_files import written
+
+from tokencake.live.connect import FACTS_EVERY_S, Remote
+from tokencake.live.engine_options import EngineOptions
+from tokencake.live.prometheus import read_counters
+from tokencake.live.serve_args import ENVIRONMENT, serve_args
+from tokencake.live.server import Server
+from tokencake.live.settings import RunSettings
+from tokencake.live.versions import for_cpus
+from tokencake.policies.replay import replay_file
+from tokencake.traces import events as e
+from tokencake.traces.apps import NO_HINTS, Call, Prompt, Segment
+from tokencake.traces.errors import EngineError
+from tokencake.traces.events import Request, ToolHint
+from tokencake.traces.events_io import EventsWriter, decode
+from tokencake.traces.metrics import Metrics
+from tokencake.traces.reader import read_trace
+
+pytestmark = pytest.mark.slow
+
+START_S = 300.0
+WAIT_S = 60.0
+GPU_BLOCKS = 48
+PACKAGE = Path(__file__).parents[2]
+
+
+def agent(app: str, arrival_s: float) -> dict[str, object]:
+    """A conversation of four calls with tools between them: more than a quarter of the blocks at its end."""
+    tool = {"kind": "search", "duration_s": 0.4, "declared_s": 0.4, "result": 60}
+    calls: list[dict[str, object]] = [{"id": "c0", "prompt": [["/system", 64], ["task", 160]], "output": 12}]
+    for i in range(1, 4):
+        calls[-1]["tools"] = [tool]
+        calls.append({"id": f"c{i}", "agent": "c0", "type": "c0", "after": [f"c{i - 1}"], "extends": f"c{i - 1}",
+                      "prompt": [[f"result{i}", 60]], "output": 12})  # fmt: skip
+    return {"id": app, "arrival_s": arrival_s, "calls": calls}
+
+
+class Running:
+    """The server that the tests share."""
+
+    def __init__(self, url: str, process: subprocess.Popen[bytes], environment: dict[str, str], log: Path) -> None:
+        self.url = url
+        self.process = process
+        self.environment = environment
+        self.log = log
+
+    def await_start(self) -> None:
+        limit_s = time.monotonic() + START_S
+        while time.monotonic() < limit_s and self.process.poll() is None:
+            try:
+                with urlopen(f"{self.url}/health", timeout=5):
+                    return
+            except (URLError, OSError):
+                time.sleep(0.5)
+        raise AssertionError(f"the server did not start:\n{self.log.read_text(errors='replace')[-5000:]}")
+
+    def await_idle(self) -> None:
+        """Until nobody holds a block."""
+        limit_s = time.monotonic() + WAIT_S
+        while self.gauge("vllm:kv_cache_usage_perc") > 0 or self.gauge("vllm:num_requests_running") > 0:
+            assert time.monotonic() < limit_s, "some blocks are still held"
+            time.sleep(0.1)
+
+    def metrics(self) -> str:
+        with urlopen(f"{self.url}/metrics", timeout=30) as answer:
+            return str(answer.read().decode())
+
+    def gauge(self, name: str) -> float:
+        (line,) = (line for line in self.metrics().splitlines() if line.startswith(name + "{"))
+        return float(line.rpartition(" ")[2])
+
+    def tokencake(self, *arguments: str) -> subprocess.Popen[str]:
+        """Starts the command line."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "tokencake.cli", *arguments],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """That of the server and of commands. Where this package is imported without being installed, vLLM is shown the
+    plugin's entry point all the same."""
+    paths = [os.environ.get("PYTHONPATH", "")]
+    if not entry_points(group="vllm.endpoint_plugins", name="tokencake"):
+        folder = tmp_path_factory.mktemp("site")
+        about = folder / "tokencake-0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: tokencake\nVersion: 0\n")
+        (about / "entry_points.txt").write_text("[vllm.endpoint_plugins]\ntokencake = tokencake.live.route:Routes\n")
+        paths.insert(0, str(folder))
+    told = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    if for_cpus():  # two threads that wait for each other on cores that others use are ten times slower than one
+        told |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    return {**os.environ, **told, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+
+
+@pytest.fixture(scope="module")
+def running(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    options = EngineOptions(
+        model="tiny", gpu_blocks=GPU_BLOCKS, block_tokens=32, max_context_tokens=1024, dtype="float32", host_gib=0.1,
+        enforce_eager=True,
+    )  # fmt: skip
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    args = serve_args(options, RunSettings(policy="tokencake"), asynchronous=not for_cpus())
+    log = tmp_path_factory.mktemp("log") / "server.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *args,
+             "--host", "127.0.0.1", "--port", str(port)],
+            env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    server = Running(f"http://127.0.0.1:{port}", process, environment, log)
+    try:
+        server.await_start()
+        yield server
+    finally:
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the engine, where the server was killed
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    return written(tmp_path, *(agent(f"a{i}", 0.1 * i) for i in range(5)))
+
+
+def a_call(name: str, output_tokens: int, *tools: ToolHint) -> tuple[Call, Request]:
+    """A call of the application `app`, agent `main`, and what is said of it."""
+    prompt = Prompt((Segment("app/task", 0, 70),), tokens=70)
+    call = Call(f"app/{name}", "app", "app/main", "main", prompt, output_tokens, output_tokens)
+    return call, Request(call.id, "app", "app/main", "main", 70, output_tokens, tools, NO_HINTS)
+
+
+def talk(running: Running, conversation: Any) -> Any:
+    """Has a conversation, a coroutine function, with the server."""
+
+    async def through() -> Any:
+        server = Server(running.url, "tiny")
+        try:
+            return await conversation(server)
+        finally:
+            await server.close()
+
+    return asyncio.run(through())
+
+
+async def facts_of(server: Server) -> list[Any]:
+    lines, _ = await server.facts(0)
+    return [decode(line.encode() + b"\n", "a fact") for line in lines]
+
+
+async def reported(server: Server, kind: type, many: int = 1) -> list[Any]:
+    """Waits until so many facts of a kind are there, and returns them."""
+    limit_s = time.monotonic() + WAIT_S
+    while True:
+        found = [fact for fact in await facts_of(server) if isinstance(fact, kind)]
+        if len(found) >= many:
+            return found
+        assert time.monotonic() < limit_s, f"{len(found)} facts of {kind.__name__}, expected {many}"
+        await asyncio.sleep(0.05)
+
+
+def test_it_serves_under_its_policy_from_the_start(running: Running) -> None:
+    with Remote(running.url, "tiny") as remote:
+        info = remote.info()
+    assert (info["policy"], info["gpu_blocks"], info["block_tokens"]) == ("tokencake", GPU_BLOCKS, 32)
+    assert (info["max_context_tokens"], info["vocabulary"], info["errors"]) == (1024, 4096, [])
+
+
+def test_a_request_without_metadata_is_served(running: Running) -> None:
+    import openai
+
+    before = read_counters(running.metrics())
+    assert before is not None
+    with openai.OpenAI(base_url=f"{running.url}/v1", api_key="none") as client:
+        answer = client.completions.create(
+            model="tiny", prompt=[list(range(100))], max_tokens=5, extra_body={"ignore_eos": True}
+        )
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (100, 5)
+    after = read_counters(running.metrics())
+    assert after is not None
+    assert after.output_tokens == before.output_tokens + 5
+
+
+@pytest.mark.parametrize("policy", ["vllm", "tokencake", "tokencake-time:upload=demand"])
+def test_a_trace_is_played_and_measured_by_facts_that_vllm_confirms(
+    running: Running, trace: Path, tmp_path: Path, policy: str
+) -> None:
+    events, metrics = tmp_path / "events.jsonl", Metrics()
+    remote = Remote(running.url, "tiny")
+    with EventsWriter(events) as writer:
+        stats = remote.play(read_trace(trace), RunSettings(policy=policy, seed=7), [metrics.add], writer.add)
+    assert (stats.applications, stats.calls, list(stats.errors)) == (5, 20, [])
+    result = metrics.result()
+    assert (result["applications"], result["calls"], result["aborted_calls"]) == (5, 20, 0)
+    assert stats.counters["vllm"]["output_tokens"] == 20 * 12
+    assert list(stats.disagreements) == []
+    assert stats.lateness_s["max"] is not None
+    setup, parity = replay_file(events)
+    assert (setup.policy, setup.seed, parity.equal) == (policy, 7, True)
+    running.await_idle()
+    assert Remote(running.url, "tiny").info()["policy"] == "tokencake"  # the server's own run goes on
+
+
+def test_tool_events_reach_the_scheduler(running: Running) -> None:
+    async def conversation(server: Server) -> list[Any]:
+        await server.begin(RunSettings(policy="tokencake", keep_facts=True))
+        call, request = a_call("one", 3, ToolHint("web", 2.0))
+        assert len(await server.complete(call, request, range(70), False)) == 3
+        await reported(server, e.ToolStarted)
+        await server.tell([{"event": "tool_returned", "app": "app", "agent": "main"}])
+        await reported(server, e.ToolReturned)
+        call, request = a_call("two", 3, ToolHint("web", 2.0))
+        await server.complete(call, request, range(70), False)
+        call, request = a_call("three", 3)  # that it comes says that the tool returned
+        await server.complete(call, request, range(70), False)
+        await server.tell([{"event": "app_finished", "app": "app"}], wait=True)
+        await server.end()
+        return await facts_of(server)
+
+    facts = talk(running, conversation)
+    told = [type(fact).__name__ for fact in facts if isinstance(fact, e.ToolStarted | e.ToolReturned | e.CallArrived)]
+    assert told == [
+        "CallArrived",
+        "ToolStarted",
+        "ToolReturned",
+        "CallArrived",
+        "ToolStarted",
+        "ToolReturned",
+        "CallArrived",
+    ]
+    assert [fact.app for fact in facts if isinstance(fact, e.AppFinished)] == ["app"]
+
+
+def test_a_client_that_disconnects_gives_up_its_call(running: Running) -> None:
+    async def conversation(server: Server) -> list[Any]:
+        await server.begin(RunSettings(policy="tokencake", keep_facts=True))
+        call, request = a_call("long", 900)
+        sent = asyncio.create_task(server.complete(call, request, range(70), True))
+        await reported(server, e.FirstToken)
+        sent.cancel()
+        aborted = await reported(server, e.CallAborted)
+        await server.end()
+        return aborted
+
+    (aborted,) = talk(running, conversation)
+    assert aborted.call == "app/long"
+    running.await_idle()
+
+
+def test_what_is_refused_is_said_in_one_line_and_leaves_the_run_under_way_alone(running: Running) -> None:
+    def refusal(ask: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, str]:
+        async def refused() -> str:
+            with pytest.raises(EngineError) as caught:
+                await ask
+            return str(caught.value)
+
+        return refused()
+
+    async def conversation(server: Server) -> tuple[list[str], list[Any]]:
+        unknown = await refusal(server.begin(RunSettings(policy="nope")))
+        await server.begin(RunSettings(policy="vllm", keep_facts=True))
+        second = await refusal(server.begin(RunSettings(policy="vllm")))
+        wrong = await refusal(server.tell([{"event": "tea_break", "app": "a"}], wait=True))
+        facts = await facts_of(server)
+        await server.end()
+        again = await refusal(server.end())
+        return [unknown, second, wrong, again], facts
+
+    said, facts = talk(running, conversation)
+    assert "unknown policy 'nope'" in said[0]
+    assert "a run is under way" in said[1]
+    assert "event: expected app_started, app_finished, tool_started or tool_returned, got 'tea_break'" in said[2]
+    assert "no run" in said[3]
+    assert not any("\n" in line for line in said)
+    assert any(isinstance(fact, e.RunStarted) for fact in facts)
+
+
+def test_a_call_that_the_engine_cannot_hold_is_found_before_the_run(running: Running, tmp_path: Path) -> None:
+    long = written(tmp_path, {"id": "a", "arrival_s": 0, "calls": [{"id": "c", "prompt": [["x", 2000]], "output": 5}]})
+    command = running.tokencake("live", str(long), "--connect", running.url, "--model", "tiny")
+    out, err = command.communicate(timeout=WAIT_S)
+    assert (command.returncode, out) == (2, "")
+    assert err == "error: call 'a/c': 2005 tokens of prompt and answer, but the model's context is 1024\n"
+
+
+def test_the_command_line_compares_policies_on_a_server(running: Running, trace: Path, tmp_path: Path) -> None:
+    report, events = tmp_path / "report.json", tmp_path / "events"
+    command = running.tokencake(
+        "live", str(trace), "--connect", running.url, "--model", "tiny", "--policy", "vllm", "--policy", "tokencake",
+        "--json", str(report), "--events", str(events),
+    )  # fmt: skip
+    out, err = command.communicate(timeout=5 * WAIT_S)
+    assert command.returncode == 0, err
+    found = json.loads(report.read_text())
+    assert (found["schema"], found["engine"]) == ("tokencake.report/1", "vllm")
+    assert [run["policy"] for run in found["runs"]] == ["vllm", "tokencake"]
+    assert [run["metrics"]["calls"] for run in found["runs"]] == [20, 20]
+    assert all(run["lateness_s"]["max"] >= 0 for run in found["runs"])
+    assert sorted(path.name for path in events.iterdir()) == ["1-vllm.jsonl", "2-tokencake.jsonl"]
+    assert "tokencake" in out
+
+
+def test_an_interrupt_leaves_a_server_that_serves(running: Running, tmp_path: Path) -> None:
+    path = written(
+        tmp_path, {"id": "stopped", "arrival_s": 0, "calls": [{"id": "c", "prompt": [["x", 50]], "output": 900}]}
+    )
+    command = running.tokencake(
+        "live", str(path), "--connect", running.url, "--model", "tiny", "--policy", "vllm", "--events", str(tmp_path)
+    )
+    partial = tmp_path / "1-vllm.jsonl.partial"
+    await_first_token(running, "stopped/c")
+    command.send_signal(signal.SIGINT)
+    err = command.communicate(timeout=WAIT_S)[1]
+    assert (command.returncode, err.strip()) == (130, "interrupted")
+    assert "FirstToken" in partial.read_text()
+    running.await_idle()
+    assert Remote(running.url, "tiny").info()["policy"] == "tokencake"
+
+
+def test_a_server_that_dies_fails_the_run_and_what_was_measured_is_kept(running: Running, tmp_path: Path) -> None:
+    """The last test: it takes the server with it."""
+    path = written(
+        tmp_path, {"id": "cut", "arrival_s": 0, "calls": [{"id": "c", "prompt": [["x", 50]], "output": 900}]}
+    )
+    command = running.tokencake(
+        "live", str(path), "--connect", running.url, "--model", "tiny", "--policy", "vllm", "--events", str(tmp_path)
+    )
+    partial = tmp_path / "1-vllm.jsonl.partial"
+    await_first_token(running, "cut/c")
+    running.process.kill()
+    err = command.communicate(timeout=WAIT_S)[1]
+    assert command.returncode == 1
+    assert err.startswith(f"error: {running.url}: ")
+    assert "no answer from the server" in err
+    assert err.count("\n") == 1
+    assert "FirstToken" in partial.read_text()
+
+
+def await_first_token(running: Running, call: str) -> None:
+    """Until a call of another client's run is answered, and that client has had time to hear of it."""
+
+    async def answered(server: Server) -> None:
+        limit_s = time.monotonic() + WAIT_S
+        while call not in [fact.call for fact in await facts_of(server) if isinstance(fact, e.FirstToken)]:
+            assert time.monotonic() < limit_s, f"no first token of {call}"
+            await asyncio.sleep(0.1)
+
+    talk(running, answered)
+    time.sleep(4 * FACTS_EVERY_S)

@@ -1,0 +1,435 @@
+"""The client of a server, against one that a test makes up: what it sends, what it gathers, and what it says when the
+server is not what it has to be."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("openai", reason="the client of a server needs it: pip install tokencake[connect]")
+
+from made_up_server import MODEL, VOCABULARY, MadeUpServer, made_up_server
+from trace_files import applications, written
+
+from tokencake.cli import run
+from tokencake.live.connect import Remote
+from tokencake.live.settings import RunSettings
+from tokencake.traces import events as e
+from tokencake.traces.apps import Application
+from tokencake.traces.errors import EngineError, RunError
+
+# `look` and `read` run side by side; `edit` goes on where `plan` ended, and `finish` where `edit` did, half cut off.
+AGENT: dict[str, object] = {
+    "id": "fix",
+    "arrival_s": 0.02,
+    "calls": [
+        {"id": "plan", "agent": "main", "prompt": [["/system", 40], ["task", 25]], "output": 12},
+        {
+            "id": "look",
+            "agent": "search",
+            "after": ["plan"],
+            "prompt": [["plan", 12]],
+            "output": 6,
+            "max_output": 64,
+            "tools": [{"kind": "web", "duration_s": 0.05, "declared_s": 0.5, "result": 9}],
+        },
+        {"id": "read", "agent": "reader", "after": ["plan"], "prompt": [["/system", 40], ["files", 30]], "output": 5},
+        {"id": "edit", "agent": "main", "after": ["plan", "look", "read"], "extends": "plan", "prompt": [["found", 20]],
+         "output": 8, "tools": [{"kind": "test", "duration_s": 0.03, "result": 4}], "hints": {"importance": 3}},
+        {"id": "finish", "agent": "main", "after": ["edit"], "extends": "edit", "keep": 101, "prompt": [["log", 4]],
+         "output": 7},
+    ],
+}  # fmt: skip
+CHAT: dict[str, object] = {
+    "id": "chat",
+    "arrival_s": 0.0,
+    "calls": [{"id": "c", "prompt": [["/system", 40]], "output": 9}],
+}
+
+
+@pytest.fixture
+def server() -> Iterator[MadeUpServer]:
+    with made_up_server() as made_up:
+        yield made_up
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> list[Application]:
+    return applications(tmp_path, CHAT, AGENT)
+
+
+def prompts(server: MadeUpServer) -> dict[str, list[int]]:
+    return {call["call"]: call["prompt"] for call in server.calls}
+
+
+def test_every_call_is_sent_once_with_the_prompt_and_the_answer_of_the_trace(
+    server: MadeUpServer, trace: list[Application]
+) -> None:
+    stats = Remote(server.url, MODEL).play(trace, RunSettings())
+    sent = {call["call"]: call for call in server.calls}
+    assert len(server.calls) == stats.calls == 6
+    assert stats.applications == 2
+    for application in trace:
+        for call in application.calls:
+            said = sent[call.id]
+            assert len(said["prompt"]) == call.prompt_tokens
+            assert all(0 <= token < VOCABULARY for token in said["prompt"])
+            assert said["max_tokens"] == said["min_tokens"] == call.output_tokens
+            assert (said["model"], said["temperature"], said["ignore_eos"]) == (MODEL, 0, True)
+    assert {name for name, call in sent.items() if call["last"]} == {"chat/c", "fix/finish"}
+
+
+def test_prompts_share_what_they_share_in_the_trace_and_contain_what_the_model_said(
+    server: MadeUpServer, trace: list[Application]
+) -> None:
+    Remote(server.url, MODEL).play(trace, RunSettings())
+    sent = prompts(server)
+    answers = {record.call: record for record in server.records if isinstance(record, e.CallFinished)}
+    assert len(answers) == 6
+    assert sent["fix/plan"][:40] == sent["fix/read"][:40] == sent["chat/c"][:40]
+    assert sent["fix/plan"][40:52] != sent["fix/read"][40:52]
+    assert sent["fix/edit"][:65] == sent["fix/plan"]
+    said_by_plan = sent["fix/edit"][65:77]
+    assert sent["fix/look"] == said_by_plan
+    place = server.places()["call fix/plan"] + 1
+    assert said_by_plan == [place + token for token in range(12)]  # as the made-up server answers
+    assert sent["fix/finish"][:97] == sent["fix/edit"]
+    assert len(sent["fix/finish"]) == 101 + 4
+
+
+def test_events_and_calls_come_in_the_order_in_which_they_are_due(
+    server: MadeUpServer, trace: list[Application]
+) -> None:
+    Remote(server.url, MODEL).play(trace, RunSettings())
+    at = server.places()
+    order = ["run", "app_started fix", "call fix/plan", "call fix/look", "tool_returned fix/look", "call fix/edit",
+             "tool_returned fix/edit", "call fix/finish", "app_finished fix", "end"]  # fmt: skip
+    assert [at[name] for name in order] == sorted(at[name] for name in order)
+    assert at["run"] < at["app_started chat"] < at["call chat/c"] < at["app_finished chat"] < at["end"]
+    started = server.log[at["app_started fix"]][1]
+    assert started["at_s"] == 0.02  # when it was due, not when it was sent
+    returned = server.log[at["tool_returned fix/look"]][1]
+    assert (returned["app"], returned["agent"], returned["call"]) == ("fix", "search", "look")
+
+
+def test_what_is_known_of_a_call_travels_with_it(server: MadeUpServer, trace: list[Application]) -> None:
+    Remote(server.url, MODEL).play(trace, RunSettings())
+    arrived = {fact.request.id: fact.request for fact in server.records if isinstance(fact, e.CallArrived)}
+    calls = {call.id: call for application in trace for call in application.calls}
+    assert arrived.keys() == calls.keys()
+    for name, request in arrived.items():
+        call = calls[name]
+        assert (request.app, request.agent, request.agent_type) == (call.app, call.agent, call.agent_type)
+        assert (request.max_output_tokens, request.hints) == (call.max_output_tokens, call.hints)
+        assert [tuple(tool) for tool in request.tools] == [(tool.kind, tool.declared_s) for tool in call.tools]
+
+
+def test_the_servers_facts_reach_sinks_and_journal(server: MadeUpServer, trace: list[Application]) -> None:
+    facts: list[Any] = []
+    journal: list[Any] = []
+    stats = Remote(server.url, MODEL).play(
+        trace, RunSettings(policy="tokencake", seed=3), [facts.append], journal.append
+    )
+    assert journal == server.records
+    assert facts == [record for record in journal if not isinstance(record, e.Planned)]
+    assert [type(facts[0]), type(facts[-1])] == [e.RunStarted, e.Occupied]
+    assert (stats.steps, stats.policy_s, list(stats.errors)) == (7, 0.25, ["a policy raised"])
+    said = server.log[0][1]
+    assert (said["policy"], said["seed"], said["keep_facts"]) == ("tokencake", 3, True)
+
+
+def test_lateness_is_from_when_a_call_was_due_until_the_server_had_it(
+    server: MadeUpServer, trace: list[Application]
+) -> None:
+    lateness_s = 0.5
+
+    def later() -> float:
+        return MadeUpServer.now_s(server) + lateness_s
+
+    server.now_s = later  # type: ignore[method-assign]
+    stats = Remote(server.url, MODEL).play(trace, RunSettings())
+    assert stats.lateness_s["mean"] is not None
+    assert lateness_s <= stats.lateness_s["mean"] < lateness_s + 2.0
+
+
+def test_vllms_counters_and_the_facts_are_compared(server: MadeUpServer, trace: list[Application]) -> None:
+    tokens = sum(call.prompt_tokens for application in trace for call in application.calls)
+    stats = Remote(server.url, MODEL).play(trace, RunSettings())
+    assert stats.disagreements == []
+    assert stats.counters["vllm"] == stats.counters["facts"]
+    assert stats.counters["facts"]["prompt_tokens"] == tokens
+
+    server.unseen_tokens = 1
+    stats = Remote(server.url, MODEL).play(trace, RunSettings())
+    assert [line.partition(":")[0] for line in stats.disagreements] == ["prompt_tokens"]
+
+    server.published = False
+    stats = Remote(server.url, MODEL).play(trace, RunSettings())
+    assert set(stats.counters) == {"facts"}
+    assert not stats.disagreements
+
+
+def test_several_runs_follow_each_other(server: MadeUpServer, trace: list[Application]) -> None:
+    with Remote(server.url + "/v1/", MODEL) as remote:
+        for policy in ("vllm", "tokencake"):
+            assert remote.play(trace, RunSettings(policy=policy)).calls == 6
+    assert [what["policy"] for kind, what in server.log if kind == "run"] == ["vllm", "tokencake"]
+    assert (remote.version, remote.limits.gpu_blocks, remote.info()["model"]) == ("0.32.0", 1000, MODEL)
+
+
+def test_the_api_key_is_taken_from_the_environment(server: MadeUpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    Remote(server.url, MODEL)
+    assert server.keys == {"Bearer secret"}
+
+
+def test_progress_counts_applications(server: MadeUpServer, trace: list[Application]) -> None:
+    seen: list[int] = []
+    Remote(server.url, MODEL).play(trace, RunSettings(), progress=lambda done, at_s: seen.append(done))
+    assert seen == sorted(seen)
+    assert seen[-1] in (1, 2)  # the last one ends after it was told last
+
+
+# -- chat
+
+
+def test_in_a_chat_prompts_are_messages_and_answers_stay_as_they_are(
+    server: MadeUpServer, trace: list[Application]
+) -> None:
+    stats = Remote(server.url, MODEL, chat=True).play(trace, RunSettings())
+    assert stats.calls == 6
+    chats = {call["call"]: call["messages"] for call in server.calls}
+    (asked,) = chats["fix/plan"]
+    assert asked["role"] == "user"
+    assert len(asked["content"].split()) == 65
+    edit = chats["fix/edit"]
+    assert [message["role"] for message in edit] == ["user", "assistant", "user"]
+    assert edit[0] == asked
+    assert len(edit[1]["content"].split()) == 12
+    assert chats["fix/look"] == [edit[1]]
+    assert asked["content"].split()[:40] == chats["chat/c"][0]["content"].split()
+    finish = chats["fix/finish"]
+    assert [message["role"] for message in finish] == ["user", "assistant", "user", "assistant", "user"]
+    assert finish[:3] == edit
+    half = finish[3]["content"]  # 4 of the 8 tokens that `edit` answered
+    assert len(half) in (len(" ".join(["w00"] * 8)) // 2, len(" ".join(["w0"] * 8)) // 2)
+
+
+# -- servers that are not what they have to be
+
+
+def problem(server: MadeUpServer) -> str:
+    """What the user is told, in one line."""
+    with pytest.raises(EngineError) as caught:
+        Remote(server.url, MODEL)
+    assert str(caught.value).startswith(server.url)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_server_that_is_down() -> None:
+    with made_up_server() as server:
+        pass
+    assert "no answer from the server" in problem(server)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "", "ftp://x"])
+def test_something_that_is_no_address(url: str) -> None:
+    with pytest.raises(EngineError, match="expected the address of a server, such as http://localhost:8000"):
+        Remote(url, MODEL)
+
+
+def test_a_server_without_the_plugin(server: MadeUpServer) -> None:
+    server.before = lambda path, body: (404, {"detail": "Not Found"}) if "tokencake" in path else None
+    assert "has no routes of Tokencake" in problem(server)
+
+
+def test_something_else_that_speaks_http(server: MadeUpServer) -> None:
+    server.before = lambda path, body: (200, "<html>hello</html>")
+    assert "expected the answer of a vLLM server" in problem(server)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"tokencake": "0.0.1"}, "runs tokencake 0.0.1, but here is "),
+        ({"vllm": "0.40.1"}, "vLLM 0.40.1 is not supported: expected vllm>=0.26,<0.33"),
+        ({"vocabulary": None}, "info: vocabulary: expected a whole number, got None"),
+    ],
+)
+def test_a_server_that_does_not_fit(server: MadeUpServer, wrong: dict[str, object], said: str) -> None:
+    server.info |= wrong
+    assert said in problem(server)
+
+
+def test_a_server_with_other_models(server: MadeUpServer) -> None:
+    server.served = ["a", "b"]
+    assert f"model {MODEL!r} is not served: expected one of a, b" in problem(server)
+
+
+def test_a_server_that_wants_another_key(server: MadeUpServer) -> None:
+    server.before = lambda path, body: (401, {"error": "unauthorized"})
+    assert "refuses the API key in OPENAI_API_KEY: unauthorized" in problem(server)
+
+
+def test_a_server_whose_engine_is_not_ours(server: MadeUpServer) -> None:
+    server.before = lambda path, body: (409, {"error": "the engine does not run Tokencake's scheduler"})
+    assert "the engine does not run Tokencake's scheduler" in problem(server)
+
+
+def test_a_trace_longer_than_the_models_context(server: MadeUpServer, trace: list[Application]) -> None:
+    server.info["max_context_tokens"] = 100
+    with pytest.raises(
+        EngineError, match="call 'fix/edit': 105 tokens of prompt and answer, but the model's context is 100"
+    ):
+        Remote(server.url, MODEL).play(trace, RunSettings())
+    assert "end" in server.places()  # the run that had begun
+
+
+def test_a_policy_that_the_server_does_not_know(server: MadeUpServer, trace: list[Application]) -> None:
+    server.before = lambda path, body: (400, {"error": "no policy 'x'"}) if path.endswith("/run") else None
+    with pytest.raises(EngineError, match="run: no policy 'x'"):
+        Remote(server.url, MODEL).play(trace, RunSettings(policy="x"))
+
+
+# -- runs that fail
+
+
+def test_a_server_that_dies_fails_the_run_and_what_was_measured_is_there(
+    server: MadeUpServer, trace: list[Application], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokencake.live.connect.FACTS_EVERY_S", 0.01)
+    journal: list[Any] = []
+    dead = threading.Event()
+
+    def die_at_edit(path: str, body: Any) -> tuple[int, object] | None:
+        if path == "/v1/completions" and '"call": "edit"' in body["vllm_xargs"]["tokencake"]:
+            while server.fetched < len(server.records):
+                time.sleep(0.002)
+            dead.set()
+        return (0, None) if dead.is_set() else None
+
+    server.before = die_at_edit
+    with pytest.raises(RunError, match="no answer from the server"):
+        Remote(server.url, MODEL).play(trace, RunSettings(), journal=journal.append)
+    finished = {record.call for record in journal if isinstance(record, e.CallFinished)}
+    assert finished == {"chat/c", "fix/plan", "fix/look", "fix/read"}
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "said"),
+    [
+        (500, RunError, "call 'fix/look': the server failed: engine died"),
+        (400, EngineError, "call 'fix/look': engine died"),
+    ],
+)
+def test_a_call_that_is_answered_with_an_error_ends_the_run(
+    server: MadeUpServer, trace: list[Application], status: int, kind: type[Exception], said: str
+) -> None:
+    def refuse(path: str, body: Any) -> tuple[int, object] | None:
+        wrong = path == "/v1/completions" and '"call": "look"' in body["vllm_xargs"]["tokencake"]
+        return (status, {"error": {"message": "engine\n died"}}) if wrong else None
+
+    server.before = refuse
+    with pytest.raises(kind, match=said):
+        Remote(server.url, MODEL).play(trace, RunSettings())
+    assert server.log[-1][0] == "end"
+
+
+def test_an_answer_of_another_length_fails_the_run(server: MadeUpServer, trace: list[Application]) -> None:
+    server.answer_tokens_short = 1
+    with pytest.raises(RunError, match="call 'chat/c': expected 9 token ids, got 8"):
+        Remote(server.url, MODEL).play(trace, RunSettings())
+
+
+def test_an_interrupt_gives_up_the_calls_under_way_and_ends_the_run(
+    server: MadeUpServer, trace: list[Application]
+) -> None:
+    given_up = threading.Event()
+
+    def hang(path: str, body: Any) -> tuple[int, object] | None:
+        if path == "/v1/completions" and '"call": "plan"' in body["vllm_xargs"]["tokencake"]:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert given_up.wait(20)
+            return 0, None
+        if path == "/tokencake/end":
+            given_up.set()
+        return None
+
+    server.before = hang
+    journal: list[Any] = []
+    with pytest.raises(KeyboardInterrupt):
+        Remote(server.url, MODEL).play(trace, RunSettings(), journal=journal.append)
+    assert given_up.is_set()
+    assert isinstance(journal[-1], e.Occupied)
+    assert not any(call["call"] == "fix/look" for call in server.calls)
+
+
+# -- the command
+
+
+def command(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Its exit code, and what it wrote."""
+    code = run(["live", *arguments])
+    return code, *capsys.readouterr()
+
+
+def test_the_command_reports_a_servers_runs(
+    server: MadeUpServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, report = str(written(tmp_path, CHAT, AGENT)), tmp_path / "report.json"
+    told = [
+        "--connect",
+        server.url,
+        "--model",
+        MODEL,
+        "--policy",
+        "vllm",
+        "--policy",
+        "tokencake",
+        "--time-scale",
+        "0.5",
+    ]
+    code, out, err = command(path, *told, "--json", str(report), "--events", str(tmp_path), capsys=capsys)
+    assert code == 1  # the made-up server's policies raise
+    assert err == "error: a policy raised; the rest of its run was played without it\n" * 2
+    assert "6 calls of 2 applications on made-up" in out
+    found = json.loads(report.read_text())
+    assert (found["engine"], found["engine_version"], found["machine"]["url"]) == ("vllm", "0.32.0", server.url)
+    assert [run["lateness_s"]["max"] > 0 for run in found["runs"]] == [True, True]
+    assert {path.name for path in tmp_path.glob("*-*")} == {"1-vllm.jsonl", "2-tokencake.jsonl"}
+    declared = [
+        tool["declared_s"] for call in server.calls for tool in told_of(call).get("tools", []) if "declared_s" in tool
+    ]
+    assert declared == [0.25, 0.25]  # half of what the trace says, in each run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--gpu-blocks", "7"], "--connect: the server's engine is up already: gpu_blocks cannot be asked for"),
+        (["--model", "another"], "model 'another' is not served: expected one of other, made-up"),
+    ],
+)
+def test_what_cannot_be_asked_of_a_server(
+    server: MadeUpServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    path = str(written(tmp_path, CHAT))
+    code, out, err = command(path, "--connect", server.url, "--model", MODEL, *arguments, capsys=capsys)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+    assert server.log == []
+
+
+def told_of(call: dict[str, Any]) -> dict[str, Any]:
+    """What a call's metadata says."""
+    said: dict[str, Any] = json.loads(call["vllm_xargs"]["tokencake"])
+    return said

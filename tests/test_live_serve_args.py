@@ -1,0 +1,158 @@
+"""The arguments that `vllm serve` is given."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tokencake.cli import run
+from tokencake.live.engine_options import EngineOptions
+from tokencake.live.serve_args import ENVIRONMENT, additional_config, serve_args, serve_command
+from tokencake.live.settings import RunSettings, from_record
+from tokencake.policies.costs import LinearCosts
+
+ROOT = Path(__file__).parents[1]
+MODEL = "Qwen/Qwen2.5-14B-Instruct"
+
+
+def options(args: list[str]) -> dict[str, str | None]:
+    """Each option's value; None of those that have none."""
+    found: dict[str, str | None] = {}
+    for arg in args[1:]:
+        if arg.startswith("--"):
+            found[arg] = None
+        else:
+            found[next(reversed(found))] = arg
+    return found
+
+
+def test_the_model_comes_first_and_nothing_is_said_that_nobody_asked_for() -> None:
+    args = serve_args(EngineOptions(model=MODEL), RunSettings(policy="tokencake"))
+    assert args[0] == MODEL
+    assert options(args).keys() == {
+        "--async-scheduling",
+        "--scheduler-cls",
+        "--kv-transfer-config",
+        "--additional-config",
+    }
+
+
+def test_scheduler_connector_and_policy() -> None:
+    given = options(serve_args(EngineOptions(model=MODEL, host_gib=64.0, link_gbps=20.0), RunSettings(policy="p.py:P")))
+    assert given["--scheduler-cls"] == "tokencake.live.scheduler.TokencakeAsyncScheduler"
+    connector, added = (json.loads(given[name] or "") for name in ("--kv-transfer-config", "--additional-config"))
+    assert connector == {
+        "kv_connector": "TokencakeConnector",
+        "kv_connector_module_path": "tokencake.live.connector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"host_gib": 64.0, "link_gbps": 20.0},
+    }
+    assert added == {"tokencake": {"policy": "p.py:P"}}
+
+
+def test_without_asynchronous_scheduling_both_sides_are_told() -> None:
+    given = options(serve_args(EngineOptions(model=MODEL), RunSettings(), asynchronous=False))
+    assert given["--scheduler-cls"] == "tokencake.live.scheduler.TokencakeScheduler"
+    assert "--no-async-scheduling" in given
+    assert "--async-scheduling" not in given
+
+
+def test_every_limit_that_was_asked_for_is_passed_on() -> None:
+    asked = EngineOptions(
+        model=MODEL,
+        gpu_blocks=100,
+        block_tokens=32,
+        max_context_tokens=4096,
+        step_budget_tokens=512,
+        max_running=7,
+        dtype="float32",
+        load_format="dummy",
+        seed=5,
+        tensor_parallel_size=2,
+        gpu_memory_utilization=0.8,
+        enforce_eager=True,
+    )
+    given = options(serve_args(asked, RunSettings()))
+    assert {
+        "--num-gpu-blocks-override": "101",  # vLLM's null block is one of its blocks
+        "--block-size": "32",
+        "--max-model-len": "4096",
+        "--max-num-batched-tokens": "512",
+        "--max-num-seqs": "7",
+        "--dtype": "float32",
+        "--load-format": "dummy",
+        "--seed": "5",
+        "--tensor-parallel-size": "2",
+        "--gpu-memory-utilization": "0.8",
+        "--enforce-eager": None,
+    }.items() <= given.items()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        RunSettings(),
+        RunSettings(policy="tokencake:upload=demand", seed=4, costs=LinearCosts(0.1, 0.2, 0.3, 0.4), events="e.jsonl"),
+    ],
+)
+def test_the_scheduler_reads_the_settings_back(settings: RunSettings) -> None:
+    travelled = json.loads(json.dumps(additional_config(settings)))
+    assert from_record(travelled["tokencake"]) == settings
+
+
+def test_a_shell_reads_the_command_as_it_was_meant() -> None:
+    args = serve_args(EngineOptions(model="my models/it's one", seed=3), RunSettings(policy="a b.py:C:x=1"))
+    told = 'vllm() { printf "%s\\0" "$VLLM_PLUGINS" "$@"; }\n' + serve_command(args)
+    words = subprocess.run(["sh", "-c", told], capture_output=True, check=True, text=True).stdout.split("\0")
+    assert words == [ENVIRONMENT["VLLM_PLUGINS"], "serve", *args, ""]
+
+
+def test_the_tiny_model_is_made_and_needs_no_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    args = serve_args(EngineOptions(model="tiny"), RunSettings())
+    assert (Path(args[0]) / "config.json").exists()
+    assert Path(args[0]).is_relative_to(tmp_path)
+    assert options(args)["--served-model-name"] == "tiny"
+    assert "--skip-tokenizer-init" in args
+
+
+def test_the_routes_are_the_plugin_that_is_named_in_the_environment() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["entry-points"]["vllm.endpoint_plugins"] == {
+        ENVIRONMENT["VLLM_PLUGINS"]: "tokencake.live.route:Routes"
+    }
+    assert "class Routes:" in (ROOT / "live" / "route.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("on_cpu", [False, True])
+def test_the_command_line_prints_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], on_cpu: bool
+) -> None:
+    monkeypatch.setattr("tokencake.live.versions.for_cpus", lambda: on_cpu)
+    assert (
+        run(["live", "--print-serve-args", "--model", MODEL, "--policy", "tokencake-time", "--max-running", "9"]) == 0
+    )
+    args = serve_args(
+        EngineOptions(model=MODEL, max_running=9), RunSettings(policy="tokencake-time"), asynchronous=not on_cpu
+    )
+    assert capsys.readouterr().out == serve_command(args, on_cpu=on_cpu) + "\n"
+    start = "python -m vllm.entrypoints.openai.api_server --model" if on_cpu else "vllm serve"
+    assert f" {start} {MODEL} " in serve_command(args, on_cpu=on_cpu)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--policy", "nope"], "unknown policy 'nope'"),
+        (["--policy", "vllm", "--policy", "tokencake"], "expected one --policy"),
+    ],
+)
+def test_what_cannot_be_printed(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    assert run(["live", "--print-serve-args", "--model", MODEL, *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
