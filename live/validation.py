@@ -1,0 +1,278 @@
+"""Did the simulator say what the engine did? Live runs beside simulated ones: errors, parity of decisions, verdicts.
+
+All of it is made of metrics (`traces.metrics`) and of what replays came to; this file plays nothing. A policy wins only
+by more than the repeats of live runs differ from each other; the same margin is laid on the simulated difference, so
+that both sides speak of the same thing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, variance
+from typing import Any, NamedTuple
+
+from rich.console import Group
+from rich.table import Table
+
+SCHEMA = "tokencake.validation/1"
+WON, LOST, OPEN = "wins", "loses", "cannot be told apart"
+LEAST_CHANGE = 0.0005  # relative; nobody wins by less
+
+Metrics = Mapping[str, Any]
+
+
+class Judged(NamedTuple):
+    """A metric on which policies are compared. Less is better."""
+
+    path: str  # keys of the metrics, joined by dots
+    label: str
+
+
+JUDGED = (Judged("app_latency_s.mean", "mean application latency"), Judged("makespan_s", "makespan"))
+SHOWN = (
+    ("makespan, s", "makespan_s"),
+    ("application latency, mean, s", "app_latency_s.mean"),
+    ("TTFT, mean, s", "ttft_s.mean"),
+    ("TPOT, mean, s", "tpot_s.mean"),
+    ("queueing, mean, s", "queue_s.mean"),
+    ("steps", "steps"),
+    ("prompt tokens computed", "prefill_tokens.computed"),
+    ("  hit on the GPU", "prefill_tokens.gpu_hit"),
+    ("  hit on the host", "prefill_tokens.host_hit"),
+    ("recomputed tokens", "recomputed_tokens"),
+    ("preemptions", "preemptions"),
+    ("GPU blocks in use", "gpu_usage_mean"),
+    ("effective utilisation", "effective_utilisation"),
+    ("held by stalled agents", "stalled_share"),
+    ("offloaded, bytes", "offload_bytes"),
+    ("uploaded and loaded, bytes", "upload_bytes"),
+    ("critical inversions", "critical_inversions"),
+)
+
+# Student's t, 97.5 %, by degrees of freedom from 1 on.
+T_975 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+T_975_MANY = 2.042  # for more: a bit too careful
+
+
+@dataclass(slots=True)
+class Trial:
+    """One policy: what was simulated, and what each live run came to."""
+
+    policy: str
+    simulated: Metrics
+    live: list[Metrics] = field(default_factory=list)
+    parity: list[Mapping[str, Any]] = field(default_factory=list)  # by live run: counts, and `ended`
+
+    def values(self, path: str) -> list[float]:
+        """A metric of every live run that has it."""
+        found = (value_at(metrics, path) for metrics in self.live)
+        return [value for value in found if value is not None]
+
+
+def value_at(metrics: Metrics, path: str) -> float | None:
+    """The number at a dotted path; None if it has no meaning for the run."""
+    found: Any = metrics
+    for key in path.split("."):
+        found = found[key]
+    value: float | None = found
+    return value
+
+
+def build(about: Mapping[str, object], trials: Sequence[Trial]) -> dict[str, Any]:
+    """The validation as data: `about` says what was played and on what. Trials without a live run are left out.
+
+    `error` is (simulated − live) / live, by metric; None where live is 0 and simulated is not. `spread` is (largest −
+    smallest) / mean of the live runs.
+    """
+    finished = [trial for trial in trials if trial.live]
+    return {
+        "schema": SCHEMA,
+        **about,
+        "runs": [_run(trial) for trial in finished],
+        "verdict": _verdict(finished),
+    }
+
+
+def _run(trial: Trial) -> dict[str, Any]:
+    live = _mean(trial.live)
+    paths = [path for path, _ in _leaves(live)]
+    return {
+        "policy": trial.policy,
+        "simulated": dict(trial.simulated),
+        "live": live,
+        "repeats": [dict(metrics) for metrics in trial.live],
+        "error": {path: error_of(value_at(trial.simulated, path), value_at(live, path)) for path in paths},
+        "spread": {path: _spread(trial.values(path)) for path in paths},
+        "parity": _summed(trial.parity),
+    }
+
+
+def _mean(runs: Sequence[Metrics]) -> dict[str, Any]:
+    """Metrics of which each number is the mean of the runs' own; None if not all have it."""
+    mean: dict[str, Any] = {}
+    for key, value in runs[0].items():
+        values = [run[key] for run in runs]
+        if isinstance(value, Mapping):
+            mean[key] = _mean(values)
+        else:
+            mean[key] = None if None in values else fmean(values)
+    return mean
+
+
+def _leaves(metrics: Metrics, prefix: str = "") -> Iterator[tuple[str, float | None]]:
+    for key, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def error_of(simulated: float | None, live: float | None) -> float | None:
+    """(simulated − live) / live."""
+    if simulated is None or live is None:
+        return None
+    if simulated == live:
+        return 0.0
+    return (simulated - live) / live if live else None
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    if len(values) < 2:
+        return None
+    mean = fmean(values)
+    return (max(values) - min(values)) / mean if mean else 0.0 if max(values) == min(values) else None
+
+
+def _summed(parity: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Counts of all live runs; of what ended a comparison early, the first."""
+    summed: dict[str, Any] = {}
+    for record in parity:
+        for key, value in record.items():
+            if isinstance(value, int) and summed.get(key, 0) is not None:
+                summed[key] = summed.get(key, 0) + value
+            elif summed.get(key) is None:
+                summed[key] = value
+    return summed
+
+
+# -- who wins
+
+
+def _verdict(trials: Sequence[Trial]) -> dict[str, Any]:
+    """For each policy after the first and each judged metric: its change on both sides, and what that means."""
+    simulated: dict[str, Any] = {}
+    live: dict[str, Any] = {}
+    for trial in trials[1:]:
+        simulated[trial.policy], live[trial.policy] = {}, {}
+        for judged in JUDGED:
+            noise = margin(trial.values(judged.path), trials[0].values(judged.path))
+            changes = _changes(trial, trials[0], judged.path)
+            for side, change in zip((simulated, live), changes, strict=True):
+                side[trial.policy][judged.path] = {"outcome": outcome(change, noise), "change": change, "margin": noise}
+    words = [[said["outcome"] for policy in side.values() for said in policy.values()] for side in (simulated, live)]
+    return {"simulated": simulated, "live": live, "agree": words[0] == words[1] if simulated else None}
+
+
+def _changes(trial: Trial, first: Trial, path: str) -> tuple[float | None, float | None]:
+    """How much more than the first policy's: simulated, and live."""
+    live, base = trial.values(path), first.values(path)
+    simulated = error_of(value_at(trial.simulated, path), value_at(first.simulated, path))
+    return simulated, error_of(fmean(live), fmean(base)) if live and base else None
+
+
+def margin(values: Sequence[float], base: Sequence[float]) -> float | None:
+    """Half the width of the 95 % interval of the difference of two means, as a share of the base's (Welch).
+
+    None if one of them was measured once: then nobody knows.
+    """
+    if len(values) < 2 or len(base) < 2 or not fmean(base):
+        return None
+    parts = variance(values) / len(values), variance(base) / len(base)
+    if not sum(parts):
+        return 0.0
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(values) - 1) + parts[1] ** 2 / (len(base) - 1))
+    at = max(0, int(freedom + 1e-9) - 1)
+    t = T_975[at] if at < len(T_975) else T_975_MANY
+    return t * math.sqrt(sum(parts)) / abs(fmean(base))
+
+
+def outcome(change: float | None, noise: float | None) -> str:
+    """What a change of a metric means of which less is better."""
+    if change is None or abs(change) <= max(noise or 0.0, LEAST_CHANGE):
+        return OPEN
+    return WON if change < 0 else LOST
+
+
+# -- what is shown
+
+
+def tables(report: Mapping[str, Any]) -> Group:
+    """A table for each policy: what was simulated, what was live, and how far they are from each other."""
+    return Group(*(_table(run) for run in report["runs"]))
+
+
+def _table(run: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column(run["policy"], overflow="fold", min_width=28)
+    for name in ("simulated", "live", "error", "spread"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=8)
+    for label, path in SHOWN:
+        values = [value_at(run["simulated"], path), value_at(run["live"], path)]
+        if not any(values):
+            continue
+        table.add_row(label, *map(_number, values), _percent(run["error"][path], "+"), _percent(run["spread"][path]))
+    table.add_row("")
+    return table
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:.4g}"
+
+
+def _percent(share: float | None, sign: str = "") -> str:
+    return "-" if share is None else f"{100 * share:{sign}.1f}%"
+
+
+def words(report: Mapping[str, Any]) -> list[str]:
+    """Parity of decisions, a line a policy; then who wins, on both sides, a line a policy and metric."""
+    lines = [_parity(run) for run in report["runs"]]
+    verdict, runs = report["verdict"], report["runs"]
+    for policy in verdict["live"]:
+        for judged in JUDGED:
+            sides = (verdict[side][policy][judged.path] for side in ("simulated", "live"))
+            lines.append(f"{policy} against {runs[0]['policy']}, {judged.label}: {_sides(*sides)}")
+    if verdict["agree"] is not None:
+        lines.append("the verdicts agree" if verdict["agree"] else "the verdicts DISAGREE")
+    return lines
+
+
+def _sides(simulated: Mapping[str, Any], live: Mapping[str, Any]) -> str:
+    noise = "one run, no interval" if live["margin"] is None else f"±{_percent(live['margin'])}"
+    return (
+        f"simulated {simulated['outcome']} ({_percent(simulated['change'], '+')}),"
+        f" live {live['outcome']} ({_percent(live['change'], '+')}, {noise})"
+    )
+
+
+def _parity(run: Mapping[str, Any]) -> str:
+    parity, runs = run["parity"], len(run["repeats"])
+    line = f"{run['policy']}: {parity['plans']:,} plans of {runs} live run{'s' * (runs > 1)} replayed, "
+    line += _differ(parity["different"] + parity["not_replayed"])
+    if parity.get("admissions") is None:
+        return f"{line}; an asynchronous engine: admissions not compared"
+    line += (
+        f"; {parity['admissions']:,} admissions and {parity['records']:,} records with the live step times simulated, "
+    )
+    line += f"{_differ(parity['admissions_different'])} and {_differ(parity['records_different'])}"
+    return line + (f" (given up {parity['ended']})" if parity["ended"] else "")
+
+
+def _differ(count: int) -> str:
+    return f"{count:,} differ" if count else "none differs"

@@ -1,0 +1,289 @@
+"""Recorded facts through a fresh policy, with no engine: are its plans those that were recorded?
+
+The facts rebuild what the policy saw, the recorded answers (`Asked`, `AskedShared`) stand in for the engine's cache,
+and the recorded plans (`Planned`) are what must come out again. Records are taken one at a time: memory does not grow
+with the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+from ..traces import events as e
+from ..traces.apps import CallId
+from ..traces.errors import PolicyError, TraceError
+from ..traces.events import Fact
+from ..traces.events_io import Record, read_events
+from .controller import Controller, as_record
+from .costs import LinearCosts
+from .interface import Costs, Hits, Plan, Policy
+from .registry import load_policy
+
+
+class Difference(NamedTuple):
+    """A plan that did not come out again: what was recorded and what was replayed, where they differ.
+
+    Of a field of the plan that was left at its default there is None. Beside the plan's fields there are `questions`,
+    if the policy asked otherwise about the cache, and `error`, if it raised once and not the other time.
+    """
+
+    plan: int  # its number in the record, from 1
+    at_s: float
+    fields: Mapping[str, tuple[object, object]]  # recorded, replayed
+
+
+@dataclass(slots=True)
+class Parity:
+    """What a replay came to."""
+
+    plans: int = 0  # that are recorded
+    different: int = 0
+    not_replayed: int = 0  # behind one at which the replay could not go on
+    first: Difference | None = None
+
+    @property
+    def equal(self) -> bool:
+        return not self.different and not self.not_replayed
+
+    def record(self) -> dict[str, int]:
+        """The counts."""
+        return {"plans": self.plans, "different": self.different, "not_replayed": self.not_replayed}
+
+
+def began(policy: str, seed: int, costs: LinearCosts) -> e.Began:
+    """The record that a run's events start with."""
+    return e.Began(policy, seed, e.Costs(**asdict(costs)))
+
+
+def setup_of(
+    path: str | Path, records: Iterable[Record], policy: str | None, seed: int | None, costs: LinearCosts | None
+) -> tuple[e.Began, Iterable[Record]]:
+    """How a recorded run was set up, changed by what is not None; and all of its records.
+
+    Raises `TraceError` if the record does not say and neither is it told.
+    """
+    coming = iter(records)
+    first = next(coming, None)
+    if first is None:
+        raise TraceError(f"{path}: holds no record of a run")
+    if isinstance(first, e.Began):
+        said = first
+    elif policy is None or costs is None:
+        raise TraceError(f"{path}: does not say which policy ran, and what it believed: give both")
+    else:
+        said = began(policy, 0, costs)
+    told = said if costs is None else began(said.policy, said.seed, costs)
+    told = told._replace(
+        policy=said.policy if policy is None else policy,
+        seed=said.seed if seed is None else seed,
+    )
+    return told, chain((first,), coming)
+
+
+def replay_file(
+    path: str | Path, policy: str | None = None, seed: int | None = None, costs: LinearCosts | None = None
+) -> tuple[e.Began, Parity]:
+    """Replay an events file; what is None is as recorded. With which policy, seed and beliefs, and what it came to.
+
+    Raises `TraceError` if the file is none, or holds no plan, and `PolicyError` if there is no such policy.
+    """
+    setup, records = setup_of(path, read_events(path), policy, seed, costs)
+    try:
+        parity = replay(records, load_policy(setup.policy, seed=setup.seed), LinearCosts(**setup.costs._asdict()))
+    except _Impossible as problem:
+        raise TraceError(f"{path}: {problem}") from None
+    if not parity.plans:
+        raise TraceError(f"{path}: no plan is recorded")
+    return setup, parity
+
+
+def replay(records: Iterable[Record], policy: Policy, costs: Costs) -> Parity:
+    """Tell a fresh policy what was recorded, and compare its plans. Raises `TraceError` for facts that cannot be."""
+    told = _Replay(policy, costs)
+    for record in records:
+        told.take(record)
+    return told.parity
+
+
+class _Impossible(TraceError):
+    """A fact about something that is not there."""
+
+
+class _Unrecorded(PolicyError):
+    """The policy asked the cache a question to which no answer is recorded."""
+
+
+class _Answers:
+    """What the engine answered when the policy was asked for one plan, in the order of the questions."""
+
+    def __init__(self) -> None:
+        self.recorded: deque[e.Asked | e.AskedShared] = deque()
+
+    def hits(self, call: CallId) -> Hits:
+        answer = self._next(e.Asked, call)
+        assert isinstance(answer, e.Asked)
+        return Hits(answer.gpu_blocks, answer.idle_blocks, answer.host_blocks)
+
+    def shared_blocks(self, call: CallId) -> int:
+        answer = self._next(e.AskedShared, call)
+        assert isinstance(answer, e.AskedShared)
+        return answer.blocks
+
+    def _next(self, kind: type, call: CallId) -> e.Asked | e.AskedShared:
+        if self.recorded and type(self.recorded[0]) is kind and self.recorded[0].call == call:
+            return self.recorded.popleft()
+        raise _Unrecorded(f"{_QUESTIONS[kind]} {call}")
+
+    @property
+    def next_question(self) -> str | None:
+        """What was asked next when it was recorded; None: nothing."""
+        if not self.recorded:
+            return None
+        return f"{_QUESTIONS[type(self.recorded[0])]} {self.recorded[0].call}"
+
+
+_QUESTIONS: Mapping[type, str] = {e.Asked: "hits of", e.AskedShared: "blocks shared by"}
+
+
+class _Replay:
+    """The state between two records."""
+
+    def __init__(self, policy: Policy, costs: Costs) -> None:
+        self.parity = Parity()
+        self._answers = _Answers()
+        self._controller = Controller(policy, costs, self._answers, ())
+        self._asked: e.Polled | None = None  # the policy was asked, and has not answered yet
+        self._over = False  # the policy's state is not the recorded one's any more
+
+    def take(self, record: Record) -> None:
+        if self._over:
+            self.parity.plans += type(record) is e.Planned
+            self.parity.not_replayed += type(record) is e.Planned
+        elif isinstance(record, e.Asked | e.AskedShared):
+            self._answers.recorded.append(record)
+        elif isinstance(record, e.Planned):
+            self._planned(record)
+        elif self._asked is not None:
+            self._raised(self._asked)
+        elif isinstance(record, e.Polled):
+            self._asked = record
+        elif not isinstance(record, e.Began):
+            self._hear(record)
+
+    def _hear(self, fact: Fact) -> None:
+        try:
+            self._controller.hear(fact)
+        except KeyError as missing:
+            raise _Impossible(
+                f"{type(fact).__name__}: {missing.args[0]!r} is not there: expected its start before this, and no end"
+            ) from None
+
+    def _planned(self, recorded: e.Planned) -> None:
+        polled, self._asked = self._asked, None
+        if polled is None:
+            raise _Impossible("Planned: expected Polled before it")
+        self.parity.plans += 1
+        try:
+            plan = self._controller.poll(polled)
+        except _Unrecorded as asked:
+            self._over = True
+            self._differs(polled.at_s, {"questions": (self._answers.next_question, str(asked))})
+        except PolicyError as error:
+            self._over = True
+            self._differs(polled.at_s, {"error": (None, str(error))})
+        else:
+            self._compare(recorded, plan)
+
+    def _compare(self, recorded: e.Planned, plan: Plan) -> None:
+        differences = differing(recorded.plan, as_record(plan))
+        if (question := self._answers.next_question) is not None:
+            differences["questions"] = (question, None)
+            self._answers.recorded.clear()
+        if differences:
+            self._differs(recorded.at_s, differences)
+
+    def _raised(self, polled: e.Polled) -> None:
+        """No plan follows the question: the recorded policy raised, and the engine went on without it."""
+        self._over = True
+        try:
+            plan = self._controller.poll(polled)
+        except PolicyError:
+            return
+        self._differs(polled.at_s, {"error": ("it raised", None), **differing({}, as_record(plan))})
+
+    def _differs(self, at_s: float, fields: Mapping[str, tuple[object, object]]) -> None:
+        self.parity.different += 1
+        if self.parity.first is None:
+            self.parity.first = Difference(self.parity.plans, at_s, fields)
+
+
+def differing(recorded: Mapping[str, object], replayed: Mapping[str, object]) -> dict[str, tuple[object, object]]:
+    """The fields in which two records of plans differ, as JSON knows them: what each has."""
+    one, other = plain(recorded), plain(replayed)
+    return {
+        name: (one.get(name), other.get(name))
+        for name in dict.fromkeys((*one, *other))
+        if one.get(name) != other.get(name)
+    }
+
+
+def plain(record: Mapping[str, object]) -> dict[str, object]:
+    """As it is read back from a file: lists instead of tuples."""
+    plain: dict[str, object] = json.loads(json.dumps(record))
+    return plain
+
+
+# -- what is said of it
+
+
+def as_report(setup: e.Began, parity: Parity) -> dict[str, object]:
+    """As JSON: schema `tokencake.replay/1`."""
+    first = parity.first
+    return {
+        "schema": "tokencake.replay/1",
+        "policy": setup.policy,
+        "seed": setup.seed,
+        "costs": setup.costs._asdict(),
+        **parity.record(),
+        "equal": parity.equal,
+        "first": first
+        and {
+            "plan": first.plan,
+            "at_s": first.at_s,
+            "fields": {
+                name: {"recorded": recorded, "replayed": replayed}
+                for name, (recorded, replayed) in first.fields.items()
+            },
+        },
+    }
+
+
+LONGEST_SHOWN = 200  # characters of a field
+
+
+def words(setup: e.Began, parity: Parity) -> list[str]:
+    """In words, a line each: how many plans, and the first difference field by field."""
+    head = f"{parity.plans:,} plans of {setup.policy}, seed {setup.seed}: "
+    if parity.equal:
+        return [head + "all equal"]
+    lines = [f"{head}{parity.different:,} different" + _behind(parity)]
+    if parity.first is not None:
+        lines.append(f"first difference: plan {parity.first.plan:,}, at {parity.first.at_s:.6f} s")
+        for name, (recorded, replayed) in parity.first.fields.items():
+            lines += [f"  {name}", f"    recorded  {_shown(recorded)}", f"    replayed  {_shown(replayed)}"]
+    return lines
+
+
+def _behind(parity: Parity) -> str:
+    return f", {parity.not_replayed:,} behind them not replayed" if parity.not_replayed else ""
+
+
+def _shown(value: object) -> str:
+    text = "-" if value is None else json.dumps(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"

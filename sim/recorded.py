@@ -1,0 +1,510 @@
+"""A recorded run once more, in the simulator: does its engine do what the recorded one did?
+
+The world is the record's: applications, arrivals and tools come when they came; each step begins and ends, and each
+copy ends, when it did. What the engine does with that is the simulator's own: whom it admits and preempts, what it
+finds cached, what a step computes, what the policy is told and wants. Each of these is held against the record.
+
+For runs of a synchronous engine, whose steps follow one another; an asynchronous one schedules a step while another
+runs. Records are taken one at a time: memory does not grow with the run, unless the two part.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from heapq import heapify
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..policies.controller import Controller
+from ..policies.costs import LinearCosts
+from ..policies.interface import Costs, Plan, Policy
+from ..policies.registry import load_policy
+from ..policies.replay import plain, setup_of
+from ..traces import events as e
+from ..traces.apps import AppId, Application, Call, CallId
+from ..traces.errors import EngineError, PolicyError, TraceError
+from ..traces.events import Fact
+from ..traces.events_io import Record, read_events
+from .content import ContextTree
+from .engine import Engine
+from .fit import Limits
+from .link import Done, Link
+from .machine import Machine, Timing, ps
+from .moments import Clock
+from .workload import Play
+
+World = e.AppStarted | e.AppFinished | e.CallArrived | e.ToolStarted | e.ToolReturned
+CopyEnd = e.OffloadFinished | e.UploadFinished | e.UploadReleased | e.LoadFinished
+SCHEDULING = (e.Polled, e.CallAdmitted, e.CallPreempted, e.LoadStarted)  # what a step begins with
+ADMISSIONS = "CallAdmitted"
+
+# What the engine decides, or what follows from it. Not compared: what the record tells the simulator.
+COMPARED = (
+    e.CallAdmitted, e.CallPreempted, e.FirstToken, e.CallFinished, e.LoadStarted, e.OffloadStarted, e.OffloadFinished,
+    e.OffloadRefused, e.HostDropped, e.UploadStarted, e.UploadFinished, e.UploadTaken, e.UploadCancelled,
+    e.UploadReleased, e.UploadRefused, e.Stepped, e.Polled, e.Asked, e.AskedShared, e.Planned,
+)  # fmt: skip
+
+
+class Parting(NamedTuple):
+    """Where the simulator first did something else: the n-th record of a kind, from 1. None: there was none."""
+
+    number: int
+    recorded: Record | None
+    simulated: Record | None
+
+
+@dataclass(slots=True)
+class Tally:
+    """The records of one kind, in their order, times left aside."""
+
+    recorded: int = 0
+    simulated: int = 0
+    different: int = 0
+    first: Parting | None = None
+    _ahead: deque[Record] = field(default_factory=deque)  # of whichever side is ahead
+
+    @property
+    def equal(self) -> bool:
+        return not self.different and self.recorded == self.simulated
+
+    def take(self, record: Record, of_simulator: bool) -> None:
+        """The next record of one side."""
+        leads = self.simulated - self.recorded if of_simulator else self.recorded - self.simulated
+        if of_simulator:
+            self.simulated += 1
+        else:
+            self.recorded += 1
+        if leads >= 0:
+            self._ahead.append(record)
+            return
+        other = self._ahead.popleft()
+        if content(other) != content(record):
+            pair = (other, record) if of_simulator else (record, other)
+            self._parts(min(self.simulated, self.recorded), *pair)
+
+    def close(self) -> None:
+        """No record follows: what is left over has nothing to be compared with."""
+        if self._ahead:
+            record = self._ahead[0]
+            number = min(self.simulated, self.recorded) + 1
+            self._parts(number, *((None, record) if self.simulated > self.recorded else (record, None)))
+            self.different += len(self._ahead) - 1
+            self._ahead.clear()
+
+    def _parts(self, number: int, recorded: Record | None, simulated: Record | None) -> None:
+        self.different += 1
+        if self.first is None:
+            self.first = Parting(number, recorded, simulated)
+
+
+@dataclass(slots=True)
+class Agreement:
+    """What the comparison came to, by kind of record. `ended`: why it could not be carried to the record's end."""
+
+    tallies: Mapping[str, Tally]
+    ended: str | None = None
+
+    @property
+    def same_admissions(self) -> bool:
+        """The same calls were admitted in the same order, with the same hits."""
+        return self.ended is None and self.tallies[ADMISSIONS].equal
+
+    @property
+    def equal(self) -> bool:
+        return self.ended is None and all(tally.equal for tally in self.tallies.values())
+
+    def record(self) -> dict[str, object]:
+        """As a validation shows it: how many admissions and how many records of all kinds, and how many differ."""
+        admissions, tallies = self.tallies[ADMISSIONS], self.tallies.values()
+        return {
+            "admissions": admissions.recorded,
+            "admissions_different": admissions.different,
+            "records": sum(tally.recorded for tally in tallies),
+            "records_different": sum(tally.different for tally in tallies),
+            "ended": self.ended,
+        }
+
+
+def content(record: Record) -> tuple[object, ...]:
+    """All of a record but its times."""
+    if isinstance(record, e.Planned):
+        return (record.__class__, plain(record.plan))
+    timeless = (value for name, value in zip(record._fields, record, strict=True) if not name.endswith("_s"))
+    return (record.__class__, *timeless)
+
+
+def play_recorded(path: str | Path, applications: Iterable[Application], machine: Machine) -> Agreement:
+    """Play an events file in the simulator. `applications` are those that were played, with their arrivals in order.
+
+    Of the machine only the limits of a step count; memory is as recorded. Raises `TraceError` if the file is none, or
+    of other applications, and `EngineError` if the machine is asynchronous.
+    """
+    setup, records = setup_of(path, read_events(path), None, None, None)
+    policy = load_policy(setup.policy, seed=setup.seed)
+    return play_records(records, policy, LinearCosts(**setup.costs._asdict()), applications, machine)
+
+
+def play_records(
+    records: Iterable[Record], policy: Policy, costs: Costs, applications: Iterable[Application], machine: Machine
+) -> Agreement:
+    """The same for records that are at hand, of a run under this policy with these beliefs."""
+    if machine.asynchronous:
+        raise EngineError(
+            "a run of an asynchronous engine cannot be played again step by step: expected a synchronous one"
+        )
+    coming = iter(records)
+    started = next((record for record in coming if isinstance(record, e.RunStarted)), None)
+    if started is None:
+        raise TraceError("the record holds no RunStarted")
+    run = _Recorded(with_memory(machine, started), policy, costs, applications)
+    run.play(started, coming)
+    return run.agreement
+
+
+def with_memory(machine: Machine, started: e.RunStarted) -> Machine:
+    """The machine with the memory that a recorded engine had."""
+    return replace(
+        machine,
+        gpu_blocks=started.gpu_blocks,
+        block_tokens=started.block_tokens,
+        kv_bytes_per_token=started.block_bytes // started.block_tokens,
+        host_gib=started.host_blocks * started.block_bytes / 2**30,
+    )
+
+
+def with_limits(machine: Machine, limits: Limits) -> Machine:
+    """The machine with what an engine can hold and do in a step. Its client takes no time, as a live run's."""
+    return replace(
+        machine,
+        gpu_blocks=limits.gpu_blocks,
+        block_tokens=limits.block_tokens,
+        kv_bytes_per_token=limits.block_bytes // limits.block_tokens,
+        host_gib=limits.host_blocks * limits.block_bytes / 2**30,
+        max_context_tokens=limits.max_context_tokens,
+        step_budget_tokens=limits.step_budget_tokens,
+        max_running=limits.max_running,
+        asynchronous=limits.asynchronous,
+        client_s=0.0,
+    )
+
+
+class _Parted(Exception):
+    """The simulated engine is in a state to which the recorded world does not fit any more."""
+
+
+class _Moment(Clock):
+    """A clock that is set."""
+
+    def set(self, at_s: float) -> None:
+        """It is that late now; what was reported late happens now."""
+        self._now = max(self.now_ps, ps(at_s))
+
+
+class _Told(Controller):
+    """Gives every fact the very time of the record that it belongs to, where the clock has whole picoseconds."""
+
+    at_s = 0.0
+
+    def hear(self, fact: Fact) -> None:
+        super().hear(fact._replace(at_s=self.at_s))
+
+    def poll(self, gauges: e.Polled) -> Plan:
+        return super().poll(gauges._replace(at_s=self.at_s))
+
+
+class _RecordedLink(Link):
+    """Copies end when the record says so."""
+
+    def __init__(self, timing: Timing) -> None:
+        super().__init__(timing)
+        self._starting: _Whose | None = None
+        self._of: dict[int, _Whose] = {}  # by order of submission
+
+    def told(self, fact: Fact) -> None:
+        """Hear of copies: the next submission is the one that was told of last."""
+        if isinstance(fact, e.OffloadStarted | e.UploadStarted | e.LoadStarted):
+            whose = fact.call if isinstance(fact, e.LoadStarted) else fact.agent
+            self._starting = (_FINISHED[type(fact)], whose)
+        elif isinstance(fact, e.UploadCancelled):
+            for order, whose_copy in self._of.items():
+                if whose_copy == (e.UploadFinished, fact.agent):
+                    self._of[order] = (e.UploadReleased, fact.agent)
+
+    def end(self, fact: CopyEnd, now_ps: int) -> None:
+        """The record tells of the end of a copy. If none such is under way here, that shows elsewhere."""
+        whose = (type(fact), fact.call if isinstance(fact, e.LoadFinished) else fact.agent)
+        entry = next((entry for entry in sorted(self.under_way) if self._of[entry[1]] == whose), None)
+        if entry is not None:
+            self.under_way.remove(entry)
+            heapify(self.under_way)
+            del self._of[entry[1]]
+            entry[2](now_ps)
+
+    def finish(self, now_ps: int) -> None:
+        """Nothing ends by itself."""
+
+    def _submit(self, way: str, blocks: int, from_ps: int, done: Done) -> None:
+        super()._submit(way, blocks, from_ps, done)
+        assert self._starting is not None
+        self._of[self._submitted] = self._starting
+
+
+_Whose = tuple[type, str]  # the fact that tells of a copy's end, and the agent or call that it names
+_FINISHED: Mapping[type, type] = {
+    e.OffloadStarted: e.OffloadFinished,
+    e.UploadStarted: e.UploadFinished,
+    e.LoadStarted: e.LoadFinished,
+}
+
+
+class _SteppedEngine(Engine):
+    """An engine whose boundaries somebody else sets: `schedule` a step, later take in its `outcome`."""
+
+    def _act_at(self, at_ps: int) -> None:
+        """Whoever plays the record knows when."""
+
+    @property
+    def computes(self) -> bool:
+        """Whether a step is under way."""
+        return self._step is not None
+
+    def schedule(self) -> None:
+        now = self._clock.now_ps
+        self._copies.unpin_expired(now)
+        self._schedule_at(now)
+
+    def outcome(self) -> None:
+        self._commit(self._clock.now_ps)
+
+    def computed(self, at_s: float, from_s: float) -> e.Stepped | None:
+        """What the step under way computes; None if there is none.
+
+        A single token behind all of a prompt is a decoding one for vLLM, though a preempted call comes back with it.
+        """
+        step, batch = self._step, self._scheduler.batch
+        if step is None:
+            return None
+        chunks = [(n, job.computed) for job, n in step.prefill.items() if n > 1 or job.computed < job.prompt_tokens]
+        decoding = [job.computed for job, n in step.prefill.items() if n == 1 and job.computed >= job.prompt_tokens]
+        return e.Stepped(
+            at_s,
+            from_s,
+            sum(tokens for tokens, _ in chunks),
+            sum(tokens * before + tokens * (tokens + 1) // 2 for tokens, before in chunks),
+            batch.calls + len(decoding),
+            batch.context_tokens + sum(decoding),
+        )
+
+
+class _Recorded:
+    """One record under way."""
+
+    def __init__(self, machine: Machine, policy: Policy, costs: Costs, applications: Iterable[Application]) -> None:
+        self._clock = _Moment(0)
+        self._tree = ContextTree(machine.block_tokens)
+        self._link: _RecordedLink
+        self._engine = _SteppedEngine(
+            self._clock, machine, self._tree, self._finished, link=self._make_link, one_by_one=True
+        )
+        self._controller = _Told(policy, costs, self._engine, (), self._simulated)
+        self._applications: Iterator[Application] = iter(applications)
+        self._found: dict[AppId, Application] = {}  # drawn from the trace before they started
+        self._plays: dict[AppId, Play] = {}
+        self._calls: dict[CallId, Call] = {}
+        self._unfinished: dict[CallId, AppId] = {}
+        self._behind: dict[CallId, list[World]] = {}  # by call, what the record tells right after its end
+        self._tallies = {kind.__name__: Tally() for kind in COMPARED}
+        self.agreement = Agreement(self._tallies)
+        self._scheduled_s = -1.0
+
+    def _make_link(self, timing: Timing) -> Link:
+        self._link = _RecordedLink(timing)
+        return self._link
+
+    def play(self, started: e.RunStarted, records: Iterator[Record]) -> None:
+        self._at(started.at_s)
+        self._engine.start(self._controller)
+        try:
+            for block in _blocks(records):
+                self._play(block)
+        except _Parted as parted:
+            self.agreement.ended = f"at {self._controller.at_s:.6f} s {parted}"
+        except (PolicyError, EngineError) as error:
+            self.agreement.ended = f"at {self._controller.at_s:.6f} s the simulation failed: {error}"
+        for tally in self._tallies.values():
+            tally.close()
+
+    def _play(self, block: _Block) -> None:
+        """Play on to the end of a step."""
+        for record in block.before:
+            if block.stepped is not None and record.at_s > block.stepped.from_s:
+                self._schedule(block.stepped.from_s)
+            self._take(record)
+        if block.stepped is not None:
+            self._step(block.stepped, block.outcome)
+
+    def _take(self, record: Fact | e.Planned) -> None:
+        if isinstance(record, World):
+            self._world(record)
+        elif isinstance(record, CopyEnd):
+            self._at(record.at_s)
+            self._link.end(record, self._clock.now_ps)
+            self._compare(record)
+        elif isinstance(record, e.CallAborted):
+            raise TraceError(f"CallAborted: a run whose calls were given up cannot be played again: {record.call!r}")
+        else:
+            if isinstance(record, SCHEDULING):
+                self._schedule(record.at_s, self._asks_again(record))
+            self._compare(record)
+
+    def _at(self, at_s: float) -> None:
+        self._clock.set(at_s)
+        self._controller.at_s = at_s
+
+    def _compare(self, record: Record, of_simulator: bool = False) -> None:
+        tally = self._tallies.get(type(record).__name__)
+        if tally is not None:
+            tally.take(record, of_simulator)
+
+    def _simulated(self, record: Record) -> None:
+        """The journal of the simulated run."""
+        if not isinstance(record, e.Began | e.Planned):
+            self._link.told(record)
+        self._compare(record, of_simulator=True)
+
+    # -- steps
+
+    def _schedule(self, at_s: float, again: bool = False) -> None:
+        """The recorded engine scheduled at that time; many records tell of one such time, unless it is `again`."""
+        if self._engine.computes or (at_s <= self._scheduled_s and not again):
+            return
+        self._scheduled_s = at_s
+        self._at(at_s)
+        self._engine.schedule()
+
+    def _asks_again(self, record: Record) -> bool:
+        """Whether the policy was asked once more than in the simulation so far."""
+        polls = self._tallies[e.Polled.__name__]
+        return isinstance(record, e.Polled) and polls.simulated <= polls.recorded
+
+    def _step(self, stepped: e.Stepped, outcome: Sequence[Record]) -> None:
+        """Take in a step's end."""
+        self._schedule(stepped.from_s)
+        self._at(stepped.at_s)
+        computed = self._engine.computed(stepped.at_s, stepped.from_s)
+        self._behind = _behind_finished(outcome)
+        self._engine.outcome()
+        if computed is not None:
+            self._compare(computed, of_simulator=True)
+        for record in (*outcome, stepped):
+            self._compare(record)
+        left, self._behind = self._behind, {}
+        for facts in left.values():
+            for fact in facts:
+                self._world(fact)
+
+    def _finished(self, call: Call) -> None:
+        """The simulated engine ended a call."""
+        self._unfinished.pop(call.id)
+        at_s = self._controller.at_s
+        for fact in self._behind.pop(call.id, ()):
+            self._world(fact)
+        self._at(at_s)
+
+    # -- the world
+
+    def _world(self, fact: World) -> None:
+        self._at(fact.at_s)
+        _ACTS[type(fact)](self, fact)
+
+    def _app_started(self, fact: e.AppStarted) -> None:
+        self._plays[fact.app] = play = Play(self._application(fact.app), len(self._plays))
+        self._calls.update((call.id, call) for call in play.app.calls)
+        self._engine.app_started(fact.app)
+
+    def _application(self, name: AppId) -> Application:
+        while name not in self._found:
+            application = next(self._applications, None)
+            if application is None:
+                raise TraceError(f"application {name!r} of the record is not in the trace")
+            self._found[application.id] = application
+        return self._found.pop(name)
+
+    def _app_finished(self, fact: e.AppFinished) -> None:
+        if left := [call for call, app in self._unfinished.items() if app == fact.app]:
+            raise _Parted(f"application {fact.app!r} has ended, but call {left[0]!r} has not in the simulation")
+        self._engine.app_finished(fact.app)
+        play = self._plays.pop(fact.app)
+        play.release(self._tree)
+        for ended in play.app.calls:
+            del self._calls[ended.id]
+
+    def _call_arrived(self, fact: e.CallArrived) -> None:
+        call = self._call(fact.request.id)
+        self._unfinished[call.id] = call.app
+        self._engine.arrive(call, fact.request, self._plays[call.app].context(call, self._tree))
+
+    def _tool_started(self, fact: e.ToolStarted) -> None:
+        self._engine.tool_started(self._ended(fact.call))
+
+    def _tool_returned(self, fact: e.ToolReturned) -> None:
+        self._engine.tool_returned(self._ended(fact.call))
+
+    def _ended(self, name: CallId) -> Call:
+        """A call that has ended, in the simulation too."""
+        if name in self._unfinished:
+            raise _Parted(f"call {name!r} has ended, but not in the simulation")
+        return self._call(name)
+
+    def _call(self, name: CallId) -> Call:
+        if name not in self._calls:
+            raise TraceError(f"call {name!r} of the record is not in the trace, or its application is not under way")
+        return self._calls[name]
+
+
+_ACTS: Mapping[type, Callable[[_Recorded, Any], None]] = {
+    e.AppStarted: _Recorded._app_started,
+    e.AppFinished: _Recorded._app_finished,
+    e.CallArrived: _Recorded._call_arrived,
+    e.ToolStarted: _Recorded._tool_started,
+    e.ToolReturned: _Recorded._tool_returned,
+}
+
+
+class _Block(NamedTuple):
+    """What is recorded up to the end of a step: first what came before its outcome, then that."""
+
+    before: Sequence[Fact | e.Planned]
+    outcome: Sequence[Fact | e.Planned]  # begins with a first token or the end of a call
+    stepped: e.Stepped | None  # None behind the last step
+
+
+def _blocks(records: Iterable[Record]) -> Iterator[_Block]:
+    """A record step by step. Raises `TraceError` if the steps were not recorded."""
+    before: list[Fact | e.Planned] = []
+    outcome: list[Fact | e.Planned] = []
+    for record in records:
+        if isinstance(record, e.Stepped):
+            yield _Block(before, outcome, record)
+            before, outcome = [], []
+        elif not isinstance(record, e.Began):
+            ended = outcome or isinstance(record, e.FirstToken | e.CallFinished)
+            (outcome if ended else before).append(record)
+    if outcome:
+        raise TraceError("the record has outcomes of steps, but no Stepped: steps are recorded when that is asked for")
+    yield _Block(before, outcome, None)
+
+
+def _behind_finished(group: Iterable[Record]) -> dict[CallId, list[World]]:
+    """By call that ended in a step, what of the world is told before anything else of that step."""
+    behind: dict[CallId, list[World]] = {}
+    last: CallId = ""
+    for record in group:
+        if isinstance(record, e.CallFinished):
+            last = record.call
+        elif isinstance(record, World):
+            behind.setdefault(last, []).append(record)
+    return behind

@@ -1,0 +1,197 @@
+"""A recorded run played again in the simulator: the same in all that the engine decides, or it is said where not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from adversary import Adversary, hard_workload
+from runs import MakePolicy, Record
+from stepped_runs import play_stepped
+
+from tokencake.policies.replay import began
+from tokencake.policies.tokencake import tokencake
+from tokencake.policies.vllm import Vllm
+from tokencake.sim.fit import Limits
+from tokencake.sim.machine import Machine
+from tokencake.sim.presets import PUBLISHED
+from tokencake.sim.recorded import Agreement, play_recorded, play_records, with_limits
+from tokencake.traces import events as e
+from tokencake.traces.apps import Application
+from tokencake.traces.errors import TokencakeError, TraceError
+from tokencake.traces.events_io import EventsWriter
+from tokencake.traces.generate import code_writer
+
+# Costs that have nothing to do with those of the run: the times must come from the record.
+ELSEWHERE = {"step_s": 7.0, "prefill_token_s": 0.0, "context_token_s": 0.0, "decode_call_s": 0.0}
+
+
+def again(
+    records: Sequence[Record], make: MakePolicy, applications: Sequence[Application], machine: Machine
+) -> Agreement:
+    other = replace(machine, **ELSEWHERE, gpu_blocks=10**6, host_gib=0.0)  # type: ignore[arg-type]
+    return play_records(records, make(), machine.beliefs(), applications, other)
+
+
+def assert_equal(agreement: Agreement) -> None:
+    assert agreement.ended is None
+    for kind, tally in agreement.tallies.items():
+        assert tally.equal, f"{kind}: {tally}"
+    assert agreement.equal
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_simulated_run_plays_again_as_it_was(seed: int) -> None:
+    """Whatever the policy: with the times of the record, the engine does the same once more, step by step."""
+    applications, machine = hard_workload(seed)
+    machine = replace(machine, asynchronous=False, client_s=0.0)
+    makes: tuple[MakePolicy, ...] = (
+        Vllm,
+        tokencake,
+        partial(tokencake, gate=False, upload="pause"),
+        partial(Adversary, seed),
+    )
+    for make in makes:
+        records = play_stepped(applications, make(), machine)
+        assert any(isinstance(record, e.Stepped) for record in records)
+        assert_equal(again(records, make, applications, machine))
+
+
+CROWDED = replace(PUBLISHED, gpu_blocks=1500, asynchronous=False, client_s=0.0, max_running=256)
+
+
+@pytest.fixture(scope="module")
+def writers() -> tuple[Application, ...]:
+    return tuple(code_writer(apps=3, qps=2.0, spread=0.2))
+
+
+@pytest.fixture(scope="module")
+def recorded(writers: tuple[Application, ...]) -> list[Record]:
+    return play_stepped(writers, tokencake(gate=False), CROWDED)
+
+
+def test_code_writers_with_copies_play_again(writers: tuple[Application, ...], recorded: list[Record]) -> None:
+    agreement = again(recorded, partial(tokencake, gate=False), writers, CROWDED)
+    assert_equal(agreement)
+    for kind in ("OffloadStarted", "UploadFinished", "CallAdmitted", "Stepped", "Planned"):
+        assert agreement.tallies[kind].recorded > 0
+    said = agreement.record()
+    assert said["admissions"] == agreement.tallies["CallAdmitted"].recorded
+    assert (said["admissions_different"], said["records_different"], said["ended"]) == (0, 0, None)
+
+
+def test_an_arrival_may_be_told_late(writers: tuple[Application, ...]) -> None:
+    """Calls that were due before the engine heard of them: it acts when it hears."""
+    late = [
+        record._replace(at_s=max(0.0, record.at_s - 0.5)) if isinstance(record, e.CallArrived) else record
+        for record in play_stepped(writers, Vllm(), CROWDED)
+    ]
+    assert_equal(again(late, Vllm, writers, CROWDED))
+
+
+def test_admissions_in_another_order_are_found(writers: tuple[Application, ...], recorded: list[Record]) -> None:
+    places = [i for i, record in enumerate(recorded) if isinstance(record, e.CallAdmitted)]
+    one, other = places[4], places[5]
+    swapped = list(recorded)
+    swapped[one], swapped[other] = (
+        recorded[one]._replace(call=recorded[other].call),
+        recorded[other]._replace(call=recorded[one].call),
+    )
+    agreement = again(swapped, partial(tokencake, gate=False), writers, CROWDED)
+    admitted = agreement.tallies["CallAdmitted"]
+    assert not agreement.same_admissions
+    assert admitted.different == 2
+    assert admitted.first is not None
+    assert admitted.first.number == 5
+    assert admitted.first.recorded == swapped[one]
+    assert admitted.first.simulated == recorded[one]
+
+
+@pytest.mark.parametrize(
+    ("change", "kinds"),
+    [
+        ({"step_budget_tokens": 512}, {"Stepped"}),
+        ({"max_running": 2}, {"Stepped", "CallAdmitted"}),
+    ],
+    ids=["budget", "places"],
+)
+def test_an_engine_with_other_limits_is_found(
+    change: dict[str, int], kinds: set[str], writers: tuple[Application, ...], recorded: list[Record]
+) -> None:
+    agreement = again(recorded, partial(tokencake, gate=False), writers, replace(CROWDED, **change))  # type: ignore[arg-type]
+    assert not agreement.equal
+    assert kinds <= {kind for kind, tally in agreement.tallies.items() if not tally.equal}
+
+
+def test_less_memory_than_recorded_is_found(writers: tuple[Application, ...], recorded: list[Record]) -> None:
+    less = [r._replace(gpu_blocks=1200) if isinstance(r, e.RunStarted) else r for r in recorded]
+    agreement = again(less, partial(tokencake, gate=False), writers, CROWDED)
+    assert not agreement.equal
+    assert agreement.tallies["Polled"].first is not None
+
+
+def test_another_policy_is_found(writers: tuple[Application, ...], recorded: list[Record]) -> None:
+    agreement = again(recorded, Vllm, writers, CROWDED)
+    assert not agreement.equal
+    assert not agreement.tallies["Planned"].equal
+
+
+# -- files
+
+
+def written(path: Path, records: Sequence[Record]) -> Path:
+    with EventsWriter(path) as writer:
+        for record in records:
+            writer.add(record)
+    return path
+
+
+def test_a_file_says_which_policy_ran(tmp_path: Path, writers: tuple[Application, ...], recorded: list[Record]) -> None:
+    path = written(tmp_path / "e.jsonl", [began("tokencake:gate=off", 0, CROWDED.beliefs()), *recorded])
+    assert_equal(play_recorded(path, iter(writers), CROWDED))
+
+
+@pytest.mark.parametrize(
+    ("keep", "machine", "message"),
+    [
+        (lambda record: not isinstance(record, e.Stepped), CROWDED, "no Stepped"),
+        (lambda record: not isinstance(record, e.RunStarted), CROWDED, "no RunStarted"),
+        (lambda record: True, replace(CROWDED, asynchronous=True), "asynchronous"),
+    ],
+    ids=["steps", "start", "asynchronous"],
+)
+def test_what_cannot_be_played_again_is_refused(
+    keep: Callable[[Record], bool],
+    machine: Machine,
+    message: str,
+    writers: tuple[Application, ...],
+    recorded: list[Record],
+) -> None:
+    with pytest.raises(TokencakeError, match=message):
+        play_records(filter(keep, recorded), Vllm(), CROWDED.beliefs(), writers, machine)
+
+
+def test_another_trace_is_refused(writers: tuple[Application, ...], recorded: list[Record]) -> None:
+    with pytest.raises(TraceError, match="application 'a2' of the record is not in the trace"):
+        again(recorded, Vllm, writers[:2], CROWDED)
+
+
+def test_an_aborted_call_is_refused(writers: tuple[Application, ...], recorded: list[Record]) -> None:
+    arrived = next(i for i, record in enumerate(recorded) if isinstance(record, e.CallArrived))
+    aborted = e.CallAborted(recorded[arrived].at_s, recorded[arrived].request.id)
+    with pytest.raises(TraceError, match="given up"):
+        again([*recorded[: arrived + 1], aborted], Vllm, writers, CROWDED)
+
+
+def test_limits_of_an_engine_replace_those_of_a_machine() -> None:
+    limits = Limits(
+        gpu_blocks=7, block_tokens=32, block_bytes=640, host_blocks=1234567, max_context_tokens=99,
+        step_budget_tokens=50, max_running=3, asynchronous=False,
+    )  # fmt: skip
+    machine = with_limits(PUBLISHED, limits)
+    assert (machine.gpu_blocks, machine.block_tokens, machine.block_bytes, machine.host_blocks) == (7, 32, 640, 1234567)
+    assert (machine.step_budget_tokens, machine.max_running, machine.max_context_tokens) == (50, 3, 99)
+    assert (machine.asynchronous, machine.client_s, machine.step_s) == (False, 0.0, PUBLISHED.step_s)

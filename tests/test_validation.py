@@ -1,0 +1,194 @@
+"""Live beside simulated: errors, spreads, and who wins on both sides, made of metrics whose outcome is known."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from statistics import fmean
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tokencake.cli import run
+from tokencake.live.validation import LOST, OPEN, SHOWN, WON, Trial, build, error_of, margin, outcome, tables, words
+from tokencake.traces.metrics import Metrics
+
+EQUAL = {
+    "plans": 10, "different": 0, "not_replayed": 0, "admissions": 5, "admissions_different": 0, "records": 50,
+    "records_different": 0, "ended": None,
+}  # fmt: skip
+
+
+def metrics(makespan_s: float, latency_s: float, **more: Any) -> dict[str, Any]:
+    """A run's metrics, of the form that the fold gives."""
+    result = Metrics().result()
+    return result | {"makespan_s": makespan_s, "app_latency_s": result["app_latency_s"] | {"mean": latency_s}} | more
+
+
+def trial(policy: str, simulated_s: float, *live_s: float) -> Trial:
+    return Trial(policy, metrics(simulated_s, simulated_s), [metrics(s, s) for s in live_s], [EQUAL] * len(live_s))
+
+
+def verdicts(first: Trial, other: Trial) -> tuple[str, str, bool]:
+    """Simulated, live, and whether they agree."""
+    verdict = build({}, [first, other])["verdict"]
+    sides = [verdict[side][other.policy]["makespan_s"]["outcome"] for side in ("simulated", "live")]
+    return sides[0], sides[1], verdict["agree"]
+
+
+def test_errors_and_means_of_repeats() -> None:
+    one = Trial("vllm", metrics(11.0, 3.0, preemptions=4), [metrics(9.0, 2.0), metrics(11.0, 4.0)], [EQUAL, EQUAL])
+    (found,) = build({"machine": {"name": "m"}}, [one])["runs"]
+    assert found["policy"] == "vllm"
+    assert found["live"]["makespan_s"] == 10.0
+    assert found["live"]["app_latency_s"]["mean"] == 3.0
+    assert found["live"]["app_latency_s"]["p50"] is None
+    assert found["error"]["makespan_s"] == pytest.approx(0.1)
+    assert found["error"]["app_latency_s.mean"] == 0.0
+    assert found["error"]["app_latency_s.p50"] is None
+    assert found["error"]["preemptions"] is None  # 4 instead of none is no share
+    assert found["error"]["recomputed_tokens"] == 0.0
+    assert found["spread"]["makespan_s"] == pytest.approx(0.2)
+    assert found["spread"]["recomputed_tokens"] == 0.0
+    assert found["parity"] == EQUAL | {"plans": 20, "admissions": 10, "records": 100}
+
+
+def test_the_report_is_json_with_its_schema() -> None:
+    report = build({"engine": {"vllm": "0.32.0"}}, [trial("vllm", 10, 10, 11), trial("tokencake", 8, 8, 8.5)])
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report["schema"] == "tokencake.validation/1"
+    assert report["engine"] == {"vllm": "0.32.0"}
+    assert set(report["runs"][0]) >= {"policy", "simulated", "live", "error", "parity"}
+    assert set(report["verdict"]) == {"simulated", "live", "agree"}
+
+
+def test_both_sides_win() -> None:
+    assert verdicts(trial("a", 10, 10, 10.1, 9.9), trial("b", 8, 8.2, 8.3, 8.1)) == (WON, WON, True)
+
+
+def test_both_sides_lose() -> None:
+    assert verdicts(trial("a", 8, 8.2, 8.3, 8.1), trial("b", 10, 10, 10.1, 9.9)) == (LOST, LOST, True)
+
+
+def test_the_sides_disagree() -> None:
+    assert verdicts(trial("a", 10, 10, 10.1, 9.9), trial("b", 12, 8.2, 8.3, 8.1)) == (LOST, WON, False)
+
+
+def test_no_win_within_the_noise_of_the_repeats_on_either_side() -> None:
+    """5 % less, of runs that differ by 40 %: neither side may claim it."""
+    assert verdicts(trial("a", 10, 8, 10, 12), trial("b", 9.5, 7.6, 9.5, 11.4)) == (OPEN, OPEN, True)
+
+
+def test_a_simulated_win_that_the_noise_hides_live_is_a_disagreement_only_beyond_the_margin() -> None:
+    assert verdicts(trial("a", 10, 8, 10, 12), trial("b", 2, 7.6, 9.5, 11.4)) == (WON, OPEN, False)
+
+
+def test_one_run_has_no_interval() -> None:
+    assert margin([8.0], [10.0, 11.0]) is None
+    report = build({}, [trial("a", 10, 10), trial("b", 8, 8)])
+    assert report["verdict"]["live"]["b"]["makespan_s"] == {
+        "outcome": WON,
+        "change": pytest.approx(-0.2),
+        "margin": None,
+    }
+    assert "one run, no interval" in "\n".join(words(report))
+
+
+def test_equal_repeats_have_no_noise() -> None:
+    assert margin([8.0, 8.0], [10.0, 10.0]) == 0.0
+    assert outcome(-0.0001, 0.0) == OPEN
+    assert outcome(None, 0.1) == OPEN
+
+
+def test_the_margin_is_welchs_interval() -> None:
+    """By hand: variances 1 and 4 of three runs each; 2.94 degrees of freedom, so 2; a deviation of √(5/3)."""
+    assert margin([9.0, 10.0, 11.0], [18.0, 20.0, 22.0]) == pytest.approx(4.303 * math.sqrt(5 / 3) / 20)
+
+
+@pytest.mark.parametrize("repeats", [2, 3, 5, 40])
+def test_policies_that_are_equal_are_rarely_told_apart(repeats: int) -> None:
+    """The margin covers the true difference, none, in 95 of 100 cases or more."""
+    rng = random.Random(repeats)
+    told_apart = 0
+    for _ in range(2000):
+        values, base = ([rng.gauss(10.0, 1.0) for _ in range(repeats)] for _ in range(2))
+        noise = margin(values, base)
+        told_apart += outcome(error_of(fmean(values), fmean(base)), noise) != OPEN
+    assert told_apart / 2000 < 0.065
+
+
+def test_a_policy_without_a_live_run_is_left_out() -> None:
+    report = build({}, [trial("vllm", 10, 10), trial("tokencake", 8)])
+    assert [found["policy"] for found in report["runs"]] == ["vllm"]
+    assert report["verdict"] == {"simulated": {}, "live": {}, "agree": None}
+    assert words(report) == [words(report)[0]]
+
+
+def shown(report: dict[str, Any]) -> str:
+    console = Console(width=100, record=True, highlight=False)
+    with console.capture() as capture:
+        console.print(tables(report))
+    return capture.get()
+
+
+def test_the_table_has_simulated_live_error_and_spread() -> None:
+    said = shown(build({}, [trial("vllm", 11.0, 9.0, 11.0)]))
+    (makespan,) = (line.split() for line in said.splitlines() if line.startswith("makespan"))
+    assert makespan == ["makespan,", "s", "11", "10", "+10.0%", "20.0%"]
+    assert "preemptions" not in said  # there were none on either side
+
+
+def test_every_shown_metric_is_one_of_the_folds() -> None:
+    flat = build({}, [trial("vllm", 11.0, 9.0)])["runs"][0]["error"]
+    assert {path for _, path in SHOWN} <= set(flat)
+
+
+def test_words_on_parity() -> None:
+    first = trial("vllm", 10, 10, 10)
+    first.parity[1] = EQUAL | {
+        "different": 1,
+        "not_replayed": 2,
+        "admissions_different": 3,
+        "ended": "at 4 s it parted",
+    }
+    line = words(build({}, [first]))[0]
+    assert line == (
+        "vllm: 20 plans of 2 live runs replayed, 3 differ; 10 admissions and 100 records with the live step times"
+        " simulated, 3 differ and none differs (given up at 4 s it parted)"
+    )
+    asynchronous = Trial("vllm", metrics(1, 1), [metrics(1, 1)], [{"plans": 1, "different": 0, "not_replayed": 0}])
+    assert words(build({}, [asynchronous]))[0].endswith("an asynchronous engine: admissions not compared")
+
+
+# -- the command, as far as it needs no engine
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["t.jsonl"], "Missing option '--model'"),
+        (["absent.jsonl", "--model", "tiny"], "absent.jsonl: cannot be read"),
+        (["t.jsonl", "--model", "tiny", "--policy", "vlm"], "unknown policy 'vlm'"),
+        (["t.jsonl", "--model", "tiny", "--machine", "h300"], "unknown machine 'h300'"),
+        (["t.jsonl", "--model", "tiny", "--rate", "0"], "rate: expected a positive number"),
+        (["t.jsonl", "--model", "tiny", "--repeat", "0"], "0 is not in the range"),
+        (["t.jsonl", "--model", "tiny", "--json", "nowhere/v.json"], "cannot be written"),
+        (["t.jsonl", "--model", "tiny", "--events", "t.jsonl"], "cannot be written"),
+    ],
+)
+def test_what_is_wrong_is_found_before_an_engine_starts(
+    arguments: list[str],
+    message: str,
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["trace", "generate", "code-writer", "--apps", "1", "-o", "t.jsonl"]) == 0
+    capsys.readouterr()
+    assert run(["validate", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
