@@ -1,0 +1,115 @@
+"""A machine from measurements: constants with their intervals, what is left unexplained, and warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..traces.errors import MachineError
+from .copy_fit import CopyFit, fit_copies
+from .machine import PS_PER_S, RULES, Machine, Real, Switch, Whole
+from .samples import CopySample, Samples, StepSample
+from .step_fit import Estimate, StepFit, fit_steps
+
+WRONG = 0.1  # relative error from which on a kind of steps is warned about
+DISTURBED = 0.5  # error of the worst twentieth of all steps from which on something disturbed them
+UNEQUAL = 1.25  # ratio of the link's two ways from which on one rate for both is a compromise
+COPY_NAMES = ("link_gbps", "copy_s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What an engine can hold and do in a step: the part of a machine that is known. Names as in `Machine`."""
+
+    gpu_blocks: int
+    block_tokens: int
+    block_bytes: int
+    host_blocks: int
+    max_context_tokens: int
+    step_budget_tokens: int
+    max_running: int
+    asynchronous: bool
+
+
+def limits_of(info: Mapping[str, object]) -> Limits:
+    """The limits that an engine tells. Raises MachineError, naming the field, if one is missing or means nothing."""
+    values: dict[str, Any] = {}
+    for name in Limits.__slots__:
+        rule = Switch() if name == "asynchronous" else Whole(0 if name == "host_blocks" else 1, 2**63)
+        values[name] = info.get(name)
+        if problem := rule.problem(values[name]):
+            raise MachineError(f"what the engine tells of itself: {name}: {problem}")
+    return Limits(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What was fitted. `constants` are by field of `Machine`."""
+
+    limits: Limits
+    steps: StepFit
+    copies: CopyFit
+
+    @property
+    def constants(self) -> dict[str, Estimate]:
+        return {**self.steps.constants, "link_gbps": self.copies.link_gbps, "copy_s": self.copies.copy_s}
+
+    def machine(self, name: str) -> Machine:
+        """The machine with these constants. Its client takes no time: a live run's reacts in the same round."""
+        limits = self.limits
+        costs = {field: _possible(field, estimate.value) for field, estimate in self.constants.items()}
+        if not costs["step_s"] + costs["floor_s"]:
+            costs["step_s"] = 1 / PS_PER_S  # a machine's steps take time
+        return Machine(
+            name=name,
+            gpu_blocks=limits.gpu_blocks,
+            block_tokens=limits.block_tokens,
+            kv_bytes_per_token=limits.block_bytes // limits.block_tokens,
+            host_gib=limits.host_blocks * limits.block_bytes / 2**30,
+            max_context_tokens=limits.max_context_tokens,
+            step_budget_tokens=limits.step_budget_tokens,
+            max_running=limits.max_running,
+            asynchronous=limits.asynchronous,
+            **costs,  # type: ignore[arg-type]
+        )
+
+    def warnings(self) -> list[str]:
+        """What a reader of the constants has to know."""
+        found = []
+        if self.steps.overall.p95 > DISTURBED:
+            found.append(
+                f"5 % of the steps are more than {self.steps.overall.p95:.0%} off: measure where nothing else runs"
+            )
+        found += [
+            f"{error.kind}: fitted steps are {error.median:+.0%} off what was measured (median of {error.steps})"
+            for error in self.steps.kinds
+            if abs(error.median) > WRONG
+        ]
+        ways = self.copies.to_host_gbps, self.copies.to_gpu_gbps
+        if ways[0] and ways[1] and not 1 / UNEQUAL < ways[0] / ways[1] < UNEQUAL:
+            found.append(
+                f"the link's two ways differ: {ways[0]:.3g} GB/s to the host, {ways[1]:.3g} GB/s to the GPU;"
+                " a machine has one rate for both, which lies between"
+            )
+        return found
+
+
+def fit(steps: Sequence[StepSample], copies: Sequence[CopySample], limits: Limits, seed: int = 0) -> Fit:
+    """Fits a machine's constants; `seed` draws their intervals. Raises MachineError for too little data."""
+    return Fit(limits, fit_steps(steps, seed), fit_copies(copies, limits.block_bytes, seed))
+
+
+def fit_facts(facts: Iterable[object], limits: Limits, seed: int = 0) -> Fit:
+    """Fits the facts of runs whose steps were reported, as `fit` does."""
+    samples = Samples()
+    for fact in facts:
+        samples.add(fact)
+    return fit(samples.steps, samples.copies, limits, seed)
+
+
+def _possible(field: str, value: float) -> float:
+    """A value that a machine may have: below a picosecond is nothing."""
+    rule = RULES[field]
+    assert isinstance(rule, Real)
+    return 0.0 if value < rule.low and rule.zero else min(max(value, rule.low), rule.high)

@@ -1,0 +1,118 @@
+"""What a live run's facts say about time: how long each step and each copy took, and what was in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ..traces import events as e
+from ..traces.apps import CallId
+
+AT_ONCE_S = 0.005  # a call that is due so soon after a step's end follows on it at once: a round of the client's loop
+
+
+class StepSample(NamedTuple):
+    """A step that took `seconds`. The sums are those of a machine's step time, see `Stepped`."""
+
+    seconds: float
+    prefill_tokens: int
+    attended_tokens: int
+    decode_calls: int
+    context_tokens: int
+
+
+class CopySample(NamedTuple):
+    """A copy of `blocks` blocks, from its start until the engine saw its end."""
+
+    to_host: bool
+    blocks: int
+    seconds: float
+
+
+class Samples:
+    """Folds facts into samples. `add` is a sink of a live run whose steps are reported (`Stepped`).
+
+    A step's time is what a call that waits for it sees: from the end of the step before, or from when the first call
+    became due if the engine had none, to its own end. So the scheduler, the client and what lies between two steps are
+    in it, and the steps of a busy engine come to the whole time that it was busy: a client that follows a call's end
+    with the next call in no time, as far as anybody can see, is part of that. Where a call waited for a copy between
+    two steps, the later one counts from when it was scheduled. A new run starts the time anew.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[StepSample] = []
+        self.copies: list[CopySample] = []
+        self._begin()
+        self._handlers: Mapping[type, Callable[[Any], object]] = {
+            e.RunStarted: lambda fact: self._begin(),
+            e.CallArrived: self._call_arrived,
+            e.CallFinished: self._call_ended,
+            e.CallAborted: self._call_ended,
+            e.Stepped: self._stepped,
+            e.CallAdmitted: lambda fact: self._loads.discard(fact.call),  # one that was given up has no end
+            e.LoadStarted: self._load_started,
+            e.LoadFinished: self._load_finished,
+            e.OffloadStarted: lambda fact: self._copy_started(True, fact.agent, fact),
+            e.OffloadFinished: lambda fact: self._copy_finished(True, fact.agent, fact.at_s),
+            e.UploadStarted: lambda fact: self._copy_started(False, fact.agent, fact),
+            e.UploadFinished: lambda fact: self._copy_finished(False, fact.agent, fact.at_s),
+            e.UploadCancelled: lambda fact: self._started.pop((False, fact.agent), None),
+        }
+
+    def add(self, fact: object) -> None:
+        """Takes the next fact; of most kinds nothing is needed."""
+        handler = self._handlers.get(type(fact))
+        if handler is not None:
+            handler(fact)
+
+    def _begin(self) -> None:
+        self._calls: set[CallId] = set()  # that arrived and have not ended
+        self._due_s = 0.0  # when the engine had something to do again, after it had nothing
+        self._ended_s = 0.0  # the last step
+        self._loads: set[CallId] = set()  # under way: for whom
+        self._loaded = False  # since the last step
+        self._started: dict[
+            tuple[bool, str], tuple[float, int]
+        ] = {}  # copies, by direction and whose: since when, blocks
+        self._link_free_s = {True: 0.0, False: 0.0}  # end of the last copy to the host, and to the GPU
+
+    def _call_arrived(self, fact: e.CallArrived) -> None:
+        if not self._calls:
+            self._due_s = fact.at_s if fact.at_s > self._ended_s + AT_ONCE_S else self._ended_s
+        self._calls.add(fact.request.id)
+
+    def _call_ended(self, fact: e.CallFinished | e.CallAborted) -> None:
+        self._calls.discard(fact.call)
+        self._loads.discard(fact.call)
+
+    def _stepped(self, fact: e.Stepped) -> None:
+        if fact.from_s < self._ended_s:  # asynchronous scheduling: it was scheduled while the one before it ran
+            began_s = self._ended_s
+        elif self._loaded:
+            began_s = fact.from_s
+        else:
+            began_s = min(max(self._ended_s, self._due_s), fact.from_s)
+        self._ended_s = fact.at_s
+        self._loaded = bool(self._loads)
+        if (fact.prefill_tokens or fact.decode_calls) and fact.at_s > began_s:
+            self.steps.append(StepSample(fact.at_s - began_s, *fact[2:]))
+
+    def _load_started(self, fact: e.LoadStarted) -> None:
+        self._loads.add(fact.call)
+        self._loaded = True
+        self._copy_started(False, fact.call, fact)
+
+    def _load_finished(self, fact: e.LoadFinished) -> None:
+        self._loads.discard(fact.call)
+        self._copy_finished(False, fact.call, fact.at_s)
+
+    def _copy_started(self, to_host: bool, who: str, fact: e.OffloadStarted | e.UploadStarted | e.LoadStarted) -> None:
+        self._started[to_host, who] = (fact.at_s, fact.blocks)
+
+    def _copy_finished(self, to_host: bool, who: str, at_s: float) -> None:
+        """The end of a copy; of one that was begun again meanwhile, nothing is known."""
+        asked_s, blocks = self._started.pop((to_host, who), (at_s, 0))
+        began_s = max(asked_s, self._link_free_s[to_host])  # one at a time on the link
+        self._link_free_s[to_host] = at_s
+        if blocks and at_s > began_s:
+            self.copies.append(CopySample(to_host, blocks, at_s - began_s))

@@ -1,0 +1,84 @@
+"""A real engine is measured: its steps say what they computed, its copies are seen, and a machine comes out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM")
+
+from tokencake.cli import run
+from tokencake.live import measure as measuring
+from tokencake.live.engine_options import EngineOptions
+from tokencake.live.in_process import InProcess
+from tokencake.live.measure import Effort, measure, step_probes
+from tokencake.sim.fit import fit_facts, limits_of
+from tokencake.sim.machine_file import load_machine
+from tokencake.sim.samples_file import read_samples
+from tokencake.traces import events as e
+
+LITTLE = Effort(
+    repeats=2,
+    prefill_tokens=(8, 128, 512),
+    context_tokens=(64, 256),
+    cached_tokens=1_024,
+    largest_batch=4,
+    decode_steps=4,
+    copy_bytes=(1 << 17, 1 << 19, 1 << 21),
+)
+OPTIONS = EngineOptions(model="tiny", gpu_blocks=150, host_gib=0.03, max_context_tokens=2_048)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """What the engine tells of itself, its limits, and the facts of its probes."""
+    facts: list[object] = []
+    with InProcess(OPTIONS) as engine:
+        limits = limits_of(engine.info())
+        measure(engine, limits, LITTLE, facts.append)
+    return limits, facts
+
+
+def test_steps_say_what_was_computed(measured):
+    limits, facts = measured
+    calls = {call.id: call for call in step_probes(limits, LITTLE).calls}
+    steps = [fact for fact in facts if isinstance(fact, e.Stepped)]
+    admitted = [fact for fact in facts if isinstance(fact, e.CallAdmitted) and fact.call in calls]
+    hit_tokens = sum(fact.gpu_hit_tokens for fact in admitted)
+
+    assert hit_tokens > 0
+    assert sum(step.prefill_tokens for step in steps) == sum(c.prompt_tokens for c in calls.values()) - hit_tokens
+    assert sum(step.decode_calls for step in steps) == sum(call.output_tokens - 1 for call in calls.values())
+    assert all(step.from_s < step.at_s for step in steps)
+
+
+def test_copies_of_every_size_are_made_both_ways(measured):
+    _, facts = measured
+    sizes = {kind: {f.blocks for f in facts if isinstance(f, kind)} for kind in (e.OffloadFinished, e.UploadFinished)}
+
+    assert sizes[e.OffloadFinished] == sizes[e.UploadFinished] == {2, 8, 32}
+    assert {fact.blocks for fact in facts if isinstance(fact, e.LoadFinished)} == {2, 8, 32}
+
+
+def test_a_machine_comes_out(measured):
+    limits, facts = measured
+    machine = fit_facts(facts, limits).machine("tiny")
+
+    assert (machine.gpu_blocks, machine.block_tokens, machine.asynchronous) == (150, 32, False)
+    assert machine.step_s > 0
+    assert machine.prefill_token_s + machine.token_s > 0
+
+
+def test_the_command_measures_and_keeps_what_it_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measuring, "QUICK", LITTLE)
+    machine, samples, report = tmp_path / "tiny.toml", tmp_path / "samples.jsonl", tmp_path / "fit.json"
+    files = ["-o", str(machine), "--samples", str(samples), "--json", str(report)]
+    size = ["--gpu-blocks", "150", "--host-gib", "0.03", "--max-context", "2048"]
+    assert run(["calibrate", "--model", "tiny", "--quick", *size, *files]) == 0
+
+    assert load_machine(str(machine)).gpu_blocks == 150
+    assert json.loads(report.read_text())["engine"]["vllm"].startswith("0.")
+    assert "a decoding call, on top" in capsys.readouterr().out
+    engine, facts = read_samples(samples)
+    assert fit_facts(facts, limits_of(engine)).machine("tiny") == load_machine(str(machine))

@@ -1,0 +1,65 @@
+"""What measuring a simulated engine gives: steps and copies of a machine whose constants are known, with noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tokencake.policies.vllm import Vllm
+from tokencake.sim.fit import Limits
+from tokencake.sim.machine import PS_PER_S, Machine
+from tokencake.sim.samples import StepSample
+from tokencake.sim.scheduler import Scheduled
+from tokencake.sim.simulate import simulate
+from tokencake.traces import events as e
+from tokencake.traces.apps import Application
+
+
+def limits_of(machine: Machine) -> Limits:
+    return Limits(
+        gpu_blocks=machine.gpu_blocks,
+        block_tokens=machine.block_tokens,
+        block_bytes=machine.block_bytes,
+        host_blocks=machine.host_blocks,
+        max_context_tokens=machine.max_context_tokens,
+        step_budget_tokens=machine.step_budget_tokens,
+        max_running=machine.max_running,
+        asynchronous=machine.asynchronous,
+    )
+
+
+def steps_of(application: Application, machine: Machine) -> list[StepSample]:
+    """The steps of an application under `vllm`, each with its true time."""
+    computed: dict[str, int] = {}
+    prompts = {call.id: call.prompt_tokens for call in application.calls}
+    steps: list[StepSample] = []
+
+    def admitted(fact: object) -> None:
+        if isinstance(fact, e.CallAdmitted):
+            assert not fact.resumed_tokens, "the probes leave room for every call"
+            computed[fact.call] = fact.gpu_hit_tokens
+
+    def scheduled(step: Scheduled) -> None:
+        chunks, contexts = [], []
+        for call, tokens in step.tokens.items():
+            before = computed[call]
+            computed[call] += tokens
+            if before >= prompts[call]:
+                contexts.append(before)
+            else:
+                chunks.append((tokens, before))
+        attended = sum(tokens * before + tokens * (tokens + 1) // 2 for tokens, before in chunks)
+        seconds = machine.timing().of_step(chunks, contexts) / PS_PER_S
+        prefill = sum(tokens for tokens, _ in chunks)
+        steps.append(StepSample(seconds, prefill, attended, len(contexts), sum(contexts)))
+
+    simulate([application], Vllm(), machine, [admitted], one_by_one=True, step_log=scheduled)
+    return steps
+
+
+def noisy(steps: Sequence[StepSample], seed: int, share: float = 0.05, outliers: float = 0.0) -> list[StepSample]:
+    """The steps' times with errors of this standard deviation; some `outliers` take three times as long."""
+    rng = np.random.default_rng(seed)
+    factors = np.exp(share * rng.standard_normal(len(steps))) * np.where(rng.random(len(steps)) < outliers, 3.0, 1.0)
+    return [step._replace(seconds=step.seconds * float(factor)) for step, factor in zip(steps, factors, strict=True)]

@@ -1,0 +1,226 @@
+"""Constants of a machine, from measurements of engines whose constants are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from measured import limits_of, noisy, steps_of
+
+from tokencake.live.measure import FULL, QUICK, step_probes
+from tokencake.sim.copy_fit import fit_copies
+from tokencake.sim.fit import fit
+from tokencake.sim.fit import limits_of as limits_told
+from tokencake.sim.machine import Machine
+from tokencake.sim.machine_file import load_machine
+from tokencake.sim.samples import CopySample, StepSample
+from tokencake.sim.step_fit import FIELDS, fit_steps, kind
+from tokencake.traces.errors import MachineError
+
+CPU = Machine(
+    name="cpu",
+    gpu_blocks=1_000,
+    block_tokens=32,
+    kv_bytes_per_token=8_192,
+    host_gib=0.5,
+    max_context_tokens=16_384,
+    step_budget_tokens=4_096,
+    max_running=128,
+    asynchronous=False,
+    step_s=2e-3,
+    prefill_token_s=1.2e-4,
+    attention_s=2e-8,
+    decode_call_s=2e-4,
+    context_token_s=3e-7,
+    link_gbps=2.0,
+    copy_s=1e-3,
+)
+GPU = replace(load_machine("a800-qwen2.5-14b"), step_s=4e-3, floor_s=14e-3, token_s=1.2e-4, prefill_token_s=0.0)
+MACHINES = {"cpu": (CPU, QUICK), "gpu": (GPU, FULL)}
+
+
+@cache
+def true_steps(name: str) -> tuple[StepSample, ...]:
+    machine, effort = MACHINES[name]
+    return tuple(steps_of(step_probes(limits_of(machine), effort), machine))
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_the_probes_tell_the_constants_exactly_where_nothing_disturbs(name):
+    machine, _ = MACHINES[name]
+    fitted = fit_steps(true_steps(name))
+
+    for field in FIELDS:
+        assert fitted.constants[field].value == pytest.approx(getattr(machine, field), rel=0.02, abs=1e-12), field
+    assert abs(fitted.total) < 0.001
+    assert fitted.overall.p95 < 0.01
+
+
+@pytest.mark.slow
+def test_intervals_hold_the_truth_about_as_often_as_they_say():
+    """95 % of them should. These seeds are fixed, so this is no test of chance, but of this very code."""
+    held = asked = 0
+    for seed in range(20):
+        constants = fit_steps(noisy(true_steps("cpu"), seed), seed).constants
+        for field in FIELDS:
+            estimate = constants[field]
+            if estimate.low is not None and estimate.high is not None:
+                asked += 1
+                held += estimate.low <= getattr(CPU, field) <= estimate.high
+    assert asked == 100
+    assert 88 <= held <= 100
+
+
+def test_a_floor_is_found_in_spite_of_noise_and_only_where_there_is_one():
+    found = fit_steps(noisy(true_steps("gpu"), 1)).constants
+    assert found["floor_s"].low is not None
+    assert found["floor_s"].value + found["step_s"].value == pytest.approx(18e-3, rel=0.03)
+    assert found["token_s"].value + found["prefill_token_s"].value == pytest.approx(1.2e-4, rel=0.05)
+
+    none = fit_steps(noisy(true_steps("cpu"), 1)).constants
+    assert none["floor_s"].value == none["token_s"].value == 0
+    assert none["floor_s"].why == "no floor was found: without one it is part of the other costs"
+
+
+def test_outliers_do_not_lead_it_astray():
+    disturbed = fit_steps(noisy(true_steps("cpu"), 3, outliers=0.03)).constants
+
+    for field in ("step_s", "prefill_token_s", "decode_call_s", "context_token_s"):
+        assert disturbed[field].value == pytest.approx(getattr(CPU, field), rel=0.05), field
+
+
+def test_equal_seeds_give_equal_intervals():
+    steps = noisy(true_steps("cpu"), 4)
+    assert fit_steps(steps, 7) == fit_steps(steps, 7)
+    assert fit_steps(steps, 7).constants["step_s"].low != fit_steps(steps, 8).constants["step_s"].low
+
+
+def test_the_errors_of_a_kind_are_those_of_its_steps():
+    """Steps of 256 tokens that take half as long again as the machine says."""
+    steps = [
+        step._replace(seconds=1.5 * step.seconds) if step.prefill_tokens == 256 and not step.decode_calls else step
+        for step in true_steps("cpu")
+    ]
+    fitted = fit(steps, [], limits_of(CPU))
+
+    off = {error.kind for error in fitted.steps.kinds if error.median < -0.1}
+    assert any(name.startswith("prefill of 65–256, ") for name in off)
+    assert all(name.startswith("prefill of 65–256, ") for name in off)
+    assert any(warning.startswith("prefill of 65–256, ") for warning in fitted.warnings())
+
+
+def test_prefills_alone_say_nothing_of_decoding():
+    prefills = [step for step in true_steps("cpu") if not step.decode_calls]
+    constants = fit_steps(prefills).constants
+
+    for field in ("decode_call_s", "context_token_s"):
+        assert constants[field] == (0.0, None, None, "these steps cannot tell it from the other costs")
+    assert constants["prefill_token_s"].value == pytest.approx(CPU.prefill_token_s, rel=0.02)
+
+
+@pytest.mark.parametrize("steps", [(), true_steps("cpu")[:10], true_steps("cpu")[-1:] * 100])
+def test_too_little_is_refused_in_one_line(steps):
+    with pytest.raises(MachineError, match=r"^cannot fit a machine: expected at least 20 steps of 3 kinds.*got \d+ of"):
+        fit_steps(steps)
+
+
+counts = st.integers(0, 5_000)
+some_steps = st.lists(
+    st.builds(
+        StepSample, st.floats(1e-6, 10.0), counts, st.integers(0, 10**7), st.integers(0, 300), st.integers(0, 10**6)
+    ).filter(lambda step: step.prefill_tokens + step.decode_calls > 0),
+    min_size=1,
+    max_size=60,
+)
+
+
+def fitted_or_said(steps):
+    try:
+        return fit(steps, [], limits_of(CPU))
+    except MachineError as error:
+        return str(error)
+
+
+@settings(max_examples=25, deadline=None)
+@given(some_steps)
+def test_whatever_is_measured_is_a_machine_or_one_line(steps):
+    fitted = fitted_or_said(steps)
+    if isinstance(fitted, str):
+        assert len(fitted.splitlines()) == 1
+    else:
+        assert all(estimate.value >= 0 for estimate in fitted.constants.values())
+        assert fitted.machine("any").gpu_blocks == CPU.gpu_blocks
+
+
+def test_kinds_are_named_by_what_is_in_a_step():
+    assert kind(StepSample(1.0, 0, 0, 1, 200)) == "decode, 1 call of 65–256 tokens"
+    assert kind(StepSample(1.0, 100, 5_050, 0, 0)) == "prefill of 65–256, cold"
+    assert kind(StepSample(1.0, 100, 100 * 2_000 + 5_050, 0, 0)) == "prefill of 65–256, behind 1,025–4,096"
+    assert kind(StepSample(1.0, 100, 5_050, 3, 600)) == "prefill of 65–256 beside decoding"
+
+
+# -- copies
+
+
+def copies(copy_s: float, gbps: dict[bool, float], sizes=(1, 4, 16, 64, 256), repeats: int = 4) -> list[CopySample]:
+    """Copies of blocks of 1 MB; every second one is seen late, by half."""
+    return [
+        CopySample(way, blocks, (copy_s + blocks * 1e6 / (gbps[way] * 1e9)) * (1.5 if repeat % 2 else 1.0))
+        for repeat in range(repeats)
+        for blocks in sizes
+        for way in gbps
+    ]
+
+
+def test_copies_that_are_seen_late_do_not_slow_the_link():
+    fitted = fit_copies(copies(1e-3, {True: 10.0, False: 10.0}), 1_000_000)
+
+    assert fitted.link_gbps.value == pytest.approx(10.0, rel=0.01)
+    assert fitted.copy_s.value == pytest.approx(1e-3, rel=0.01)
+    assert fitted.to_host_gbps == pytest.approx(10.0, rel=0.01)
+
+
+def test_the_ways_of_a_link_are_told_apart_and_warned_about():
+    fitted = fit(true_steps("cpu"), copies(1e-3, {True: 20.0, False: 10.0}), replace(limits_of(CPU)))
+    ways = fit_copies(copies(1e-3, {True: 20.0, False: 10.0}), 1_000_000)
+
+    assert ways.to_host_gbps == pytest.approx(20.0, rel=0.01)
+    assert ways.to_gpu_gbps == pytest.approx(10.0, rel=0.01)
+    assert 10.0 < ways.link_gbps.value < 20.0
+    assert any(warning.startswith("the link's two ways differ") for warning in fitted.warnings())
+
+
+def test_copies_of_one_size_or_none():
+    alike = fit_copies(copies(0.0, {True: 10.0, False: 10.0}, sizes=(64,)), 1_000_000)
+    assert alike.copy_s == (0.0, None, None, "the copies are of one size")
+    assert alike.link_gbps.value == pytest.approx(10.0, rel=0.01)
+
+    none = fit_copies([], 1_000_000)
+    assert none.link_gbps.why == none.copy_s.why == "no copies were measured"
+    assert none.copies == 0
+
+
+# -- the machine
+
+
+def test_a_fitted_machine_has_the_limits_of_its_engine():
+    made = fit(true_steps("cpu"), copies(1e-3, {True: 2.0, False: 2.0}), limits_of(CPU)).machine("mine")
+
+    for field in ("gpu_blocks", "block_tokens", "host_blocks", "block_bytes", "max_context_tokens", "max_running"):
+        assert getattr(made, field) == getattr(CPU, field), field
+    assert (made.name, made.asynchronous, made.client_s) == ("mine", False, 0.0)
+
+
+def test_what_an_engine_tells_is_checked():
+    told = {name: getattr(limits_of(CPU), name) for name in type(limits_of(CPU)).__slots__}
+    assert limits_told({**told, "vllm": "0.32.0"}) == limits_of(CPU)
+
+    with pytest.raises(
+        MachineError, match=r"tells of itself: max_running: expected a whole number from 1 to .*, got None"
+    ):
+        limits_told({**told, "max_running": None})
+    with pytest.raises(MachineError, match="asynchronous: expected true or false, got 1"):
+        limits_told({**told, "asynchronous": 1})

@@ -1,0 +1,42 @@
+"""A machine that is written down reads back equal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tokencake.sim.machine import LONGEST_NAME, RULES, Name, Real
+from tokencake.sim.machine_file import load_machine
+from tokencake.sim.machine_toml import machine_toml
+from tokencake.sim.presets import presets
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset(name, tmp_path):
+    machine = load_machine(name, ["beliefs.attention_s=1e-9", "beliefs.link_gbps=3"])
+    path = tmp_path / "mine.toml"
+    path.write_text(machine_toml(machine, ["why:", "two\nlines = one comment"]))
+
+    assert load_machine(str(path)) == machine
+    assert path.read_text().startswith("# why:\n# two lines = one comment\nname = ")
+
+
+names = st.text(min_size=1, max_size=LONGEST_NAME).filter(lambda text: Name().problem(text) is None)
+costs = {
+    field: st.floats(rule.low, rule.high)
+    for field, rule in RULES.items()
+    if isinstance(rule, Real) and field != "step_s"
+}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
+@given(names, st.fixed_dictionaries({}, optional=costs))
+def test_any_machine(tmp_path, name, values):
+    machine = replace(load_machine(), name=name, **values)
+    path = tmp_path / "mine.toml"
+    path.write_text(machine_toml(machine), encoding="utf-8")
+
+    assert load_machine(str(path)) == machine

@@ -1,0 +1,241 @@
+"""What is played to measure an engine: it fits the engine, it is the same each time, and it measures what it should."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from measured import limits_of, steps_of
+
+from tokencake.cli import run
+from tokencake.live.measure import COPY_POLICY, FULL, QUICK, copy_probes, measure, step_probes
+from tokencake.live.settings import RunSettings
+from tokencake.policies.registry import load_policy
+from tokencake.sim.copy_fit import fit_copies
+from tokencake.sim.fit import Limits
+from tokencake.sim.machine import Machine
+from tokencake.sim.machine_file import load_machine
+from tokencake.sim.samples import Samples
+from tokencake.sim.samples_file import samples_text
+from tokencake.sim.simulate import simulate
+from tokencake.traces import events as e
+from tokencake.traces.apps import NO_HINTS
+from tokencake.traces.errors import EngineError
+
+SMALL = replace(
+    load_machine("a800-qwen2.5-14b"),
+    gpu_blocks=600,
+    host_gib=0.5,
+    kv_bytes_per_token=20_000,
+    max_context_tokens=8_000,
+    max_running=16,
+    asynchronous=False,
+    client_s=0.0,
+)
+
+
+class Simulated:
+    """A simulated engine in the place of a live one: nobody steps it, so no step is reported."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.errors: list[str] = []
+        self.played: list[RunSettings] = []
+
+    def play(self, applications, settings, sinks=()):
+        self.played.append(settings)
+        simulate(applications, load_policy(settings.policy), self.machine, sinks)
+        return self
+
+
+@pytest.mark.parametrize("effort", [QUICK, FULL])
+def test_each_probe_finds_its_context_in_the_cache_and_none_is_preempted(effort):
+    application = step_probes(limits_of(SMALL), effort)
+    kept = {call.id: call.prompt.keep_tokens // 16 * 16 for call in application.calls}
+    facts: list[object] = []
+    simulate([application], load_policy("vllm"), SMALL, [facts.append])
+
+    admitted = [fact for fact in facts if isinstance(fact, e.CallAdmitted)]
+    assert len(admitted) == len(application.calls)
+    hit = sum(fact.gpu_hit_tokens == kept[fact.call] for fact in admitted)
+    assert hit > 0.5 * len(admitted)  # a small cache forgets some contexts, which are then computed again
+    assert not any(isinstance(fact, e.CallPreempted) for fact in facts)
+
+
+def test_equal_seeds_draw_equal_orders():
+    assert step_probes(limits_of(SMALL), QUICK, 1) == step_probes(limits_of(SMALL), QUICK, 1)
+    assert step_probes(limits_of(SMALL), QUICK, 1) != step_probes(limits_of(SMALL), QUICK, 2)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(
+            gpu_blocks=blocks,
+            block_tokens=block_tokens,
+            block_bytes=1_000,
+            host_blocks=host,
+            max_context_tokens=context,
+            step_budget_tokens=budget,
+            max_running=running,
+            asynchronous=False,
+        )
+        for blocks, block_tokens, host, context, budget, running in [
+            (8, 16, 0, 64, 64, 1),
+            (8, 16, 4, 128, 1, 1),
+            (30, 128, 100, 4_000, 256, 256),
+            (100_000, 1, 10, 300_000, 8_192, 1_024),
+        ]
+    ],
+)
+def test_any_engine_that_is_not_tiny_can_play_it(limits):
+    machine = replace(
+        SMALL,
+        gpu_blocks=limits.gpu_blocks,
+        block_tokens=limits.block_tokens,
+        max_context_tokens=limits.max_context_tokens,
+        step_budget_tokens=limits.step_budget_tokens,
+        max_running=limits.max_running,
+    )
+    simulate([step_probes(limits, QUICK)], load_policy("vllm"), machine)
+    copies = copy_probes(limits, QUICK)
+    if copies is not None:
+        simulate([copies], load_policy("vllm"), machine)
+
+
+def test_an_engine_that_is_too_small_is_refused():
+    limits = replace(limits_of(SMALL), gpu_blocks=7)
+    with pytest.raises(EngineError, match="expected at least 8 GPU blocks and a context of 4 blocks, got 7 blocks"):
+        step_probes(limits, QUICK)
+
+
+def test_copies_are_made_in_several_sizes_both_ways_and_are_waited_for():
+    application = copy_probes(limits_of(SMALL), QUICK)
+    assert application is not None
+    facts: list[object] = []
+    simulate([application], load_policy(COPY_POLICY), SMALL, [facts.append])
+
+    def sizes(kind: type) -> list[int]:
+        return sorted(fact.blocks for fact in facts if isinstance(fact, kind))
+
+    stalls = sum(bool(call.tools) for call in application.calls)
+    assert len(sizes(e.OffloadFinished)) == stalls
+    assert len(sizes(e.UploadFinished)) == len(sizes(e.LoadFinished)) == stalls / 2
+    assert sizes(e.UploadFinished) == sizes(e.LoadFinished)
+    assert len(set(sizes(e.LoadFinished))) > 3
+    assert all(fact.late_s == 0 for fact in facts if isinstance(fact, e.UploadTaken))
+
+
+def test_no_copies_without_host_memory():
+    assert copy_probes(replace(limits_of(SMALL), host_blocks=0), QUICK) is None
+
+
+def test_copies_give_back_the_link_of_the_machine():
+    application = copy_probes(limits_of(SMALL), FULL)
+    assert application is not None
+    facts: list[object] = []
+    simulate([application], load_policy(COPY_POLICY), SMALL, [facts.append])
+    samples = Samples()
+    for fact in facts:
+        samples.add(fact)
+    found = fit_copies(samples.copies, SMALL.block_bytes)
+    assert found.link_gbps.value == pytest.approx(SMALL.link_gbps, rel=0.02)
+    assert found.copy_s.value == pytest.approx(SMALL.copy_s, rel=0.05)
+
+
+def test_measuring_warms_up_first_and_shows_how_far_it_is():
+    engine = Simulated(SMALL)
+    facts: list[object] = []
+    shown: list[tuple[str, int, int]] = []
+    measure(engine, limits_of(SMALL), QUICK, facts.append, progress=lambda *said: shown.append(said))
+
+    assert [(settings.policy, settings.steps) for settings in engine.played] == [
+        ("vllm", False),
+        ("vllm", True),
+        (COPY_POLICY, False),
+    ]
+    assert sum(isinstance(fact, e.RunStarted) for fact in facts) == 2
+    assert [label for label, done, total in shown if done == total] == ["warming up", "steps", "copies"]
+
+
+def test_a_policy_that_fails_is_said():
+    engine = Simulated(SMALL)
+    engine.errors = ["policy CopyProbe: plan() raised"]
+    with pytest.raises(EngineError, match="copies cannot be measured: policy CopyProbe"):
+        measure(engine, limits_of(SMALL), QUICK, lambda fact: None)
+
+
+# -- the command, on what was recorded: an engine is needed to record it
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """A file of samples of a simulated engine."""
+    limits = limits_of(SMALL)
+    facts: list[object] = [
+        e.RunStarted(0.0, limits.block_tokens, limits.gpu_blocks, limits.host_blocks, limits.block_bytes),
+        e.CallArrived(0.0, e.Request("a/1", "a", "a/main", "main", 100, 10, (), NO_HINTS)),
+    ]
+    now_s = 0.0
+    for step in steps_of(step_probes(limits, QUICK), SMALL):
+        facts.append(e.Stepped(now_s + step.seconds, now_s, *step[1:]))
+        now_s += step.seconds
+    application = copy_probes(limits, QUICK)
+    assert application is not None
+    simulate([application], load_policy(COPY_POLICY), SMALL, [facts.append])
+    told = {name: getattr(limits, name) for name in type(limits).__slots__} | {"model": "some/model", "vllm": "0.32.0"}
+    path = tmp_path / "samples.jsonl"
+    path.write_text(samples_text(told, facts))
+    return path
+
+
+def test_a_recorded_engine_becomes_a_machine(recorded, tmp_path, capsys):
+    output, report = tmp_path / "machine.toml", tmp_path / "fit.json"
+    assert run(["calibrate", "--from", str(recorded), "-o", str(output), "--json", str(report)]) == 0
+
+    machine = load_machine(str(output))
+    assert machine.name == "model"
+    assert (machine.gpu_blocks, machine.host_blocks, machine.block_bytes) == (600, SMALL.host_blocks, SMALL.block_bytes)
+    for field in ("step_s", "prefill_token_s", "decode_call_s", "context_token_s", "link_gbps"):
+        assert getattr(machine, field) == pytest.approx(getattr(SMALL, field), rel=0.05), field
+    said = json.loads(report.read_text())
+    assert said["schema"] == "tokencake.calibration/1"
+    assert said["machine"] == machine.settings()
+    assert said["constants"]["step_s"]["low"] <= machine.step_s <= said["constants"]["step_s"]["high"]
+    assert {row["kind"] for row in said["steps"]["kinds"]} > {"decode, 1 call of 65–256 tokens"}
+    shown = capsys.readouterr().out
+    assert "a decoding call, on top" in shown
+    assert "their time together" in shown
+    assert "some/model on vLLM 0.32.0" in output.read_text()
+
+
+def test_a_name_may_be_given_and_the_report_may_be_all_that_is_said(recorded, capsys):
+    assert run(["calibrate", "--from", str(recorded), "--name", "mine", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["machine"]["name"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "Missing option '--model'"),
+        (["--from", "nowhere.jsonl"], "nowhere.jsonl: cannot be read: no such file"),
+        (["--from", "samples.jsonl", "-o", "samples.jsonl"], "cannot be written: it is the input"),
+        (["--from", "samples.jsonl", "--name", ""], "--name: expected a name of 1 to 200 printable characters"),
+        (["--from", "samples.jsonl", "--samples", "more.jsonl"], "--samples: --from measures nothing"),
+        (["--from", "samples.jsonl", "-o", "nowhere/machine.toml"], "nowhere/machine.toml: cannot be written"),
+        (["--from", "short.jsonl", "-o", "machine.toml"], "cannot fit a machine: expected at least 20 steps"),
+        (["--from", "other.jsonl"], "what the engine tells of itself: gpu_blocks: expected a whole number"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(recorded, arguments, said, monkeypatch, capsys):
+    monkeypatch.chdir(recorded.parent)
+    lines = recorded.read_text().splitlines(keepends=True)
+    (recorded.parent / "short.jsonl").write_text("".join(lines[:10]))
+    (recorded.parent / "other.jsonl").write_text(lines[0].replace("gpu_blocks", "blocks") + "".join(lines[1:]))
+
+    assert run(["calibrate", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+    assert not (recorded.parent / "machine.toml").exists()
