@@ -1,6 +1,7 @@
 """The command line: `tokencake simulate`, `trace`, `policies`, `machines`. What each does is imported when it is asked.
 
-Exit codes: 0 · 2 for anything that the user can mend, said in one line on stderr · 130 after an interrupt.
+Exit codes: 0 · 1 for other decisions in a replay or a validation, or a run that failed in a real engine · 2 for
+anything that the user can mend, said in one line on stderr · 130 after an interrupt.
 """
 
 from __future__ import annotations
@@ -9,22 +10,32 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import fields, replace
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import click
 
 from . import __version__
-from .traces.errors import TokencakeError
+from .traces.errors import EngineError, RunError, TokencakeError, TraceError
 
 if TYPE_CHECKING:
-    from .sim.compare import Contender, Counts, Workload
+    from .live.connect import Remote
+    from .live.engine_options import EngineOptions
+    from .live.in_process import InProcess
+    from .live.settings import RunSettings
+    from .live.validation import Trial
+    from .sim.compare import Counts, Workload
+    from .sim.fit import Fit
     from .sim.machine import Machine
     from .sim.report import Run
     from .traces.apps import Application
+    from .traces.events import Fact
     from .traces.header import Header
+    from .traces.limits import Limits
 
 Item = TypeVar("Item")
 
@@ -37,6 +48,73 @@ arrivals_option = click.option(
 )
 seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 progress_option = click.option("--progress", is_flag=True, help="Show progress even if stderr is no terminal.")
+policy_option = click.option(
+    "--policy", "specs", multiple=True, metavar="P", help="NAME or FILE.py:CLASS, then :key=value,…"
+)
+rate_option = click.option(
+    "--rate", type=float, metavar="R", help="Applications a second, instead of the trace's arrivals."
+)
+oversized_option = click.option(
+    "--skip-oversized", is_flag=True, help="Leave out applications that the machine cannot hold."
+)
+OUTPUT_OPTIONS = (  # by the fields of _Outputs
+    click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is standard output."),
+    click.option("--csv", "csv_file", metavar="FILE", help="Write a line a run as CSV; - is standard output."),
+    click.option("--events", type=click.Path(path_type=Path), metavar="DIR", help="Write what happened, a file a run."),
+    click.option("--quiet", is_flag=True, help="Print the verdict alone: no tables, no progress."),
+)
+ENGINE_OPTIONS = (  # by the fields of live.engine_options.EngineOptions
+    click.option("--model", metavar="M", help="A name, a folder, or tiny: a small random model.  [required]"),
+    click.option("--gpu-blocks", type=click.IntRange(1), metavar="N", help="KV blocks. [default: what fits]"),
+    click.option("--block-tokens", type=click.IntRange(1), metavar="N", help="Tokens of a block. [default: vLLM's]"),
+    click.option("--host-gib", type=click.FloatRange(0), default=1.0, show_default=True, help="Memory for copies."),
+    click.option("--link-gbps", type=click.FloatRange(0, min_open=True), help="Copies go no faster, in GB/s."),
+    click.option("--max-context", "max_context_tokens", type=click.IntRange(2), metavar="N", help="Tokens of a call."),
+    click.option("--step-budget", "step_budget_tokens", type=click.IntRange(1), metavar="N", help="Tokens of a step."),
+    click.option("--max-running", type=click.IntRange(1), metavar="N", help="Calls of a step."),
+    click.option("--dtype", default="auto", show_default=True),
+    click.option("--load-format", default="auto", show_default=True, help="dummy: a model without weights."),
+    click.option("--tensor-parallel-size", type=click.IntRange(1), default=1, show_default=True, metavar="N"),
+    click.option("--gpu-memory-utilization", type=click.FloatRange(0, 1, min_open=True), metavar="SHARE"),
+    click.option("--enforce-eager/--compile", default=None, help="[default: eager without a GPU, else compiled]"),
+    click.option("--verbose", is_flag=True, help="Show vLLM's log."),
+)
+
+
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a command the options that say where its results go, as one argument, `outputs`."""
+
+    @wraps(command)
+    def collected(**arguments: Any) -> Any:
+        given = {name: arguments.pop(name) for name in _Outputs._fields}
+        return command(**arguments, outputs=_Outputs(**given))
+
+    return _with_options(collected, OUTPUT_OPTIONS)
+
+
+def _with_options(command: Callable[..., Any], options: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a command the options of an engine that it starts, as one argument, `engine`."""
+
+    @wraps(command)
+    def collected(**arguments: Any) -> Any:
+        from .live.engine_options import EngineOptions
+
+        names = {field.name for field in fields(EngineOptions)}
+        own = {name: value for name, value in arguments.items() if name not in names or name == "seed"}
+        given = {name: value for name, value in arguments.items() if name in names}
+        if given["model"] is None:
+            if own.get("recorded") is None:  # what was recorded needs no engine
+                raise click.UsageError("Missing option '--model'.")
+            del given["model"]
+        return command(**own, engine=EngineOptions(**given))
+
+    return _with_options(collected, ENGINE_OPTIONS)
 
 
 def main() -> NoReturn:
@@ -53,6 +131,9 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(error.format_message())
     except BrokenPipeError:  # who read our output has gone; keep Python from complaining when it flushes at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except RunError as error:
+        _fail(str(error))
         return 1
     except TokencakeError as error:
         return _fail(str(error))
@@ -81,17 +162,14 @@ def cli(context: click.Context) -> None:
 
 @cli.command()
 @click.argument("trace", type=click.Path(path_type=Path))
-@click.option("--policy", "specs", multiple=True, metavar="P", help="NAME or FILE.py:CLASS, then :key=value,…")
+@policy_option
 @click.option("--machine", "machine_name", metavar="M", help="A preset or a TOML file. [default: h200-llama-3.1-8b]")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the machine.")
 @seed_option
-@click.option("--rate", type=float, metavar="R", help="Applications a second, instead of the trace's arrivals.")
+@rate_option
 @arrivals_option
-@click.option("--skip-oversized", is_flag=True, help="Leave out applications that the machine cannot hold.")
-@click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is standard output.")
-@click.option("--csv", "csv_file", metavar="FILE", help="Write a line a run as CSV; - is standard output.")
-@click.option("--events", type=click.Path(path_type=Path), metavar="DIR", help="Write what happened, a file a run.")
-@click.option("--quiet", is_flag=True, help="Print the verdict alone: no tables, no progress.")
+@oversized_option
+@output_options
 @progress_option
 def simulate(
     trace: Path,
@@ -102,10 +180,7 @@ def simulate(
     rate: float | None,
     arrivals: Any,
     skip_oversized: bool,
-    json_file: str | None,
-    csv_file: str | None,
-    events: Path | None,
-    quiet: bool,
+    outputs: _Outputs,
     progress: bool,
 ) -> None:
     """Play TRACE under each policy and compare them with the first.
@@ -122,33 +197,38 @@ def simulate(
     contenders = [Contender(spec, options_of(spec), load_policy(spec, seed=seed)) for spec in specs or DEFAULT_POLICIES]
     if rate is not None:
         arrival_times(rate, arrivals, seed)  # a wrong rate is found now
-    outputs = _Outputs(json_file, csv_file, events, quiet)
     outputs.check(trace)
     workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized)
     finished: list[tuple[Run, Counts]] = []
     try:
-        with _progress(progress, quiet) as bar:
-            for outcome in compare(workload, contenders, machine, events, _watching(bar, contenders, workload)):
+        with _progress(progress, outputs.quiet) as bar:
+            watching = _watching(bar, [contender.spec for contender in contenders], workload, "simulated")
+            for outcome in compare(workload, contenders, machine, outputs.events, watching):
                 finished.append(outcome)
     finally:
         if finished:
-            outputs.publish(_report(finished, workload, machine))
+            outputs.publish(_report(finished, workload, machine.settings()))
 
 
 def _watching(
-    bar: Bar, contenders: Sequence[Contender], workload: Workload
+    bar: Bar, specs: Sequence[str], workload: Workload, done: str
 ) -> Callable[[int], Callable[[int, float], None]]:
     """For each run, what shows how far it has come."""
     total = workload.trace.header.applications
 
     def of_run(index: int) -> Callable[[int, float], None]:
-        label = f"{index + 1}/{len(contenders)} {contenders[index].spec}"
-        return lambda applications, at_s: bar(label, applications, total, f"{at_s:,.0f} s simulated")
+        label = f"{index + 1}/{len(specs)} {specs[index]}"
+        return lambda applications, at_s: bar(label, applications, total, f"{at_s:,.0f} s {done}")
 
     return of_run
 
 
-def _report(finished: Sequence[tuple[Run, Counts]], workload: Workload, machine: Machine) -> dict[str, Any]:
+def _report(
+    finished: Sequence[tuple[Run, Counts]],
+    workload: Workload,
+    machine: Mapping[str, object],
+    engine: Mapping[str, object] | None = None,
+) -> dict[str, Any]:
     from .sim.report import build
     from .traces.reader import trace_digest
 
@@ -162,7 +242,173 @@ def _report(finished: Sequence[tuple[Run, Counts]], workload: Workload, machine:
         "rate": workload.rate,
         "arrivals": workload.arrivals if workload.rate is not None else None,
     }
-    return build(__version__, played, machine.settings(), [run for run, _ in finished])
+    if workload.time_scale != 1.0:
+        played["time_scale"] = workload.time_scale
+    return build(__version__, played, machine, [run for run, _ in finished], engine)
+
+
+@cli.command()
+@click.argument("trace", type=click.Path(path_type=Path), required=False)
+@engine_options
+@click.option("--connect", "url", metavar="URL", help="Play against a server that runs with the plugin.")
+@click.option("--chat", is_flag=True, help="With --connect: send text in chat completions, and not token ids.")
+@click.option("--print-serve-args", is_flag=True, help="Print the command that starts such a server, and stop.")
+@policy_option
+@click.option(
+    "--repeat", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Runs of each policy."
+)
+@click.option("--time-scale", type=float, default=1.0, show_default=True, metavar="X", help="Arrivals, tools, pauses.")
+@click.option("--machine", "machine_name", metavar="M", help="Whose costs the policies believe in: see calibrate.")
+@seed_option
+@rate_option
+@arrivals_option
+@oversized_option
+@output_options
+@progress_option
+def live(
+    trace: Path | None,
+    engine: EngineOptions,
+    url: str | None,
+    chat: bool,
+    print_serve_args: bool,
+    specs: tuple[str, ...],
+    repeat: int,
+    time_scale: float,
+    machine_name: str | None,
+    seed: int,
+    rate: float | None,
+    arrivals: Any,
+    skip_oversized: bool,
+    outputs: _Outputs,
+    progress: bool,
+) -> int:
+    """Play TRACE on vLLM itself under each policy, and compare them with the first.
+
+    The engine is started here, once for all runs, or is a server's. Without --policy: vllm, then tokencake. What
+    finished before an interrupt or a failure is reported.
+    """
+    from .policies.registry import load_policy
+    from .sim.compare import Workload
+    from .traces.arrivals import arrival_times
+    from .traces.reader import read_trace
+
+    if print_serve_args:
+        _print_serve_args(engine, specs, _live_settings(machine_name, seed, steps=False))
+        return 0
+    if trace is None:
+        raise click.UsageError("Missing argument 'TRACE'.")
+    contenders = list(specs or DEFAULT_POLICIES)
+    if url is None:
+        for spec in contenders:
+            load_policy(spec, seed=seed)  # what is wrong is found before the engine starts, which takes a while
+    if rate is not None:
+        arrival_times(rate, arrivals, seed)
+    settings = _live_settings(machine_name, seed, steps=outputs.events is not None)
+    outputs.check(trace)
+    workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized, time_scale)
+    finished: list[tuple[Run, Counts]] = []
+    about: dict[str, object] = {}
+    try:
+        with _progress(progress, outputs.quiet) as bar, _engine(engine, url, chat) as running:
+            about = running.info()
+            _check_playable(workload, running.limits)
+            watching = _watching(bar, contenders * repeat, workload, "played")
+            for index, spec in enumerate(contenders * repeat):
+                label = {"repeat": index // len(contenders) + 1} if repeat > 1 else {}
+                path = outputs.events_file(index, spec)
+                one = replace(settings, policy=spec)
+                finished.append(_live_run(running, workload, one, path, watching(index), label))
+    finally:
+        if finished:
+            version = {"name": "vllm", "version": about.pop("vllm")}
+            machine = {"name": about.pop("model"), **about}
+            outputs.publish(_report(finished, workload, machine, version))
+    return max([_doubts(run) for run, _ in finished])
+
+
+def _engine(options: EngineOptions, url: str | None, chat: bool) -> InProcess | Remote:
+    """An engine that is started here, or that of the server at `url`."""
+    from .live.connect import Remote
+    from .live.engine_options import EngineOptions
+    from .live.in_process import InProcess
+
+    if url is None:
+        if chat:
+            raise click.UsageError("--chat: expected --connect, too")
+        return InProcess(options)
+    left = EngineOptions(model=options.model, seed=options.seed)
+    for option in fields(EngineOptions):
+        if getattr(options, option.name) != getattr(left, option.name):
+            raise click.UsageError(f"--connect: the server's engine is up already: {option.name} cannot be asked for")
+    return Remote(url, options.model, chat=chat)
+
+
+def _print_serve_args(options: EngineOptions, specs: Sequence[str], settings: RunSettings) -> None:
+    from .live.serve_args import serve_args, serve_command
+    from .live.versions import for_cpus
+    from .policies.registry import load_policy
+
+    if len(specs) > 1:
+        raise click.UsageError("--print-serve-args: expected one --policy: a server runs one")
+    policy = specs[0] if specs else DEFAULT_POLICIES[-1]
+    load_policy(policy, seed=settings.seed)
+    on_cpu = for_cpus()
+    args = serve_args(options, replace(settings, policy=policy), asynchronous=not on_cpu)
+    click.echo(serve_command(args, on_cpu=on_cpu))
+
+
+def _live_settings(machine_name: str | None, seed: int, steps: bool) -> RunSettings:
+    """What holds for all runs of a live comparison."""
+    from .live.settings import RunSettings
+    from .sim.machine_file import load_machine
+
+    settings = RunSettings(seed=seed, steps=steps)
+    return settings if machine_name is None else replace(settings, costs=load_machine(machine_name).beliefs())
+
+
+def _check_playable(workload: Workload, limits: Limits) -> None:
+    """Reads the whole trace: what the engine cannot serve is found before the first run and not in its middle."""
+    from .sim.compare import Counts, nothing_to_play
+    from .traces.limits import problem
+
+    counts = Counts()
+    for application in workload.play(limits, counts):
+        if (text := problem(application, limits)) is not None:
+            raise EngineError(text)
+    if not counts.applications:
+        raise TraceError(nothing_to_play(counts))
+
+
+def _live_run(
+    running: InProcess | Remote,
+    workload: Workload,
+    settings: RunSettings,
+    events: Path | None,
+    progress: Callable[[int, float], None],
+    label: Mapping[str, object],
+) -> tuple[Run, Counts]:
+    from .sim.compare import Counts, options_of
+    from .sim.report import Run
+    from .traces.events_io import EventsWriter
+    from .traces.metrics import Metrics
+
+    counts, metrics = Counts(), Metrics()
+    with EventsWriter(events) if events else nullcontext() as writer:
+        journal = writer.add if writer else None
+        applications = workload.play(running.limits, counts)
+        stats = running.play(applications, settings, [metrics.add], journal, progress)
+    more = {**label, **stats.record()}
+    spec = settings.policy
+    return Run(spec, options_of(spec), settings.seed, stats.wall_s, stats.policy_s, metrics.result(), more), counts
+
+
+def _doubts(run: Run) -> int:
+    """Says what makes a run worth less than it looks; 1 if its policy did not last."""
+    for line in run.more["disagreements"]:
+        click.echo(f"warning: {run.policy}: vLLM counts differently: {line}", err=True)
+    for line in run.more["errors"]:
+        click.echo(f"error: {line}; the rest of its run was played without it", err=True)
+    return 1 if run.more["errors"] else 0
 
 
 class _Outputs(NamedTuple):
@@ -185,13 +431,18 @@ class _Outputs(NamedTuple):
         if self.events:
             prepare_folder(self.events)
 
+    def events_file(self, index: int, spec: str) -> Path | None:
+        from .sim.compare import events_name
+
+        return self.events / events_name(index, spec) if self.events else None
+
     def publish(self, report: dict[str, Any]) -> None:
         from .sim.report import csv_text
 
         played = report["trace"]
         if left_out := played["oversized"]:
             everything = played["applications"] + left_out
-            click.echo(f"left out: {left_out} of {everything} applications, larger than the machine", err=True)
+            click.echo(f"left out: {left_out} of {everything} applications, larger than the engine", err=True)
         try:
             if self.json_file is not None:
                 _put(self.json_file, json.dumps(report, indent=2, allow_nan=False) + "\n")
@@ -223,6 +474,270 @@ def _print(report: dict[str, Any], quiet: bool) -> None:
         console.print(reports.tables(report, console.width))
     for line in reports.verdict(report):
         console.print(line, soft_wrap=True)
+
+
+@cli.command()
+@click.argument("events", type=click.Path(path_type=Path))
+@click.option("--policy", metavar="P", help="As for simulate. [default: the recorded one]")
+@click.option("--seed", type=click.IntRange(0), help="[default: the recorded one]")
+@click.option("--machine", "machine_name", metavar="M", help="What the policy believes. [default: as recorded]")
+@click.option("--json", "json_file", metavar="FILE", help="Write the outcome as JSON; - is standard output.")
+def replay(events: Path, policy: str | None, seed: int | None, machine_name: str | None, json_file: str | None) -> int:
+    """Play the recorded facts of EVENTS to a fresh policy, with no engine: are its plans the recorded ones?
+
+    Exits with 0 if all are equal, and with 1 if not.
+    """
+    from .policies.replay import as_report, replay_file, words
+    from .sim.machine_file import load_machine
+    from .sim.outputs import check_writable
+
+    if json_file not in (None, STANDARD_OUTPUT):
+        check_writable(Path(json_file), but_not=events)
+    costs = None if machine_name is None else load_machine(machine_name).beliefs()
+    setup, parity = replay_file(events, policy, seed, costs)
+    if json_file is not None:
+        _put(json_file, json.dumps(as_report(setup, parity), indent=2, allow_nan=False) + "\n")
+    if json_file != STANDARD_OUTPUT:
+        for line in words(setup, parity):
+            click.echo(line)
+    return 0 if parity.equal else 1
+
+
+@cli.command()
+@click.argument("trace", type=click.Path(path_type=Path))
+@engine_options
+@policy_option
+@click.option("--machine", "machine_name", metavar="M", help="What is simulated. [default: the engine, measured now]")
+@click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Live runs of each.")
+@click.option("--time-scale", type=float, default=1.0, show_default=True, metavar="X", help="Arrivals, tools, pauses.")
+@seed_option
+@rate_option
+@arrivals_option
+@oversized_option
+@click.option("--json", "json_file", metavar="FILE", help="Write the validation as JSON; - is standard output.")
+@click.option("--events", type=click.Path(path_type=Path), metavar="DIR", help="Keep what happened, a file a live run.")
+@click.option("--quiet", is_flag=True, help="Print parity and verdict alone: no tables, no progress.")
+@progress_option
+def validate(
+    trace: Path,
+    engine: EngineOptions,
+    specs: tuple[str, ...],
+    machine_name: str | None,
+    repeat: int,
+    time_scale: float,
+    seed: int,
+    rate: float | None,
+    arrivals: Any,
+    skip_oversized: bool,
+    json_file: str | None,
+    events: Path | None,
+    quiet: bool,
+    progress: bool,
+) -> int:
+    """Play TRACE live and simulated under each policy: how far are they apart, and who wins on both sides?
+
+    Exits with 1 if a run failed, or if decisions differ: plans that do not come out again when a live run is replayed,
+    or calls that the simulator admits otherwise when it is given a live run's step times.
+    """
+    from tempfile import TemporaryDirectory
+
+    from .live.in_process import InProcess
+    from .live.validation import Trial
+    from .policies.registry import load_policy
+    from .sim.compare import Contender, Workload, compare, options_of
+    from .sim.machine_file import load_machine
+    from .traces.arrivals import arrival_times
+    from .traces.reader import read_trace
+
+    contenders = [Contender(spec, options_of(spec), load_policy(spec, seed=seed)) for spec in specs or DEFAULT_POLICIES]
+    if rate is not None:
+        arrival_times(rate, arrivals, seed)
+    told = None if machine_name is None else load_machine(machine_name)
+    _Outputs(json_file, None, events, quiet).check(trace)
+    workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized, time_scale)
+    trials: list[Trial] = []
+    about: dict[str, Any] = {"version": __version__, "trace": str(trace), "time_scale": time_scale, "seed": seed}
+    try:
+        with (
+            _progress(progress, quiet) as bar,
+            InProcess(engine) as running,
+            nullcontext(events) if events else TemporaryDirectory() as folder,
+        ):
+            _check_playable(workload, running.limits)
+            machine = _machine_of(running, told, seed, bar)
+            about |= {"engine": running.info(), "machine": machine.settings()}
+            simulated = [run for run, _ in compare(workload, contenders, machine)]
+            trials += [Trial(run.policy, run.metrics) for run in simulated]
+            watching = _watching(bar, [run.policy for run in simulated] * repeat, workload, "played")
+            for index, trial in enumerate(trials * repeat):  # in turns: what drifts drifts for all policies
+                _live_trial(running, workload, machine, trial, Path(folder), index, watching(index))
+    finally:
+        if any(trial.live for trial in trials):
+            report = _validation(about, trials, json_file, quiet)
+    return 0 if all(_same_decisions(run["parity"]) for run in report["runs"]) else 1
+
+
+def _machine_of(running: InProcess, told: Machine | None, seed: int, bar: Bar) -> Machine:
+    """The machine to simulate, with the engine's own limits: the one that was told of, else one fitted to it now."""
+    from .sim.fit import fit_facts, limits_of
+    from .sim.recorded import with_limits
+
+    info = running.info()
+    limits = limits_of(info)
+    if told is not None:
+        return with_limits(told, limits)
+    fitted = fit_facts(_measured(running, True, seed, bar), limits, seed)
+    for warning in fitted.warnings():
+        click.echo(f"warning: {warning}", err=True)
+    return fitted.machine(Path(str(info.get("model"))).name)
+
+
+def _live_trial(
+    running: InProcess,
+    workload: Workload,
+    machine: Machine,
+    trial: Trial,
+    folder: Path,
+    index: int,
+    progress: Callable[[int, float], None],
+) -> None:
+    """One live run: its metrics, and whether its decisions come out again."""
+    from .live.settings import RunSettings
+    from .policies.replay import replay_file
+    from .sim.compare import Counts, events_name
+    from .sim.recorded import play_recorded
+
+    events = folder / events_name(index, trial.policy)
+    settings = RunSettings(policy=trial.policy, seed=workload.seed, costs=machine.beliefs(), steps=True)
+    run, _ = _live_run(running, workload, settings, events, progress, {})
+    _doubts(run)
+    parity: dict[str, object] = {**replay_file(events)[1].record()}
+    if not machine.asynchronous:
+        parity |= play_recorded(events, workload.play(running.limits, Counts()), machine).record()
+    trial.live.append(run.metrics)
+    trial.parity.append(parity)
+
+
+def _validation(
+    about: Mapping[str, object], trials: Sequence[Trial], json_file: str | None, quiet: bool
+) -> dict[str, Any]:
+    """Write and print what was found."""
+    from rich.console import Console
+
+    from .live import validation
+
+    report = validation.build(about, trials)
+    try:
+        if json_file is not None:
+            _put(json_file, json.dumps(report, indent=2, allow_nan=False) + "\n")
+    finally:
+        if json_file != STANDARD_OUTPUT:
+            console = Console(highlight=False, markup=False, emoji=False)
+            if not quiet:
+                console.print(validation.tables(report))
+            for line in validation.words(report):
+                console.print(line, soft_wrap=True)
+    return report
+
+
+def _same_decisions(parity: Mapping[str, Any]) -> bool:
+    counts = ("different", "not_replayed", "admissions_different")
+    return not any(parity.get(name) for name in counts) and parity.get("ended") is None
+
+
+@cli.command()
+@engine_options
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="The machine, for --machine.")
+@click.option("--name", metavar="NAME", help="The machine's. [default: the model's]")
+@click.option("--quick", is_flag=True, help="Measure less: for a small model on a CPU.")
+@click.option("--samples", type=click.Path(path_type=Path), metavar="FILE", help="Keep what was measured.")
+@click.option("--from", "recorded", type=click.Path(path_type=Path), metavar="FILE", help="Fit --samples of before.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the outcome as JSON; - is standard output.")
+@seed_option
+@progress_option
+def calibrate(
+    engine: EngineOptions,
+    output: Path | None,
+    name: str | None,
+    quick: bool,
+    samples: Path | None,
+    recorded: Path | None,
+    json_file: str | None,
+    seed: int,
+    progress: bool,
+) -> None:
+    """Measure an engine, and fit a machine that the simulator can play: --machine FILE.
+
+    Takes minutes of an engine that does nothing else, on hardware that does nothing else.
+    """
+    from datetime import date
+
+    from .sim import calibration
+    from .sim.fit import fit_facts, limits_of
+    from .sim.machine import RULES
+    from .sim.machine_toml import machine_toml
+    from .sim.outputs import check_writable, write_whole
+    from .sim.samples_file import read_samples
+
+    if recorded is not None and samples is not None:
+        raise TokencakeError("--samples: --from measures nothing")
+    if name is not None and (problem := RULES["name"].problem(name)):
+        raise TokencakeError(f"--name: {problem}")
+    for file in (output, samples, json_file if json_file != STANDARD_OUTPUT else None):
+        if file is not None:
+            check_writable(Path(file), but_not=recorded)
+    if recorded is not None:
+        told, facts = read_samples(recorded)
+    else:
+        from .live.in_process import InProcess
+
+        with InProcess(engine) as running, _progress(progress) as bar:
+            told, facts = running.info(), iter(_measured(running, quick, seed, bar, samples))
+    fitted = fit_facts(facts, limits_of(told), seed)
+    machine = fitted.machine(name or Path(str(told.get("model"))).name)
+    try:
+        if output is not None:
+            write_whole(output, machine_toml(machine, calibration.comments(told, fitted, str(date.today()))))
+        if json_file is not None:
+            _put(json_file, json.dumps(calibration.build(__version__, told, fitted, machine), indent=2) + "\n")
+    finally:  # a disk that is full keeps nobody from seeing the results
+        if json_file != STANDARD_OUTPUT:
+            _print_calibration(fitted)
+
+
+def _measured(running: InProcess, quick: bool, seed: int, bar: Bar, samples: Path | None = None) -> list[Fact]:
+    """The facts of an engine's probes; the file `samples` keeps them even if something ends them early."""
+    from .live.measure import FULL, QUICK, measure
+    from .sim.fit import limits_of
+    from .sim.outputs import write_whole
+    from .sim.samples_file import samples_text
+
+    told, facts = running.info(), list[Any]()
+    try:
+        measure(
+            running,
+            limits_of(told),
+            QUICK if quick else FULL,
+            facts.append,
+            seed=seed,
+            link_gbps=running.options.link_gbps,
+            progress=lambda label, done, total: bar(label, done, total, ""),
+        )
+    finally:
+        if samples is not None and facts:
+            write_whole(samples, samples_text(told, facts))
+    return facts
+
+
+def _print_calibration(fitted: Fit) -> None:
+    from rich.console import Console
+
+    from .sim.calibration import tables
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.print(tables(fitted))
+    for warning in fitted.warnings():
+        console.print(f"warning: {warning}", soft_wrap=True)
 
 
 @cli.group(invoke_without_command=True)

@@ -3,14 +3,19 @@
 The dictionary has the schema `tokencake.report/1`: what was simulated (`version`, `trace`, `machine`), and `runs`, one
 for each policy in the order asked for. All but `wall_s`, `calls_per_s` and `policy_s` of a run are the same whenever
 the same is simulated again. The keys of `metrics` are those of `traces.metrics.Metrics`.
+
+The report of a live comparison has the same shape, and `engine`, which says which engine that was. Its policies may
+have several runs each, told apart by `repeat`; tables and verdict are then about their means.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import fsum
 from typing import Any, Literal, NamedTuple
 
 from rich.console import Group
@@ -33,6 +38,7 @@ class Run:
     wall_s: float
     policy_s: float  # of it: spent in the policy
     metrics: Mapping[str, Any]
+    more: Mapping[str, Any] = field(default_factory=dict)  # what only some engines have to say
 
     def record(self) -> dict[str, Any]:
         calls = self.metrics["calls"]
@@ -44,16 +50,25 @@ class Run:
             "calls_per_s": calls / self.wall_s if self.wall_s > 0 else None,
             "policy_s": self.policy_s,
             "metrics": dict(self.metrics),
+            **self.more,
         }
 
 
 def build(
-    version: str, trace: Mapping[str, object], machine: Mapping[str, object], runs: Sequence[Run]
+    version: str,
+    trace: Mapping[str, object],
+    machine: Mapping[str, object],
+    runs: Sequence[Run],
+    engine: Mapping[str, object] | None = None,
 ) -> dict[str, Any]:
-    """The report. `trace` has at least path, sha256, applications and calls; `machine` its name and settings."""
+    """The report. `trace` has at least path, sha256, applications and calls; `machine` its name and settings.
+
+    `engine` has the name and the version of the engine if it is a real one.
+    """
     return {
         "schema": SCHEMA,
         "version": version,
+        **({"engine": engine["name"], "engine_version": engine["version"]} if engine else {}),
         "trace": dict(trace),
         "machine": dict(machine),
         "runs": [run.record() for run in runs],
@@ -129,6 +144,7 @@ SUMMARY = (
     Row("time in the policy", "policy_s", seconds, None),
     Row("simulated calls/s", "calls_per_s", number, None),
 )
+LIVE_SUMMARY = (*SUMMARY[:-1], Row("calls/s", "calls_per_s", number, None))
 DISTRIBUTIONS = (
     ("application latency, s", "app_latency_s", 1.0),
     ("TTFT, s", "ttft_s", 1.0),
@@ -156,9 +172,37 @@ def tables(report: Mapping[str, Any], width: int) -> Group:
 
     Where not all policies fit side by side, the summary comes in parts, each beginning with the first policy.
     """
-    first, *others = report["runs"]
+    runs = averaged(report["runs"])
+    first, *others = runs
+    rows = LIVE_SUMMARY if "engine" in report else SUMMARY
     room = width - LABEL_WIDTH - GAP - _width(first, VALUE_WIDTH)
-    return Group(*(_summary(first, part) for part in _parts(others, room)), _distributions(report["runs"]))
+    return Group(*(_summary(rows, first, part) for part in _parts(others, room)), _distributions(runs))
+
+
+def averaged(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One record for all repeats of a run: the means of their numbers, and `repeats`, the records themselves."""
+    groups: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    seen: Counter[tuple[str, object]] = Counter()  # a policy that was asked for twice has two runs in each repeat
+    for run in runs:
+        asked = (run["policy"], run.get("repeat"))
+        groups.setdefault((run["policy"], seen[asked]), []).append(run)
+        seen[asked] += 1
+    return [{**_mean(repeats), "repeats": repeats} for repeats in groups.values()]
+
+
+def _mean(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {key: _mean_value([record[key] for record in records]) for key in records[0]}
+
+
+def _mean_value(values: Sequence[Any]) -> Any:
+    """The mean of numbers, and of what is in mappings; None if a number is missing; else the first value."""
+    if isinstance(values[0], Mapping):
+        return _mean(values)
+    if any(value is None for value in values):
+        return None
+    if isinstance(values[0], int | float) and len(values) > 1:
+        return fsum(values) / len(values)
+    return values[0]
 
 
 def _width(run: Mapping[str, Any], least: int) -> int:
@@ -181,14 +225,14 @@ def _parts(runs: Sequence[Mapping[str, Any]], room: int) -> Iterator[Sequence[Ma
     yield part
 
 
-def _summary(first: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> Table:
+def _summary(rows: Sequence[Row], first: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     table.add_column("", min_width=LABEL_WIDTH, no_wrap=True)
     for run, least in [(first, VALUE_WIDTH), *((run, VALUE_WIDTH + CHANGE_WIDTH) for run in others)]:
         width = _width(run, least)
         title = Text(heading(run["policy"]), overflow="fold")
         table.add_column(title, justify="right", vertical="bottom", min_width=width, max_width=width)
-    for row in SUMMARY:
+    for row in rows:
         base = value_at(first, row.path)
         cells = [_cell(row, value_at(run, row.path), base) for run in others]
         table.add_row(row.label, "-" if base is None else row.show(base), *cells)
@@ -235,7 +279,7 @@ def _distributions(runs: Sequence[Mapping[str, Any]]) -> Table:
 
 def verdict(report: Mapping[str, Any]) -> list[str]:
     """For each policy after the first, one line on who wins, by mean application latency and by makespan."""
-    first, *others = report["runs"]
+    first, *others = averaged(report["runs"])
     return [_verdict(run, first) for run in others]
 
 
@@ -246,7 +290,27 @@ def _verdict(run: Mapping[str, Any], first: Mapping[str, Any]) -> str:
         said = f"{latency.word} on {latency.what} and {makespan.what}"
     else:
         said = f"{latency.word} on {latency.what}, {makespan.word} on {makespan.what}"
-    return f"{run['policy']} {said} against {first['policy']} (one run, no interval)"
+    return f"{run['policy']} {said} against {first['policy']} ({_certainty(run, first)})"
+
+
+def _certainty(run: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    """How much the repeats of a run differ among themselves."""
+    counts = sorted({len(run["repeats"]), len(first["repeats"])})
+    if counts[-1] == 1:
+        return "one run, no interval"
+    wide = max(
+        spread(one["repeats"], path)
+        for one in (run, first)
+        for path in ("metrics.app_latency_s.mean", "metrics.makespan_s")
+    )
+    return f"means of {' and '.join(map(str, counts))} runs, which lie up to {100 * wide:.1f}% apart"
+
+
+def spread(repeats: Sequence[Mapping[str, Any]], path: str) -> float:
+    """How far the values of some runs lie apart, as a share of their mean; 0 if there is nothing to compare."""
+    values = [value for run in repeats if (value := value_at(run, path)) is not None]
+    mean = fsum(values) / len(values) if values else 0.0
+    return (max(values) - min(values)) / mean if mean else 0.0
 
 
 class _Outcome(NamedTuple):
@@ -261,7 +325,10 @@ def _outcome(label: str, path: str, run: Mapping[str, Any], first: Mapping[str, 
         return _Outcome("says nothing", f"{label} (nothing to measure)")
     if abs(difference) < SAME:
         return _Outcome("changes nothing", f"{label} ({seconds(value)})")
-    word = "wins" if difference < 0 else "loses"
+    if abs(difference) <= max(spread(run["repeats"], path), spread(first["repeats"], path)):
+        word = "is within the noise"
+    else:
+        word = "wins" if difference < 0 else "loses"
     return _Outcome(word, f"{label} ({_percent(difference)}: {seconds(value)} instead of {seconds(base)})")
 
 
@@ -281,5 +348,7 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, ob
         name = prefix + key
         if isinstance(value, Mapping):
             yield from _flat(value, f"{name}.")
+        elif isinstance(value, list):
+            yield name, "; ".join(map(str, value))
         else:
             yield name.removeprefix("metrics."), value

@@ -4,12 +4,13 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from tokencake.sim.report import Run, build, csv_text, tables, verdict
+from tokencake.sim.report import Run, averaged, build, csv_text, tables, verdict
 from tokencake.traces.metrics import Metrics
 
 
@@ -97,6 +98,50 @@ def test_the_verdict_says_that_nothing_changed() -> None:
 
 def test_one_policy_alone_has_no_verdict() -> None:
     assert verdict(a_report(a_run("vllm"))) == []
+
+
+def repeated(policy: str, *latencies_s: float, **more: Any) -> list[Run]:
+    return [
+        replace(a_run(policy, latency_s=latency_s, **more), more={"repeat": index})
+        for index, latency_s in enumerate(latencies_s, start=1)
+    ]
+
+
+def test_repeats_are_shown_as_their_mean() -> None:
+    runs = [*repeated("vllm", 90.0, 110.0), *repeated("tokencake", 50.0, 70.0)]
+    text = printed(a_report(*runs))
+    assert re.search(r"^application latency, mean +100\.0 s +60\.00 s +-40\.0%$", text, re.MULTILINE)
+    assert text.count("tokencake") == printed(a_report(a_run("vllm"), a_run("tokencake"))).count("tokencake")
+
+
+def test_a_verdict_over_repeats_says_how_far_they_lie_apart() -> None:
+    (line,) = verdict(a_report(*repeated("vllm", 90.0, 110.0), *repeated("tokencake", 54.0, 66.0, makespan_s=180.0)))
+    assert line.startswith("tokencake wins on mean application latency (-40.0%")
+    assert line.endswith("against vllm (means of 2 runs, which lie up to 20.0% apart)")
+
+
+def test_a_difference_within_the_noise_is_no_win() -> None:
+    (line,) = verdict(a_report(*repeated("vllm", 90.0, 110.0), *repeated("tokencake", 84.0, 86.0, makespan_s=180.0)))
+    assert line.startswith("tokencake is within the noise on mean application latency (-15.0%")
+    assert "), wins on makespan (-10.0%" in line
+
+
+def test_a_policy_that_was_asked_for_twice_stands_there_twice() -> None:
+    runs = [*repeated("vllm", 90.0, 110.0), *repeated("vllm", 50.0, 70.0)]
+    assert [run["metrics"]["app_latency_s"]["mean"] for run in averaged(a_report(*runs)["runs"])] == [100.0, 60.0]
+
+
+def test_a_mean_over_what_was_not_measured_is_none() -> None:
+    (run,) = averaged(a_report(*repeated("vllm", 1.0, 3.0, makespan_s=None))["runs"])
+    assert (run["metrics"]["makespan_s"], run["metrics"]["app_latency_s"]["mean"]) == (None, 2.0)
+
+
+def test_a_live_report_names_its_engine() -> None:
+    played = {"path": "t.jsonl", "sha256": "0" * 64, "applications": 5, "calls": 50}
+    report = build("1.2.3", played, {"name": "m"}, [a_run("vllm")], {"name": "vllm", "version": "0.32.0"})
+    assert list(report) == ["schema", "version", "engine", "engine_version", "trace", "machine", "runs"]
+    assert "simulated" in printed(a_report(a_run("vllm")))
+    assert "simulated" not in printed(report)
 
 
 def test_csv_has_a_line_a_run() -> None:
