@@ -200,8 +200,8 @@ def test_a_load_leaves_the_room_that_a_loaded_call_needs_to_go_on() -> None:
     records = assert_the_same_by_all_structures(tuple(applications), lambda: Does(_saved), MACHINE)
     assert [fact.blocks for fact in records if type(fact) is e.LoadStarted] == [5, 6]
     ended, _ = (fact.at_s for fact in records if type(fact) is e.CallFinished and fact.call.endswith("/2"))
-    _, second = (fact.at_s for fact in records if type(fact) is e.LoadStarted)
-    assert second >= ended
+    _, later = (fact.at_s for fact in records if type(fact) is e.LoadStarted)
+    assert later >= ended
     _check_ends(tuple(applications), records)
 
 

@@ -15,6 +15,7 @@ pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an
 
 from adversary import hard_workload
 from differential.workloads import Workload
+from virtual_engine import Virtual
 
 from tokencake.live.settings import RunSettings
 from tokencake.policies.interface import Policy
@@ -22,8 +23,6 @@ from tokencake.policies.registry import load_policy
 from tokencake.sim.simulate import simulate
 from tokencake.traces import events as e
 from tokencake.traces.apps import AgentId, Application, Call, CallId
-
-from .virtual import Virtual
 
 POLICIES = (
     "vllm",

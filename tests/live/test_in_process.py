@@ -185,7 +185,8 @@ def test_an_interrupt_is_noticed_while_nothing_is_due(engine: InProcess) -> None
 
 
 def test_a_step_that_fails_ends_the_run_and_not_the_engine(engine: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    llm, steps = engine._engine.llm, []
+    llm = engine._engine.llm
+    steps: list[None] = []
     step = llm.step
 
     def failing() -> Any:

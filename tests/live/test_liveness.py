@@ -1,4 +1,4 @@
-"""Whatever a policy wants and clients do: every call is served, every block comes back, and none has what it should not.
+"""Whatever policies want and clients do: each call is served, each block comes back, none has what it should not.
 
 The workers of `virtual` check every token that is computed and every copy, so a wrong block fails these tests as well.
 """
@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an environment of its own")
 
 from adversary import Adversary, Hoarder, hard_workload
+from virtual_engine import MOST_ROUNDS, VOCABULARY, Virtual
 
 from tokencake.live.metadata import KEY
 from tokencake.live.settings import RunSettings
@@ -21,8 +22,6 @@ from tokencake.policies.interface import EVERYTHING, Plan, Policy, View
 from tokencake.policies.registry import load_policy
 from tokencake.sim.machine import PS_PER_S, Machine
 from tokencake.traces import events as e
-
-from .virtual import MOST_ROUNDS, VOCABULARY, Virtual
 
 OPERATIONS = 1000
 LONGEST_TOKENS = 60
@@ -94,7 +93,7 @@ class Clients:
         prompt = known + [rng.randrange(1, VOCABULARY) for _ in range(rng.randint(1, room))]
         output_tokens = rng.choice((1, 2, LONGEST_TOKENS - len(prompt)))
         name = f"r{self._count}"
-        said = {"app": agent[0], "agent": agent[1], "call": name}
+        said: dict[str, object] = {"app": agent[0], "agent": agent[1], "call": name}
         if rng.random() < 0.6:
             said["tools"] = [{"kind": "t", "declared_s": rng.choice((0.0, 0.05, 1.0))}]
         extra = {KEY: said} if rng.random() < 0.9 else {}  # some clients say nothing
