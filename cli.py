@@ -57,6 +57,12 @@ rate_option = click.option(
 oversized_option = click.option(
     "--skip-oversized", is_flag=True, help="Leave out applications that the machine cannot hold."
 )
+scale_option = click.option(
+    "--time-scale", type=float, default=1.0, show_default=True, metavar="X", help="Arrivals, tools, pauses."
+)
+shrink_option = click.option(
+    "--shrink", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Of N tokens, play one."
+)
 OUTPUT_OPTIONS = (  # by the fields of _Outputs
     click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is standard output."),
     click.option("--csv", "csv_file", metavar="FILE", help="Write a line a run as CSV; - is standard output."),
@@ -244,6 +250,8 @@ def _report(
     }
     if workload.time_scale != 1.0:
         played["time_scale"] = workload.time_scale
+    if workload.shrink != 1:
+        played["shrink"] = workload.shrink
     return build(__version__, played, machine, [run for run, _ in finished], engine)
 
 
@@ -257,7 +265,8 @@ def _report(
 @click.option(
     "--repeat", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Runs of each policy."
 )
-@click.option("--time-scale", type=float, default=1.0, show_default=True, metavar="X", help="Arrivals, tools, pauses.")
+@scale_option
+@shrink_option
 @click.option("--machine", "machine_name", metavar="M", help="Whose costs the policies believe in: see calibrate.")
 @seed_option
 @rate_option
@@ -274,6 +283,7 @@ def live(
     specs: tuple[str, ...],
     repeat: int,
     time_scale: float,
+    shrink: int,
     machine_name: str | None,
     seed: int,
     rate: float | None,
@@ -305,7 +315,7 @@ def live(
         arrival_times(rate, arrivals, seed)
     settings = _live_settings(machine_name, seed, steps=outputs.events is not None)
     outputs.check(trace)
-    workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized, time_scale)
+    workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized, time_scale, shrink)
     finished: list[tuple[Run, Counts]] = []
     about: dict[str, object] = {}
     try:
@@ -509,7 +519,8 @@ def replay(events: Path, policy: str | None, seed: int | None, machine_name: str
 @policy_option
 @click.option("--machine", "machine_name", metavar="M", help="What is simulated. [default: the engine, measured now]")
 @click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Live runs of each.")
-@click.option("--time-scale", type=float, default=1.0, show_default=True, metavar="X", help="Arrivals, tools, pauses.")
+@scale_option
+@shrink_option
 @seed_option
 @rate_option
 @arrivals_option
@@ -525,6 +536,7 @@ def validate(
     machine_name: str | None,
     repeat: int,
     time_scale: float,
+    shrink: int,
     seed: int,
     rate: float | None,
     arrivals: Any,
@@ -554,9 +566,10 @@ def validate(
         arrival_times(rate, arrivals, seed)
     told = None if machine_name is None else load_machine(machine_name)
     _Outputs(json_file, None, events, quiet).check(trace)
-    workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized, time_scale)
+    workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized, time_scale, shrink)
     trials: list[Trial] = []
-    about: dict[str, Any] = {"version": __version__, "trace": str(trace), "time_scale": time_scale, "seed": seed}
+    about: dict[str, Any] = {"version": __version__, "trace": str(trace), "time_scale": time_scale, "shrink": shrink}
+    about["seed"] = seed
     try:
         with (
             _progress(progress, quiet) as bar,

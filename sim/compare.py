@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..traces.limits import Limits, fits
 from ..traces.metrics import Metrics
 from ..traces.reader import Trace
 from ..traces.scaling import scaled
+from ..traces.shrinking import shrunk
 from .machine import Machine
 from .report import Run
 from .simulate import Progress, simulate
@@ -51,18 +52,19 @@ class Workload:
     arrivals: ArrivalProcess = "even"
     skip_oversized: bool = False  # whether applications that the engine cannot hold are left out, or an error
     time_scale: float = 1.0  # arrivals, tools and pauses last so many times as long
+    shrink: int = 1  # of each source only one in so many tokens is there
 
     def play(self, limits: Limits, counts: Counts) -> Iterator[Application]:
         """The applications as they arrive, counted into `counts`. Those that are left out do not slow the rate."""
-        fitting = self._fitting(limits, counts)
+        fitting = self._fitting(self.trace if self.shrink == 1 else shrunk(self.trace, self.shrink), limits, counts)
         applications = fitting if self.rate is None else retime(fitting, self.rate, self.arrivals, self.seed)
         for application in scaled(applications, self.time_scale):
             counts.applications += 1
             counts.calls += len(application.calls)
             yield application
 
-    def _fitting(self, limits: Limits, counts: Counts) -> Iterator[Application]:
-        for application in self.trace:
+    def _fitting(self, applications: Iterable[Application], limits: Limits, counts: Counts) -> Iterator[Application]:
+        for application in applications:
             if self.skip_oversized and not fits(application, limits):
                 counts.oversized += 1
             else:
