@@ -40,6 +40,11 @@ class GpuPool:
         """Whether vLLM publishes what is cached: then it reads more of a request than its hashes."""
         return bool(self._pool.enable_kv_cache_events)
 
+    def cached(self, content: Hash) -> Any | None:
+        """A block with this content, or None."""
+        blocks = self._pool.get_cached_block(content, [GROUP])
+        return None if blocks is None else blocks[0]
+
     def found(self, hashes: Sequence[Hash], first: int, upto: int) -> list[Any]:
         """The cached blocks from `first` on, without a gap, at most to `upto`."""
         lookup = self._pool.get_cached_block

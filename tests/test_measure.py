@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from measured import limits_of, steps_of
@@ -53,7 +54,7 @@ class Simulated:
 def test_each_probe_finds_its_context_in_the_cache_and_none_is_preempted(effort):
     application = step_probes(limits_of(SMALL), effort)
     kept = {call.id: call.prompt.keep_tokens // 16 * 16 for call in application.calls}
-    facts: list[object] = []
+    facts: list[Any] = []
     simulate([application], load_policy("vllm"), SMALL, [facts.append])
 
     admitted = [fact for fact in facts if isinstance(fact, e.CallAdmitted)]
@@ -113,10 +114,10 @@ def test_an_engine_that_is_too_small_is_refused():
 def test_copies_are_made_in_several_sizes_both_ways_and_are_waited_for():
     application = copy_probes(limits_of(SMALL), QUICK)
     assert application is not None
-    facts: list[object] = []
+    facts: list[Any] = []
     simulate([application], load_policy(COPY_POLICY), SMALL, [facts.append])
 
-    def sizes(kind: type) -> list[int]:
+    def sizes(kind: Any) -> list[int]:
         return sorted(fact.blocks for fact in facts if isinstance(fact, kind))
 
     stalls = sum(bool(call.tools) for call in application.calls)
@@ -134,7 +135,7 @@ def test_no_copies_without_host_memory():
 def test_copies_give_back_the_link_of_the_machine():
     application = copy_probes(limits_of(SMALL), FULL)
     assert application is not None
-    facts: list[object] = []
+    facts: list[Any] = []
     simulate([application], load_policy(COPY_POLICY), SMALL, [facts.append])
     samples = Samples()
     for fact in facts:
@@ -146,7 +147,7 @@ def test_copies_give_back_the_link_of_the_machine():
 
 def test_measuring_warms_up_first_and_shows_how_far_it_is():
     engine = Simulated(SMALL)
-    facts: list[object] = []
+    facts: list[Any] = []
     shown: list[tuple[str, int, int]] = []
     measure(engine, limits_of(SMALL), QUICK, facts.append, progress=lambda *said: shown.append(said))
 
@@ -173,7 +174,7 @@ def test_a_policy_that_fails_is_said():
 def recorded(tmp_path):
     """A file of samples of a simulated engine."""
     limits = limits_of(SMALL)
-    facts: list[object] = [
+    facts: list[Any] = [
         e.RunStarted(0.0, limits.block_tokens, limits.gpu_blocks, limits.host_blocks, limits.block_bytes),
         e.CallArrived(0.0, e.Request("a/1", "a", "a/main", "main", 100, 10, (), NO_HINTS)),
     ]
