@@ -11,7 +11,8 @@ move. Engine time goes on by 30 ms a step.
 "added" is our step less vLLM's, step by step: less than nothing where a policy spares vLLM a look at a call that does
 not fit. "ours" is the time inside our own methods and connector, some stopwatches included (0.5 µs each, at least). The
 parts below overlap, and each has its own stopwatch in it. A step is `add_request`, `schedule` and
-`update_from_output`. Needs vLLM.
+`update_from_output`; steps in which the operating system gave the core to somebody else are left out, and counted.
+Needs vLLM.
 """
 
 # mypy: disallow-subclassing-any=false
@@ -22,6 +23,7 @@ import gc
 import json
 import os
 import platform
+import resource
 import statistics
 import sys
 import time
@@ -168,7 +170,7 @@ class Engine:
 
     def __init__(self, scheduler: Any, situation: Situation) -> None:
         self.scheduler = scheduler
-        self._situation = situation
+        self.situation = situation
         self._hasher = get_request_block_hasher(BLOCK_TOKENS, sha256)
         self._steps = 0
         self.polls = 0
@@ -214,11 +216,11 @@ class Engine:
 
     def returning(self) -> Request:
         """The next call of the agent that has been stalled for longest."""
-        return self.request(next(self._returning), 1, PROMPT_TOKENS, self._situation.output_tokens)
+        return self.request(next(self._returning), 1, PROMPT_TOKENS, self.situation.output_tokens)
 
     def fresh(self, prompt_tokens: int) -> Request:
         """The first call of an agent that nobody knows."""
-        return self.request(next(self._fresh), 0, prompt_tokens, self._situation.output_tokens)
+        return self.request(next(self._fresh), 0, prompt_tokens, self.situation.output_tokens)
 
     # -- steps
 
@@ -273,7 +275,7 @@ class Engine:
             self.scheduler.add_request(self.fresh(PROMPT_TOKENS))
         while len(self.scheduler.running) < RUNNING or any(r.is_prefill_chunk for r in self.scheduler.running):
             self.step()
-        self.scheduler.add_request(self.fresh(self._situation.longest_prompt_tokens))
+        self.scheduler.add_request(self.fresh(self.situation.longest_prompt_tokens))
         for _ in range(WAITING - 1):
             self.scheduler.add_request(self.fresh(PROMPT_TOKENS))
 
@@ -322,44 +324,54 @@ def scheduler_of(kind: type[Scheduler], situation: Situation) -> Any:
 def measure(policy: str, situation: Situation, steps: int) -> dict[str, Any]:
     """Times of steps in microseconds: vLLM's, what is added to them, and where that goes."""
     kinds = (Scheduler, TokencakeScheduler, WatchedScheduler, WatchedScheduler)
-    native, ours, watched, in_parts = engines = [Engine(scheduler_of(kind, situation), situation) for kind in kinds]
+    engines = [Engine(scheduler_of(kind, situation), situation) for kind in kinds]
+    native, ours, _, in_parts = engines
     for engine in engines:
         if engine is not native:
             engine.begin(policy)
         engine.fill()
     in_parts.scheduler.watch_parts()
-    records: dict[Engine, list[dict[str, int]]] = {}
-    polls = 0
-    gc.collect()
-    gc.disable()
-    for at, turn in enumerate(turns(engines, steps + WARM_UP)):
-        if at == WARM_UP:
-            records, polls = {engine: [] for engine in engines}, ours.polls
-        for engine in turn:
-            arriving = [engine.returning()] if situation.news else ()
-            spent = engine.spent
-            spent.clear()
-            whole = engine.step(arriving, int(situation.news))
-            records.setdefault(engine, []).append({"whole": whole, **spent})
-    gc.enable()
-    took = {"vllm": wholes(records[native]), "tokencake": wholes(records[ours])}
-    parts = records[in_parts]
+    play(engines, WARM_UP)
+    polls = ours.polls
+    of_native, of_ours, watched, parts = play(engines, steps)
+    pairs = [(before["whole"], with_us["whole"]) for before, with_us in zip(of_native, of_ours, strict=True)
+             if before and with_us]  # fmt: skip
+    watched, parts = [record for record in watched if record], [record for record in parts if record]
     return {
         "policy": policy,
         "situation": situation.name,
         "gpu_blocks": situation.gpu_blocks,
         "steps": steps,
+        "left_out": {"pairs": steps - len(pairs), "ours": steps - len(watched), "parts": steps - len(parts)},
         "polls": ours.polls - polls,
         "counts": {"vllm": native.counts(), "tokencake": ours.counts()},
-        "step_us": {name: spread(values) for name, values in took.items()},
-        "added_us": spread([b - a for a, b in zip(took["vllm"], took["tokencake"], strict=True)]),
-        "ours_us": spread([own(record) for record in records[watched]]),
+        "step_us": {"vllm": spread([a for a, _ in pairs]), "tokencake": spread([b for _, b in pairs])},
+        "added_us": spread([b - a for a, b in pairs]),
+        "ours_us": spread([own(record) for record in watched]),
         "parts_us": {name: spread([part.get(name, 0) for part in parts]) for name in names_of(parts)},
     }
 
 
-def wholes(records: Sequence[dict[str, int]]) -> list[int]:
-    return [record["whole"] for record in records]
+def play(engines: Sequence[Engine], steps: int) -> list[list[dict[str, int]]]:
+    """For each engine, what each of these steps took; nothing of one that was interrupted."""
+    records: dict[Engine, list[dict[str, int]]] = {engine: [] for engine in engines}
+    gc.collect()
+    gc.disable()
+    for turn in turns(engines, steps):
+        for engine in turn:
+            arriving = [engine.returning()] if engine.situation.news else ()
+            engine.spent.clear()
+            before = interruptions()
+            whole = engine.step(arriving, int(engine.situation.news))
+            interrupted = interruptions() > before
+            records[engine].append({} if interrupted else {"whole": whole, **engine.spent})
+    gc.enable()
+    return [records[engine] for engine in engines]
+
+
+def interruptions() -> int:
+    """How often the operating system has taken the core from us."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
 
 
 def turns(engines: Sequence[Engine], count: int) -> Iterator[Sequence[Engine]]:
@@ -391,6 +403,7 @@ def show(result: dict[str, Any]) -> None:
     print(
         f"{result['situation']:6s} {result['policy']:16s} {pair(result['step_us']['vllm']):>20s}"
         f" {pair(result['added_us']):>20s} {pair(result['ours_us']):>20s}  {result['polls']} polls,"
+        f" {result['left_out']['pairs']} of {result['steps']} left out,"
         f" {', '.join(f'{count} {name}' for name, count in result['counts']['tokencake'].items())}"
     )
     for name, values in result["parts_us"].items():
