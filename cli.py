@@ -1,4 +1,4 @@
-"""The command line: `tokencake simulate`, `trace`, `policies`, `machines`. What each does is imported when it is asked.
+"""The command line. What a command does is imported when it is asked for: `simulate` needs no vLLM and starts at once.
 
 Exit codes: 0 · 1 for other decisions in a replay or a validation, or a run that failed in a real engine · 2 for
 anything that the user can mend, said in one line on stderr · 130 after an interrupt.
@@ -161,7 +161,7 @@ def _fail(message: str) -> int:
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Compare KV-cache policies for LLM agents on a simulated vLLM engine."""
+    """Compare KV-cache policies for LLM agents on a simulated vLLM engine, and on vLLM itself."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 

@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf, nextafter
 from typing import Any
 
 from .. import __version__
@@ -68,7 +69,8 @@ class Adapter:
         self._reset()
 
     def _reset(self) -> None:
-        self._now_s = 0.0  # of the latest boundary
+        self._now_s = 0.0  # of the latest boundary or outcome
+        self._boundary_s = -1.0  # of the latest boundary; none yet
         self._apps: dict[AppId, LiveApp] = {}
         self._agents: dict[AgentId, AgentCache] = {}
         self._calls: dict[CallId, LiveCall] = {}
@@ -190,7 +192,7 @@ class Adapter:
         at_s = event.get("at_s", now_s)
         if isinstance(at_s, bool) or not isinstance(at_s, int | float) or not at_s >= 0:
             raise EngineError(f"event: at_s: expected seconds since the run began, got {at_s!r}")
-        at_s = min(float(at_s), now_s)
+        at_s = self._news_s(float(at_s), now_s)
         if kind == "app_started":
             self._app(app, at_s)
         elif kind == "app_finished":
@@ -206,6 +208,10 @@ class Adapter:
         else:
             expected = "app_started, app_finished, tool_started or tool_returned"
             raise EngineError(f"event: event: expected {expected}, got {kind!r}")
+
+    def _news_s(self, due_s: float, now_s: float) -> float:
+        """When something happened that was due then and is told now: after the latest boundary, which missed it."""
+        return min(max(0.0, due_s, nextafter(self._boundary_s, inf)), max(now_s, self._boundary_s))
 
     def _app(self, name: AppId, at_s: float) -> LiveApp:
         app = self._apps.get(name)
@@ -282,7 +288,7 @@ class Adapter:
         if told is None:
             return
         now_s = self.now_s()
-        at_s = min(max(0.0, request.arrival_time - self._start_wall_s), now_s)
+        at_s = self._news_s(request.arrival_time - self._start_wall_s, now_s)
         said = told.request
         if said.id in self._calls:  # sent again before it ended
             said = said._replace(id=f"{said.id}#{request.request_id}")
@@ -421,7 +427,7 @@ class Adapter:
         if controller is None:
             return
         self._tick(self.now_s())
-        now_s = self._now_s
+        now_s = self._boundary_s = self._now_s
         self._native_once = False
         if self.copies.pinned:
             self.copies.unpin_expired(now_s)

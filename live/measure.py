@@ -130,8 +130,7 @@ def copy_probes(limits: Limits, effort: Effort, link_gbps: float | None = None) 
     """The application whose copies are to be measured, for `COPY_POLICY`; None where there is no host memory.
 
     Each agent's context is saved while its tool runs. Half of them are brought back before the tool returns, the
-    others when the next call asks for them. `link_gbps` is what the link was slowed
-    down to, if it was.
+    others when the next call asks for them. `link_gbps` is what the link was slowed down to, if it was.
     """
     slowest = (0.5 * link_gbps if link_gbps else SLOWEST_LINK_GBPS) * 1e9
     chain = _Chain("copies")

@@ -58,6 +58,7 @@ class Queues:
         """Put the plan's order in place of vLLM's. What `restore` needs, or None if the order is vLLM's own."""
         if plan.admit is None:
             self._laid_for = None
+            self._let_holders_go_first()
             return None
         if self._laid_for is None or self._laid_for[0] is not plan or self._laid_for[1] != self.version:
             self._order = self._ordered(plan.admit)
@@ -99,6 +100,18 @@ class Queues:
         self.version += 1
         self._side.remove_request(request)
         self._scheduler.waiting.prepend_request(request)
+
+    def _let_holders_go_first(self) -> None:
+        """Requests that hold blocks go before those that vLLM 0.26 keeps in the same queue because it passed over them.
+
+        One of the latter would otherwise wait for ever for the room that one of the former holds behind it. Later
+        versions look at those that hold blocks first, too.
+        """
+        side = self._side
+        if len(side) > 1 and self._side_name == SIDE_QUEUES[-1]:
+            ordered = sorted(side, key=holds_blocks, reverse=True)  # keeps the order of equals
+            side.clear()
+            side.extend(ordered)
 
     def _ordered(self, admit: Iterable[str]) -> list[Any]:
         calls = self._calls
