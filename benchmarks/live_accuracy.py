@@ -13,12 +13,14 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tokencake import __version__
 from tokencake.live.engine_options import EngineOptions
 from tokencake.live.in_process import InProcess
 from tokencake.live.measure import FULL, QUICK, measure
@@ -58,6 +60,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--full", action="store_true", help="calibrate at length")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--date", help="of the run, for the file")
     arguments = parser.parse_args()
     results = []
     with InProcess(ENGINE) as engine:
@@ -70,7 +73,16 @@ def main() -> None:
                 results.append({"workload": name, **compared(engine, machine, applications, policy, arguments.repeats)})
                 show(results[-1])
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps({"machine": machine.settings(), "runs": results}, indent=1) + "\n")
+        told = {
+            "command": "python benchmarks/live_accuracy.py " + " ".join(sys.argv[1:]),
+            "date": arguments.date,
+            "tokencake": __version__,
+            "vllm": engine.version,
+            "load": os.getloadavg()[0],
+            "machine": machine.settings(),
+            "runs": results,
+        }
+        arguments.json.write_text(json.dumps(told, indent=1) + "\n")
 
 
 def calibrated(engine: InProcess, full: bool) -> Machine:
