@@ -17,7 +17,7 @@ from .gpu_pool import GpuPool
 
 SHORTEST_SAMPLE_S = 0.05
 COST_SHARE = 0.0005  # of the time, spent on samples
-LONGEST_LOOK_S = 4e-5  # at one step
+LONGEST_LOOK_S = 2e-5  # at one step
 BLOCKS_AT_ONCE = 8  # looked up between two looks at the clock
 
 
