@@ -124,7 +124,7 @@ class Adapter:
             raise EngineError("no run is under way")
         self._tick(self.now_s())
         for app in list(self._apps):
-            self._end_app(app)
+            self._end_app(app, self._now_s)
         self._report(self._occupancy.reading(self.steps))
         self.settings = None
         self._controller = None
@@ -235,17 +235,16 @@ class Adapter:
         if app.ending and not app.calls and not any(agent.name in self._stalled for agent in app.agents):
             self._end_app(name, at_s)
 
-    def _end_app(self, name: AppId, at_s: float | None = None) -> None:
+    def _end_app(self, name: AppId, at_s: float) -> None:
         """None of its agents comes back."""
-        now_s = self._now_s if at_s is None else at_s
         app = self._apps.pop(name)
-        self._report(e.AppFinished(now_s, name))
+        self._report(e.AppFinished(at_s, name))
         for agent in app.agents:
             agent.gone = True
             self._stalled.pop(agent.name, None)
-            self.copies.cancel(agent, now_s)
+            self.copies.cancel(agent, at_s)
             self.copies.unpin(agent)
-            self.copies.forget(agent, now_s)
+            self.copies.forget(agent, at_s)
             del self._agents[agent.name]
 
     def _sweep(self, now_s: float) -> None:

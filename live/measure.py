@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ..policies.controller import Sink
+from ..traces import limits as bounds
 from ..traces.apps import AppId, Application, Call, CallId, Prompt, Segment, Tool
 from ..traces.errors import EngineError
 from ..traces.events import CallFinished
@@ -34,19 +35,13 @@ JOINING_TOKENS = 16  # that a call computes before it decodes behind a cached co
 Progress = Callable[[str, int, int], None]  # what is being measured, how many calls of it have ended, of how many
 
 
-class Limits(Protocol):
+class Limits(bounds.Limits, Protocol):
     """What an engine can hold and do in a step. Names as in `Machine`."""
 
-    @property
-    def gpu_blocks(self) -> int: ...
-    @property
-    def block_tokens(self) -> int: ...
     @property
     def block_bytes(self) -> int: ...
     @property
     def host_blocks(self) -> int: ...
-    @property
-    def max_context_tokens(self) -> int: ...
     @property
     def step_budget_tokens(self) -> int: ...
     @property

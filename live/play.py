@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 from ..traces.apps import AppId, Application, Call, CallId
 from ..traces.distribution import Distribution
 from ..traces.errors import TraceError
-from ..traces.events import Request, ToolHint
+from ..traces.events import Request, request_of
 from .tokens import Tokens
 
 
@@ -172,11 +172,3 @@ class Player:
 
     def _later(self, at_s: float, act: Callable[[float], None]) -> None:
         heappush(self._heap, _Due(at_s, False, (next(self._created), 0), act))
-
-
-def request_of(call: Call) -> Request:
-    """What is known of a call when it arrives: nothing of its tools' true durations, nor of its answer's length."""
-    tools = tuple(ToolHint(tool.kind, tool.declared_s) for tool in call.tools)
-    return Request(
-        call.id, call.app, call.agent, call.agent_type, call.prompt.tokens, call.max_output_tokens, tools, call.hints
-    )

@@ -15,7 +15,6 @@ from .step_fit import Estimate, StepFit, fit_steps
 WRONG = 0.1  # relative error from which on a kind of steps is warned about
 DISTURBED = 0.5  # error of the worst twentieth of all steps from which on something disturbed them
 UNEQUAL = 1.25  # ratio of the link's two ways from which on one rate for both is a compromise
-COPY_NAMES = ("link_gbps", "copy_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +29,19 @@ class Limits:
     step_budget_tokens: int
     max_running: int
     asynchronous: bool
+
+    def settings(self) -> dict[str, Any]:
+        """As fields of a `Machine`."""
+        return {
+            "gpu_blocks": self.gpu_blocks,
+            "block_tokens": self.block_tokens,
+            "kv_bytes_per_token": self.block_bytes // self.block_tokens,
+            "host_gib": self.host_blocks * self.block_bytes / 2**30,
+            "max_context_tokens": self.max_context_tokens,
+            "step_budget_tokens": self.step_budget_tokens,
+            "max_running": self.max_running,
+            "asynchronous": self.asynchronous,
+        }
 
 
 def limits_of(info: Mapping[str, object]) -> Limits:
@@ -57,22 +69,10 @@ class Fit:
 
     def machine(self, name: str) -> Machine:
         """The machine with these constants. Its client takes no time: a live run's reacts in the same round."""
-        limits = self.limits
-        costs = {field: _possible(field, estimate.value) for field, estimate in self.constants.items()}
+        costs: dict[str, Any] = {field: _possible(field, estimate.value) for field, estimate in self.constants.items()}
         if not costs["step_s"] + costs["floor_s"]:
             costs["step_s"] = 1 / PS_PER_S  # a machine's steps take time
-        return Machine(
-            name=name,
-            gpu_blocks=limits.gpu_blocks,
-            block_tokens=limits.block_tokens,
-            kv_bytes_per_token=limits.block_bytes // limits.block_tokens,
-            host_gib=limits.host_blocks * limits.block_bytes / 2**30,
-            max_context_tokens=limits.max_context_tokens,
-            step_budget_tokens=limits.step_budget_tokens,
-            max_running=limits.max_running,
-            asynchronous=limits.asynchronous,
-            **costs,  # type: ignore[arg-type]
-        )
+        return Machine(name=name, **self.limits.settings(), **costs)
 
     def warnings(self) -> list[str]:
         """What a reader of the constants has to know."""

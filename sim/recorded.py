@@ -177,18 +177,7 @@ def with_memory(machine: Machine, started: e.RunStarted) -> Machine:
 
 def with_limits(machine: Machine, limits: Limits) -> Machine:
     """The machine with what an engine can hold and do in a step. Its client takes no time, as a live run's."""
-    return replace(
-        machine,
-        gpu_blocks=limits.gpu_blocks,
-        block_tokens=limits.block_tokens,
-        kv_bytes_per_token=limits.block_bytes // limits.block_tokens,
-        host_gib=limits.host_blocks * limits.block_bytes / 2**30,
-        max_context_tokens=limits.max_context_tokens,
-        step_budget_tokens=limits.step_budget_tokens,
-        max_running=limits.max_running,
-        asynchronous=limits.asynchronous,
-        client_s=0.0,
-    )
+    return replace(machine, **limits.settings(), client_s=0.0)
 
 
 class _Parted(Exception):

@@ -13,7 +13,7 @@ import simpy
 
 from ..traces.apps import Application, Call, CallId, Segment
 from ..traces.errors import TraceError
-from ..traces.events import Request, ToolHint
+from ..traces.events import request_of
 from .content import Context, ContextTree, Node
 from .engine import Engine
 from .machine import ps
@@ -174,11 +174,3 @@ def cut(segments: Iterable[Segment], tokens: int) -> tuple[list[Segment], list[S
             rest.append(Segment(segment.source, segment.start + here, segment.tokens - here))
         tokens -= segment.tokens
     return line, rest
-
-
-def request_of(call: Call) -> Request:
-    """What is known of a call when it arrives: nothing of its tools' true durations, nor of its answer's length."""
-    tools = tuple(ToolHint(tool.kind, tool.declared_s) for tool in call.tools)
-    return Request(
-        call.id, call.app, call.agent, call.agent_type, call.prompt.tokens, call.max_output_tokens, tools, call.hints
-    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from .apps import AgentId, AppId, CallId, Hints
+from .apps import AgentId, AppId, Call, CallId, Hints
 
 
 class ToolHint(NamedTuple):
@@ -30,6 +30,14 @@ class Request(NamedTuple):
     max_output_tokens: int
     tools: tuple[ToolHint, ...]
     hints: Hints
+
+
+def request_of(call: Call) -> Request:
+    """What is known of a call when it arrives: nothing of its tools' true durations, nor of its answer's length."""
+    tools = tuple(ToolHint(tool.kind, tool.declared_s) for tool in call.tools)
+    return Request(
+        call.id, call.app, call.agent, call.agent_type, call.prompt.tokens, call.max_output_tokens, tools, call.hints
+    )
 
 
 class RunStarted(NamedTuple):
