@@ -485,9 +485,10 @@ class Adapter:
         for move in plan.upload:
             if (agent := agents.get(move.agent)) is not None:
                 copies.upload(agent, move, now_s)
+        moved: set[int] = set()
         for name in reversed(plan.evict):
             if (agent := agents.get(name)) is not None:
-                self._gpu.expose(agent.hashes, agent.context_blocks)
+                self._gpu.expose(agent.hashes, agent.context_blocks, moved)
 
     def _get_unstuck(self, now_s: float) -> None:
         """Calls wait, nothing runs and nothing was scheduled: give up what is held ahead of need, then loaded calls'

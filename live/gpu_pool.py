@@ -88,10 +88,16 @@ class GpuPool:
         self._pool.evict_blocks({block.block_id for block in blocks if block.ref_cnt == 1})
         self.release(blocks)
 
-    def expose(self, hashes: Sequence[Hash], upto: int) -> None:
-        """Let the free ones of these blocks be handed out before all other cached ones, the last first."""
+    def expose(self, hashes: Sequence[Hash], upto: int, moved: set[int]) -> None:
+        """Let the free ones of these blocks be handed out before all other cached ones, the last first.
+
+        But for those that were `moved` there before, by id, which are added to: whoever keeps a block longest says when
+        it goes.
+        """
         queue = self._pool.free_block_queue
-        idle = [block for block in self.found(hashes, 0, upto) if block.ref_cnt == 0]
+        found = self.found(hashes, 0, upto)
+        idle = [block for block in found if block.ref_cnt == 0 and block.block_id not in moved]
+        moved.update(block.block_id for block in idle)
         for block in idle:
             queue.remove(block)
         blank = queue.popleft_n(self._leading_blanks(queue))  # what has no content still goes first

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from ..traces.events import Request
 
 Key = tuple[str, ...]  # agent type, then the tools' kinds in order
+
+
+class Gaps(Protocol):
+    """Tool times as somebody knows them, in seconds."""
+
+    def estimate_s(self, request: Request) -> float:
+        """How long the gap after this call will be."""
+        ...
+
+    def learn(self, request: Request, gap_s: float) -> None:
+        """Take in how long the tools of this call really took."""
+        ...
 
 
 class GapEstimates:

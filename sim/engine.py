@@ -23,7 +23,7 @@ from ..traces.events import Fact
 from .content import Context, ContextTree
 from .copies import Copies
 from .jobs import AgentCache, Job
-from .kv import KvPool
+from .kv import KvPool, Run
 from .link import Link
 from .machine import PS_PER_S, Machine, Timing
 from .meter import Meter
@@ -355,9 +355,10 @@ class Engine:
         for move in plan.upload:
             if (agent := self._agents.get(move.agent)) is not None:
                 copies.upload(agent, move, now, from_ps)
+        moved: set[Run] = set()
         for name in reversed(plan.evict):
             if (agent := self._agents.get(name)) is not None:
-                self.gpu.expose(agent.path, agent.context_blocks)
+                self.gpu.expose(agent.path, agent.context_blocks, moved)
 
     # -- getting unstuck
 

@@ -232,13 +232,19 @@ class KvPool:
         hold.registered = hold.start
         return dropped
 
-    def expose(self, path: Path, end: int) -> None:
-        """Let the free ones of these blocks be handed out before all other registered ones, the last first."""
+    def expose(self, path: Path, end: int, moved: set[Run]) -> None:
+        """Let the free ones of these blocks be handed out before all other registered ones, the last first.
+
+        But for those that were `moved` there before, which are added to: who keeps a block longest says when it goes.
+        """
         for node, first, upto in path:
             upto = min(upto, end)
             for run in [r for r in node.runs[self._side] if not r.refs and r.first < upto and r.end > first]:
+                if run in moved:
+                    continue
                 if run.end > upto:
                     self._cut(run, upto)
+                moved.add(run)
                 self._unlink_keep(run)
                 self._link(run, self._queue)
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
-from oracle.blocks import BlockHold, BlockPool
+from oracle.blocks import Block, BlockHold, BlockPool
 
 from tokencake.sim.content import Context, ContextTree, Node, Path
 from tokencake.sim.kv import Hold, KvPool, Owner, Run
@@ -143,10 +143,14 @@ class Twins:
             assert self.fast.drop(holder.fast, fast) == self.plain.drop(holder.plain, plain)
 
     def expose(self) -> None:
-        text = self.rng.choice(self.texts)
-        end = self.rng.randint(0, text.blocks)
-        self.fast.expose(text.fast_path, end)
-        self.plain.expose(text.plain_path, end)
+        """Some contexts in one pass: what they share goes with the first of them."""
+        fast_moved: set[Run] = set()
+        plain_moved: set[Block] = set()
+        for _ in range(self.rng.randint(1, 3)):
+            text = self.rng.choice(self.texts)
+            end = self.rng.randint(0, text.blocks)
+            self.fast.expose(text.fast_path, end, fast_moved)
+            self.plain.expose(text.plain_path, end, plain_moved)
 
     def stall(self) -> None:
         fast, plain = self.rng.choice(self.owners)

@@ -158,11 +158,12 @@ class BlockPool:
         self.release(hold, owner)
         return len(alone)
 
-    def expose(self, path: Path, end: int) -> None:
+    def expose(self, path: Path, end: int, moved: set[Block]) -> None:
         nameless = list(takewhile(lambda block: block.key is None, self._queue.values()))
         for key in _keys(path, 0, end):
             copies = self._known.get(key)
-            if copies and not copies[0].refs:
+            if copies and not copies[0].refs and copies[0] not in moved:
+                moved.add(copies[0])
                 self._queue.move_to_end(id(copies[0]), last=False)
         for block in reversed(nameless):
             self._queue.move_to_end(id(block), last=False)  # blocks without content still come first
