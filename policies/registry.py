@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
@@ -17,13 +17,25 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType, NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union
 
+from ..traces.apps import Application
 from ..traces.errors import PolicyError
+from .autellix import Autellix
+from .continuum import Continuum
+from .infercept import InferCept
 from .interface import Policy
+from .kvflow import KvFlow
+from .mori import Mori
+from .native_offload import NativeOffload
+from .oracle import Oracle
+from .prefetch_at_pause import prefetch_at_pause
 from .rules import Rules
+from .saga import Saga
+from .thunderagent import ThunderAgent
 from .tokencake import tokencake
 from .vllm import Vllm
 
 ENTRY_POINT_GROUP = "tokencake.policies"
+FUTURE = "applications"  # the parameter of a constructor that takes the applications, true durations and all
 
 
 class Row(NamedTuple):
@@ -44,6 +56,20 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "tokencake-time": Row(
             "temporal half alone: offload and upload around tools", partial(tokencake, space=False), Rules
         ),
+        "native-offload": Row(
+            "vLLM's offloading: write-through to the host, load on demand", NativeOffload, NativeOffload
+        ),
+        "prefetch-at-pause": Row(
+            "native offload, and back to the GPU as soon as there is room", prefetch_at_pause, prefetch_at_pause
+        ),
+        "infercept": Row("keeps, swaps or discards at each stall, whichever wastes least memory", InferCept, InferCept),
+        "continuum": Row("keeps a context for the time that pays by what tools took before", Continuum, Continuum),
+        "autellix": Row("programs that got least service first", Autellix, Autellix),
+        "kvflow": Row("evicts whose agent runs last, brings back whose runs next", KvFlow, KvFlow),
+        "saga": Row("keeps a context for as long as its tool takes nearly always", Saga, Saga),
+        "thunderagent": Row("pauses programs until the rest fits", ThunderAgent, ThunderAgent),
+        "mori": Row("the busiest agents on the GPU, the most idle on the host", Mori, Mori),
+        "oracle": Row("a bound: knows every tool's time", Oracle, Oracle),
     }
 )
 
@@ -54,17 +80,23 @@ def policy_lines() -> list[tuple[str, str]]:
     return own + [(name, f"{point.value} (installed)") for name, point in sorted(_installed().items())]
 
 
-def load_policy(spec: str, *, seed: int = 0) -> Policy:
+def load_policy(spec: str, *, seed: int = 0, applications: Sequence[Application] | None = None) -> Policy:
     """A fresh policy from `NAME[:key=value,…]` or `path/to/file.py:Class[:key=value,…]`.
 
     A name is a row of `ROWS` or an entry point of group `tokencake.policies`. Options are parameters of the
     constructor, typed by its annotations: bool (on/off), int, float, str, a Literal's words, any of them or None. A
-    constructor that has a parameter `seed` gets `seed`. Raises `PolicyError`, in one line that names the culprit.
+    constructor that has a parameter `seed` gets `seed`. One that has a parameter `applications` sees the future (see
+    `is_bound`) and gets what will be played. Raises `PolicyError`, in one line that names the culprit.
     """
     name, row, written = _find(spec)
     options = _options(name, row.options, written)
-    if "seed" in _parameters(name, row.options) and "seed" not in options:
+    parameters = _parameters(name, row.options)
+    if "seed" in parameters and "seed" not in options:
         options["seed"] = seed
+    if FUTURE in parameters:
+        if applications is None:
+            raise PolicyError(f"policy {name}: sees the future: expected a simulation of a trace, there is none here")
+        options[FUTURE] = applications
     try:
         policy = row.make(**options)
     except PolicyError:
@@ -77,6 +109,12 @@ def load_policy(spec: str, *, seed: int = 0) -> Policy:
     if not isinstance(hears, frozenset) or not all(isinstance(kind, type) for kind in hears):
         raise PolicyError(f"policy {name}: hears: expected a frozenset of facts, got {hears!r}")
     return typing.cast(Policy, policy)
+
+
+def is_bound(spec: str) -> bool:
+    """Whether the policy sees the future: then it shows what could be gained, and nobody can run it."""
+    name, row, _ = _find(spec)
+    return FUTURE in _parameters(name, row.options)
 
 
 # -- finding
@@ -165,7 +203,7 @@ def _parameters(name: str, make: Callable[..., Any]) -> dict[str, Any]:
 def _options(name: str, make: Callable[..., Any], written: str) -> dict[str, Any]:
     if not written:
         return {}
-    known = _parameters(name, make)
+    known = {key: kind for key, kind in _parameters(name, make).items() if key != FUTURE}
     options: dict[str, Any] = {}
     for item in written.split(","):
         key, equals, text = item.partition("=")

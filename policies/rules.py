@@ -12,6 +12,8 @@ from ..traces.errors import PolicyError
 
 Upload = Literal["predictive", "pause", "demand"]
 RuleSet = Literal["default", "published"]
+Spatial = Literal["score", "seniority"]
+Save = Literal["stalls", "all"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,9 @@ class Rules:
     time: bool = True  # the temporal half: offload, hold, upload
     upload: Upload = "predictive"
     rules: RuleSet = "default"
+
+    spatial: Spatial = "score"  # which spatial half; of the switches down to preempt, seniority knows skip and commit
+    save: Save = "stalls"  # when contexts are saved: at the start of a tool; all: at the end of each call, no gate
 
     order: bool = True  # by score; off: by arrival
     reserve: bool = True  # blocks for critical agent types
@@ -47,6 +52,8 @@ class Rules:
     reserve_min_share: float = 0.05
     reserve_max_share: float = 0.30
     critical_share: float = 0.75
+    lost_share: float = 0.02  # seniority: contexts get lost if returning calls miss more than this of them
+    keep_weight: float = 0.0  # seniority: how much what a lost context costs counts beside the room that keeping takes
 
     gap_weight_share: float = 0.5
     unknown_gap_s: float = 1.0
@@ -82,7 +89,17 @@ class Rules:
 CHANGES: Mapping[RuleSet, Mapping[str, bool | int | float | str]] = MappingProxyType(
     {
         "published": MappingProxyType({}),
-        "default": MappingProxyType({}),  # better values that measurements bring go here
+        "default": MappingProxyType(  # what measurements brought: docs/study.md
+            {
+                "spatial": "seniority",
+                "skip": False,
+                "commit": False,
+                "preempt": False,
+                "save": "all",
+                "upload": "demand",
+                "keep_weight": 3.0,
+            }
+        ),
     }
 )
 """What a set of rules changes of the published values. An option that is given by name wins over both."""

@@ -12,10 +12,10 @@ from math import inf
 from typing import Any
 
 from ..traces import events as e
-from ..traces.apps import AgentId, AppId
+from ..traces.apps import AgentId, AppId, CallId
 from ..traces.events import Request
 from .admission import Admission
-from .gaps import GapEstimates
+from .gaps import GapEstimates, Gaps
 from .interface import AgentView, Costs, Move, View
 from .rules import Rules
 
@@ -53,14 +53,16 @@ class Temporal:
     most 1.
     """
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, gaps: Gaps | None = None) -> None:
         self._rules = rules
-        self._gaps = GapEstimates(rules.gap_weight_share, rules.unknown_gap_s)
+        self._gaps = GapEstimates(rules.gap_weight_share, rules.unknown_gap_s) if gaps is None else gaps
         self.stalls: dict[AgentId, Stall] = {}
         self._held_until_s: dict[AgentId, float] = {}  # copies on the host that this policy has not given up
         self._expires_s = inf  # no copy sooner
         self._copies_of: dict[AppId, dict[AgentId, int]] = {}  # how many copies were made of each agent
         self._forget: list[AgentId] = []
+        self._agent_of: dict[CallId, AgentId] = {}  # of live calls, if all contexts are saved
+        self._finished: list[AgentId] = []  # agents whose calls have just ended, likewise
         self.handlers: Mapping[type, Callable[[Any, View], None]] = {
             e.CallArrived: self._arrived,
             e.ToolStarted: self._tool_started,
@@ -69,6 +71,8 @@ class Temporal:
             e.HostDropped: self._host_dropped,
             e.AppFinished: self._app_finished,
         }
+        if rules.save == "all":
+            self.handlers = {**self.handlers, e.CallFinished: self._call_finished, e.CallAborted: self._call_aborted}
 
     def begin(self, view: View) -> None:
         """The news is taken in: give up what was held for too long."""
@@ -78,7 +82,7 @@ class Temporal:
     @property
     def at_rest(self) -> bool:
         """No tool runs, and nothing is left to give up."""
-        return not (self.stalls or self._forget)
+        return not (self.stalls or self._forget or self._finished)
 
     @property
     def holds_nothing(self) -> bool:
@@ -91,6 +95,8 @@ class Temporal:
         In a step in between a stall is not weighed, whatever there is room for. Without news a refusal stays one, so
         the steps in which the policy is not asked are refusals, too.
         """
+        if self._rules.save == "all":
+            return []
         every, step = self._rules.offload_retry_steps, view.step
         return [stall for stall in self.stalls.values() if not stall.saved and (step - stall.step) % every == 0]
 
@@ -99,8 +105,11 @@ class Temporal:
     ) -> list[Move]:
         """Which of these stalls to save now, and how much of each.
 
-        With the gate, only in a step in which some waiting call could be admitted.
+        With the gate, only in a step in which some waiting call could be admitted. Where all contexts are saved, a
+        stall is nothing special: what its call left was saved when the call ended.
         """
+        if self._rules.save == "all":
+            return self._all_contexts(view)
         if not stalls or (self._rules.gate and not admission.fit_blocks):
             return []
         agents = [view.agents[stall.agent] for stall in stalls]
@@ -120,6 +129,14 @@ class Temporal:
             stall.saved = True
             moves.append(Move(stall.agent, blocks))
         return moves
+
+    def _all_contexts(self, view: View) -> list[Move]:
+        """What calls left that have just ended, as vLLM's own offloading writes it through: the engine copies what the
+        host lacks of it, as far as there is room.
+        """
+        finished, self._finished = self._finished, []
+        agents = [view.agents[name] for name in dict.fromkeys(finished) if name in view.agents]
+        return [Move(agent.id, agent.context_blocks) for agent in agents if agent.context_blocks]
 
     def forgotten(self) -> tuple[AgentId, ...]:
         """Host copies to give up now. Each is named once."""
@@ -206,7 +223,15 @@ class Temporal:
         self._end(fact.agent, fact.at_s)
 
     def _arrived(self, fact: e.CallArrived, view: View) -> None:
+        if self._rules.save == "all":
+            self._agent_of[fact.request.id] = fact.request.agent
         self._end(fact.request.agent, fact.at_s)
+
+    def _call_finished(self, fact: e.CallFinished, view: View) -> None:
+        self._finished.append(self._agent_of.pop(fact.call))
+
+    def _call_aborted(self, fact: e.CallAborted, view: View) -> None:
+        del self._agent_of[fact.call]
 
     def _end(self, agent: AgentId, at_s: float) -> None:
         stall = self.stalls.pop(agent, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..traces import events as e
@@ -10,8 +10,12 @@ from ..traces.apps import AgentId, CallId
 from ..traces.errors import PolicyError
 from ..traces.events import Request
 from .admission import Admission, Rival, first_come
-from .interface import NATIVE, Move, Plan, View
+from .gaps import Gaps
+from .interface import EMPTY, NATIVE, Move, Plan, View
+from .keeps import Keeps
+from .losses import Losses
 from .rules import CHANGES, Rules
+from .seniority import Seniority
 from .spatial import Spatial
 from .temporal import Temporal
 from .uploads import NOTHING, UploadClaim, Uploads, Wishes
@@ -58,22 +62,27 @@ class Tokencake:
     nothing is copied.
     """
 
-    def __init__(self, rules: Rules | None = None) -> None:
+    def __init__(self, rules: Rules | None = None, gaps: Gaps | None = None) -> None:
         rules = Rules() if rules is None else rules
         if not (rules.space or rules.time):
             raise PolicyError(
                 "tokencake: options space and time are both off: expected at least one half (or policy vllm)"
             )
         self.rules = rules
-        self._spatial = Spatial(rules) if rules.space else None
-        self._temporal = Temporal(rules) if rules.time else None
+        self._losses = Losses()
+        self._keeps = Keeps(rules, self._losses) if rules.time and rules.space and rules.keep_weight else None
+        self._spatial: Spatial | Seniority | None = None
+        if rules.space:
+            self._spatial = Spatial(rules) if rules.spatial == "score" else Seniority(rules, self._losses)
+        self._temporal = Temporal(rules, gaps) if rules.time else None
         self._uploads = Uploads(rules) if rules.time and rules.upload != "demand" else None
         self._handlers: dict[type, list[Handler]] = {}  # of a fact, by its type
-        for half in (self._spatial, self._temporal, self._uploads):
+        for half in (self._losses, self._spatial, self._temporal, self._uploads):
             for kind, handle in () if half is None else half.handlers.items():
                 self._handlers.setdefault(kind, []).append(handle)
         self._news = frozenset((SPACE_HEARS if rules.space else ()) + (TIME_HEARS if rules.time else ()))
-        self._quiet_news = frozenset(QUIET_HEARS + ((e.ToolStarted,) if rules.time else ()))
+        saves_hear = e.ToolStarted if rules.save == "stalls" else e.CallFinished
+        self._quiet_news = frozenset(QUIET_HEARS + ((saves_hear,) if rules.time else ()))
         self._quiet = False
 
     @property
@@ -128,9 +137,10 @@ class Tokencake:
     ) -> Plan:
         """The plan. One that wants nothing special is not built anew."""
         admit = admission.admit
-        self._quiet = not offload and self._is_quiet(admit, view)
+        pin = self._pins(admission, view)
+        self._quiet = not (offload or pin) and self._is_quiet(admit, view)
         preempt = self._victims(view)
-        if not (admit or preempt or offload or forget) and wishes is NOTHING:
+        if not (admit or preempt or offload or forget or pin) and wishes is NOTHING:
             if admit is None:
                 return NATIVE
             if self.rules.skip:
@@ -143,8 +153,15 @@ class Tokencake:
             upload=wishes.upload,
             cancel=wishes.cancel,
             forget=forget,
-            wake_at_s=wishes.wake_at_s,
+            pin=pin,
+            wake_at_s=min((at_s for at_s in (wishes.wake_at_s, *pin.values()) if at_s is not None), default=None),
         )
+
+    def _pins(self, admission: Admission, view: View) -> Mapping[AgentId, float]:
+        spatial, temporal = self._spatial, self._temporal
+        if self._keeps is None or temporal is None or not isinstance(spatial, Seniority):
+            return EMPTY
+        return self._keeps.pins(temporal.stalls.values(), spatial.blocked(admission), spatial.rank, view)
 
     def _is_quiet(self, admit: tuple[CallId, ...] | None, view: View) -> bool:
         """Whether only a call that arrives, or a tool that starts, can lead to another plan.

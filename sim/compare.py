@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..policies.interface import Policy
+from ..policies.registry import is_bound, load_policy
 from ..policies.replay import began
 from ..traces.apps import Application
 from ..traces.arrivals import ArrivalProcess, retime
@@ -26,11 +27,17 @@ from .simulate import Progress, simulate
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A policy as it was asked for, ready to run once."""
+    """A policy as it was asked for, ready to run once. A bound is made anew when it is known what is played."""
 
     spec: str
     options: Mapping[str, str]
     policy: Policy
+    bound: bool = False
+
+    @classmethod
+    def of(cls, spec: str, seed: int) -> Contender:
+        """What `spec` asks for. Errors as `load_policy`."""
+        return cls(spec, options_of(spec), load_policy(spec, seed=seed, applications=()), is_bound(spec))
 
 
 @dataclass(slots=True)
@@ -93,15 +100,21 @@ def _run(
     workload: Workload, contender: Contender, machine: Machine, events: Path | None, progress: Progress | None
 ) -> tuple[Run, Counts]:
     counts, metrics = Counts(), Metrics()
-    applications = workload.play(machine, counts)
+    applications: Iterable[Application] = workload.play(machine, counts)
+    if contender.bound:
+        applications = tuple(applications)
+        policy = load_policy(contender.spec, seed=workload.seed, applications=applications)
+    else:
+        policy = contender.policy
     with EventsWriter(events) if events else nullcontext() as writer:
         journal = writer.add if writer else None
         if journal:
             journal(began(contender.spec, workload.seed, machine.beliefs()))
-        stats = simulate(applications, contender.policy, machine, [metrics.add], journal=journal, progress=progress)
+        stats = simulate(applications, policy, machine, [metrics.add], journal=journal, progress=progress)
         if not counts.applications:
             raise TraceError(nothing_to_play(counts))
-    run = Run(contender.spec, contender.options, workload.seed, stats.wall_s, stats.policy_s, metrics.result())
+    more = {"bound": True} if contender.bound else {}
+    run = Run(contender.spec, contender.options, workload.seed, stats.wall_s, stats.policy_s, metrics.result(), more)
     return run, counts
 
 

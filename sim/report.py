@@ -207,7 +207,7 @@ def _mean_value(values: Sequence[Any]) -> Any:
 
 def _width(run: Mapping[str, Any], least: int) -> int:
     """Characters of a policy's column; a heading that is much longer is folded."""
-    longest = max(len(line) for line in heading(run["policy"]).splitlines())
+    longest = max(len(line) for line in heading(_named(run)).splitlines())
     return max(least, min(longest, VALUE_WIDTH + CHANGE_WIDTH))
 
 
@@ -230,7 +230,7 @@ def _summary(rows: Sequence[Row], first: Mapping[str, Any], others: Sequence[Map
     table.add_column("", min_width=LABEL_WIDTH, no_wrap=True)
     for run, least in [(first, VALUE_WIDTH), *((run, VALUE_WIDTH + CHANGE_WIDTH) for run in others)]:
         width = _width(run, least)
-        title = Text(heading(run["policy"]), overflow="fold")
+        title = Text(heading(_named(run)), overflow="fold")
         table.add_column(title, justify="right", vertical="bottom", min_width=width, max_width=width)
     for row in rows:
         base = value_at(first, row.path)
@@ -243,6 +243,11 @@ def _summary(rows: Sequence[Row], first: Mapping[str, Any], others: Sequence[Map
 def heading(policy: str) -> str:
     """A policy with its options on lines of their own."""
     return policy.replace(":", ":\n", 1).replace(",", ",\n")
+
+
+def _named(run: Mapping[str, Any]) -> str:
+    """A run's policy as it is shown. What sees the future is marked wherever it appears."""
+    return f"{run['policy']} (bound)" if run.get("bound") else str(run["policy"])
 
 
 def _cell(row: Row, value: float | None, base: float | None) -> Text:
@@ -273,7 +278,7 @@ def _distributions(runs: Sequence[Mapping[str, Any]]) -> Table:
         for run in runs:
             values = (value_at(run, f"metrics.{key}.{name}") for name in names)
             cells = ("-" if value is None else significant(factor * value) for value in values)
-            table.add_row("  " + run["policy"], *cells)
+            table.add_row("  " + _named(run), *cells)
     return table
 
 
@@ -290,7 +295,7 @@ def _verdict(run: Mapping[str, Any], first: Mapping[str, Any]) -> str:
         said = f"{latency.word} on {latency.what} and {makespan.what}"
     else:
         said = f"{latency.word} on {latency.what}, {makespan.word} on {makespan.what}"
-    return f"{run['policy']} {said} against {first['policy']} ({_certainty(run, first)})"
+    return f"{_named(run)} {said} against {_named(first)} ({_certainty(run, first)})"
 
 
 def _certainty(run: Mapping[str, Any], first: Mapping[str, Any]) -> str:

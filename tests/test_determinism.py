@@ -31,7 +31,7 @@ from tokencake.traces.generate import code_writer, deep_research
 machine = replace(PUBLISHED, gpu_blocks=1500)
 for trace in (code_writer(apps=3, seed=1, spread=0.2, arrivals="poisson"), deep_research(apps=3, qps=0.5, seed=1)):
     applications = list(trace)
-    for policy in (Vllm(), tokencake(), tokencake(gate=False)):
+    for policy in (Vllm(), tokencake(), tokencake(rules="published", gate=False)):
         with EventsWriter(sys.argv[1]) as writer:
             simulate(applications, policy, machine, journal=writer.add)
         sys.stdout.buffer.write(open(sys.argv[1], "rb").read())
@@ -54,7 +54,7 @@ def _events(path: Path, hash_seed: str) -> bytes:
 
 
 def policies(seed: int) -> list[MakePolicy]:
-    return [Vllm, tokencake, partial(tokencake, gate=False), partial(Adversary, seed)]
+    return [Vllm, tokencake, partial(tokencake, rules="published", gate=False), partial(Adversary, seed)]
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -331,10 +331,12 @@ VARIANTS: dict[str, MakePolicy] = {
     "time": partial(tokencake, space=False),
     "pause": partial(tokencake, upload="pause"),
     "demand": partial(tokencake, upload="demand"),
-    "no gate": partial(tokencake, gate=False),
-    "no gate, time, pause": partial(tokencake, gate=False, space=False, upload="pause"),
-    "no skip, no gate, demand": partial(tokencake, gate=False, skip=False, upload="demand"),
-    "published": partial(tokencake, rules="published", upload="demand"),
+    "predictive": partial(tokencake, upload="predictive"),
+    "published": partial(tokencake, rules="published"),
+    "published, demand": partial(tokencake, rules="published", upload="demand"),
+    "published, no gate": partial(tokencake, rules="published", gate=False),
+    "published, no gate, time, pause": partial(tokencake, rules="published", gate=False, space=False, upload="pause"),
+    "published, no skip, no gate": partial(tokencake, rules="published", gate=False, skip=False, upload="demand"),
 }
 
 

@@ -38,8 +38,14 @@ def count(facts: list[object], kind: type) -> int:
 @pytest.mark.parametrize(
     "spec",
     ["vllm", "tokencake", "tokencake-space", "tokencake-time"]
-    + [f"tokencake:{switch}=off" for switch in SWITCHES]
-    + [f"tokencake{half}:upload={upload}" for half in ("", "-time") for upload in ("pause", "demand")],
+    + [f"tokencake:rules=published,{switch}=off" for switch in SWITCHES]
+    + [f"tokencake:{switch}=on" for switch in ("skip", "commit", "gate")]
+    + [
+        f"tokencake{half}:rules={rules},upload={upload}"
+        for half in ("", "-time")
+        for rules in ("published", "default")
+        for upload in ("predictive", "pause", "demand")
+    ],
 )
 def test_every_application_ends(spec, apps):
     facts = facts_of(spec, apps)
@@ -48,19 +54,19 @@ def test_every_application_ends(spec, apps):
 
 
 def test_commitment_means_that_nobody_is_preempted(apps):
-    assert count(facts_of("tokencake-space", apps), e.CallPreempted) == 0
-    assert count(facts_of("tokencake-space:commit=off", apps), e.CallPreempted) > 0
+    assert count(facts_of("tokencake-space:rules=published", apps), e.CallPreempted) == 0
+    assert count(facts_of("tokencake-space:rules=published,commit=off", apps), e.CallPreempted) > 0
 
 
 def test_offload_turns_computed_tokens_into_copied_ones(apps):
-    facts = facts_of("tokencake:upload=demand", apps)
+    facts = facts_of("tokencake:rules=published,upload=demand", apps)
     assert count(facts, e.OffloadFinished) > 0
     assert count(facts, e.LoadFinished) > 0
     assert count(facts, e.UploadStarted) == 0
 
 
 def test_predictive_uploads_are_taken_by_the_calls_that_they_were_made_for(apps):
-    assert count(facts_of("tokencake", apps, blocks=1100), e.UploadTaken) > 0
+    assert count(facts_of("tokencake:rules=published", apps, blocks=1100), e.UploadTaken) > 0
 
 
 def test_a_run_repeats_exactly(apps):
@@ -101,7 +107,7 @@ class Recorded:
 
 
 @pytest.mark.parametrize(
-    "spec", ["tokencake:prefix_affinity=off", "tokencake-time", "tokencake-space:prefix_affinity=off"]
+    "spec", ["tokencake:rules=published,prefix_affinity=off", "tokencake", "tokencake-time", "tokencake-space"]
 )
 def test_recorded_facts_give_the_recorded_plans(spec, apps):
     journal: list[Any] = []

@@ -12,7 +12,7 @@ from tokencake.traces.apps import Hints
 
 
 def space(**options: object) -> Tokencake:
-    return tokencake(**{"time": False, "reserve": False, **options})
+    return tokencake(**{"rules": "published", "time": False, "reserve": False, **options})
 
 
 def test_the_more_important_call_starts_first():
@@ -204,7 +204,7 @@ def test_a_call_that_starts_at_once_was_not_deferred_however_late_the_policy_hea
 
 def reserved(story: Story, **options: object) -> Tokencake:
     """Forty blocks reserved for the planner type, which has one important call running on nothing."""
-    policy = tokencake(time=False, reserve_min_share=0.4, reserve_max_share=0.4, **options)
+    policy = tokencake(rules="published", time=False, reserve_min_share=0.4, reserve_max_share=0.4, **options)
     story.arrives("p/plan", agent_type="planner", prompt_tokens=16, hints=Hints(importance=9))
     story.starts("p/plan")
     story.arrives("p/more", agent_type="planner", prompt_tokens=16_000, hints=Hints(importance=9))

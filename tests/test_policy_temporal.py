@@ -31,12 +31,12 @@ def a_stall(tools: tuple[ToolHint, ...] = SEARCH, hints: Hints = SAVEABLE, waiti
 
 
 def time_half(**options: object) -> Tokencake:
-    return tokencake(**{"space": False, "upload": "demand", **options})
+    return tokencake(**{"rules": "published", "space": False, "upload": "demand", **options})
 
 
 def test_a_long_tool_has_the_whole_context_saved():
     assert time_half().plan(a_stall().view()).offload == (Move("a/main", 50),)
-    assert tokencake(upload="demand").plan(a_stall().view()).offload == (Move("a/main", 50),)
+    assert tokencake(rules="published", upload="demand").plan(a_stall().view()).offload == (Move("a/main", 50),)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_short_tool_of_an_unimportant_call_is_worth_a_save():
 def test_with_the_spatial_half_its_type_makes_every_call_important():
     story = a_stall(tools=(ToolHint("run", 0.4),))
     story.arrives("c/call", hints=Hints(importance=12))
-    assert tokencake(upload="demand").plan(story.view()).offload == ()
+    assert tokencake(rules="published", upload="demand").plan(story.view()).offload == ()
 
 
 def test_in_an_emergency_even_a_call_near_its_end_is_saved():

@@ -14,7 +14,7 @@ SAVEABLE = Hints(reusable=True)
 def saved(free_blocks: int = 60, **options: object) -> tuple[Story, Tokencake]:
     """Agent a's tool started at 0 and takes ten seconds; the host has its 50 blocks; a copy takes half a second."""
     story = Story(free_blocks=free_blocks, copy_block_s=0.01)
-    policy = tokencake(**{"gate": False, "lead_s": 0.5, "gather_s": 4.0, **options})
+    policy = tokencake(**{"rules": "published", "gate": False, "lead_s": 0.5, "gather_s": 4.0, **options})
     tools = (ToolHint("search", 10.0),)
     story.runs("a/call", prompt_tokens=793, max_output_tokens=16, agent="a/main", tools=tools, hints=SAVEABLE)
     story.tool_starts("a/call")

@@ -51,7 +51,8 @@ def test_a_simulated_run_plays_again_as_it_was(seed: int) -> None:
     makes: tuple[MakePolicy, ...] = (
         Vllm,
         tokencake,
-        partial(tokencake, gate=False, upload="pause"),
+        partial(tokencake, upload="pause"),
+        partial(tokencake, rules="published", gate=False, upload="pause"),
         partial(Adversary, seed),
     )
     for make in makes:
@@ -60,6 +61,7 @@ def test_a_simulated_run_plays_again_as_it_was(seed: int) -> None:
         assert_equal(again(records, make, applications, machine))
 
 
+PREDICTIVE = partial(tokencake, rules="published", gate=False)
 CROWDED = replace(PUBLISHED, gpu_blocks=1500, asynchronous=False, client_s=0.0, max_running=256)
 
 
@@ -70,11 +72,11 @@ def writers() -> tuple[Application, ...]:
 
 @pytest.fixture(scope="module")
 def recorded(writers: tuple[Application, ...]) -> list[Record]:
-    return play_stepped(writers, tokencake(gate=False), CROWDED)
+    return play_stepped(writers, PREDICTIVE(), CROWDED)
 
 
 def test_code_writers_with_copies_play_again(writers: tuple[Application, ...], recorded: list[Record]) -> None:
-    agreement = again(recorded, partial(tokencake, gate=False), writers, CROWDED)
+    agreement = again(recorded, PREDICTIVE, writers, CROWDED)
     assert_equal(agreement)
     for kind in ("OffloadStarted", "UploadFinished", "CallAdmitted", "Stepped", "Planned"):
         assert agreement.tallies[kind].recorded > 0
@@ -100,7 +102,7 @@ def test_admissions_in_another_order_are_found(writers: tuple[Application, ...],
         recorded[one]._replace(call=recorded[other].call),
         recorded[other]._replace(call=recorded[one].call),
     )
-    agreement = again(swapped, partial(tokencake, gate=False), writers, CROWDED)
+    agreement = again(swapped, PREDICTIVE, writers, CROWDED)
     admitted = agreement.tallies["CallAdmitted"]
     assert not agreement.same_admissions
     assert admitted.different == 2
@@ -121,14 +123,14 @@ def test_admissions_in_another_order_are_found(writers: tuple[Application, ...],
 def test_an_engine_with_other_limits_is_found(
     change: dict[str, int], kinds: set[str], writers: tuple[Application, ...], recorded: list[Record]
 ) -> None:
-    agreement = again(recorded, partial(tokencake, gate=False), writers, replace(CROWDED, **change))  # type: ignore[arg-type]
+    agreement = again(recorded, PREDICTIVE, writers, replace(CROWDED, **change))  # type: ignore[arg-type]
     assert not agreement.equal
     assert kinds <= {kind for kind, tally in agreement.tallies.items() if not tally.equal}
 
 
 def test_less_memory_than_recorded_is_found(writers: tuple[Application, ...], recorded: list[Record]) -> None:
     less = [r._replace(gpu_blocks=1200) if isinstance(r, e.RunStarted) else r for r in recorded]
-    agreement = again(less, partial(tokencake, gate=False), writers, CROWDED)
+    agreement = again(less, PREDICTIVE, writers, CROWDED)
     assert not agreement.equal
     assert agreement.tallies["Polled"].first is not None
 
@@ -150,7 +152,7 @@ def written(path: Path, records: Sequence[Record]) -> Path:
 
 
 def test_a_file_says_which_policy_ran(tmp_path: Path, writers: tuple[Application, ...], recorded: list[Record]) -> None:
-    path = written(tmp_path / "e.jsonl", [began("tokencake:gate=off", 0, CROWDED.beliefs()), *recorded])
+    path = written(tmp_path / "e.jsonl", [began("tokencake:rules=published,gate=off", 0, CROWDED.beliefs()), *recorded])
     assert_equal(play_recorded(path, iter(writers), CROWDED))
 
 

@@ -29,6 +29,8 @@ from tokencake.traces.events_io import EventsWriter, read_events
 from tokencake.traces.generate import code_writer
 
 COSTS = LinearCosts(0.0, 0.001, 0.0001, 0.0)
+PUBLISHED_RULES = "tokencake:rules=published"
+published = partial(tokencake, rules="published")
 
 
 def planned(records: list[Record]) -> list[e.Planned]:
@@ -40,7 +42,9 @@ def test_recorded_facts_give_the_same_plans(seed: int) -> None:
     applications, machine = hard_workload(seed)
     makes: tuple[MakePolicy, ...] = (
         tokencake,
-        partial(tokencake, gate=False, upload="pause"),
+        published,
+        partial(tokencake, upload="pause"),
+        partial(tokencake, rules="published", gate=False, upload="pause"),
         partial(Adversary, seed),
         Vllm,
     )
@@ -60,12 +64,12 @@ def crowded() -> tuple[tuple[Application, ...], Machine]:
 @pytest.fixture(scope="module")
 def recorded(crowded: tuple[tuple[Application, ...], Machine]) -> list[Record]:
     applications, machine = crowded
-    return play(applications, tokencake, machine)
+    return play(applications, published, machine)
 
 
 @pytest.fixture
 def file(tmp_path: Path, crowded: tuple[tuple[Application, ...], Machine], recorded: list[Record]) -> Path:
-    return written(tmp_path / "run.jsonl", [began("tokencake", 7, crowded[1].beliefs()), *recorded])
+    return written(tmp_path / "run.jsonl", [began(PUBLISHED_RULES, 7, crowded[1].beliefs()), *recorded])
 
 
 def written(path: Path, records: list[Record]) -> Path:
@@ -78,7 +82,7 @@ def written(path: Path, records: list[Record]) -> Path:
 def test_a_file_says_itself_how_it_is_replayed(file: Path, recorded: list[Record]) -> None:
     assert any("offload" in record.plan for record in planned(recorded))
     setup, parity = replay_file(file)
-    assert (setup.policy, setup.seed) == ("tokencake", 7)
+    assert (setup.policy, setup.seed) == (PUBLISHED_RULES, 7)
     assert (parity.plans, parity.different, parity.not_replayed, parity.first) == (len(planned(recorded)), 0, 0, None)
 
 
@@ -86,7 +90,7 @@ def test_a_changed_plan_is_found_with_its_time_and_field(recorded: list[Record])
     at = next(i for i, record in enumerate(recorded) if isinstance(record, e.Planned) and "offload" in record.plan)
     original = recorded[at]
     changed = e.Planned(original.at_s, {**original.plan, "offload": [["nobody", 1, True]]})
-    parity = replay([*recorded[:at], changed, *recorded[at + 1 :]], tokencake(), PUBLISHED.beliefs())
+    parity = replay([*recorded[:at], changed, *recorded[at + 1 :]], published(), PUBLISHED.beliefs())
     assert (parity.different, parity.not_replayed) == (1, 0)
     number = len(planned(recorded[: at + 1]))
     offload = json.loads(json.dumps(original.plan["offload"]))
@@ -97,14 +101,14 @@ def test_a_changed_fact_shows_in_the_plans_behind_it(recorded: list[Record]) -> 
     """Half the memory: the same policy must come to other plans."""
     started = recorded[0]
     assert isinstance(started, e.RunStarted)
-    parity = replay([started._replace(gpu_blocks=700), *recorded[1:]], tokencake(), PUBLISHED.beliefs())
+    parity = replay([started._replace(gpu_blocks=700), *recorded[1:]], published(), PUBLISHED.beliefs())
     assert not parity.equal
     assert parity.plans == len(planned(recorded))
 
 
 def test_other_beliefs_give_other_plans(recorded: list[Record]) -> None:
     dear = replace(PUBLISHED, link_gbps=0.1).beliefs()
-    assert not replay(recorded, tokencake(), dear).equal
+    assert not replay(recorded, published(), dear).equal
 
 
 class Curious:
@@ -169,7 +173,7 @@ def test_a_policy_that_raised_when_it_was_recorded_must_raise_again() -> None:
 
 def test_a_question_that_an_interrupt_cut_off_is_not_compared(recorded: list[Record]) -> None:
     last = max(i for i, record in enumerate(recorded) if isinstance(record, e.Planned))
-    parity = replay(recorded[:last], tokencake(), PUBLISHED.beliefs())
+    parity = replay(recorded[:last], published(), PUBLISHED.beliefs())
     assert parity.equal
     assert parity.plans == len(planned(recorded)) - 1
 
@@ -182,7 +186,7 @@ def test_memory_does_not_grow_with_the_record() -> None:
     peaks = []
     for applications in (50, 500):
         tracemalloc.start()
-        parity = replay(stream(applications), tokencake(), COSTS)
+        parity = replay(stream(applications), published(), COSTS)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert parity.plans == 2 * applications

@@ -1,0 +1,267 @@
+"""KVFlow: the cache whose agent is furthest from running again goes first, and what comes next is brought back early.
+
+Source: Z. Pan et al., "KVFlow: Efficient Prefix Caching for Accelerating LLM-Based Multi-Agent Workflows", arXiv
+2507.07400.
+
+The rule. Each agent has *steps to execution*: how many calls its application has to make, one after another, until the
+agent runs. When room is needed, idle caches go in descending steps; a block that several agents share counts with the
+fewest steps among them. Evicted caches stay on the host; those of agents at most `prefetch_steps` away are copied back
+while others compute, and a call whose copy is under way is passed over until it is there (the engine does that).
+
+How the steps are found. The paper's client sends the graph; a view shows no call that has not arrived, only hints of
+those that have. `remaining_depth` counts the calls down to an end of the application, so the difference between two
+calls of one path is the number of steps between them. With `live`, the calls of the same application that wait, run,
+or whose tools run:
+
+- 0 if the agent's own call waits or runs;
+- never, if nothing says that it calls again (see `endings`): furthest of all;
+- 1 if its tools run: its next call needs nothing else that is known;
+- 1 if it is idle and no other call of its application is live: its next call is on its way;
+- a branch that is joined with live ones (same `join_group`) waits for the slowest of them. The joining call has one
+  less remaining than the branch's own last call, so: largest remaining of the live branches - (own remaining - 1);
+- otherwise it handed its work on, and runs after what is live: no later than with the application's last call, so the
+  largest remaining of the live ones. An upper bound, since nobody says where the work comes back.
+
+Equal steps go by last use, the longest idle first.
+
+What else had to be chosen:
+
+- vLLM cannot be stopped at an eviction, so a context is copied to the host when its call ends, if the agent calls again
+  ("write-through"): later its blocks may be gone. Where the host lacks room, copies of agents that are no nearer are
+  given up for it in the same order: the furthest first, then the longest idle.
+- Only as many agents are named for eviction as may have to give up blocks before the policy is asked again.
+- Blocks that idle agents share: a plan names agents, and the engine lets what two of them share go with the one that is
+  named first, the furthest. What a running call shares with them stays. So the minimum of the paper holds against
+  agents that run, not among idle ones; the copies on the host make up for it at the price of a load.
+- Prefetched blocks are held until the agent's call takes them, and only room is used that neither waiting nor running
+  calls need. They are given up, the furthest agent first, when the first call that waits would fit into their room.
+- What is still on the GPU cannot be seen, so a prefetch may be refused because nothing is missing. It is asked for
+  again when an eighth of the GPU's blocks was handed out since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from math import inf
+from typing import Any
+
+from ..traces import events as e
+from ..traces.apps import AgentId, AppId, CallId
+from ..traces.errors import PolicyError
+from ..traces.events import Request
+from .admission import Admission, Rival, first_come
+from .endings import Endings
+from .interface import AgentView, Move, Plan, Status, View
+
+RETRY_SHARE = 1 / 8  # of the GPU's blocks: handed out before a refused prefetch is asked for again
+
+Steps = Mapping[AgentId, float]
+
+
+class KvFlow:
+    """Evicts by steps to execution, writes contexts through to the host, and prefetches those that come next."""
+
+    hears = frozenset({e.CallArrived, e.CallFinished, e.CallAborted, e.OffloadFinished})
+
+    def __init__(self, prefetch_steps: int = 1) -> None:
+        if prefetch_steps < 0:
+            raise PolicyError(f"kvflow: option prefetch_steps: expected at least 0, got {prefetch_steps!r}")
+        self._prefetch_steps = prefetch_steps
+        self._endings = Endings()
+        self._last: dict[AgentId, Request] = {}
+        self._caller: dict[CallId, AgentId] = {}  # of the calls that have not ended
+        self._ended: list[AgentId] = []  # agents whose calls ended since the last plan
+        self._held_blocks: dict[AgentId, int] = {}  # prefetched, or on their way
+        self._handed_out_blocks = 0  # at least, since the start
+        self._retry_blocks: dict[AgentId, float] = {}  # how far that must be before a prefetch is asked for again
+        self._handlers: Mapping[type, Callable[[Any, View], None]] = {
+            e.CallArrived: self._arrived,
+            e.CallAdmitted: self._admitted,
+            e.CallFinished: self._finished,
+            e.CallAborted: self._aborted,
+            e.UploadStarted: self._upload_started,
+            e.UploadTaken: self._upload_ended,
+            e.UploadCancelled: self._upload_ended,
+            e.UploadRefused: self._upload_refused,
+            e.AppFinished: self._app_finished,
+        }
+
+    def plan(self, view: View) -> Plan:
+        """Rank idle caches, save what ended, prefetch what comes next or make room for what waits."""
+        for fact in view.news:
+            handle = self._handlers.get(type(fact))
+            if handle is not None:
+                handle(fact, view)
+        steps = self.steps_to_execution(view)
+        admission, rival = first_come(view, ())
+        forget, offload = self._saves(steps, view)
+        cancel: tuple[AgentId, ...] = ()
+        upload: tuple[Move, ...] = ()
+        if rival is None:
+            upload = self._prefetches(steps, admission.room_blocks, view)
+        elif self._held_blocks:
+            cancel = self._cancelled(steps, rival.need_blocks - (view.free_blocks - admission.fit_blocks))
+        evict = self._evicted(steps, admission, rival, view)
+        return Plan(evict=evict, offload=offload, upload=upload, cancel=cancel, forget=forget)
+
+    # -- steps to execution
+
+    def steps_to_execution(self, view: View) -> dict[AgentId, float]:
+        """Of every agent, in the order of the view; infinite if it is not expected to call again."""
+        live: dict[AppId, list[Request]] = {}
+        for agent in view.agents.values():
+            if agent.status is not Status.IDLE:
+                live.setdefault(agent.app, []).append(agent.last)
+        return {name: self._steps(agent, live.get(agent.app, ())) for name, agent in view.agents.items()}
+
+    def _steps(self, agent: AgentView, live: Iterable[Request]) -> float:
+        if agent.status is Status.WAITING or agent.status is Status.RUNNING:
+            return 0
+        last = agent.last
+        if not self._endings.calls_again(last):
+            return inf
+        if agent.status is Status.STALLED:
+            return 1
+        group = last.hints.join_group
+        branches = slowest = 0
+        for request in live:
+            remaining = request.hints.remaining_depth
+            slowest = max(slowest, remaining)
+            if group is not None and request.hints.join_group == group:
+                branches = max(branches, remaining)
+        if branches:
+            return max(1, branches - (last.hints.remaining_depth - 1))
+        return max(1, slowest)
+
+    # -- evict
+
+    def _evicted(self, steps: Steps, admission: Admission, rival: Rival | None, view: View) -> tuple[AgentId, ...]:
+        """Idle agents, the furthest first: as many as may have to give up blocks until the next plan."""
+        need_blocks = admission.fit_blocks + view.growth_blocks + (0 if rival is None else rival.need_blocks)
+        agents = view.agents
+        idle = [
+            (-steps[name], agent.since_s, name, agent.context_blocks)
+            for name, agent in agents.items()
+            if steps[name] and agent.context_blocks
+        ]
+        idle.sort()
+        evict = []
+        for _, _, name, blocks in idle:
+            if need_blocks <= 0:
+                break
+            evict.append(name)
+            need_blocks -= blocks
+        return tuple(evict)
+
+    # -- save
+
+    def _saves(self, steps: Steps, view: View) -> tuple[tuple[AgentId, ...], tuple[Move, ...]]:
+        """Copies to give up, and contexts to save, of agents whose calls have ended."""
+        if not self._ended:
+            return (), ()
+        room = view.host_free_blocks
+        forget: list[AgentId] = []
+        moves = []
+        for name in self._ended:
+            agent = view.agents.get(name)
+            if agent is None or not steps[name]:
+                continue  # its application ended, or it goes on already
+            if steps[name] == inf:
+                if agent.host_blocks:
+                    forget.append(name)
+                continue
+            new = agent.context_blocks - agent.host_blocks
+            if new > room:
+                forget += self._given_up(new - room, steps, name, forget, view)
+            if new > 0:
+                room -= new
+                moves.append(Move(name, agent.context_blocks))
+        self._ended.clear()
+        return tuple(forget), tuple(moves)
+
+    @staticmethod
+    def _given_up(blocks: int, steps: Steps, name: AgentId, chosen: list[AgentId], view: View) -> list[AgentId]:
+        """Copies to give up for so many blocks: of agents that are no nearer than this one, the furthest first."""
+        further = sorted(
+            (-steps[other], agent.since_s, other, agent.host_blocks)
+            for other, agent in view.agents.items()
+            if agent.host_blocks and steps[other] >= steps[name] and other != name and other not in chosen
+        )
+        given_up = []
+        for _, _, other, held in further:
+            if blocks <= 0:
+                break
+            given_up.append(other)
+            blocks -= held
+        return given_up
+
+    # -- prefetch
+
+    def _prefetches(self, steps: Steps, room_blocks: int, view: View) -> tuple[Move, ...]:
+        """Copies to bring back into room that nobody needs: the nearest first, then the longest idle."""
+        near = [
+            (steps[name], agent.since_s, name, agent.host_blocks)
+            for name, agent in view.agents.items()
+            if 0 < steps[name] <= self._prefetch_steps
+            and agent.host_blocks
+            and not agent.offloading
+            and name not in self._held_blocks
+            and self._retry_blocks.get(name, 0) <= self._handed_out_blocks
+        ]
+        near.sort()
+        moves = []
+        for _, _, name, blocks in near:
+            if blocks <= room_blocks:
+                room_blocks -= blocks
+                moves.append(Move(name, blocks))
+        return tuple(moves)
+
+    def _cancelled(self, steps: Steps, missing_blocks: int) -> tuple[AgentId, ...]:
+        """Prefetches to give up for the first call that waits, the furthest first; none if they do not help it."""
+        cancel = []
+        for name in sorted(self._held_blocks, key=lambda name: (-steps.get(name, inf), name)):
+            if missing_blocks <= 0:
+                break
+            if steps.get(name) == 0:
+                continue  # its call waits and takes them
+            cancel.append(name)
+            missing_blocks -= self._held_blocks[name]
+        return () if missing_blocks > 0 else tuple(cancel)
+
+    # -- facts
+
+    def _arrived(self, fact: e.CallArrived, view: View) -> None:
+        request = fact.request
+        before = self._last.get(request.agent)
+        if before is not None:
+            self._endings.learn(before)
+        self._last[request.agent] = request
+        self._caller[request.id] = request.agent
+        self._retry_blocks.pop(request.agent, None)
+
+    def _admitted(self, fact: e.CallAdmitted, view: View) -> None:
+        request = self._last[self._caller[fact.call]]
+        tokens = request.prompt_tokens + request.max_output_tokens - fact.gpu_hit_tokens
+        self._handed_out_blocks += max(0, tokens) // view.block_tokens
+
+    def _finished(self, fact: e.CallFinished, view: View) -> None:
+        self._ended.append(self._caller.pop(fact.call))
+
+    def _aborted(self, fact: e.CallAborted, view: View) -> None:
+        self._caller.pop(fact.call)
+
+    def _upload_started(self, fact: e.UploadStarted, view: View) -> None:
+        self._held_blocks[fact.agent] = self._held_blocks.get(fact.agent, 0) + fact.blocks
+
+    def _upload_ended(self, fact: e.UploadTaken | e.UploadCancelled, view: View) -> None:
+        self._held_blocks.pop(fact.agent, None)
+
+    def _upload_refused(self, fact: e.UploadRefused, view: View) -> None:
+        self._retry_blocks[fact.agent] = self._handed_out_blocks + RETRY_SHARE * view.gpu_blocks
+
+    def _app_finished(self, fact: e.AppFinished, view: View) -> None:
+        gone = [name for name, request in self._last.items() if request.app == fact.app]
+        for name in gone:
+            del self._last[name]
+            self._held_blocks.pop(name, None)
+            self._retry_blocks.pop(name, None)

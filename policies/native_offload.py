@@ -1,0 +1,128 @@
+"""vLLM's own offloading: every context is written through to the host, and loaded when a call hits it there.
+
+Source: vLLM's OffloadingConnector and its two managers of host memory, `lru` and `arc` (vLLM 0.26 to 0.32,
+`vllm/v1/kv_offload`); ARC is Megiddo and Modha, *ARC: A Self-Tuning, Low Overhead Replacement Cache*, FAST 2003.
+
+What the published rule leaves open here:
+
+- *When.* vLLM stores blocks as they are computed. Here a context is saved when its call ends, because a plan copies the
+  contexts of idle agents. What a running call has computed cannot be lost before, but for a preemption: its blocks
+  are then cached on the GPU alone until they are overwritten.
+- *What ARC manages.* vLLM's keys are blocks. Here they are agents' contexts, weighed by their blocks, because that is
+  what a plan can give up. A context that is saved the first time is *recent*; one that was loaded or saved again since
+  is *frequent*. What is given up leaves its name behind, and when it is saved again, the target of the recent part
+  moves as in the paper.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ..traces import events as e
+from ..traces.apps import AgentId, AppId, CallId
+from .interface import NATIVE, Move, Plan, View
+
+Evict = Literal["lru", "arc"]
+
+
+class NativeOffload:
+    """Write-through, load on demand. `evict`: who leaves a full host, the least recently used block or ARC's choice.
+
+    With `lru` a copy is given up as soon as it is made: then the host drops blocks in the order of their last use.
+    """
+
+    hears = frozenset({e.CallFinished, e.OffloadFinished})
+
+    def __init__(self, evict: Evict = "lru") -> None:
+        self._agent_of: dict[CallId, AgentId] = {}  # of live calls
+        self._arc = Arc() if evict == "arc" else None
+
+    def plan(self, view: View) -> Plan:
+        """Save what ended; make room for it."""
+        finished, saved = self._take_in(view)
+        agents = [view.agents[name] for name in dict.fromkeys(finished) if name in view.agents]
+        moves = tuple(Move(agent.id, agent.context_blocks) for agent in agents if agent.context_blocks)
+        if self._arc is None:
+            forget = tuple(name for name in saved if name in view.agents)
+        else:
+            missing = sum(max(0, agent.context_blocks - agent.host_blocks) for agent in agents) - view.host_free_blocks
+            forget = self._arc.room_for(missing, keep={agent.id for agent in agents})
+        return Plan(offload=moves, forget=forget) if moves or forget else NATIVE
+
+    def _take_in(self, view: View) -> tuple[list[AgentId], list[AgentId]]:
+        """The agents whose calls ended, and those whose copies are complete."""
+        finished: list[AgentId] = []
+        saved: list[AgentId] = []
+        for fact in view.news:
+            if isinstance(fact, e.CallArrived):
+                self._agent_of[fact.request.id] = fact.request.agent
+            elif isinstance(fact, e.CallFinished):
+                finished.append(self._agent_of.pop(fact.call))
+            elif isinstance(fact, e.CallAborted):
+                del self._agent_of[fact.call]
+            elif isinstance(fact, e.OffloadFinished):
+                saved.append(fact.agent)
+            if self._arc is not None:
+                self._tell(self._arc, fact, view)
+        return finished, saved
+
+    def _tell(self, arc: Arc, fact: e.Fact, view: View) -> None:
+        if isinstance(fact, e.LoadStarted):
+            arc.hit(self._agent_of[fact.call])
+        elif isinstance(fact, e.OffloadFinished) and fact.agent in view.agents:
+            arc.saved(fact.agent, fact.upto_blocks)
+        elif isinstance(fact, e.AppFinished):
+            arc.forget(fact.app)
+
+
+class Arc:
+    """Which copies to give up, by ARC's rule. Sizes are blocks."""
+
+    def __init__(self) -> None:
+        self._recent: dict[AgentId, int] = {}  # copies by their last use, the oldest first
+        self._frequent: dict[AgentId, int] = {}
+        self._gone_recent: dict[AgentId, int] = {}  # copies that were given up
+        self._gone_frequent: dict[AgentId, int] = {}
+        self.recent_target_blocks = 0.0  # how much of the host the recent ones should have
+
+    def hit(self, agent: AgentId) -> None:
+        """A copy was loaded: it is frequent from now on."""
+        blocks = self._recent.pop(agent, None)
+        if blocks is None:
+            blocks = self._frequent.pop(agent, None)
+        if blocks is not None:
+            self._frequent[agent] = blocks
+
+    def saved(self, agent: AgentId, blocks: int) -> None:
+        """A copy was made, or made longer. If it was given up before, the part that it fell out of should be larger."""
+        recent, frequent = sum(self._gone_recent.values()), sum(self._gone_frequent.values())
+        if (missed := self._gone_recent.pop(agent, None)) is not None:
+            self.recent_target_blocks += missed * max(1.0, frequent / recent)
+        elif (missed := self._gone_frequent.pop(agent, None)) is not None:
+            self.recent_target_blocks = max(0.0, self.recent_target_blocks - missed * max(1.0, recent / frequent))
+        known = self._recent.pop(agent, None) is not None or self._frequent.pop(agent, None) is not None
+        (self._frequent if known or missed is not None else self._recent)[agent] = blocks
+
+    def room_for(self, blocks: int, keep: set[AgentId]) -> tuple[AgentId, ...]:
+        """Give up copies until so many blocks are free, as far as they are known to be; but none of `keep`."""
+        given_up: list[AgentId] = []
+        while blocks > 0 and (name := self._next(keep)) is not None:
+            recent = name in self._recent
+            size = (self._recent if recent else self._frequent).pop(name)
+            (self._gone_recent if recent else self._gone_frequent)[name] = size
+            blocks -= size
+            given_up.append(name)
+        return tuple(given_up)
+
+    def forget(self, app: AppId) -> None:
+        """The application ended: its agents do not come back, and the engine gives up their copies."""
+        for copies in (self._recent, self._frequent, self._gone_recent, self._gone_frequent):
+            for agent in [agent for agent in copies if agent.startswith(f"{app}/")]:
+                del copies[agent]
+
+    def _next(self, keep: set[AgentId]) -> AgentId | None:
+        recent = next((name for name in self._recent if name not in keep), None)
+        frequent = next((name for name in self._frequent if name not in keep), None)
+        if recent is None or frequent is None:
+            return frequent if recent is None else recent
+        return recent if sum(self._recent.values()) > self.recent_target_blocks else frequent

@@ -1,0 +1,41 @@
+"""Waiting calls in the order of a key that does not change while they wait; however many there are."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+
+from ..traces.apps import CallId
+
+Key = tuple[float, ...]
+
+
+class RankedQueue:
+    """A sorted list of calls, smallest key first, equal ones by id. Nothing is sorted anew when a plan is made."""
+
+    def __init__(self) -> None:
+        self._ranked: list[tuple[Key, CallId]] = []
+        self._key_of: dict[CallId, Key] = {}
+        self._names: tuple[CallId, ...] | None = ()  # None: no longer true
+
+    def __contains__(self, call: CallId) -> bool:
+        return call in self._key_of
+
+    def put(self, call: CallId, key: Key) -> None:
+        """Add a call, or give it another place."""
+        self.remove(call)
+        self._key_of[call] = key
+        insort(self._ranked, (key, call))
+        self._names = None
+
+    def remove(self, call: CallId) -> None:
+        """Take a call out, if it is in."""
+        key = self._key_of.pop(call, None)
+        if key is not None:
+            del self._ranked[bisect_left(self._ranked, (key, call))]
+            self._names = None
+
+    def names(self) -> tuple[CallId, ...]:
+        """The calls in order."""
+        if self._names is None:
+            self._names = tuple([call for _, call in self._ranked])
+        return self._names
