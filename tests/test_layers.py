@@ -7,7 +7,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -18,6 +18,11 @@ LAYERS = {
     "sim": {"traces", "policies"},
     "live": {"traces", "policies"},
     "cli": {"traces", "policies", "sim", "live"},
+}
+EXTRAS = {  # the one file of each
+    "sim/gate/pytest_plugin.py": {"pytest"},
+    "sim/trials/ray_executor.py": {"ray"},
+    "sim/trials/sweep_plot.py": {"matplotlib"},
 }
 ONLY_LIVE = {"fastapi", "openai", "starlette", "torch", "vllm"}  # what engines, their servers and clients bring
 
@@ -86,7 +91,9 @@ def test_only_live_imports_what_an_engine_brings(layer: str, file: Path) -> None
 @each_file
 def test_everything_imported_is_the_standard_library_or_a_declared_dependency(layer: str, file: Path) -> None:
     others = imports((ROOT / file).read_text(encoding="utf-8"), file).others - sys.stdlib_module_names
-    assert others <= base_dependencies() | (ONLY_LIVE if layer == "live" else set())
+    extras = EXTRAS.get(file.as_posix(), set())
+    assert extras <= optional_dependencies()
+    assert others <= base_dependencies() | extras | (ONLY_LIVE if layer == "live" else set())
 
 
 def test_policies_run_without_an_engine() -> None:
@@ -96,8 +103,17 @@ def test_policies_run_without_an_engine() -> None:
 
 
 def base_dependencies() -> set[str]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return {requirement.split(">")[0] for requirement in project["dependencies"]}
+    return {requirement.split(">")[0] for requirement in project()["dependencies"]}
+
+
+def optional_dependencies() -> set[str]:
+    groups = project()["optional-dependencies"].values()
+    return {requirement.split(">")[0] for requirements in groups for requirement in requirements}
+
+
+def project() -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return found
 
 
 def test_simulate_loads_nothing_heavy(tmp_path: Path) -> None:

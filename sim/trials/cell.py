@@ -1,0 +1,92 @@
+"""One run of many: a trace, as chance makes it in one repeat, under one policy on one machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ...policies.registry import load_policy
+from ...traces.apps import Application
+from ...traces.arrivals import ArrivalProcess
+from ...traces.errors import TokencakeError, TraceError
+from ...traces.metrics import Metrics
+from ...traces.reader import read_trace
+from ...traces.vary import AS_IT_IS, Variation, vary
+from ..compare import Counts, Workload, nothing_to_play
+from ..machine import Machine
+from ..simulate import simulate
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What is played. Two cells that differ in nothing but the policy play the same applications."""
+
+    trace: Path
+    machine: Machine
+    policy: str  # as `load_policy` takes it
+    variation: Variation = AS_IT_IS
+    repeat: int = 0  # which draw of what varies
+    seed: int = 0  # of all draws, and of policies that take one
+    rate: float | None = None  # applications a second instead of the arrivals that the trace has
+    arrivals: ArrivalProcess = "even"
+    skip_oversized: bool = False
+
+
+class Outcome(NamedTuple):
+    """What a cell came to: metrics, or why there are none."""
+
+    cell: Cell
+    metrics: Mapping[str, Any] | None  # as `Metrics.result` has them
+    error: str | None
+    wall_s: float
+    oversized: int = 0  # applications that were left out
+
+
+def play(cell: Cell) -> Outcome:
+    """Run one cell. What is wrong with it (`TokencakeError`) becomes the outcome's `error`, one line."""
+    began = time.perf_counter()
+    try:
+        applications, counts = played(cell)
+        policy = load_policy(cell.policy, seed=cell.seed + cell.repeat, applications=applications)
+        metrics = Metrics()
+        simulate(iter(applications), policy, cell.machine, [metrics.add])
+    except TokencakeError as error:
+        return Outcome(cell, None, " ".join(str(error).split()), time.perf_counter() - began)
+    return Outcome(cell, metrics.result(), None, time.perf_counter() - began, counts.oversized)
+
+
+def played(cell: Cell) -> tuple[tuple[Application, ...], Counts]:
+    """The applications of a cell as they are played, whatever its policy. `TraceError` if none is left."""
+    counts = Counts()
+    base = _base(cell.trace, cell.seed, cell.rate, cell.arrivals, cell.skip_oversized, cell.machine)
+    counts.applications, counts.calls, counts.oversized = base.counts
+    if not base.applications:
+        raise TraceError(nothing_to_play(counts))
+    return vary(base.applications, cell.variation, cell.seed, cell.repeat), counts
+
+
+class _Base(NamedTuple):
+    applications: tuple[Application, ...]
+    counts: tuple[int, int, int]
+
+
+@lru_cache(maxsize=8)
+def _base(
+    trace: Path, seed: int, rate: float | None, arrivals: ArrivalProcess, skip_oversized: bool, machine: Machine
+) -> _Base:
+    """Read once a process: cells of one trace follow each other."""
+    counts = Counts()
+    workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized)
+    applications = tuple(workload.play(machine, counts))
+    return _Base(applications, (counts.applications, counts.calls, counts.oversized))
+
+
+def cells(cell: Cell, policies: tuple[str, ...], repeats: int) -> Iterator[Cell]:
+    """The cell under each policy in each repeat, all policies of a repeat together."""
+    for repeat in range(repeats):
+        for policy in policies:
+            yield replace(cell, policy=policy, repeat=repeat)

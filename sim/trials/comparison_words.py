@@ -1,0 +1,204 @@
+"""A comparison as people read it: a ranked table, the other metrics, and what follows in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from ..report import milliseconds, number, seconds, share, size
+
+BOUND = " (bound)"
+NAME_WIDTH, CHANGE_WIDTH, GAP = 24, 14, 2  # characters: longer names are folded where there is no room
+SAME = "no difference"  # undecided, since all that the interval leaves is within the margin
+STYLES = {"wins": "green", "loses": "red", "undecided": "", "bound": "dim"}
+
+
+def tables(report: Mapping[str, Any], width: int) -> Group:
+    """The policies, best first; then what the other metrics say of them, in the same order.
+
+    Where not all metrics fit side by side, they come in parts.
+    """
+    names = [_name(row) for row in report["policies"]]
+    fitting = max(1, (width - _name_width(names) - GAP) // (CHANGE_WIDTH + GAP))
+    also = report["also"]
+    parts = [also[start : start + fitting] for start in range(0, len(also), fitting)]
+    return Group(_ranking(report, names), Text(""), *(_others(report, part, names) for part in parts))
+
+
+def played(report: Mapping[str, Any]) -> str:
+    """What was played, and on what."""
+    trace, machine = report["trace"], report["machine"]
+    return f"{trace['calls']:,} calls of {trace['applications']:,} applications on {machine['name']}"
+
+
+def _ranking(report: Mapping[str, Any], names: Sequence[str]) -> Table:
+    metric, first = report["metric"], report["first"]
+    gains = any("oracle_gain" in row for row in report["policies"])
+    titles = ("mean", f"against {first}", *(["of the oracle's gain"] if gains else []))
+    table = _table(metric, titles, names)
+    table.add_column("verdict", no_wrap=True)
+    for row in report["policies"]:
+        cells = [_mean(row, metric), _against(row, first), *([_gain(row["oracle_gain"])] if gains else [])]
+        word = "" if row["policy"] == first else _word(row)
+        shown_word = SAME if word == "undecided" and report["repeats"] > 1 and _same(row, report["margin"]) else word
+        table.add_row(_name(row), *cells, Text(shown_word, style=STYLES.get(word, "")))
+    if bound := report.get("lower_bound"):
+        table.add_row("lower bound" + BOUND, _mean(bound, metric), *[""] * (len(titles) - 1), Text("bound", "dim"))
+    return table
+
+
+def _others(report: Mapping[str, Any], part: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
+    """Changes against the first policy, a column for each of some other metrics."""
+    table = _table("also", [judged["metric"].replace(".", "\n") for judged in part], names)
+    rows = [{row["policy"]: row for row in judged["policies"]} for judged in part]
+    for row in report["policies"]:
+        table.add_row(_name(row), *(_change(each[row["policy"]], report["first"]) for each in rows))
+    table.add_row("")
+    return table
+
+
+def _table(what: str, titles: Sequence[str], names: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    table.add_column(what, overflow="fold", vertical="top", min_width=_name_width(names))
+    for title in titles:
+        table.add_column(title, justify="right", overflow="fold")
+    return table
+
+
+def _name_width(names: Sequence[str]) -> int:
+    return min(NAME_WIDTH, max(map(len, names)))
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return str(row["policy"]) + (BOUND if row["bound"] else "")
+
+
+def _mean(row: Mapping[str, Any], metric: str) -> str:
+    if row["mean"] is None:
+        return "-"
+    low, high = row["interval"]
+    return f"{shown(row['mean'], metric)} [{shown(low, metric, True)}, {shown(high, metric, True)}]"
+
+
+def _against(row: Mapping[str, Any], first: str) -> str:
+    against = row["against_first"]
+    if row["policy"] == first or against is None or against["ratio"] is None:
+        return "-"
+    return f"{percent(against['ratio'])} {percents(against['interval'])}"
+
+
+def _gain(gain: Mapping[str, Any] | None) -> str:
+    if gain is None:
+        return "-"
+    low, high = gain["interval"]
+    return f"{100 * gain['share']:.0f}% [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def _change(row: Mapping[str, Any], first: str) -> Text:
+    against = row["against_first"]
+    if row["policy"] == first or against is None or against["ratio"] is None:
+        return Text("-")
+    word = _word(row)
+    said = f" {word}" if word in ("wins", "loses") else ""
+    return Text(percent(against["ratio"]) + said, style=STYLES[word])
+
+
+def _word(row: Mapping[str, Any]) -> str:
+    against = row["against_first"]
+    return "bound" if row["bound"] else "undecided" if against is None else str(against["verdict"])
+
+
+def _same(row: Mapping[str, Any], margin: float) -> bool:
+    """Whether all ratios that the interval leaves lie within the margin."""
+    low, high = row["against_first"]["interval"] if row["against_first"] else (None, None)
+    return low is not None and high is not None and 1 - margin <= low and high <= 1 + margin
+
+
+def shown(value: float, metric: str, bare: bool = False) -> str:
+    """A value of a metric for people; `bare`: without its unit."""
+    name = metric.partition(".")[0]
+    show = milliseconds if name == "tpot_s" else seconds if name.endswith("_s") else size if "bytes" in name else number
+    if name in ("effective_utilisation", "gpu_usage_mean", "stalled_share"):
+        show = share
+    text = show(value)
+    return text.rpartition(" ")[0] or text if bare and show in (milliseconds, seconds) else text
+
+
+def percent(ratio: float) -> str:
+    """A ratio as a change: −12.3 %, with an ASCII sign."""
+    return f"{100 * (ratio - 1):+.1f}%" if ratio < 10 else f"x{ratio:.1f}"
+
+
+def percents(interval: Sequence[float | None]) -> str:
+    low, high = interval
+    return "" if low is None or high is None else f"[{100 * (low - 1):+.1f}, {100 * (high - 1):+.1f}]"
+
+
+# -- words
+
+
+def words(report: Mapping[str, Any]) -> list[str]:
+    """Who is best and who is as good; who is better by one metric and worse by another; how sure all that is."""
+    return [*_best(report), *_mixed(report), *_failures(report), _certainty(report)]
+
+
+def _best(report: Mapping[str, Any]) -> Iterator[str]:
+    judged = [row for row in report["policies"] if not row["bound"] and row["mean"] is not None]
+    if not judged:
+        yield f"{report['metric']} has no value under any policy"
+        return
+    best, *others = judged
+    equals = [row["policy"] for row in others if row["against_best"] and row["against_best"]["verdict"] == "undecided"]
+    if not others:
+        return
+    if not equals:
+        yield f"{best['policy']} is the best by {report['metric']}: all others are worse"
+    elif len(equals) == len(others):
+        yield f"{best['policy']} has the best {report['metric']}, but none of the others can be told apart from it"
+    else:
+        yield f"{best['policy']} has the best {report['metric']}; not to be told apart from it: {', '.join(equals)}"
+
+
+def _mixed(report: Mapping[str, Any]) -> Iterator[str]:
+    """Policies that win by one metric and lose by another."""
+    for row in report["policies"]:
+        verdicts = [(judged["metric"], each) for judged, each in _of(report, row["policy"])]
+        helped = [_said(metric, each) for metric, each in verdicts if _word(each) == "wins"]
+        hurt = [_said(metric, each) for metric, each in verdicts if _word(each) == "loses"]
+        if helped and hurt:
+            yield f"{row['policy']} helps {_listed(helped)} but hurts {_listed(hurt)}, against {report['first']}"
+
+
+def _of(report: Mapping[str, Any], policy: str) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    for judged in (report, *report["also"]):
+        yield judged, next(row for row in judged["policies"] if row["policy"] == policy)
+
+
+def _said(metric: str, row: Mapping[str, Any]) -> str:
+    ratio = row["against_first"]["ratio"]
+    return metric if ratio is None else f"{metric} ({percent(ratio)})"
+
+
+def _listed(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def _failures(report: Mapping[str, Any]) -> Iterator[str]:
+    for failed in report["failed"]:
+        yield f"{failed['policy']} failed and is left out: {failed['error']}"
+
+
+def _certainty(report: Mapping[str, Any]) -> str:
+    repeats = report["repeats"]
+    if repeats == 1:
+        return "one repeat: there are no intervals, and nothing is decided"
+    of = f"{repeats} repeats" if "engine" not in report else f"{repeats} live runs of each policy or more"
+    varied = report["variation"]
+    how = "" if varied is None else ", all of the same trace" if varied == "none" else f", which vary {varied}"
+    sure = f"{100 * report['confidence']:g}% confidence, for all comparisons of a metric together"
+    floor = f", a noise floor of {100 * report['noise_floor']:.1f}%" if "noise_floor" in report else ""
+    return f"{of}{how}; {sure}; a margin of {100 * report['margin']:g}%{floor}"

@@ -1,0 +1,179 @@
+"""Cells on a Ray cluster. The one file that imports Ray, which is an extra: `pip install 'tokencake[ray]'`.
+
+A worker needs Tokencake and nothing else. Trace and policy files lie in Ray's object store, and a worker has a copy of
+them while it plays: it need not see the disk of this machine, and what it plays is what was read here. A worker whose
+Tokencake has other code refuses, since its figures would be another simulator's.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from ...traces.errors import TokencakeError
+from .attempt import attempt, lost
+from .cell import Cell, Outcome
+from .executors import run_on
+from .identity import code_digest, policy_file
+
+RETRIES = 1  # Ray's own, of a cell whose worker died; the next sweep tries again
+CLEARING_S = 5.0  # for workers to stop
+ANSWER_S = 10.0  # for a cluster to answer at all
+
+
+def check_ray() -> None:
+    """Raises TokencakeError if Ray is not installed."""
+    _ray()
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise TokencakeError("--ray: Ray is not installed: pip install 'tokencake[ray]'") from None
+    return ray
+
+
+def on_ray(address: str | None, count: int | None, todo: Sequence[Cell]) -> Generator[Outcome, None, None]:
+    """On the cluster at `address`, else at RAY_ADDRESS, else on one that is started on this machine for this.
+
+    `count` cells at a time; None: as many as the cluster has CPUs. Raises TokencakeError if there is no such cluster.
+    """
+    with _connected(address, count) as ray:
+        workers = count or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        pool = RayExecutor(ray, _contents(todo))
+        try:
+            yield from run_on(pool, attempt, todo, workers)
+        finally:
+            pool.shutdown()
+
+
+@contextmanager
+def _connected(address: str | None, count: int | None) -> Iterator[Any]:
+    ray = _ray()
+    _check_answers(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody was asked
+    local = address is None and "RAY_ADDRESS" not in os.environ
+    options: dict[str, Any] = {"num_cpus": count, "include_dashboard": False} if local else {"address": address}
+    try:
+        ray.init(logging_level="error", log_to_driver=False, **options)
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        raise TokencakeError(f"--ray: no cluster{f' at {address}' if address else ''}: {error}") from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()  # and with it whatever is still being played
+
+
+def _check_answers(address: str | None) -> None:
+    """Ray itself would try for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # a word of Ray's, such as auto
+    try:
+        socket.create_connection((host, int(port)), ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise TokencakeError(f"--ray: no cluster at {address}: {reason}") from None
+
+
+def _contents(todo: Sequence[Cell]) -> dict[str, bytes]:
+    """Every file that the cells need, by its path as the cells have it."""
+    paths = {str(cell.trace) for cell in todo}
+    paths |= {str(file) for policy in {cell.policy for cell in todo} if (file := policy_file(policy)) is not None}
+    try:
+        return {path: Path(path).read_bytes() for path in sorted(paths)}
+    except OSError as error:
+        raise TokencakeError(f"{error.filename}: cannot be read: {error.strerror or error}") from None
+
+
+class RayExecutor(Executor):
+    """`submit` as a task of Ray. A task that Ray gives up is an outcome, too."""
+
+    def __init__(self, ray: Any, contents: Mapping[str, bytes]) -> None:
+        self._ray = ray
+        self._pending: dict[Any, None] = {}  # references to what is not there yet
+        self._contents = ray.put(dict(contents))
+        self._task = ray.remote(max_retries=RETRIES)(_play_there)
+
+    def submit(self, act: Callable[[Cell], Outcome], cell: Cell, /) -> Future[Outcome]:  # type: ignore[override]
+        settled: Future[Outcome] = Future()
+        # In a list Ray hands over the reference and not the files, which most calls of a worker do not need.
+        reference = self._task.remote([self._contents], code_digest(), act, cell)
+        self._pending[reference] = None
+        reference.future().add_done_callback(partial(self._settle, reference, settled, cell))
+        return settled
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Gives up what is still being played, and leaves workers the time to remove their copies."""
+        if pending := list(self._pending):
+            for reference in pending:
+                self._ray.cancel(reference)
+            self._ray.wait(pending, num_returns=len(pending), timeout=CLEARING_S)
+
+    def _settle(self, reference: Any, settled: Future[Outcome], cell: Cell, done: Future[Outcome]) -> None:
+        error = done.exception()
+        settled.set_result(done.result() if error is None else lost(cell, _reason(error)))
+        self._pending.pop(reference, None)
+
+
+def _reason(error: BaseException) -> str:
+    """Ray's messages go on for pages; the first sentence says it, and without addresses and times it is repeatable."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"the Ray worker that played it failed: {type(error).__name__}: {first.partition('. ')[0]}"
+
+
+# -- on the worker
+
+
+def _play_there(contents: Sequence[Any], code: str, act: Callable[[Cell], Outcome], cell: Cell) -> Outcome:
+    if code_digest() != code:
+        return lost(cell, "the Ray worker has another Tokencake: expected the same one as on the machine that asks")
+    with ExitStack() as stack:
+        copies = {path: stack.enter_context(_copy(path, data)) for path, data in _fetched(contents[0]).items()}
+        outcome = act(_at(copies, cell))
+    error = outcome.error
+    for path, copy in copies.items():
+        error = error and error.replace(copy, path)
+    return outcome._replace(cell=cell, error=error)
+
+
+@lru_cache(maxsize=1)
+def _fetched(contents: Any) -> Mapping[str, bytes]:
+    files: Mapping[str, bytes] = _ray().get(contents)
+    return files
+
+
+@lru_cache(maxsize=1)
+def _mark() -> str:
+    """The process's own: nobody can have put a file of that name there. The same for each of its cells."""
+    return secrets.token_hex(16)
+
+
+@contextmanager
+def _copy(path: str, data: bytes) -> Iterator[str]:
+    """A file of this content, as long as it is needed. It keeps its ending, by which policies are known."""
+    copy = Path(tempfile.gettempdir()) / f"tokencake-{_mark()}-{Path(path).name}"
+    try:
+        with copy.open("xb") as file:
+            file.write(data)
+        yield str(copy)
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _at(copies: Mapping[str, str], cell: Cell) -> Cell:
+    """The cell as it is played here."""
+    policy = cell.policy
+    if (file := policy_file(policy)) is not None:
+        policy = copies[str(file)] + policy.removeprefix(str(file))
+    return replace(cell, trace=Path(copies[str(cell.trace)]), policy=policy)

@@ -1,0 +1,103 @@
+"""The work of `tokencake sweep`: what is checked before it, said during it, and written after it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+from ...traces.errors import TokencakeError
+from ...traces.events_io import unwritable
+from ...traces.replacing import replacing
+from ..outputs import check_writable, write_whole
+from .cell import Outcome
+from .grid import Point
+from .kept import Kept
+from .metric import check_judged
+from .sweep import Play, Progress, Sweep, play_sweep
+from .sweep_plot import check_plot, plotted
+from .sweep_report import build, csv_text, point_line, problems
+
+KEPT_ENDING = ".cells.jsonl"
+
+Say = Callable[[str], None]
+Bar = Callable[[str, int, int | None, str], None]
+
+
+class Files(NamedTuple):
+    """Where a sweep's results go."""
+
+    csv: Path
+    json: Path | None = None
+    plot: Path | None = None
+
+    @property
+    def kept(self) -> Path:
+        """What is played again only if something is different."""
+        return self.csv.with_name(self.csv.name + KEPT_ENDING)
+
+
+class Watcher(Progress):
+    """Says a line a point, and a line for each new way in which a cell fails."""
+
+    def __init__(self, sweep: Sweep, kept: Kept, metric: str, say: Say, warn: Say, bar: Bar) -> None:
+        self._sweep, self._kept, self._metric = sweep, kept, metric
+        self._say, self._warn, self._bar = say, warn, bar
+        self._warned: set[tuple[Point, str, str]] = set()
+
+    def cell(self, point: Point, outcome: Outcome, done: int) -> None:
+        cell, error = outcome.cell, outcome.error
+        if error is not None and (point, cell.policy, error) not in self._warned:
+            self._warned.add((point, cell.policy, error))
+            self._warn(f"failed: {point.label()}: {cell.policy}, repeat {cell.repeat}: {error}")
+        self._bar("playing", done, self._sweep.count(), point.label())
+
+    def point(self, point: Point) -> None:
+        self._say(point_line(self._sweep, self._kept.results, point, self._metric))
+
+
+def check(sweep: Sweep, files: Files, metric: str) -> None:
+    """Finds whatever can be found before the first cell. Raises TokencakeError, in one line."""
+    check_judged(metric)
+    if files.plot is not None:
+        check_plot(files.plot, sweep.grid.axes)
+    outputs = [file for file in (files.csv, files.json, files.plot, files.kept) if file is not None]
+    if len({file.resolve() for file in outputs}) < len(outputs):
+        raise TokencakeError(f"expected different files for all results, got {', '.join(map(str, outputs))}")
+    for file in outputs:
+        check_writable(file, but_not=sweep.trace)
+    sweep.check()
+
+
+def run(sweep: Sweep, files: Files, metric: str, play: Play, fresh: bool, say: Say, warn: Say, bar: Bar) -> int:
+    """Plays what is missing and writes what is there, also at an interrupt. Returns how many cells have failed."""
+    with closing(Kept(files.kept, sweep.identity(), fresh)) as kept:
+        if kept.results:
+            say(f"{files.kept}: {len(kept.results)} cells are there from before")
+        try:
+            play_sweep(sweep, kept, play, Watcher(sweep, kept, metric, say, warn, bar))
+        finally:
+            failed = _publish(sweep, kept, files, metric, warn) if kept.results else 0
+    return failed
+
+
+def _publish(sweep: Sweep, kept: Kept, files: Files, metric: str, warn: Say) -> int:
+    report = build(sweep, kept.results, metric)
+    write_whole(files.csv, csv_text(report))
+    if files.json is not None:
+        write_whole(files.json, json.dumps(report, indent=2, allow_nan=False) + "\n")
+    if files.plot is not None:
+        _write_plot(files.plot, plotted(report, files.plot.suffix))
+    for line in problems(report):
+        warn(line)
+    return len(report["failures"])
+
+
+def _write_plot(path: Path, content: bytes) -> None:
+    try:
+        with replacing(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise unwritable(path, error) from None
