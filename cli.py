@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from .live.validation import Trial
     from .sim.compare import Counts, Workload
     from .sim.fit import Fit
+    from .sim.gate.command import Options as CheckOptions
+    from .sim.gate.live_verdict import Compared
+    from .sim.gate.suite import Case, Suite
     from .sim.machine import Machine
     from .sim.report import Run
     from .traces.apps import Application
@@ -193,14 +196,13 @@ def simulate(
 
     Without --policy: vllm, then tokencake. What finished before an interrupt is reported.
     """
-    from .policies.registry import load_policy
-    from .sim.compare import Contender, Workload, compare, options_of
+    from .sim.compare import Contender, Workload, compare
     from .sim.machine_file import DEFAULT_MACHINE, load_machine
     from .traces.arrivals import arrival_times
     from .traces.reader import read_trace
 
     machine = load_machine(machine_name or DEFAULT_MACHINE, settings)
-    contenders = [Contender(spec, options_of(spec), load_policy(spec, seed=seed)) for spec in specs or DEFAULT_POLICIES]
+    contenders = [Contender.of(spec, seed) for spec in specs or DEFAULT_POLICIES]
     if rate is not None:
         arrival_times(rate, arrivals, seed)  # a wrong rate is found now
     outputs.check(trace)
@@ -858,10 +860,289 @@ def machines() -> None:
     _print_lines(list(machine_names().items()))
 
 
+@cli.command()
+@click.option("--suite", type=click.Path(path_type=Path), metavar="FILE", help="[default: the nearest tokencake.toml]")
+@click.option("--case", "cases", multiple=True, metavar="NAME", help="These alone; * and ? as in a shell.")
+@click.option("--init", is_flag=True, help="Write a suite and a small trace, to start from.")
+@click.option("--update", is_flag=True, help="Write new baselines, and say what they change.")
+@click.option("--strict", is_flag=True, help="Fail for anything that is not as it was, improvements too.")
+@click.option("--live", "on_vllm", is_flag=True, help="Play the live cases on vLLM: are the verdicts the same there?")
+@click.option("--format", "formats", multiple=True, type=click.Choice(["text", "github", "junit", "markdown", "json"]))
+@click.option("-o", "--output", "outputs", multiple=True, type=click.Path(path_type=Path), metavar="FILE")
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Processes. [default: one a core]")
+@progress_option
+def check(init: bool, on_vllm: bool, progress: bool, **options: Any) -> int:
+    """Run a suite of cases and compare them with their baselines: has a policy become worse?
+
+    Several formats at once: the first --output is for the first --format, and so on; the rest is printed. Exits with 0
+    if all is good, with 1 if a case regressed, and with 2 if the suite or a baseline is wrong.
+    """
+    from .sim.gate.command import Options, run_check
+    from .sim.gate.start import start_suite
+
+    if init:
+        for line in start_suite(Path()):
+            click.echo(line)
+        return 0
+    with _progress(progress) as bar:
+        if on_vllm:
+            return _check_live(Options(**options), bar)
+        return run_check(Options(**options), lambda done, total: bar("runs", done, total, ""))
+
+
+def _check_live(options: CheckOptions, bar: Bar) -> int:
+    """Play the suite's live cases on both sides: 1 if simulator and engine say opposite things about who is better."""
+    from .live.engine_options import EngineOptions
+    from .live.in_process import InProcess
+    from .live.versions import check_vllm
+    from .sim.gate.command import suite_of
+    from .sim.gate.live_verdict import as_record, compare_sides, fails, live_cases, words
+    from .sim.gate.suite_file import LIVE_KEYS
+
+    if set(options.formats) - {"text", "json"}:
+        raise TokencakeError("--live: expected --format text or json")
+    suite = suite_of(options)
+    cases = live_cases(suite)
+    check_vllm()
+    found: dict[str, Sequence[Compared]] = {}
+    engines: dict[str, object] = {}
+    for case in cases:
+        told = {key: value for key, value in (case.live or {}).items() if key in LIVE_KEYS}
+        with InProcess(EngineOptions(**told, seed=case.seed)) as running:
+            engines[case.name] = running.info()
+            sides = _both_sides(suite, case, running, bar)
+        found[case.name] = compare_sides(case, *sides, suite.confidence)
+        if "json" not in options.formats or options.outputs:
+            for line in words(case.name, case.policy, found[case.name]):
+                click.echo(line)
+    if "json" in options.formats:
+        file = str(options.outputs[0]) if options.outputs else STANDARD_OUTPUT
+        _put(file, json.dumps(as_record(suite, found, engines), indent=2, default=str) + "\n")
+    return 1 if any(fails(compared, options.strict) for compared in found.values()) else 0
+
+
+def _both_sides(
+    suite: Suite, case: Case, running: InProcess, bar: Bar
+) -> tuple[dict[str, Mapping[str, Any]], dict[str, list[Mapping[str, Any]]]]:
+    """A case's policies and rivals: the metrics of a simulated run of each, and of some live runs of each, in turns."""
+    from .live.settings import RunSettings
+    from .policies.registry import load_policy
+    from .sim.compare import Contender, Workload, compare
+    from .sim.gate.live_verdict import REPEATS, live_policies
+    from .traces.reader import read_trace
+
+    how = case.live or {}
+    trace = read_trace(suite.place.path(case.trace))
+    scale, shrink = how.get("time_scale", 1.0), how.get("shrink", 1)
+    workload = Workload(trace, case.seed, case.rate, case.arrivals, case.skip_oversized, scale, shrink)
+    _check_playable(workload, running.limits)
+    told = suite.place.machine(how["machine"]) if "machine" in how else None
+    machine = _machine_of(running, told, case.seed, bar)
+    specs = {policy: suite.place.policy(policy) for policy in live_policies(case)}
+    contenders = [Contender(name, {}, load_policy(spec, seed=case.seed)) for name, spec in specs.items()]
+    simulated = {run.policy: run.metrics for run, _ in compare(workload, contenders, machine)}
+    live: dict[str, list[Mapping[str, Any]]] = {name: [] for name in specs}
+    names = list(specs) * how.get("repeats", REPEATS)
+    watching = _watching(bar, names, workload, "played")
+    for index, name in enumerate(names):
+        settings = RunSettings(policy=specs[name], seed=case.seed, costs=machine.beliefs())
+        run, _ = _live_run(running, workload, settings, None, watching(index), {})
+        _doubts(run)
+        live[name].append(run.metrics)
+    return simulated, live
+
+
 def _print_lines(lines: Sequence[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in lines)
     for name, about in lines:
         click.echo(f"{name:<{width}}  {about}")
+
+
+@cli.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="TRACE")
+@click.option(
+    "--live", is_flag=True, help="Compare runs of `tokencake live --repeat`: TRACE is its --json, or several."
+)
+@policy_option
+@click.option(
+    "--repeat", type=click.IntRange(1), default=20, show_default=True, metavar="N", help="Runs of each policy."
+)
+@click.option(
+    "--vary", metavar="A,…", help="What differs: arrivals, tools[=X], declared[=X], order; none. [default: all]"
+)
+@click.option("--metric", default="app_latency_s.mean", show_default=True, metavar="M", help="Who is best by it?")
+@click.option("--confidence", type=click.FloatRange(0.5, 0.9999), default=0.95, show_default=True)
+@click.option("--margin", type=click.FloatRange(0, 0.5), default=0.02, show_default=True, help="Less is no difference.")
+@click.option("--machine", "machine_name", metavar="M", help="As for simulate.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the machine.")
+@seed_option
+@rate_option
+@arrivals_option
+@oversized_option
+@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Processes. [default: the cores]")
+@click.option("--json", "json_file", metavar="FILE", help="Write the comparison as JSON; - is standard output.")
+@click.option("--csv", "csv_file", metavar="FILE", help="Write it as CSV; - is standard output.")
+@click.option("--quiet", is_flag=True, help="Print the words alone: no tables, no progress.")
+@progress_option
+def compare(
+    files: tuple[Path, ...],
+    live: bool,
+    specs: tuple[str, ...],
+    repeat: int,
+    vary: str | None,
+    metric: str,
+    confidence: float,
+    margin: float,
+    machine_name: str | None,
+    settings: tuple[str, ...],
+    seed: int,
+    rate: float | None,
+    arrivals: Any,
+    skip_oversized: bool,
+    jobs: int | None,
+    json_file: str | None,
+    csv_file: str | None,
+    quiet: bool,
+    progress: bool,
+) -> int:
+    """Which policy is the best on TRACE, by how much, and how sure? Each plays many repeats, and the same ones.
+
+    Without --policy: every policy that has a name, against vllm. What every policy finished before an interrupt is
+    reported. Exits with 1 if a policy failed.
+    """
+    from .sim.machine_file import DEFAULT_MACHINE, load_machine
+    from .sim.trials import comparing
+    from .sim.trials.cell import Cell
+    from .sim.trials.comparison import Gathered, Method
+    from .traces.vary import EVERYTHING, parse_variation
+
+    if not files or (len(files) > 1 and not live):
+        raise click.UsageError("expected one TRACE" if not live else "--live: expected reports of tokencake live")
+    outputs = _Outputs(json_file, csv_file, None, quiet)
+    for file in files:
+        outputs.check(file)
+    method = Method(confidence, margin, seed, paired=not live)
+    if live:
+        return _publish_comparison(comparing.report_live(files, specs, metric, method), outputs)
+    variation = EVERYTHING if vary is None else parse_variation(vary)
+    machine = load_machine(machine_name or DEFAULT_MACHINE, settings)
+    policies = tuple(dict.fromkeys(specs)) or comparing.default_policies()
+    cell = Cell(files[0], machine, policies[0], variation, 0, seed, rate, arrivals, skip_oversized)
+    asked = comparing.Asked(cell, policies, repeat, metric, method, jobs)
+    comparing.check(asked)
+    gathered = Gathered(policies)
+    try:
+        with _progress(progress, quiet) as bar:
+            comparing.run(asked, gathered, lambda policy, done, total: bar("comparing", done, total, policy))
+    except KeyboardInterrupt:
+        if gathered.repeats():
+            _publish_comparison(comparing.report(asked, gathered, __version__), outputs)
+        raise
+    return _publish_comparison(comparing.report(asked, gathered, __version__), outputs)
+
+
+def _publish_comparison(report: Mapping[str, Any], outputs: _Outputs) -> int:
+    """Write and print a comparison. 1 if a policy failed."""
+    from rich.console import Console
+
+    from .sim.trials import comparison, comparison_words
+
+    if left_out := report["trace"].get("oversized"):
+        click.echo(f"left out: {left_out} applications, larger than the engine", err=True)
+    try:
+        if outputs.json_file is not None:
+            _put(outputs.json_file, json.dumps(report, indent=2, allow_nan=False) + "\n")
+        if outputs.csv_file is not None:
+            _put(outputs.csv_file, comparison.csv_text(report))
+    finally:  # a disk that is full keeps nobody from seeing the results
+        if STANDARD_OUTPUT not in (outputs.json_file, outputs.csv_file):
+            console = Console(highlight=False, markup=False, emoji=False)
+            if not outputs.quiet:
+                played, machine = report["trace"], report["machine"]
+                console.print(
+                    f"{played['calls']:,} calls of {played['applications']:,} applications on {machine['name']}\n"
+                )
+                console.print(comparison_words.tables(report, console.width))
+            for line in comparison_words.words(report):
+                console.print(line, soft_wrap=True)
+    return 1 if report["failed"] else 0
+
+
+@cli.command()
+@click.argument("trace", type=click.Path(path_type=Path))
+@click.option("--qps", metavar="R,…", help="Loads, in applications a second: 0.1:1.0:0.1 (start:stop:step) or a,b,c.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=V,…", help="Values of a machine's setting, likewise.")
+@policy_option
+@click.option(
+    "--repeat", type=click.IntRange(1), default=5, show_default=True, metavar="N", help="Runs of each policy a point."
+)
+@click.option("--vary", metavar="A,…", help="What differs between repeats, as for compare. [default: all]")
+@click.option("--machine", "machine_name", metavar="M", help="As for simulate.")
+@click.option("--metric", default="app_latency_s.mean", show_default=True, metavar="M", help="What is plotted.")
+@seed_option
+@arrivals_option
+@oversized_option
+@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Cells at a time. [default: the cores]")
+@click.option("--ray", "on_cluster", is_flag=True, help="Play on a Ray cluster, or on one that is started here.")
+@click.option("--ray-address", metavar="A", help="Which cluster. [default: RAY_ADDRESS]")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE.csv", help="The results.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="The same and more as JSON.")
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw them: .png, .svg or .pdf.")
+@click.option("--fresh", is_flag=True, help="Play all anew, whatever an earlier sweep left.")
+@click.option("--quiet", is_flag=True, help="Print failures alone.")
+@progress_option
+def sweep(
+    trace: Path,
+    qps: str | None,
+    settings: tuple[str, ...],
+    specs: tuple[str, ...],
+    repeat: int,
+    vary: str | None,
+    machine_name: str | None,
+    metric: str,
+    seed: int,
+    arrivals: Any,
+    skip_oversized: bool,
+    jobs: int | None,
+    on_cluster: bool,
+    ray_address: str | None,
+    output: Path,
+    json_file: Path | None,
+    plot: Path | None,
+    fresh: bool,
+    quiet: bool,
+    progress: bool,
+) -> int:
+    """Play TRACE under each policy at every load and on every machine of a grid.
+
+    What is finished is kept beside the results: the same command goes on where an interrupt ended it. Exits with 1 if
+    cells failed.
+    """
+    from .sim.machine_file import DEFAULT_MACHINE
+    from .sim.trials import sweeping
+    from .sim.trials.grid import make_grid
+    from .sim.trials.sweep import Sweep, players
+    from .traces.vary import EVERYTHING, parse_variation
+
+    play = players(on_cluster, ray_address, jobs)
+    variation = EVERYTHING if vary is None else parse_variation(vary)
+    grid = make_grid(qps, settings, machine_name or DEFAULT_MACHINE)
+    asked = Sweep(trace, grid, specs or DEFAULT_POLICIES, repeat, variation, seed, arrivals, skip_oversized)
+    files = sweeping.Files(output, json_file, plot)
+    sweeping.check(asked, files, metric)
+    said_to = None if sys.stdout.isatty() else sys.stdout  # before a bar takes over what is written to a terminal
+    with _progress(progress, quiet) as bar:
+        failed = sweeping.run(
+            asked,
+            files,
+            metric,
+            play,
+            fresh,
+            lambda line: None if quiet else click.echo(line, file=said_to),
+            lambda line: click.echo(line, err=True),
+            bar,
+        )
+    return 1 if failed else 0
 
 
 Bar = Callable[[str, int, int | None, str], None]  # what is being done, how much of it is done, of how much, a note

@@ -69,8 +69,8 @@ class NativeOffload:
     def _tell(self, arc: Arc, fact: e.Fact, view: View) -> None:
         if isinstance(fact, e.LoadStarted):
             arc.hit(self._agent_of[fact.call])
-        elif isinstance(fact, e.OffloadFinished) and fact.agent in view.agents:
-            arc.saved(fact.agent, fact.upto_blocks)
+        elif isinstance(fact, e.OffloadFinished) and fact.upto_blocks and fact.agent in view.agents:
+            arc.saved(fact.agent, fact.upto_blocks, view.host_blocks)
         elif isinstance(fact, e.AppFinished):
             arc.forget(fact.app)
 
@@ -93,11 +93,12 @@ class Arc:
         if blocks is not None:
             self._frequent[agent] = blocks
 
-    def saved(self, agent: AgentId, blocks: int) -> None:
+    def saved(self, agent: AgentId, blocks: int, host_blocks: int) -> None:
         """A copy was made, or made longer. If it was given up before, the part that it fell out of should be larger."""
         recent, frequent = sum(self._gone_recent.values()), sum(self._gone_frequent.values())
         if (missed := self._gone_recent.pop(agent, None)) is not None:
-            self.recent_target_blocks += missed * max(1.0, frequent / recent)
+            grown = self.recent_target_blocks + missed * max(1.0, frequent / recent)
+            self.recent_target_blocks = min(float(host_blocks), grown)
         elif (missed := self._gone_frequent.pop(agent, None)) is not None:
             self.recent_target_blocks = max(0.0, self.recent_target_blocks - missed * max(1.0, recent / frequent))
         known = self._recent.pop(agent, None) is not None or self._frequent.pop(agent, None) is not None

@@ -7,7 +7,7 @@ comes next; how long calls will wait and run it does not know, since that follow
 - *Eviction* is Belady's, on the GPU and on the host: the context that is used again furthest in the future goes first
   (Belady, *A study of replacement algorithms for a virtual-storage computer*, 1966). A stalled agent's next use is
   known. Of an agent that waits for others, the earliest time is taken at which its call could come if nobody had to
-  wait; one that calls no more is the first to go.
+  wait and all answers came at 50 tokens/s; one that calls no more is the first to go.
 - *Order.* Tokencake's (`seniority`), since a bound with vLLM's order would be passed by whoever orders better;
   `space=off` is vLLM's.
 
@@ -17,12 +17,12 @@ application's latency (its critical path on an empty machine) cannot be beaten.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from typing import NamedTuple
 
-from ..traces.apps import AgentId, AppId, Application, Call, CallId
+from ..traces.apps import AgentId, Application, Call, CallId
 from ..traces.derive import NOMINAL_TOKEN_S
 from ..traces.events import Request
 from .interface import AgentView, Move, Plan, Status, View
@@ -45,7 +45,7 @@ class Oracle:
     def plan(self, view: View) -> Plan:
         """Tokencake's plan, with another choice of what is given up."""
         plan = self._policy.plan(view)
-        uses = {agent.id: self._future.next_use_s(agent, view.now_s) for agent in view.agents.values()}
+        uses = {agent.id: self._future.next_use_s(agent, view) for agent in view.agents.values()}
         offload, forget = _host(plan.offload, uses, view)
         idle = [agent for agent in view.agents.values() if agent.context_blocks and agent.status is not Status.RUNNING]
         evict = tuple(agent.id for agent in sorted(idle, key=lambda agent: (-uses[agent.id], agent.id)))
@@ -73,59 +73,73 @@ def _host(
 
 
 class _Next(NamedTuple):
-    """What comes after a call in its agent's life."""
+    """What comes after a call in its agent's life. What depends on other calls is as if nobody had to wait."""
 
-    gap_s: float  # its tools, and the pause before the agent's next call
-    call: Call | None  # that call
+    tools_s: float  # its own
+    pause_s: float = 0.0  # before the agent's next call
+    after_tools_s: float = inf  # when all is done that the next call waits for: from the return of these tools on
+    after_start_s: float = -inf  # likewise, by the paths on which this call is not: from the application's start on
 
 
 class Future:
     """What the trace says of times to come."""
 
     def __init__(self, applications: Sequence[Application]) -> None:
-        self._calls: dict[CallId, Call] = {}
         self._next: dict[CallId, _Next] = {}
         for application in applications:
-            latest: dict[AgentId, Call] = {}
-            for call in application.calls:
-                self._calls[call.id] = call
-                before = latest.get(call.agent)
-                if before is not None:
-                    self._next[before.id] = _Next(_tools_s(before) + call.pause_s, call)
-                latest[call.agent] = call
-            for call in latest.values():
-                self._next[call.id] = _Next(_tools_s(call), None)
-        self._ended: dict[AppId, set[CallId]] = {}
+            self._look_ahead(application)
 
     def estimate_s(self, request: Request) -> float:
         """The true gap after this call."""
-        return self._next[request.id].gap_s
+        following = self._next[request.id]
+        return following.tools_s + following.pause_s
 
     def learn(self, request: Request, gap_s: float) -> None:
         """There is nothing to learn."""
 
-    def next_use_s(self, agent: AgentView, now_s: float) -> float:
+    def next_use_s(self, agent: AgentView, view: View) -> float:
         """When the agent's context is used next, at the earliest; infinity if never."""
         if agent.status in (Status.WAITING, Status.RUNNING):
-            return now_s
+            return view.now_s
         following = self._next[agent.last.id]
-        if following.call is None:
-            return inf
-        if agent.status is Status.STALLED:
-            return agent.since_s + following.gap_s
-        others = [name for name in following.call.after if self._calls[name].agent != agent.id]
-        path_s = max((self._path_s(name, agent.last.id) for name in others), default=0.0)
-        return max(now_s, agent.since_s + path_s) + following.call.pause_s
+        returned_s = agent.since_s + (following.tools_s if agent.status is Status.STALLED else 0.0)
+        others_s = view.app_started_s(agent.app) + following.after_start_s
+        return max(view.now_s, max(returned_s + following.after_tools_s, others_s) + following.pause_s)
 
-    def _path_s(self, name: CallId, since: CallId) -> float:
-        """How long the calls up to this one take at least, from the end of call `since` on."""
-        if name == since:
-            return 0.0
-        call = self._calls[name]
-        if call.agent == self._calls[since].agent:
-            return 0.0
-        before_s = max((self._path_s(earlier, since) for earlier in call.after), default=0.0)
-        return before_s + call.pause_s + call.output_tokens * NOMINAL_TOKEN_S + _tools_s(call)
+    def _look_ahead(self, application: Application) -> None:
+        calls = application.calls
+        done_s: dict[CallId, float] = {}  # from the application's start on
+        latest: dict[AgentId, int] = {}
+        for at, call in enumerate(calls):
+            before = latest.get(call.agent)
+            if before is not None:
+                self._next[calls[before].id] = _next(calls[before], calls[before + 1 : at], call, done_s)
+            done_s[call.id] = max((done_s[name] for name in call.after), default=0.0) + _alone_s(call)
+            latest[call.agent] = at
+        for at in latest.values():
+            self._next[calls[at].id] = _Next(_tools_s(calls[at]))
+
+
+def _next(last: Call, between: Sequence[Call], following: Call, done_s: Mapping[CallId, float]) -> _Next:
+    """`done_s` tells when a call is done if nobody waits; of the calls `between`, some wait for `last`."""
+    if following.after == (last.id,):
+        return _Next(_tools_s(last), following.pause_s, 0.0)
+    paths = {last.id: (0.0, -inf)}
+
+    def awaited_s(call: Call) -> tuple[float, float]:
+        ends = [paths.get(name, (-inf, done_s[name])) for name in call.after]
+        return max((tools_s for tools_s, _ in ends), default=-inf), max((start_s for _, start_s in ends), default=-inf)
+
+    for call in between:
+        if not paths.keys().isdisjoint(call.after):
+            tools_s, start_s = awaited_s(call)
+            paths[call.id] = (tools_s + _alone_s(call), start_s + _alone_s(call))
+    return _Next(_tools_s(last), following.pause_s, *awaited_s(following))
+
+
+def _alone_s(call: Call) -> float:
+    """How long a call takes at least, with its pause and its tools."""
+    return call.pause_s + call.output_tokens * NOMINAL_TOKEN_S + _tools_s(call)
 
 
 def _tools_s(call: Call) -> float:

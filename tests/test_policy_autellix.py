@@ -1,7 +1,6 @@
 """Autellix by hand: programs that were served little go first. Queues end at 1, 3 and 7 s; the fourth is open."""
 
 import pytest
-from contender_runs import check_everything_ends, check_it_repeats, check_the_future_is_unknown
 from views import Story
 
 from tokencake.policies.autellix import Autellix
@@ -127,16 +126,3 @@ def test_a_bad_option_is_named(option):
     (name,) = option
     with pytest.raises(PolicyError, match=rf"^autellix: option {name}: expected .*, got"):
         Autellix(**option)
-
-
-@pytest.mark.parametrize("rule", ["plas", "atlas"])
-def test_every_application_ends(rule):
-    check_everything_ends(lambda: Autellix(rule))
-
-
-def test_a_run_repeats_exactly():
-    check_it_repeats(Autellix)
-
-
-def test_the_past_decides_a_plan_not_the_future():
-    check_the_future_is_unknown(Autellix)

@@ -4,7 +4,6 @@ from math import log
 from statistics import correlation
 
 import pytest
-from contender_runs import check_everything_ends, check_it_repeats, check_the_future_is_unknown
 from hypothesis import given
 from hypothesis import strategies as st
 from views import Story
@@ -51,7 +50,7 @@ def test_the_best_time_weighs_the_share_of_gaps_against_their_length(gaps_s, ben
 
 
 @given(st.lists(st.integers(0, 20), min_size=1), st.integers(0, 30))
-def test_no_other_time_is_better(gaps, benefit):
+def test_no_other_time_is_better(gaps: list[int], benefit: int) -> None:
     def won(keep: float) -> float:
         return sum(gap <= keep for gap in gaps) / len(gaps) * benefit - keep
 
@@ -268,23 +267,6 @@ def test_a_queue_is_sorted_by_key_then_name_whatever_comes_and_goes(changes):
         assert queue.names() == tuple(sorted(keys, key=lambda name: (keys[name], name)))
 
 
-# -- runs
-
-
 def test_an_unknown_rule_is_an_error_in_one_line():
     with pytest.raises(PolicyError, match=r"^continuum: option rule: expected paper or released, got 'both'$"):
         Continuum(rule="both")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("rule", ["paper", "released"])
-def test_every_application_ends(rule):
-    check_everything_ends(lambda: Continuum(rule))
-    check_everything_ends(lambda: Continuum(rule), gpu_blocks=1416)
-
-
-def test_a_run_repeats_exactly():
-    check_it_repeats(Continuum)
-
-
-def test_the_past_decides_a_plan_not_the_future():
-    check_the_future_is_unknown(Continuum)

@@ -3,14 +3,7 @@
 from typing import Any
 
 import pytest
-from contender_runs import (
-    check_everything_ends,
-    check_it_repeats,
-    check_the_future_is_unknown,
-    count,
-    crowded,
-    facts_of,
-)
+from crowded_runs import count, crowded, facts_of
 from views import Story
 
 from tokencake.policies.infercept import Batch, InferCept, StepTime
@@ -254,21 +247,7 @@ def test_an_option_out_of_its_range_is_an_error_in_one_line(options, said):
         InferCept(**options)
 
 
-@pytest.mark.parametrize("options", [{}, {"gap": "declared"}, {"rule": "heuristic"}, {"token_ms": 0.0, "step_ms": 0.0}])
-@pytest.mark.parametrize("world", [{}, {"gpu_blocks": 1416}, {"host_gib": 0}, {"host_gib": 1}])
-def test_every_application_ends(options, world):
-    check_everything_ends(lambda: InferCept(**options), **world)
-
-
 def test_what_is_swapped_is_loaded():
     facts = facts_of(InferCept, crowded()[0])
     assert count(facts, e.OffloadFinished) > 0
     assert count(facts, e.LoadFinished) > 0
-
-
-def test_a_run_repeats_exactly():
-    check_it_repeats(InferCept)
-
-
-def test_the_past_decides_a_plan_not_the_future():
-    check_the_future_is_unknown(InferCept)

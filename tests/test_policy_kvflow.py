@@ -1,16 +1,10 @@
 """KVFlow by hand: steps to execution, what goes first, what is saved and what is brought back."""
 
 from math import inf
+from typing import Any
 
 import pytest
-from contender_runs import (
-    check_everything_ends,
-    check_it_repeats,
-    check_the_future_is_unknown,
-    count,
-    crowded,
-    facts_of,
-)
+from crowded_runs import count, crowded, facts_of
 from views import Story
 
 from tokencake.policies.endings import Endings
@@ -22,7 +16,7 @@ from tokencake.traces.errors import PolicyError
 from tokencake.traces.events import ToolHint
 
 TOOL = (ToolHint("search", 2.0),)
-TEN_BLOCKS = {"prompt_tokens": 145, "max_output_tokens": 16}  # a context of 161 tokens: ten full blocks
+TEN_BLOCKS: dict[str, Any] = {"prompt_tokens": 145, "max_output_tokens": 16}  # a context of 161 tokens: ten full blocks
 
 
 def hints(remaining: int, group: str | None = None, reusable: bool = True) -> Hints:
@@ -199,19 +193,6 @@ def test_a_negative_number_of_steps_is_refused():
         KvFlow(prefetch_steps=-1)
 
 
-@pytest.mark.parametrize("host_gib", [0, 1, 100])
-def test_every_application_ends(host_gib):
-    check_everything_ends(KvFlow, host_gib=host_gib)
-
-
 def test_what_is_saved_is_loaded():
     facts = facts_of(KvFlow, crowded()[0])
     assert count(facts, e.LoadFinished) > 0
-
-
-def test_a_run_repeats_exactly():
-    check_it_repeats(KvFlow)
-
-
-def test_the_past_decides_a_plan_not_the_future():
-    check_the_future_is_unknown(KvFlow)

@@ -1,14 +1,6 @@
 """MORI by hand: who was idle for the larger share of its life goes to the host. Contexts have ten blocks."""
 
-import pytest
-from contender_runs import (
-    check_everything_ends,
-    check_it_repeats,
-    check_the_future_is_unknown,
-    count,
-    crowded,
-    facts_of,
-)
+from crowded_runs import count, crowded, facts_of
 from views import Story
 
 from tokencake.policies.interface import Move, Plan
@@ -167,20 +159,7 @@ def test_an_application_that_ends_early_is_forgotten():
     assert tuple(rule.plan(story.view()).pin) == ("c/main", "a/main")
 
 
-@pytest.mark.parametrize("host_gib", [0, 1, 100])
-def test_every_application_ends(host_gib):
-    check_everything_ends(Mori, host_gib=host_gib)
-
-
 def test_what_is_sent_to_the_host_is_loaded():
     facts = facts_of(Mori, crowded()[0])
     assert count(facts, e.OffloadFinished) > 0
     assert count(facts, e.LoadFinished) > 0
-
-
-def test_a_run_repeats_exactly():
-    check_it_repeats(Mori)
-
-
-def test_the_past_decides_a_plan_not_the_future():
-    check_the_future_is_unknown(Mori)

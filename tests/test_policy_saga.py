@@ -3,7 +3,6 @@
 from math import exp, log
 
 import pytest
-from contender_runs import check_everything_ends, check_it_repeats, check_the_future_is_unknown
 from views import Story
 
 from tokencake.policies.interface import NATIVE
@@ -103,16 +102,3 @@ def test_who_is_gone_is_not_kept():
 def test_an_option_out_of_its_range_is_an_error_in_one_line(options, said):
     with pytest.raises(PolicyError, match=rf"^saga: option {said}: expected .*, got \S+$"):
         Saga(**options)
-
-
-def test_every_application_ends():
-    check_everything_ends(Saga)
-    check_everything_ends(Saga, gpu_blocks=1416)
-
-
-def test_a_run_repeats_exactly():
-    check_it_repeats(Saga)
-
-
-def test_the_past_decides_a_plan_not_the_future():
-    check_the_future_is_unknown(Saga)

@@ -1,7 +1,6 @@
 """ThunderAgent by hand: 1,600 tokens of GPU memory, weighed every 5 s, a hundred tokens for each program."""
 
 import pytest
-from contender_runs import check_everything_ends, check_it_repeats, check_the_future_is_unknown
 from views import Story
 
 from tokencake.policies.interface import Plan
@@ -180,16 +179,3 @@ def test_a_bad_option_is_named(option):
     (name,) = option
     with pytest.raises(PolicyError, match=rf"^thunderagent: option {name}: expected .*, got"):
         ThunderAgent(**option)
-
-
-@pytest.mark.parametrize("weight", [0.0, 1.0])
-def test_every_application_ends(weight):
-    check_everything_ends(lambda: ThunderAgent(acting_weight=weight))
-
-
-def test_a_run_repeats_exactly():
-    check_it_repeats(ThunderAgent)
-
-
-def test_the_past_decides_a_plan_not_the_future():
-    check_the_future_is_unknown(ThunderAgent)

@@ -272,7 +272,7 @@ def test_a_policy_s_own_error_is_told(trace, capsys):
 def test_what_nobody_foresaw_is_a_failed_cell_with_its_place():
     outcome = attempt(Cell(None, load_machine(), "vllm"))  # type: ignore[arg-type]
     assert outcome.metrics is None
-    assert re.fullmatch(r"TypeError: .* \(\w+\.py:\d+\)", outcome.error or "")
+    assert re.fullmatch(r"AttributeError: .* \(\w+\.py:\d+\)", outcome.error or "")
 
 
 def test_a_policy_whose_file_has_changed_is_played_anew(trace):

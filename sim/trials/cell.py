@@ -62,7 +62,7 @@ def play(cell: Cell) -> Outcome:
 def played(cell: Cell) -> tuple[tuple[Application, ...], Counts]:
     """The applications of a cell as they are played, whatever its policy. `TraceError` if none is left."""
     counts = Counts()
-    base = _base(cell.trace, cell.seed, cell.rate, cell.arrivals, cell.skip_oversized, cell.machine)
+    base = _base(replace(cell, policy="", variation=AS_IT_IS, repeat=0), _written(cell.trace))
     counts.applications, counts.calls, counts.oversized = base.counts
     if not base.applications:
         raise TraceError(nothing_to_play(counts))
@@ -75,14 +75,21 @@ class _Base(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def _base(
-    trace: Path, seed: int, rate: float | None, arrivals: ArrivalProcess, skip_oversized: bool, machine: Machine
-) -> _Base:
-    """Read once a process: cells of one trace follow each other."""
+def _base(cell: Cell, written: tuple[int, int] | None) -> _Base:
+    """What cells have in common, read once a process, and again if the file was `written` anew."""
     counts = Counts()
-    workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized)
-    applications = tuple(workload.play(machine, counts))
+    workload = Workload(read_trace(cell.trace), cell.seed, cell.rate, cell.arrivals, cell.skip_oversized)
+    applications = tuple(workload.play(cell.machine, counts))
     return _Base(applications, (counts.applications, counts.calls, counts.oversized))
+
+
+def _written(trace: Path) -> tuple[int, int] | None:
+    """When a file was written last, and how long it is; None if it cannot be told."""
+    try:
+        status = trace.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def cells(cell: Cell, policies: tuple[str, ...], repeats: int) -> Iterator[Cell]:

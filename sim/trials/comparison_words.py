@@ -12,8 +12,8 @@ from rich.text import Text
 from ..report import milliseconds, number, seconds, share, size
 
 BOUND = " (bound)"
-NAME_WIDTH, CHANGE_WIDTH, GAP = 24, 14, 2  # characters: longer names are folded where there is no room
-SAME = "no difference"  # undecided, since all that the interval leaves is within the margin
+NAME_WIDTH, CHANGE_WIDTH, GAP = 22, 14, 1  # characters: longer names are folded where there is no room
+SAME = "same"  # undecided, since all that the interval leaves is within the margin
 STYLES = {"wins": "green", "loses": "red", "undecided": "", "bound": "dim"}
 
 
@@ -26,7 +26,13 @@ def tables(report: Mapping[str, Any], width: int) -> Group:
     fitting = max(1, (width - _name_width(names) - GAP) // (CHANGE_WIDTH + GAP))
     also = report["also"]
     parts = [also[start : start + fitting] for start in range(0, len(also), fitting)]
-    return Group(_ranking(report, names), Text(""), *(_others(report, part, names) for part in parts))
+    return Group(
+        f"by {report['metric']}:",
+        Text(""),
+        _ranking(report, names),
+        Text(""),
+        *(_others(report, part, names) for part in parts),
+    )
 
 
 def played(report: Mapping[str, Any]) -> str:
@@ -38,16 +44,19 @@ def played(report: Mapping[str, Any]) -> str:
 def _ranking(report: Mapping[str, Any], names: Sequence[str]) -> Table:
     metric, first = report["metric"], report["first"]
     gains = any("oracle_gain" in row for row in report["policies"])
-    titles = ("mean", f"against {first}", *(["of the oracle's gain"] if gains else []))
-    table = _table(metric, titles, names)
+    table = _table("policy", (), names)
+    for title in ("mean", "", f"vs {first}", "interval", *(["gain"] if gains else [])):
+        table.add_column(title, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for row in report["policies"]:
-        cells = [_mean(row, metric), _against(row, first), *([_gain(row["oracle_gain"])] if gains else [])]
+        cells = [*_mean(row, metric), *_against(row, first), *([_gain(row["oracle_gain"])] if gains else [])]
         word = "" if row["policy"] == first else _word(row)
         shown_word = SAME if word == "undecided" and report["repeats"] > 1 and _same(row, report["margin"]) else word
         table.add_row(_name(row), *cells, Text(shown_word, style=STYLES.get(word, "")))
     if bound := report.get("lower_bound"):
-        table.add_row("lower bound" + BOUND, _mean(bound, metric), *[""] * (len(titles) - 1), Text("bound", "dim"))
+        table.add_row(
+            "lower bound" + BOUND, *_mean(bound, metric), "", "", *([""] if gains else []), Text("bound", "dim")
+        )
     return table
 
 
@@ -62,7 +71,7 @@ def _others(report: Mapping[str, Any], part: Sequence[Mapping[str, Any]], names:
 
 
 def _table(what: str, titles: Sequence[str], names: Sequence[str]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column(what, overflow="fold", vertical="top", min_width=_name_width(names))
     for title in titles:
         table.add_column(title, justify="right", overflow="fold")
@@ -77,25 +86,23 @@ def _name(row: Mapping[str, Any]) -> str:
     return str(row["policy"]) + (BOUND if row["bound"] else "")
 
 
-def _mean(row: Mapping[str, Any], metric: str) -> str:
+def _mean(row: Mapping[str, Any], metric: str) -> tuple[str, str]:
     if row["mean"] is None:
-        return "-"
+        return "-", ""
     low, high = row["interval"]
-    return f"{shown(row['mean'], metric)} [{shown(low, metric, True)}, {shown(high, metric, True)}]"
+    half = (high - low) / 2 / row["mean"] if row["mean"] else 0.0
+    return shown(row["mean"], metric), f"±{100 * half:.1f}%"
 
 
-def _against(row: Mapping[str, Any], first: str) -> str:
+def _against(row: Mapping[str, Any], first: str) -> tuple[str, str]:
     against = row["against_first"]
     if row["policy"] == first or against is None or against["ratio"] is None:
-        return "-"
-    return f"{percent(against['ratio'])} {percents(against['interval'])}"
+        return "-", ""
+    return percent(against["ratio"]), percents(against["interval"])
 
 
 def _gain(gain: Mapping[str, Any] | None) -> str:
-    if gain is None:
-        return "-"
-    low, high = gain["interval"]
-    return f"{100 * gain['share']:.0f}% [{100 * low:.0f}, {100 * high:.0f}]"
+    return "-" if gain is None else f"{100 * gain['share']:.0f}%"
 
 
 def _change(row: Mapping[str, Any], first: str) -> Text:
@@ -118,19 +125,18 @@ def _same(row: Mapping[str, Any], margin: float) -> bool:
     return low is not None and high is not None and 1 - margin <= low and high <= 1 + margin
 
 
-def shown(value: float, metric: str, bare: bool = False) -> str:
-    """A value of a metric for people; `bare`: without its unit."""
+def shown(value: float, metric: str) -> str:
+    """A value of a metric for people."""
     name = metric.partition(".")[0]
     show = milliseconds if name == "tpot_s" else seconds if name.endswith("_s") else size if "bytes" in name else number
     if name in ("effective_utilisation", "gpu_usage_mean", "stalled_share"):
         show = share
-    text = show(value)
-    return text.rpartition(" ")[0] or text if bare and show in (milliseconds, seconds) else text
+    return show(value)
 
 
 def percent(ratio: float) -> str:
     """A ratio as a change: −12.3 %, with an ASCII sign."""
-    return f"{100 * (ratio - 1):+.1f}%" if ratio < 10 else f"x{ratio:.1f}"
+    return f"{100 * (ratio - 1):+.1f}%".replace("-0.0%", "+0.0%") if ratio < 10 else f"x{ratio:.1f}"
 
 
 def percents(interval: Sequence[float | None]) -> str:
@@ -143,7 +149,7 @@ def percents(interval: Sequence[float | None]) -> str:
 
 def words(report: Mapping[str, Any]) -> list[str]:
     """Who is best and who is as good; who is better by one metric and worse by another; how sure all that is."""
-    return [*_best(report), *_mixed(report), *_failures(report), _certainty(report)]
+    return [*_best(report), *_mixed(report), *_failures(report), *_gains(report), _certainty(report)]
 
 
 def _best(report: Mapping[str, Any]) -> Iterator[str]:
@@ -185,6 +191,11 @@ def _said(metric: str, row: Mapping[str, Any]) -> str:
 
 def _listed(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def _gains(report: Mapping[str, Any]) -> Iterator[str]:
+    if any("oracle_gain" in row for row in report["policies"]):
+        yield f"gain: the share of what the oracle gains over {report['first']}; a bound is nobody's choice"
 
 
 def _failures(report: Mapping[str, Any]) -> Iterator[str]:

@@ -1,0 +1,321 @@
+"""The study of docs/study.md: which policy is best on three workloads, and what each part of Tokencake is worth there.
+
+    python benchmarks/study.py --coding coding.jsonl --json study.json           # plays everything: about half an hour
+    python benchmarks/study.py --from study.json --write docs/study.md README.md # puts its tables into the documents
+
+`coding.jsonl` is made of recorded conversations of coding agents (callanjfox/kv-cache-tester, Apache-2.0) by `tokencake
+trace convert FOLDER coding.jsonl --from agentic-coding`; without it the study has two workloads. Every table stands
+between two marks in a document and is written by this script, so no figure is copied by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tokencake import __version__
+from tokencake.policies.registry import is_bound
+from tokencake.sim.machine_file import load_machine
+from tokencake.sim.trials.cell import Cell
+from tokencake.sim.trials.comparing import Asked, default_policies, report, run
+from tokencake.sim.trials.comparison import Gathered, Method
+from tokencake.traces.apps import Application
+from tokencake.traces.reader import read_trace
+from tokencake.traces.vary import parse_variation
+from tokencake.traces.writer import write_trace
+
+ROOT = Path(__file__).parents[1]
+METRIC = "app_latency_s.mean"
+PUBLISHED = "tokencake:rules=published"
+UPLOADS = ("demand", "pause", "predictive")
+PREDICTIONS = {"exact": "declared=0", "30 % off": "declared=0.3", "learned alone": "nothing declared"}
+SPATIAL = (
+    "vllm",
+    "tokencake",
+    "tokencake-time",
+    "tokencake-space",
+    "tokencake:skip=on",
+    "tokencake:commit=on",
+    "tokencake:prefix_affinity=off",
+    "tokencake:keep_weight=0",
+    "tokencake:save=stalls,gate=off",
+    f"{PUBLISHED},upload=demand",
+    "tokencake-time:rules=published,upload=demand",
+    "tokencake-space:rules=published",
+    f"{PUBLISHED},upload=demand,order=off",
+    f"{PUBLISHED},upload=demand,reserve=off",
+    f"{PUBLISHED},upload=demand,skip=off",
+    f"{PUBLISHED},upload=demand,commit=off",
+    f"{PUBLISHED},upload=demand,prefix_affinity=off",
+    f"{PUBLISHED},upload=demand,gate=off",
+)
+CONSTANTS = (
+    "vllm",
+    f"{PUBLISHED},upload=demand",
+    f"{PUBLISHED},upload=demand,offload_score=0",
+    f"{PUBLISHED},upload=demand,offload_score=3",
+    f"{PUBLISHED},upload=demand,offload_usage_share=0",
+    f"{PUBLISHED},upload=demand,offload_importance=20",
+    f"{PUBLISHED},upload=demand,margin_copies=0.5",
+    f"{PUBLISHED},upload=demand,offload_retry_steps=1",
+    f"{PUBLISHED},upload=demand,reserve_max_share=0.1",
+    f"{PUBLISHED},upload=demand,borrow_points=0",
+    f"{PUBLISHED},upload=demand,affinity_free_share=1",
+    f"{PUBLISHED},upload=demand,gate=off,reserve=off",
+    f"{PUBLISHED},upload=demand,gate=off,save=all",
+    f"{PUBLISHED},upload=predictive,gather_s=0,lead_s=0",
+    f"{PUBLISHED},upload=predictive,lead_s=1",
+)
+LOADS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+LOADED = ("vllm", "tokencake", "tokencake-time", "tokencake-space", f"{PUBLISHED},upload=demand")
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A trace on a machine."""
+
+    name: str
+    cell: Cell
+    repeats: int
+
+
+def main() -> None:
+    """Play, or fill in tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--coding", type=Path, help="the converted trace of coding conversations")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--from", dest="figures", type=Path, help="figures of before, instead of playing")
+    parser.add_argument("--write", type=Path, nargs="*", default=[], help="documents whose tables are to be filled in")
+    arguments = parser.parse_args()
+    if arguments.figures is None:
+        study = played(arguments.coding)
+        (arguments.json or Path("study.json")).write_text(json.dumps(study, indent=1) + "\n")
+    else:
+        study = json.loads(arguments.figures.read_text())
+    for document in arguments.write:
+        document.write_text(filled(document.read_text(), study))
+
+
+def played(coding: Path | None) -> dict[str, Any]:
+    """All figures: by group, workload and, where there are several, by case."""
+    with tempfile.TemporaryDirectory() as folder:
+        workloads = list(_workloads(coding))
+        study: dict[str, Any] = {"version": __version__, "date": time.strftime("%Y-%m-%d"), "command": sys.argv}
+        for workload in workloads:
+            study[f"field {workload.name}"] = compared(workload, default_policies())
+            study[f"parts {workload.name}"] = compared(workload, SPATIAL)
+            study[f"constants {workload.name}"] = compared(workload, CONSTANTS)
+            for label, variation in PREDICTIONS.items():
+                for rules in ("default", "published"):
+                    policies = ("vllm", "oracle", *(f"tokencake:rules={rules},upload={way}" for way in UPLOADS))
+                    predicted = _predicted(workload, label, variation, Path(folder))
+                    study[f"uploads {rules} {label} {workload.name}"] = compared(predicted, policies)
+        for rate in LOADS:
+            for workload in workloads[:1]:
+                loaded = replace(workload, cell=replace(workload.cell, rate=rate))
+                study[f"load {rate:g} {workload.name}"] = compared(loaded, LOADED)
+    return study
+
+
+def _workloads(coding: Path | None) -> Iterator[Workload]:
+    everything = parse_variation("arrivals,tools,declared,order")
+    a800 = load_machine("a800-qwen2.5-14b", [])
+    for name in ("code-writer", "deep-research"):
+        yield Workload(name, Cell(ROOT / "examples" / f"{name}.jsonl", a800, "", everything), 20)
+    if coding is not None:
+        h200 = load_machine("h200-llama-3.1-8b", ["max_context_tokens=1000000"])
+        yield Workload("coding", Cell(coding, h200, "", everything, rate=1 / 60), 10)
+
+
+def _predicted(workload: Workload, label: str, variation: str, folder: Path) -> Workload:
+    """The workload with declared durations of another quality."""
+    cell = workload.cell
+    if label == "learned alone":
+        file = folder / f"{workload.name}-undeclared.jsonl"
+        if not file.exists():
+            write_trace(file, map(_undeclared, read_trace(cell.trace)))
+        return replace(workload, cell=replace(cell, trace=file))
+    return replace(workload, cell=replace(cell, variation=parse_variation(f"arrivals,tools,{variation},order")))
+
+
+def _undeclared(application: Application) -> Application:
+    calls = tuple(
+        replace(call, tools=tuple(replace(tool, declared_s=None) for tool in call.tools)) for call in application.calls
+    )
+    return replace(application, calls=calls)
+
+
+def compared(workload: Workload, policies: Sequence[str]) -> dict[str, Any]:
+    """`tokencake compare` of these policies, without what is the same everywhere."""
+    began = time.perf_counter()
+    asked = Asked(workload.cell, tuple(policies), workload.repeats, METRIC, Method())
+    gathered = Gathered(asked.policies)
+    run(asked, gathered, lambda policy, done, total: None)
+    made = report(asked, gathered, __version__)
+    print(
+        f"{workload.name}: {len(policies)} policies x {workload.repeats}: {time.perf_counter() - began:.0f} s",
+        flush=True,
+    )
+    trace = {**made["trace"], "path": Path(made["trace"]["path"]).name}
+    kept = ("repeats", "variation", "policies", "also", "lower_bound", "failed")
+    return {"trace": trace, "machine": made["machine"]["name"], **{key: made[key] for key in kept if key in made}}
+
+
+# -- tables
+
+
+def filled(text: str, study: Mapping[str, Any]) -> str:
+    """The document with each table between `<!-- study: NAME -->` and `<!-- end -->` written anew."""
+
+    def table(found: re.Match[str]) -> str:
+        return f"<!-- study: {found[1]} -->\n\n" + "\n".join(TABLES[found[1]](study)) + "\n\n<!-- end -->"
+
+    return re.sub(r"<!-- study: (.+?) -->\n.*?<!-- end -->", table, text, flags=re.S)
+
+
+def _field(study: Mapping[str, Any]) -> list[str]:
+    """All policies on all workloads: mean application latency against vllm, and who wins."""
+    found = {name: study[f"field {name}"] for name in _names(study)}
+    policies = sorted(default_policies(), key=lambda policy: (is_bound(policy), _ratio(found["code-writer"], policy)))
+    lines = _head(["policy", *found], left=1)
+    for policy in policies:
+        name = f"`{policy}`" + (" (bound)" if is_bound(policy) else "")
+        lines.append(_row([name, *(_judged(one, policy) for one in found.values())]))
+    lines.append(_row(["lower bound", *(f"{_change(_floor(one))}" for one in found.values())]))
+    return lines
+
+
+def _tails(study: Mapping[str, Any]) -> list[str]:
+    """What helps the mean and what it does to the tails: p95 and p99 of latency, makespan, TTFT."""
+    metrics = ("app_latency_s.p95", "app_latency_s.p99", "makespan_s", "ttft_s.mean", "ttft_s.p99")
+    lines = _head(["workload", "policy", *metrics], left=2)
+    for name in _names(study):
+        one = study[f"field {name}"]
+        for policy in ("tokencake", "infercept", "continuum", "native-offload"):
+            rows = {also["metric"]: also for also in one["also"]}
+            cells = [_short(_find(rows[metric]["policies"], policy)) for metric in metrics]
+            lines.append(_row([name, f"`{policy}`", *cells]))
+    return lines
+
+
+def _uploads(study: Mapping[str, Any]) -> list[str]:
+    """Share of the oracle's gain that each way of uploading keeps, by how good predictions are."""
+    lines = _head(["workload", "rules", "upload", *PREDICTIONS], left=3)
+    for name in _names(study):
+        for rules in ("default", "published"):
+            for way in UPLOADS:
+                cells = []
+                for label in PREDICTIONS:
+                    row = _find(
+                        study[f"uploads {rules} {label} {name}"]["policies"], f"tokencake:rules={rules},upload={way}"
+                    )
+                    gain = row["oracle_gain"]
+                    share = "-" if gain is None else _percent(gain["share"], gain["interval"])
+                    cells.append(share)
+                lines.append(_row([name, rules, f"`{way}`", *cells]))
+    return lines
+
+
+def _parts(study: Mapping[str, Any]) -> list[str]:
+    return _against(study, "parts", SPATIAL[1:])
+
+
+def _constants(study: Mapping[str, Any]) -> list[str]:
+    return _against(study, "constants", CONSTANTS[1:])
+
+
+def _against(study: Mapping[str, Any], group: str, policies: Sequence[str]) -> list[str]:
+    """Mean application latency and makespan against vllm."""
+    names = _names(study)
+    heads = [f"{name}, {what}" for name in names for what in ("latency", "makespan")]
+    lines = _head(["policy", *heads], left=1)
+    for policy in policies:
+        cells = []
+        for name in names:
+            one = study[f"{group} {name}"]
+            makespan = next(also for also in one["also"] if also["metric"] == "makespan_s")
+            cells += [_short(_find(one["policies"], policy)), _short(_find(makespan["policies"], policy))]
+        lines.append(_row([f"`{policy}`", *cells]))
+    return lines
+
+
+def _load(study: Mapping[str, Any]) -> list[str]:
+    """Mean application latency against vllm, by the rate of arrivals."""
+    lines = _head(["applications a second", "`vllm`", *(f"`{policy}`" for policy in LOADED[1:])], left=1)
+    for rate in LOADS:
+        one = study[f"load {rate:g} code-writer"]
+        mean = _find(one["policies"], "vllm")["mean"]
+        lines.append(_row([f"{rate:g}", f"{mean:.0f} s", *(_judged(one, policy) for policy in LOADED[1:])]))
+    return lines
+
+
+TABLES = {
+    "field": _field,
+    "tails": _tails,
+    "uploads": _uploads,
+    "parts": _parts,
+    "constants": _constants,
+    "load": _load,
+}
+
+
+def _names(study: Mapping[str, Any]) -> list[str]:
+    return [key.removeprefix("field ") for key in study if key.startswith("field ")]
+
+
+def _find(rows: Sequence[Mapping[str, Any]], policy: str) -> Mapping[str, Any]:
+    return next(row for row in rows if row["policy"] == policy)
+
+
+def _ratio(one: Mapping[str, Any], policy: str) -> float:
+    against = _find(one["policies"], policy)["against_first"]
+    return 1.0 if against is None else float(against["ratio"])
+
+
+def _floor(one: Mapping[str, Any]) -> float:
+    return float(one["lower_bound"]["mean"] / _find(one["policies"], "vllm")["mean"])
+
+
+def _judged(one: Mapping[str, Any], policy: str) -> str:
+    """A change with its interval and verdict; of the reference its mean."""
+    row = _find(one["policies"], policy)
+    against = row["against_first"]
+    if policy == "vllm" or against is None:
+        return f"{row['mean']:,.0f} s"
+    said = _percent(against["ratio"] - 1, [end - 1 for end in against["interval"]], signed=True)
+    return said if row["bound"] else f"{said} {against['verdict']}"
+
+
+def _short(row: Mapping[str, Any]) -> str:
+    against = row["against_first"]
+    return _change(against["ratio"]) + {"wins": "", "loses": "", "undecided": " ?"}.get(against["verdict"], "")
+
+
+def _change(ratio: float) -> str:
+    return f"{100 * (ratio - 1):+.1f} %".replace("-", "−")
+
+
+def _percent(value: float, interval: Sequence[float], signed: bool = False) -> str:
+    low, high = (100 * end for end in interval)
+    form = "+.1f" if signed else ".0f"
+    return f"{100 * value:{form}} % [{low:{form}}, {high:{form}}]".replace("-", "−")
+
+
+def _head(cells: Sequence[str], left: int) -> list[str]:
+    return [_row(cells), "|" + "|".join("---" if at < left else "--:" for at in range(len(cells))) + "|"]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The regression gate: a suite of cases, their baselines, and what differs."""

@@ -1,0 +1,244 @@
+"""Runs a suite, and says of each case what became of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from ...policies.registry import load_policy
+from ...traces.errors import TokencakeError
+from ...traces.reader import read_trace
+from ..machine import Machine
+from ..trials.cell import Cell, played
+from ..trials.metric import metric_value
+from ..trials.workers import cores
+from .baseline import Baseline, Inputs, baseline_of, inputs_of, read_baseline
+from .decisions import Difference, first_difference
+from .judge import Chance, Finding, judge
+from .suite import Case, Gate, Suite
+from .witness import Digests, Witness, witnesses
+
+Behaviour: TypeAlias = Literal["same", "times", "changed"]
+State: TypeAlias = Literal["good", "changed", "improved", "uncertain", "regressed", "failed"]
+FAILING: frozenset[State] = frozenset({"regressed", "failed"})
+FAILING_STRICTLY: frozenset[State] = FAILING | {"changed", "improved", "uncertain"}
+CELLS_WORTH_A_PROCESS = 4  # starting one takes as long as a few runs
+
+Progress: TypeAlias = Callable[[int, int], None]  # runs that are done, of how many
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What became of a case."""
+
+    case: Case
+    causes: tuple[str, ...] = ()  # what is not as it was when the baseline was written, beside the policy's code
+    behaviour: Behaviour = "same"
+    repeats_changed: int = 0
+    same_decisions: bool = True  # whether the policy wanted the same, whatever came of it
+    difference: Difference | None = None
+    agent: str | None = None  # the agent whose call `difference` is about, if it is about a call
+    findings: tuple[Finding, ...] = ()
+    error: str | None = None  # why there is nothing to judge
+
+    @property
+    def state(self) -> State:
+        """The worst that is to be said."""
+        words = {finding.word for finding in self.findings}
+        if self.error is not None:
+            return "failed"
+        for word in ("regressed", "uncertain", "improved"):
+            if word in words:
+                return word
+        return "good" if self.behaviour == "same" else "changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What became of a suite."""
+
+    suite: Suite
+    cases: tuple[Checked, ...]
+    wall_s: float
+    strict: bool = False
+
+    @property
+    def over_budget(self) -> bool:
+        return self.suite.budget_s is not None and self.wall_s > self.suite.budget_s
+
+    def fails(self, one: Checked) -> bool:
+        return one.state in (FAILING_STRICTLY if self.strict else FAILING)
+
+    @property
+    def good(self) -> bool:
+        return not self.over_budget and not any(self.fails(one) for one in self.cases)
+
+
+class Prepared(NamedTuple):
+    """A case, and all that it needs to be run."""
+
+    case: Case
+    machine: Machine
+    inputs: Inputs
+
+    def cells(self, suite: Suite) -> tuple[Cell, ...]:
+        """Of its own policy, a cell a repeat."""
+        return tuple(self._cells(suite, self.case.policy))
+
+    def rivals(self, suite: Suite) -> Mapping[str, tuple[Cell, ...]]:
+        return {rival: tuple(self._cells(suite, rival)) for rival in self.case.rivals}
+
+    def _cells(self, suite: Suite, policy: str) -> Iterator[Cell]:
+        case = self.case
+        for repeat in range(case.repeats):
+            yield Cell(
+                suite.place.path(case.trace),
+                self.machine,
+                suite.place.policy(policy),
+                case.variation,
+                repeat,
+                case.seed,
+                case.rate,
+                case.arrivals,
+                case.skip_oversized,
+            )
+
+
+def prepare(suite: Suite, case: Case) -> Prepared:
+    """Finds what is wrong with a case before anything is run. Raises TokencakeError, naming the case."""
+    try:
+        machine = suite.place.machine(case.machine, case.settings)
+        read_trace(suite.place.path(case.trace))
+        for policy in (case.policy, *case.rivals):
+            load_policy(suite.place.policy(policy), seed=case.seed, applications=())
+        return Prepared(case, machine, inputs_of(suite, case, machine))
+    except TokencakeError as error:
+        raise _bad(suite, case, str(error)) from None
+
+
+def _bad(suite: Suite, case: Case, problem: str) -> TokencakeError:
+    return TokencakeError(f"{suite.file}: cases.{case.name}: {problem}")
+
+
+def run_cells(cells: Sequence[Cell], workers: int | None, progress: Progress | None = None) -> dict[Cell, Witness]:
+    """Each cell once, on `workers` processes (None: one a core, if there is enough to do)."""
+    todo = list(dict.fromkeys(cells))
+    count = workers or min(cores(), max(1, len(todo) // CELLS_WORTH_A_PROCESS))
+    done: dict[Cell, Witness] = {}
+    for one in witnesses(todo, count):
+        done[one.cell] = one
+        if progress is not None:
+            progress(len(done), len(todo))
+    return done
+
+
+def run_suite(
+    suite: Suite, workers: int | None = None, progress: Progress | None = None
+) -> list[tuple[Case, Baseline]]:
+    """What each case comes to now. Raises TokencakeError if one cannot be run."""
+    plans = [prepare(suite, case) for case in suite.cases]
+    done = run_cells([cell for plan in plans for cell in plan.cells(suite)], workers, progress)
+    came: list[tuple[Case, Baseline]] = []
+    for plan in plans:
+        repeats = [done[cell] for cell in plan.cells(suite)]
+        for one in repeats:
+            if one.error is not None:
+                raise _bad(suite, plan.case, one.error)
+        came.append((plan.case, baseline_of(plan.case, plan.inputs, repeats)))
+    return came
+
+
+def check_suite(
+    suite: Suite, *, strict: bool = False, workers: int | None = None, progress: Progress | None = None
+) -> Check:
+    """Runs each case and compares it with its baseline and its rivals.
+
+    Raises TokencakeError for what is wrong with the suite, its files or its baselines, mostly before the first run.
+    """
+    began = time.perf_counter()
+    plans = [prepare(suite, case) for case in suite.cases]
+    baselines = [read_baseline(suite, case) for case in suite.cases]
+    wanted = [cell for plan in plans for cell in (*plan.cells(suite), *sum(plan.rivals(suite).values(), ()))]
+    done = run_cells(wanted, workers, progress)
+    cases = tuple(_checked(suite, plan, base, done) for plan, base in zip(plans, baselines, strict=True))
+    return Check(suite, cases, time.perf_counter() - began, strict)
+
+
+def _checked(suite: Suite, plan: Prepared, base: Baseline, done: Mapping[Cell, Witness]) -> Checked:
+    repeats = [done[cell] for cell in plan.cells(suite)]
+    rivals = {name: [done[cell] for cell in cells] for name, cells in plan.rivals(suite).items()}
+    causes = tuple(causes_of(base.inputs, plan.inputs))
+    for one in (*repeats, *(one for runs in rivals.values() for one in runs)):
+        if one.error is not None and one.mendable:
+            raise _bad(suite, plan.case, one.error)
+        if one.error is not None:
+            return Checked(plan.case, causes, error=one.error)
+    chance = Chance(suite.confidence, suite.comparisons, plan.case.seed)
+    findings = tuple(_found(gate, base, repeats, rivals, chance) for gate in plan.case.gates)
+    return _behaved(Checked(plan.case, causes, findings=findings), base, repeats)
+
+
+def _found(
+    gate: Gate, base: Baseline, repeats: Sequence[Witness], rivals: Mapping[str, Sequence[Witness]], chance: Chance
+) -> Finding:
+    against = base.metrics[gate.metric] if gate.than is None else _values(rivals[gate.than], gate.metric)
+    return judge(gate, _values(repeats, gate.metric), against, chance)
+
+
+def _values(runs: Sequence[Witness], metric: str) -> list[float | None]:
+    return [metric_value(one.metrics or {}, metric) for one in runs]
+
+
+def _behaved(checked: Checked, base: Baseline, repeats: Sequence[Witness]) -> Checked:
+    """With what is to be said of the behaviour."""
+    now = [one.digests for one in repeats if one.digests is not None]
+    kinds = [_behaviour(old, new) for old, new in zip(base.digests, now, strict=True)]
+    same_decisions = all(old.decisions == new.decisions for old, new in zip(base.digests, now, strict=True))
+    behaviour: Behaviour = "changed" if "changed" in kinds else "times" if "times" in kinds else "same"
+    checked = replace(
+        checked,
+        behaviour=behaviour,
+        repeats_changed=sum(kind != "same" for kind in kinds),
+        same_decisions=same_decisions,
+    )
+    if base.decisions is None or same_decisions:
+        return checked
+    difference = first_difference(base.decisions, repeats[0].decisions)
+    if difference is None or difference.about is None:
+        return replace(checked, difference=difference)
+    return replace(checked, difference=difference, agent=_agent_of(repeats[0].cell, difference.about))
+
+
+def _behaviour(old: Digests, new: Digests) -> Behaviour:
+    return "same" if old.events == new.events else "times" if old.order == new.order else "changed"
+
+
+def _agent_of(cell: Cell, name: str) -> str | None:
+    """The agent of a call of the trace; None if the name is no call's."""
+    applications, _ = played(cell)
+    return next((call.agent for one in applications for call in one.calls if call.id == name), None)
+
+
+def causes_of(was: Inputs, now: Inputs) -> Iterator[str]:
+    """What may have changed the figures beside the policy's code, the likeliest first; nothing if all is as it was."""
+    if was.trace_sha256 != now.trace_sha256:
+        yield f"the trace is another one (sha256 {was.trace_sha256[:12]}…, now {now.trace_sha256[:12]}…)"
+    changed = [
+        f"{key} {_shown(was.machine.get(key))} -> {_shown(now.machine.get(key))}"
+        for key in sorted({*was.machine, *now.machine})
+        if was.machine.get(key) != now.machine.get(key)
+    ]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        yield f"the machine is another one: {', '.join(changed[:3])}{more}"
+    if was.tokencake != now.tokencake:
+        yield f"tokencake is {now.tokencake}, the baseline was written by {was.tokencake}"
+    if was.policy_sha256 != now.policy_sha256:
+        yield "the policy's file was edited"
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value)

@@ -1,0 +1,105 @@
+"""`tokencake check`: what its options ask for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+from rich.console import Console
+
+from ...traces.errors import TokencakeError
+from ..outputs import check_writable, write_whole
+from .check import Progress, check_suite
+from .github import github
+from .junit import junit
+from .markdown import markdown
+from .report import report_of
+from .suite import Suite
+from .suite_file import find_suite, load_suite
+from .text import plain_text, print_text
+from .update import update_suite
+
+FILE_WIDTH = 120  # characters of a line in a file
+TEXT = "text"
+
+
+def _json(report: Mapping[str, Any]) -> str:
+    return json.dumps(report, indent=2) + "\n"
+
+
+def _text(report: Mapping[str, Any]) -> str:
+    return plain_text(report, FILE_WIDTH)
+
+
+FORMATS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    TEXT: _text,
+    "github": github,
+    "junit": junit,
+    "markdown": markdown,
+    "json": _json,
+}
+
+
+class Options(NamedTuple):
+    """As they are given. Each output file belongs to the format at its place; formats without one are printed."""
+
+    suite: Path | None = None
+    cases: tuple[str, ...] = ()
+    update: bool = False
+    strict: bool = False
+    formats: tuple[str, ...] = ()
+    outputs: tuple[Path, ...] = ()
+    workers: int | None = None
+
+
+def suite_of(options: Options) -> Suite:
+    """The cases that are asked for. Raises TokencakeError for a suite file that is wrong, or not there."""
+    return load_suite(options.suite or find_suite(Path())).only(options.cases)
+
+
+def run_check(options: Options, progress: Progress) -> int:
+    """Check, or write new baselines: the exit code, 1 if the check fails. Raises TokencakeError for bad input."""
+    suite = suite_of(options)
+    files = list(_files(options))
+    for _, file in files:
+        if file is not None:
+            check_writable(file, but_not=suite.file)
+    if options.update:
+        for line in update_suite(suite, options.workers, progress):
+            click.echo(line)
+        return 0
+    check = check_suite(suite, strict=options.strict, workers=options.workers, progress=progress)
+    report = report_of(check)
+    publish(report, files)
+    return 0 if check.good else 1
+
+
+def _files(options: Options) -> Iterator[tuple[str, Path | None]]:
+    """Each format, with the file that it goes to."""
+    formats = options.formats or (TEXT,)
+    if len(options.outputs) > len(formats):
+        raise TokencakeError(f"-o {options.outputs[len(formats)]}: expected a --format for each -o")
+    yield from zip_longest(formats, options.outputs)
+
+
+def publish(report: Mapping[str, Any], files: list[tuple[str, Path | None]]) -> None:
+    """Each format to where it goes. If all go to files, people get the text."""
+    try:
+        for name, file in files:
+            if file is not None:
+                write_whole(file, FORMATS[name](report))
+    finally:  # a disk that is full keeps nobody from seeing the results
+        printed = [name for name, file in files if file is None] or [TEXT]
+        for name in printed:
+            _print(name, report)
+
+
+def _print(name: str, report: Mapping[str, Any]) -> None:
+    if name == TEXT:
+        print_text(report, Console(highlight=False, markup=False, emoji=False))
+    else:
+        click.echo(FORMATS[name](report), nl=False)

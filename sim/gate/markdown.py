@@ -1,0 +1,55 @@
+"""A check's report in markdown, for `$GITHUB_STEP_SUMMARY` or a comment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .words import about, allowed, budget, change, details, headline, interval, next_step, shown, summary
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """A heading, a table of the cases, and a section for each that is not as it was."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: Mapping[str, Any]) -> Iterator[str]:
+    yield f"## tokencake check: {'good' if report['good'] else 'failed'}"
+    yield ""
+    yield headline(report)
+    yield ""
+    if over := budget(report):
+        yield from (f"**{_safe(over)}**", "")
+    yield from ("| | case | run | result |", "|---|---|---|---|")
+    for case in report["cases"]:
+        mark = "❌" if case["fails"] else "✅" if case["state"] == "good" else "⚠️"
+        yield f"| {mark} | {_safe(case['name'])} | {_safe(about(case))} | {_safe(summary(case))} |"
+    for case in report["cases"]:
+        if case["state"] != "good":
+            yield from _section(case)
+    if step := next_step(report):
+        yield from ("", f"`{step}`" if "`" not in step else step)
+
+
+def _section(case: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("", f"### {_safe(case['name'])}: {case['state']}", "")
+    if case["error"] is not None:
+        yield _safe(case["error"])
+    if lines := details(case):
+        yield from ("```", *(line.replace("```", "'''") for line in lines), "```", "")
+    if case["metrics"]:
+        yield "| metric | against | was | is | change | allowed | |"
+        yield "|---|---|--:|--:|--:|--:|---|"
+        yield from (_row(one) for one in case["metrics"])
+
+
+def _row(one: Mapping[str, Any]) -> str:
+    was, now = (shown(one["metric"], one[key]) for key in ("base", "value"))
+    verdict = one["verdict"] if one["verdict"] == "good" else f"**{one['verdict']}**"
+    cells = (f"`{one['metric']}`", _safe(one["against"]), was, now, change(one), allowed(one), verdict + interval(one))
+    return f"| {' | '.join(cells)} |"
+
+
+def _safe(text: str) -> str:
+    """As a cell of a table: no column begins in it, and no tag."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -1,0 +1,161 @@
+"""`tokencake check --live`: the same cases on an engine, here one that is simulated with another clock."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from gate_suites import ONE_AT_A_TIME, SUITE, make_suite
+
+from tokencake.cli import run
+from tokencake.live import in_process, versions
+from tokencake.live.engine_options import EngineOptions
+from tokencake.live.in_process import EngineLimits, LiveStats
+from tokencake.live.settings import RunSettings
+from tokencake.policies.registry import load_policy
+from tokencake.sim.gate.live_verdict import compare_sides, fails, live_gates, live_policies
+from tokencake.sim.gate.suite import Case, Gate
+from tokencake.sim.machine_file import load_machine
+from tokencake.sim.simulate import simulate
+from tokencake.traces.apps import Application
+
+LIVE = 'live = { model = "tiny", gpu_blocks = 850, machine = "h100-llama-3.1-8b", repeats = 2 }\n'
+
+
+class Engine:
+    """Has the interface of `InProcess`. Each run is a bit slower than the one before it."""
+
+    step_s: Callable[[str], float] = staticmethod(lambda policy: 0.004)  # by policy
+
+    def __init__(self, options: EngineOptions) -> None:
+        self.machine = load_machine("h100-llama-3.1-8b", [f"gpu_blocks={options.gpu_blocks}"])
+        self.limits = EngineLimits(self.machine.gpu_blocks, 16, self.machine.max_context_tokens)
+        self.options = options
+        self.runs = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def info(self) -> dict[str, object]:
+        more = {"block_bytes": self.machine.block_bytes, "host_blocks": self.machine.host_blocks}
+        return {"vllm": "made up", "model": "tiny", **more, **self.machine.settings()}
+
+    def play(
+        self, applications: Iterable[Application], settings: RunSettings, sinks: Sequence[Any], *_: object
+    ) -> LiveStats:
+        self.runs += 1
+        slower = replace(self.machine, step_s=type(self).step_s(settings.policy) * (1 + 0.001 * self.runs))
+        policy = load_policy(settings.policy, seed=settings.seed)
+        stats = simulate(applications, policy, slower, sinks)
+        return LiveStats(0.0, 1.0, stats.applications, stats.calls, 0, {}, {}, (), ())
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A suite with a live case, whose policy runs one call at a time."""
+    monkeypatch.chdir(tmp_path)
+    make_suite(tmp_path, SUITE + LIVE, ONE_AT_A_TIME)
+    monkeypatch.setattr(in_process, "InProcess", Engine)
+    monkeypatch.setattr(versions, "check_vllm", lambda: "made up")
+    return tmp_path
+
+
+def test_verdicts_that_agree_are_good(capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert run(["check", "--live"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("one: mine.py:Mine against vllm, app_latency_s.mean: simulated loses (+5")
+    assert ", live loses (+" in first
+    assert first.endswith(": the same")
+    assert ", makespan_s: simulated loses (+" in second
+
+
+def test_an_engine_that_says_the_opposite_fails_the_check(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Engine, "step_s", staticmethod(lambda policy: 0.4 if policy == "vllm" else 0.004))
+    capsys.readouterr()
+    assert run(["check", "--live", "--format", "json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    (latency, _) = report["cases"]["one"]
+    assert (latency["simulated_word"], latency["live_word"]) == ("loses", "wins")
+    assert latency["agreement"] == "contradict"
+    assert report["engine"]["one"]["model"] == "tiny"
+
+
+def test_without_vllm_it_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(versions, "installed_vllm", lambda: None)
+    capsys.readouterr()
+    assert run(["check", "--live", "--suite", str(Path(__file__).parent / "none.toml")]) == 2
+    assert "none.toml: cannot be read" in capsys.readouterr().err
+
+
+def test_a_suite_without_live_cases_and_a_format_without_a_live_report_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "tokencake.toml").write_text(SUITE)
+    capsys.readouterr()
+    assert run(["check", "--live"]) == 2
+    assert capsys.readouterr().err.startswith("error: tokencake.toml: no case has a live engine: expected live = ")
+    assert run(["check", "--live", "--format", "junit"]) == 2
+    assert capsys.readouterr().err == "error: --live: expected --format text or json\n"
+
+
+def test_an_engine_without_vllm_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(versions, "installed_vllm", lambda: None)
+    capsys.readouterr()
+    assert run(["check", "--live"]) == 2
+    assert capsys.readouterr().err.startswith("error: vLLM is not installed: expected vllm>=")
+
+
+# -- by hand
+
+
+def metrics(makespan_s: float) -> dict[str, float]:
+    return {"makespan_s": makespan_s}
+
+
+def case(*gates: Gate) -> Case:
+    return Case("c", "t", "mine", gates, "m")
+
+
+MAKESPAN = Gate("makespan_s", False, relative=0.02)
+
+
+def test_a_case_without_rivals_is_held_against_vllm() -> None:
+    assert live_policies(case(MAKESPAN)) == ("vllm", "mine")
+    assert live_gates(case(MAKESPAN)) == [replace(MAKESPAN, than="vllm")]
+    against = replace(MAKESPAN, than="theirs")
+    assert live_policies(case(MAKESPAN, against)) == ("theirs", "mine")
+    assert live_gates(case(MAKESPAN, against)) == [against]
+
+
+@pytest.mark.parametrize(
+    ("simulated", "live", "agreement"),
+    [
+        (90.0, (90.0, 91.0, 89.0), "agree"),
+        (110.0, (90.0, 91.0, 89.0), "contradict"),
+        (60.0, (90.0, 110.0, 99.0), "open"),
+        (99.9, (90.0, 110.0, 99.0), "agree"),  # both: who knows
+    ],
+)
+def test_both_sides_are_held_to_the_noise_of_the_live_one(
+    simulated: float, live: tuple[float, ...], agreement: str
+) -> None:
+    """90 against 100 is 10 %; three live runs within 1 % of each other show it, three that differ by 20 % do not."""
+    sides = {"vllm": metrics(100.0), "mine": metrics(simulated)}
+    runs = {"vllm": [metrics(100.0)] * 3, "mine": [metrics(value) for value in live]}
+    compared = compare_sides(case(MAKESPAN), sides, runs, 0.95)
+    assert [one.agreement for one in compared] == [agreement]
+    assert fails(compared, strict=False) == (agreement == "contradict")
+    assert fails(compared, strict=True) == (agreement != "agree")
