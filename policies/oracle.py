@@ -128,7 +128,7 @@ def _next(last: Call, between: Sequence[Call], following: Call, done_s: Mapping[
 
     def awaited_s(call: Call) -> tuple[float, float]:
         ends = [paths.get(name, (-inf, done_s[name])) for name in call.after]
-        return max((tools_s for tools_s, _ in ends), default=-inf), max((start_s for _, start_s in ends), default=-inf)
+        return max(tools_s for tools_s, _ in ends), max(start_s for _, start_s in ends)
 
     for call in between:
         if not paths.keys().isdisjoint(call.after):
