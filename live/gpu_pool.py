@@ -95,8 +95,9 @@ class GpuPool:
         it goes.
         """
         queue = self._pool.free_block_queue
-        found = self.found(hashes, 0, upto)
-        idle = [block for block in found if block.ref_cnt == 0 and block.block_id not in moved]
+        lookup = self._pool.get_cached_block
+        known = [cached[0] for at in range(upto) if (cached := lookup(hashes[at], [GROUP])) is not None]
+        idle = [block for block in known if block.ref_cnt == 0 and block.block_id not in moved]
         moved.update(block.block_id for block in idle)
         for block in idle:
             queue.remove(block)

@@ -115,6 +115,7 @@ class Spatial:
         self._calls: dict[CallId, LiveCall] = {}
         self._ageing: list[tuple[float, CallId, LiveCall]] = []  # when who leaves the lane of its early days
         self._last: dict[AppId, dict[AgentId, LiveCall]] = {}  # the last call of each agent that finished
+        self._started_s: dict[AppId, float] = {}  # the view knows no more of one that is over when its news is read
         self._branches: dict[Group, dict[CallId, LiveCall]] = {}
         self._waiting: dict[CallId, LiveCall] = {}
         self._of_app: dict[AppId, dict[CallId, LiveCall]] = {}  # waiting ones
@@ -130,6 +131,7 @@ class Spatial:
         self._scores = Scores(0.0, self._branches)
         self._looked_at: dict[CallId, LiveCall] = {}  # in this plan
         self.handlers: Mapping[type, Callable[[Any, View], None]] = {
+            e.AppStarted: self._app_started,
             e.AppFinished: self._app_finished,
             e.CallArrived: self._arrived,
             e.CallAdmitted: self._admitted,
@@ -379,7 +381,7 @@ class Spatial:
         kind = self._types.get(request.agent_type)
         if kind is None:
             kind = self._types[request.agent_type] = AgentType(request.agent_type, view.step)
-        started_s = view.app_started_s(request.app)
+        started_s = self._started_s[request.app]
         offset_s = self._offset_s(started_s)
         call = LiveCall(request, fact.at_s, started_s, offset_s, kind)
         if call.group is None and offset_s < START_OFFSET_S:
@@ -457,8 +459,12 @@ class Spatial:
         self._finished_calls += 1
         return call
 
+    def _app_started(self, fact: e.AppStarted, view: View) -> None:
+        self._started_s[fact.app] = fact.at_s
+
     def _app_finished(self, fact: e.AppFinished, view: View) -> None:
         self._last.pop(fact.app, None)
+        self._started_s.pop(fact.app, None)
 
     def _load_started(self, fact: e.LoadStarted, view: View) -> None:
         call = self._waiting.get(fact.call)

@@ -330,7 +330,7 @@ class Engine:
             e.Polled(now / PS_PER_S, self.iterations, self.gpu.free, self._scheduler.growth_blocks, self.host.free)
         )
         self._scheduler.plan = plan
-        self._wake_ps = None if plan.wake_at_s is None else max(now + SOONEST_PS, ceil(plan.wake_at_s * PS_PER_S))
+        self._wake_ps = None if plan.wake_at_s is None else max(now + SOONEST_PS, not_before_ps(plan.wake_at_s))
         if plan.moves or self._copies.pinned:
             self._apply(plan, now)
 
@@ -351,7 +351,7 @@ class Engine:
                 copies.offload(agent, move, now, from_ps)
         for name, until_s in pins.items():
             if (agent := self._agents.get(name)) is not None:
-                copies.pin(agent, max(ceil(until_s * PS_PER_S), now + SOONEST_PS))
+                copies.pin(agent, max(not_before_ps(until_s), now + SOONEST_PS))
         for move in plan.upload:
             if (agent := self._agents.get(move.agent)) is not None:
                 copies.upload(agent, move, now, from_ps)
@@ -365,9 +365,13 @@ class Engine:
     def _resolve(self, now: int) -> Step | None:
         """Calls wait and nothing runs: unless something is on its way to them, see to it that something does.
 
-        What is held ahead of need is given up first, then loaded calls' blocks, then the plan.
+        What is held ahead of need is given up first, then loaded calls' blocks, then the plan. A schedule in which the
+        last running call gave up its own blocks admits nobody; vLLM schedules again at once.
         """
-        step = None if self._link.under_way else self._schedule_somehow(now)
+        if not self._link.under_way:
+            step = self._schedule_somehow(now)
+        else:
+            step = self._schedule(now) if self._scheduler.preempted else None
         if step is None and self._scheduler.is_starved():
             self._copies.refusing = True
         return step
@@ -404,3 +408,9 @@ class Engine:
 
 def _by_order(job: Job) -> int:
     return job.order
+
+
+def not_before_ps(at_s: float) -> int:
+    """The first picosecond that is, in seconds again, not before `at_s`: who asks to be woken then is not too early."""
+    at_ps = ceil(at_s * PS_PER_S)
+    return at_ps if at_ps / PS_PER_S >= at_s else at_ps + 1

@@ -69,6 +69,7 @@ class Scheduler:
         self._plan: Plan = NATIVE
         self._refused: tuple[int, int, int, int] | None = None  # the situation in which nobody could be admitted
         self.blocked = False  # nobody can be admitted before something changes that is a boundary anyway
+        self.preempted = False  # whether the latest schedule took room from a running call
         self._admissions = 0
         self.growth_blocks = 0  # that running and loading calls will yet take until their declared budgets
         self.report: Callable[[Fact], None]
@@ -128,6 +129,7 @@ class Scheduler:
         if self._prefilling is not None:
             budget -= chunk
             self._prefill(self._prefilling, chunk, blocks, prefill, finals)
+        self.preempted = preempted
         if preempted or not budget or not self.waiting:
             self.blocked = False
         elif self._refused != self._situation():

@@ -31,6 +31,17 @@ POLICIES = (
     "tokencake-time:upload=demand",
     "tokencake-time:upload=pause",
     "tokencake-time:rules=published,upload=predictive",
+    "tokencake:rules=published",
+    "native-offload",
+    "native-offload:evict=arc",
+    "prefetch-at-pause",
+    "infercept",
+    "continuum",
+    "autellix",
+    "kvflow",
+    "saga",
+    "thunderagent",
+    "mori",
 )
 SEEDS = range(24)
 Plain = tuple[str, float, str]  # a fact as text

@@ -1,0 +1,253 @@
+"""What holds of each policy that has a name: it serves everybody, loses no block, repeats itself and knows no future.
+
+A new row of the registry is tested as soon as it is there; its options, when they stand in `OPTIONS`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from adversary import hard_workload
+from crowded_runs import check_all_ended, crowded, facts_of
+from differential.workloads import Workload
+from fickle_clients import FickleClients
+from runs import MakePolicy, assert_the_same_by_all_structures, play, play_to_rest
+from test_kv_pool import check_whole
+
+from tokencake.policies.registry import ROWS, is_bound, load_policy
+from tokencake.policies.replay import replay
+from tokencake.sim.machine import Machine
+from tokencake.sim.machine_file import load_machine
+from tokencake.sim.simulate import simulate
+from tokencake.traces import events as e
+from tokencake.traces.apps import Application
+from tokencake.traces.convert import convert
+from tokencake.traces.events import Fact
+from tokencake.traces.reader import read_trace
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.jsonl"))
+TRACES = Path(os.environ.get("TOKENCAKE_TRACES", Path(__file__).parents[2] / "shared" / "traces"))
+
+OPTIONS = (
+    "tokencake:rules=published",
+    "tokencake:rules=published,upload=pause",
+    "tokencake:upload=predictive",
+    "tokencake:upload=pause",
+    "tokencake:keep_weight=0",
+    "tokencake:save=stalls",
+    "tokencake:save=stalls,gate=off",
+    "tokencake:skip=on",
+    "tokencake:commit=on",
+    "tokencake-space:rules=published",
+    "tokencake-time:rules=published",
+    "native-offload:evict=arc",
+    "infercept:gap=declared",
+    "infercept:rule=heuristic",
+    "infercept:token_ms=0,step_ms=0",
+    "continuum:rule=released",
+    "autellix:rule=atlas",
+    "kvflow:prefetch_steps=3",
+    "thunderagent:acting_weight=0",
+    "oracle:space=off",
+    "oracle:upload=pause",
+    "oracle:upload=demand",
+)
+SPECS = (*ROWS, *OPTIONS)
+HONEST = [spec for spec in SPECS if not is_bound(spec)]
+
+REAL: tuple[tuple[str, str], ...] = (
+    ("agentic-coding", "agentic-coding"),
+    ("mooncake/conversation_trace.jsonl", "mooncake"),
+    ("azure/AzureLLMInferenceTrace_code.csv", "azure"),
+)
+MOST_APPLICATIONS = 1000  # of a public trace
+BLOCK_TOKENS = 16
+
+every = pytest.mark.parametrize("spec", SPECS)
+every_honest = pytest.mark.parametrize("spec", HONEST)
+rows_and_slow_options = pytest.mark.parametrize(
+    "spec", [*ROWS, *(pytest.param(spec, marks=pytest.mark.slow) for spec in OPTIONS)]
+)
+
+
+def making(spec: str, applications: Sequence[Application]) -> MakePolicy:
+    return partial(load_policy, spec, applications=applications)
+
+
+def largest_blocks(applications: Iterable[Application], block_tokens: int) -> int:
+    """The smallest cache that can serve all calls, one after another."""
+    calls = [call for application in applications for call in application.calls]
+    return max(-(-(call.prompt_tokens + call.output_tokens - 1) // block_tokens) for call in calls)
+
+
+@cache
+def hard(seed: int) -> Workload:
+    """Its own machine has a cache of anything from the largest call to four times that."""
+    return hard_workload(seed)
+
+
+def smallest(seed: int) -> Workload:
+    applications, machine = hard(seed)
+    return Workload(applications, replace(machine, gpu_blocks=largest_blocks(applications, machine.block_tokens)))
+
+
+def chunks(quick: int, most: int, size: int) -> pytest.MarkDecorator:
+    """Seeds up to `most` in ranges of `size`; those from `quick` on are slow."""
+    ranges = [range(first, first + size) for first in range(0, most, size)]
+    return pytest.mark.parametrize(
+        "seeds",
+        [pytest.param(some, marks=[pytest.mark.slow] if some.start >= quick else []) for some in ranges],
+        ids=[f"{some.start}-{some.stop - 1}" for some in ranges],
+    )
+
+
+def facts_on(spec: str, applications: Sequence[Application], machine: Machine) -> list[Fact]:
+    facts: list[Fact] = []
+    simulate(applications, making(spec, applications)(), machine, [facts.append])
+    return facts
+
+
+# -- everybody is served
+
+
+@every
+@chunks(quick=100, most=500, size=100)
+def test_every_application_ends_where_only_one_call_fits(spec: str, seeds: range) -> None:
+    for seed in seeds:
+        applications, machine = smallest(seed)
+        check_all_ended(facts_on(spec, applications, machine), applications)
+
+
+@every
+@chunks(quick=100, most=500, size=100)
+def test_every_application_ends_where_more_fits(spec: str, seeds: range) -> None:
+    for seed in seeds:
+        applications, machine = hard(seed + 1000)
+        check_all_ended(facts_on(spec, applications, machine), applications)
+
+
+@every
+def test_crowded_applications_end_where_only_one_call_fits_and_little_on_the_host(spec: str) -> None:
+    for apps in crowded():
+        blocks = largest_blocks(apps, BLOCK_TOKENS)
+        check_all_ended(facts_of(making(spec, apps), apps, gpu_blocks=blocks, host_gib=1), apps)
+
+
+@every
+def test_nothing_is_held_when_all_is_over(spec: str) -> None:
+    """Neither for a call nor for an agent, on the GPU or on the host."""
+    for seed in range(4):
+        applications, machine = (smallest if seed % 2 else hard)(seed)
+        rest = play_to_rest(applications, making(spec, applications), machine, idle_s=1000.0)
+        for pool, side in ((rest.gpu, 0), (rest.host, 1)):
+            assert pool.free == pool.blocks
+            assert pool.stalled_idle == 0
+            check_whole(pool, side)
+
+
+# -- the same facts, the same plans
+
+
+@every
+def test_the_engines_structures_do_not_show(spec: str) -> None:
+    for seed in range(5):
+        applications, machine = (smallest if seed % 2 else hard)(seed)
+        assert assert_the_same_by_all_structures(applications, making(spec, applications), machine)
+
+
+@every_honest
+def test_recorded_facts_give_the_recorded_plans(spec: str) -> None:
+    for seed in range(10):
+        applications, machine = hard(seed)
+        parity = replay(play(applications, partial(load_policy, spec), machine), load_policy(spec), machine.beliefs())
+        assert parity.plans
+        assert parity.equal, parity.first
+
+
+@cache
+def crowded_facts(spec: str) -> list[list[Fact]]:
+    return [facts_of(making(spec, apps), apps) for apps in crowded()]
+
+
+@every
+def test_a_run_repeats_exactly(spec: str) -> None:
+    for apps, facts in zip(crowded(), crowded_facts(spec), strict=True):
+        check_all_ended(facts, apps)
+        assert facts_of(making(spec, apps), apps) == facts
+
+
+# -- clients that leave
+
+
+@every_honest
+def test_whatever_clients_do_there_is_a_plan(spec: str) -> None:
+    """vLLM goes on without a policy that raised once."""
+    for seed in range(60):
+        clients = FickleClients(seed, load_policy(spec))
+        clients.happen(300)
+        assert len(clients.plans) > 100
+
+
+# -- the future is unknown
+
+
+@every_honest
+def test_longer_tools_change_nothing_before_the_first_would_have_returned(spec: str) -> None:
+    for apps, facts in zip(crowded(), crowded_facts(spec), strict=True):
+        other = facts_of(partial(load_policy, spec), [_with_longer_tools(app) for app in apps])
+        first = next(i for i, fact in enumerate(facts) if isinstance(fact, e.ToolReturned))
+        assert first > 10
+        assert facts[:first] == other[:first]
+        assert facts != other
+
+
+def _with_longer_tools(app: Application) -> Application:
+    calls = (
+        replace(call, tools=tuple(replace(tool, duration_s=tool.duration_s + 100) for tool in call.tools))
+        for call in app.calls
+    )
+    return replace(app, calls=tuple(calls))
+
+
+def test_only_a_bound_sees_the_future() -> None:
+    assert {spec.split(":")[0] for spec in SPECS if is_bound(spec)} == {"oracle"}
+
+
+# -- whole traces in the smallest cache
+
+
+def check_served(spec: str, applications: Sequence[Application], machine: Machine) -> None:
+    """All of a trace in a cache that holds its largest call."""
+    tight = replace(machine, gpu_blocks=largest_blocks(applications, machine.block_tokens))
+    check_all_ended(facts_on(spec, applications, tight), applications)
+
+
+@cache
+def shipped(trace: Path) -> tuple[Application, ...]:
+    return tuple(read_trace(trace))
+
+
+@rows_and_slow_options
+@pytest.mark.parametrize("trace", EXAMPLES, ids=lambda path: path.stem)
+def test_every_shipped_trace_is_served(spec: str, trace: Path) -> None:
+    check_served(spec, shipped(trace), load_machine("a800-qwen2.5-14b"))
+
+
+@cache
+def recorded(path: str, kind: str) -> tuple[Application, ...]:
+    return tuple(islice(convert(TRACES / path, kind), MOST_APPLICATIONS))
+
+
+@rows_and_slow_options
+@pytest.mark.parametrize(("path", "kind"), REAL, ids=[kind for _, kind in REAL])
+@pytest.mark.skipif(not TRACES.is_dir(), reason="the public traces are not here")
+def test_every_public_trace_is_served(spec: str, path: str, kind: str) -> None:
+    machine = load_machine("h200-llama-3.1-8b", ["max_context_tokens=1000000"])
+    check_served(spec, recorded(path, kind), machine)
