@@ -36,7 +36,8 @@ ROOT = Path(__file__).parents[1]
 METRIC = "app_latency_s.mean"
 PUBLISHED = "tokencake:rules=published"
 UPLOADS = ("demand", "pause", "predictive")
-PREDICTIONS = {"exact": "declared=0", "30 % off": "declared=0.3", "learned alone": "nothing declared"}
+LEARNED = "learned alone"
+PREDICTIONS = {"exact": "declared=0", "30 % off": "declared=0.3", LEARNED: "nothing declared"}
 SPATIAL = (
     "vllm",
     "tokencake",
@@ -85,6 +86,7 @@ class Workload:
     name: str
     cell: Cell
     repeats: int
+    declares: bool = True  # whether any tool declares how long it takes
 
 
 def main() -> None:
@@ -114,6 +116,8 @@ def played(coding: Path | None) -> dict[str, Any]:
             study[f"parts {workload.name}"] = compared(workload, SPATIAL)
             study[f"constants {workload.name}"] = compared(workload, CONSTANTS)
             for label, variation in PREDICTIONS.items():
+                if label != LEARNED and not workload.declares:
+                    continue
                 for rules in ("default", "published"):
                     policies = ("vllm", "oracle", *(f"tokencake:rules={rules},upload={way}" for way in UPLOADS))
                     predicted = _predicted(workload, label, variation, Path(folder))
@@ -132,17 +136,19 @@ def _workloads(coding: Path | None) -> Iterator[Workload]:
         yield Workload(name, Cell(ROOT / "examples" / f"{name}.jsonl", a800, "", everything), 20)
     if coding is not None:
         h200 = load_machine("h200-llama-3.1-8b", ["max_context_tokens=1000000"])
-        yield Workload("coding", Cell(coding, h200, "", everything, rate=1 / 60), 10)
+        yield Workload("coding", Cell(coding, h200, "", everything, rate=1 / 60), 10, declares=False)
 
 
 def _predicted(workload: Workload, label: str, variation: str, folder: Path) -> Workload:
     """The workload with declared durations of another quality."""
     cell = workload.cell
-    if label == "learned alone":
+    if label == LEARNED and workload.declares:
         file = folder / f"{workload.name}-undeclared.jsonl"
         if not file.exists():
             write_trace(file, map(_undeclared, read_trace(cell.trace)))
         return replace(workload, cell=replace(cell, trace=file))
+    if label == LEARNED:
+        return workload
     return replace(workload, cell=replace(cell, variation=parse_variation(f"arrivals,tools,{variation},order")))
 
 
@@ -214,6 +220,9 @@ def _uploads(study: Mapping[str, Any]) -> list[str]:
             for way in UPLOADS:
                 cells = []
                 for label in PREDICTIONS:
+                    if f"uploads {rules} {label} {name}" not in study:
+                        cells.append("")
+                        continue
                     row = _find(
                         study[f"uploads {rules} {label} {name}"]["policies"], f"tokencake:rules={rules},upload={way}"
                     )
