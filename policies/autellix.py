@@ -38,6 +38,7 @@ from ..traces import events as e
 from ..traces.apps import AppId, CallId
 from ..traces.errors import PolicyError
 from .interface import Plan, View
+from .news import tell
 
 
 class Program:
@@ -111,10 +112,7 @@ class Autellix:
 
     def plan(self, view: View) -> Plan:
         """Waiting calls by queue and arrival; victims the other way round, if running calls may run out of room."""
-        for fact in view.news:
-            handle = self._handlers.get(type(fact))
-            if handle is not None:
-                handle(fact)
+        tell(view.news, self._handlers)
         self._rise(view.now_s)
         scarce = view.free_blocks < view.growth_blocks
         return Plan(

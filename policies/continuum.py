@@ -46,6 +46,7 @@ from ..traces.apps import AgentId, AppId, CallId
 from ..traces.errors import PolicyError
 from ..traces.events import Request
 from .interface import CallView, Plan, View
+from .news import tell
 from .ranked_queue import RankedQueue
 from .timed_pins import TimedPins
 from .tool_stalls import ToolStall, ToolStalls
@@ -156,10 +157,7 @@ class Continuum:
 
     def plan(self, view: View) -> Plan:
         """Take the news in, let go what was kept long enough or is in the way, and put the queue in order."""
-        for fact in view.news:
-            handle = self._handlers.get(type(fact))
-            if handle is not None:
-                handle(fact, view)
+        tell(view.news, self._handlers, view)
         self._pins.expire(view.now_s)
         if self._pins and view.waiting:
             self._make_room(view)

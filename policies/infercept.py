@@ -61,6 +61,7 @@ from ..traces.errors import PolicyError
 from ..traces.events import Request
 from .gaps import GapEstimates
 from .interface import Move, Plan, View
+from .news import tell
 from .ranked_queue import RankedQueue
 from .timed_pins import FOREVER_S
 from .tool_stalls import ToolStall, ToolStalls
@@ -202,10 +203,7 @@ class InferCept:
 
     def plan(self, view: View) -> Plan:
         """Take the news in, then decide about those who are still preserved."""
-        for fact in view.news:
-            handle = self._handlers.get(type(fact))
-            if handle is not None:
-                handle(fact, view)
+        tell(view.news, self._handlers, view)
         self._steps.look(view)
         decision = self._decide(view) if self._preserved else NOTHING
         forget, self._forget = tuple(self._forget), []

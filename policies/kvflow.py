@@ -52,6 +52,7 @@ from ..traces.events import Request
 from .admission import Admission, Rival, first_come
 from .endings import Endings
 from .interface import AgentView, Move, Plan, Status, View
+from .news import tell
 
 RETRY_SHARE = 1 / 8  # of the GPU's blocks: handed out before a refused prefetch is asked for again
 
@@ -88,10 +89,7 @@ class KvFlow:
 
     def plan(self, view: View) -> Plan:
         """Rank idle caches, save what ended, prefetch what comes next or make room for what waits."""
-        for fact in view.news:
-            handle = self._handlers.get(type(fact))
-            if handle is not None:
-                handle(fact, view)
+        tell(view.news, self._handlers, view)
         steps = self.steps_to_execution(view)
         admission, rival = first_come(view, ())
         forget, offload = self._saves(steps, view)

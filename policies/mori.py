@@ -36,6 +36,7 @@ from ..traces.events import Request
 from .admission import first_come
 from .endings import Endings
 from .interface import AgentView, Move, Plan, View
+from .news import tell
 
 HELD_S = 3600.0  # a pin lasts until the next plan; this is longer than any time without news
 
@@ -91,10 +92,7 @@ class Mori:
 
     def plan(self, view: View) -> Plan:
         """Find the boundary, and move what lies on the wrong side of it."""
-        for fact in view.news:
-            handle = self._handlers.get(type(fact))
-            if handle is not None:
-                handle(fact)
+        tell(view.news, self._handlers)
         idle = self.by_idleness(view)
         if not idle:
             self._pinned = frozenset()

@@ -44,6 +44,7 @@ from ..traces.errors import PolicyError
 from ..traces.events import Request
 from .endings import Endings
 from .interface import Plan, View
+from .news import tell
 
 TOKENS_A_PROGRAM = 100  # published
 
@@ -107,10 +108,7 @@ class ThunderAgent:
         """Weigh the programs if it is time to; hold back the calls of those that are paused."""
         if not self._programs:
             self._next_s = view.now_s + self._period_s
-        for fact in view.news:
-            handle = self._handlers.get(type(fact))
-            if handle is not None:
-                handle(fact, view)
+        tell(view.news, self._handlers, view)
         if not self._programs:
             return Plan()
         if self._next_s <= view.now_s:
