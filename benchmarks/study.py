@@ -99,7 +99,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.figures is None:
         study = played(arguments.coding)
-        (arguments.json or Path("study.json")).write_text(json.dumps(study, indent=1) + "\n")
+        about = {"command": " ".join(["python", *sys.argv])}
+        (arguments.json or Path("study.json")).write_text(json.dumps({**about, **reduced(study)}) + "\n")
     else:
         study = json.loads(arguments.figures.read_text())
     for document in arguments.write:
@@ -110,7 +111,7 @@ def played(coding: Path | None) -> dict[str, Any]:
     """All figures: by group, workload and, where there are several, by case."""
     with tempfile.TemporaryDirectory() as folder:
         workloads = list(_workloads(coding))
-        study: dict[str, Any] = {"version": __version__, "date": time.strftime("%Y-%m-%d"), "command": sys.argv}
+        study: dict[str, Any] = {"version": __version__, "date": time.strftime("%Y-%m-%d")}
         for workload in workloads:
             study[f"field {workload.name}"] = compared(workload, default_policies())
             study[f"parts {workload.name}"] = compared(workload, SPATIAL)
@@ -173,6 +174,15 @@ def compared(workload: Workload, policies: Sequence[str]) -> dict[str, Any]:
     trace = {**made["trace"], "path": Path(made["trace"]["path"]).name}
     kept = ("repeats", "variation", "policies", "also", "lower_bound", "failed")
     return {"trace": trace, "machine": made["machine"]["name"], **{key: made[key] for key in kept if key in made}}
+
+
+def reduced(figures: Any) -> Any:
+    """Figures to six digits, without what no table shows, to be kept in the repository."""
+    if isinstance(figures, dict):
+        return {key: reduced(value) for key, value in figures.items() if key not in ("against_best", "command")}
+    if isinstance(figures, list):
+        return [reduced(value) for value in figures]
+    return float(f"{figures:.6g}") if isinstance(figures, float) else figures
 
 
 # -- tables
