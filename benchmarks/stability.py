@@ -45,7 +45,7 @@ def main() -> None:
     traces = arguments.traces or [EXAMPLES / "code-writer.jsonl", EXAMPLES / "deep-research.jsonl"]
     found = {trace.stem: stability(trace, arguments.studies, arguments.repeats) for trace in traces}
     if arguments.json is not None:
-        about = {"version": __version__, "date": time.strftime("%Y-%m-%d"), "command": sys.argv}
+        about = {"version": __version__, "date": time.strftime("%Y-%m-%d"), "command": " ".join(["python", *sys.argv])}
         said = {**about, "studies": arguments.studies, "repeats": arguments.repeats, "found": found}
         arguments.json.write_text(json.dumps(said, indent=1) + "\n")
 

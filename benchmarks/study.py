@@ -75,6 +75,7 @@ CONSTANTS = (
     f"{PUBLISHED},upload=predictive,gather_s=0,lead_s=0",
     f"{PUBLISHED},upload=predictive,lead_s=1",
 )
+AGES = ("vllm", *(f"tokencake:age_power={power}" for power in ("0", "0.5", "1", "1.5", "2", "3")))
 LOADS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 LOADED = ("vllm", "tokencake", "tokencake-time", "tokencake-space", f"{PUBLISHED},upload=demand")
 
@@ -116,6 +117,7 @@ def played(coding: Path | None) -> dict[str, Any]:
             study[f"field {workload.name}"] = compared(workload, default_policies())
             study[f"parts {workload.name}"] = compared(workload, SPATIAL)
             study[f"constants {workload.name}"] = compared(workload, CONSTANTS)
+            study[f"age {workload.name}"] = compared(workload, AGES)
             for label, variation in PREDICTIONS.items():
                 if label != LEARNED and not workload.declares:
                     continue
@@ -251,6 +253,10 @@ def _constants(study: Mapping[str, Any]) -> list[str]:
     return _against(study, "constants", CONSTANTS[1:])
 
 
+def _age(study: Mapping[str, Any]) -> list[str]:
+    return _against(study, "age", AGES[1:])
+
+
 def _against(study: Mapping[str, Any], group: str, policies: Sequence[str]) -> list[str]:
     """Mean application latency and makespan against vllm."""
     names = _names(study)
@@ -282,6 +288,7 @@ TABLES = {
     "uploads": _uploads,
     "parts": _parts,
     "constants": _constants,
+    "age": _age,
     "load": _load,
 }
 

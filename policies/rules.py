@@ -52,6 +52,7 @@ class Rules:
     reserve_min_share: float = 0.05
     reserve_max_share: float = 0.30
     critical_share: float = 0.75
+    age_power: float = 1.5  # seniority: how much an application's rank counts beside a call's size
     lost_share: float = 0.02  # seniority: contexts get lost if returning calls miss more than this of them
     keep_weight: float = 0.0  # seniority: how much what a lost context costs counts beside the room that keeping takes
 

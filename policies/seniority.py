@@ -18,7 +18,6 @@ from .keeps import Blocked
 from .losses import Losses
 from .rules import Rules
 
-AGE_POWER = 1.5  # how much seniority counts beside size; docs/study.md tries others
 USUAL_WEIGHT = 0.1  # of the newest call in what is usual for its agent type
 
 HELD, ON_GPU, ON_HOST, FREE = range(4)  # where half of a call's demand is
@@ -28,11 +27,11 @@ Place = tuple[int, float, CallId]  # smallest first
 class Seniority:
     """Who starts next. First `handlers` for each fact, then `begin`, `admission`, and the questions.
 
-    A waiting call's place is `size · (1 + rank)^1.5`, the smallest first: `rank` is the number of live applications
-    that started before its own, `size` its prompt and budget as a multiple of what is usual for its agent type. Calls
-    at least half of whose demand running calls hold already go before all others; and while contexts get lost
-    (`Losses`), those follow of whose demand at least half is cached on the GPU, then those with the host's part, before
-    it is overwritten. The first call whose prompt does not fit waits, and all behind it, as in vLLM.
+    A waiting call's place is `size · (1 + rank)^age_power`, the smallest first: `rank` is the number of live
+    applications that started before its own, `size` its prompt and budget as a multiple of what is usual for its agent
+    type. Calls at least half of whose demand running calls hold already go before all others; and while contexts get
+    lost (`Losses`), those follow of whose demand at least half is cached on the GPU, then those with the host's part,
+    before it is overwritten. The first call whose prompt does not fit waits, and all behind it, as in vLLM.
     """
 
     def __init__(self, rules: Rules, losses: Losses) -> None:
@@ -180,7 +179,7 @@ class Seniority:
         return ON_GPU if hits.gpu_blocks >= half else ON_HOST
 
     def _weight(self, app: AppId, size: float) -> float:
-        weight: float = size * (1 + self.rank(app)) ** AGE_POWER
+        weight: float = size * (1 + self.rank(app)) ** self._rules.age_power
         return weight
 
     # -- facts

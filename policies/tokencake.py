@@ -53,13 +53,14 @@ HELD_BACK = Plan(admit=(), skip=True)
 class Tokencake:
     """The policy of the Tokencake paper: a spatial and a temporal half that can each be switched off.
 
-    Space: waiting calls are scored by their place in the application's DAG; critical agent types have reserves; a call
-    starts only if its whole output budget fits into what is promised to nobody. A plan has no field for reserves: they
-    are this policy's own book-keeping, and take effect through the calls that it admits. Without space, calls start as
-    vLLM starts them.
+    Space, as published (`Spatial`): waiting calls are scored by their place in the application's DAG; critical agent
+    types have reserves; a call starts only if its whole output budget fits into what is promised to nobody. A plan has
+    no field for reserves: they are this policy's own book-keeping, and take effect through the calls that it admits. By
+    default (`Seniority`): old applications and small calls first. Without space, calls start as vLLM starts them.
 
-    Time: contexts of stalled agents are copied to the host, and back shortly before their tools return. Without time,
-    nothing is copied.
+    Time, as published: contexts of stalled agents are copied to the host, and back shortly before their tools return.
+    By default every context is saved when its call ends, and loaded when a call needs it. Without time, nothing is
+    copied.
     """
 
     def __init__(self, rules: Rules | None = None, gaps: Gaps | None = None) -> None:
