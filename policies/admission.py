@@ -7,9 +7,14 @@ from math import ceil, inf
 from typing import NamedTuple
 
 from ..traces.apps import CallId
-from .interface import View
+from .interface import Hits, View
 
 LOOK_AHEAD_CALLS = 128  # published
+
+
+def needed_blocks(tokens: int, hits: Hits, block_tokens: int) -> int:
+    """Free blocks that so many tokens of a waiting call take: cached ones count if nobody holds them."""
+    return ceil(tokens / block_tokens) - hits.gpu_blocks + hits.idle_blocks
 
 
 class Claim:
@@ -57,8 +62,7 @@ def first_come(view: View, claims: Sequence[Claim]) -> tuple[Admission, Rival | 
         if state.loading:
             continue
         tokens = state.request.prompt_tokens + state.generated_tokens
-        hits = view.hits(call)
-        need = ceil(tokens / view.block_tokens) - hits.gpu_blocks + hits.idle_blocks
+        need = needed_blocks(tokens, view.hits(call), view.block_tokens)
         if need > room:
             rival = Rival(inf, need)
             break

@@ -38,13 +38,15 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from math import ceil, log, sqrt
+from math import log, sqrt
 from typing import Any, Literal
 
 from ..traces import events as e
 from ..traces.apps import AgentId, AppId, CallId
 from ..traces.errors import PolicyError
 from ..traces.events import Request
+from .admission import needed_blocks
+from .gaps import Key, tool_kinds
 from .interface import CallView, Plan, View
 from .news import tell
 from .ranked_queue import RankedQueue
@@ -52,7 +54,6 @@ from .timed_pins import TimedPins
 from .tool_stalls import ToolStall, ToolStalls
 
 Rule = Literal["paper", "released"]
-Key = tuple[str, ...]  # the tools' kinds in order
 
 FEW_GAPS = 100  # so many are not yet a distribution
 LATEST_GAPS = 1_000
@@ -171,13 +172,13 @@ class Continuum:
         if self._all_gaps.count <= FEW_GAPS:
             benefit_s = self._wait_s + refill_s
             return log(benefit_s) if benefit_s > 1 else 0.0
-        gaps = self._gaps_of.get(_key(stall.request))
+        gaps = self._gaps_of.get(tool_kinds(stall.request))
         if gaps is None or gaps.count <= FEW_GAPS:
             gaps = self._all_gaps
         return best_keep_s(gaps.sorted_s, self._wait_s * self._turns.eta + refill_s)
 
     def _released_s(self, stall: ToolStall, view: View) -> float:
-        gaps = self._gaps_of.get(_key(stall.request))
+        gaps = self._gaps_of.get(tool_kinds(stall.request))
         return RELEASED_KEEP_S if gaps is None or gaps.mean_s <= RELEASED_KEEP_S else 0.0
 
     # -- pressure
@@ -229,7 +230,7 @@ class Continuum:
         if stall is not None:
             gap_s = fact.at_s - stall.since_s
             self._all_gaps.learn(gap_s)
-            self._gaps_of.setdefault(_key(stall.request), SeenGaps()).learn(gap_s)
+            self._gaps_of.setdefault(tool_kinds(stall.request), SeenGaps()).learn(gap_s)
             kept = self._pins.came(stall.agent, fact.at_s)
             if not kept:
                 self._evicted.add(request.id)
@@ -276,10 +277,5 @@ class Continuum:
 
 def _needed_blocks(call: CallView, view: View) -> int:
     """Free blocks that a call takes at its start."""
-    hits = view.hits(call.request.id)
     tokens = call.request.prompt_tokens + call.generated_tokens
-    return ceil(tokens / view.block_tokens) - hits.gpu_blocks + hits.idle_blocks
-
-
-def _key(request: Request) -> Key:
-    return tuple(sorted(tool.kind for tool in request.tools))
+    return needed_blocks(tokens, view.hits(call.request.id), view.block_tokens)

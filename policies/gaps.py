@@ -6,7 +6,7 @@ from typing import Protocol
 
 from ..traces.events import Request
 
-Key = tuple[str, ...]  # agent type, then the tools' kinds in order
+Key = tuple[str, ...]  # the tools' kinds in order; before them, where it matters, the agent type
 
 
 class Gaps(Protocol):
@@ -49,5 +49,10 @@ class GapEstimates:
         self._learned_s[key] = self._weight * gap_s + (1 - self._weight) * before_s
 
 
+def tool_kinds(request: Request) -> Key:
+    """The kinds of the tools that a call starts side by side, in order: they are one gap."""
+    return tuple(sorted(tool.kind for tool in request.tools))
+
+
 def _key(request: Request) -> Key:
-    return (request.agent_type, *sorted(tool.kind for tool in request.tools))
+    return (request.agent_type, *tool_kinds(request))

@@ -47,7 +47,9 @@ class Plan:
     # Running calls, first victim first. A call that grows takes the room of one that was admitted after it: the first
     # of those that is named here, else the last of them; the last one of all gives up its own.
     preempt: tuple[CallId, ...] = ()
-    evict: tuple[AgentId, ...] = ()  # idle caches, first to give up blocks first; the rest follows by last use
+    # Idle caches, first to give up blocks first; what two of them share goes with the later one. The rest follows by
+    # last use.
+    evict: tuple[AgentId, ...] = ()
     offload: tuple[Move, ...] = ()  # copy to the host now
     upload: tuple[Move, ...] = ()  # copy back now, and hold until the agent's next call takes it
     cancel: tuple[AgentId, ...] = ()  # give up these uploads

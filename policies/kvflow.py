@@ -31,8 +31,9 @@ What else had to be chosen:
   given up for it in the same order: the furthest first, then the longest idle.
 - Only as many agents are named for eviction as may have to give up blocks before the policy is asked again.
 - Blocks that idle agents share: a plan names agents, and the engine lets what two of them share go with the one that is
-  named first, the furthest. What a running call shares with them stays. So the minimum of the paper holds against
-  agents that run, not among idle ones; the copies on the host make up for it at the price of a load.
+  named last, the nearest. What a running call shares with them stays. So the minimum of the paper holds among the
+  agents that are named and against those that run; what they share with an idle agent that is not named goes with
+  them, and the copies on the host make up for it at the price of a load.
 - Prefetched blocks are held until the agent's call takes them, and only room is used that neither waiting nor running
   calls need. They are given up, the furthest agent first, when the first call that waits would fit into their room.
 - What is still on the GPU cannot be seen, so a prefetch may be refused because nothing is missing. It is asked for

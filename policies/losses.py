@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..traces import events as e
-from ..traces.apps import AgentId, CallId
+from ..traces.apps import AgentId, AppId, CallId
 from .interface import View
 
 NEWEST_SHARE = 1 / 32  # of the latest return in what is learned
@@ -22,7 +22,7 @@ class Losses:
     def __init__(self) -> None:
         self.share = 0.0
         self.kept: frozenset[AgentId] = frozenset()
-        self._reusable: dict[AgentId, bool] = {}  # of its latest call
+        self._reusable: dict[AppId, dict[AgentId, bool]] = {}  # whether an agent's latest call is
         self._returning: dict[CallId, int] = {}  # calls that wait: tokens of their agents' contexts
         self.handlers: Mapping[type, Callable[[Any, View], None]] = {
             e.CallArrived: self._arrived,
@@ -34,8 +34,9 @@ class Losses:
     def _arrived(self, fact: e.CallArrived, view: View) -> None:
         request = fact.request
         agent = view.agents.get(request.agent)
-        reusable = self._reusable.get(request.agent, False)
-        self._reusable[request.agent] = request.hints.reusable
+        agents = self._reusable.setdefault(request.app, {})
+        reusable = agents.get(request.agent, False)
+        agents[request.agent] = request.hints.reusable
         if agent is not None and reusable and request.agent not in self.kept:
             context_tokens = agent.context_blocks * view.block_tokens
             if 0 < context_tokens <= request.prompt_tokens:
@@ -51,5 +52,4 @@ class Losses:
         self._returning.pop(fact.call, None)
 
     def _app_finished(self, fact: e.AppFinished, view: View) -> None:
-        for agent in [agent for agent in self._reusable if agent.startswith(f"{fact.app}/")]:
-            del self._reusable[agent]
+        self._reusable.pop(fact.app, None)

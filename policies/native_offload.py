@@ -19,8 +19,10 @@ from __future__ import annotations
 from typing import Literal
 
 from ..traces import events as e
-from ..traces.apps import AgentId, AppId, CallId
-from .interface import NATIVE, Move, Plan, View
+from ..traces.apps import AgentId, AppId
+from .interface import NATIVE, Plan, View
+from .news import tell
+from .write_through import WriteThrough, whole_contexts
 
 Evict = Literal["lru", "arc"]
 
@@ -34,14 +36,14 @@ class NativeOffload:
     hears = frozenset({e.CallFinished, e.OffloadFinished})
 
     def __init__(self, evict: Evict = "lru") -> None:
-        self._agent_of: dict[CallId, AgentId] = {}  # of live calls
+        self._through = WriteThrough()
         self._arc = Arc() if evict == "arc" else None
 
     def plan(self, view: View) -> Plan:
         """Save what ended; make room for it."""
-        finished, saved = self._take_in(view)
-        agents = [view.agents[name] for name in dict.fromkeys(finished) if name in view.agents]
-        moves = tuple(Move(agent.id, agent.context_blocks) for agent in agents if agent.context_blocks)
+        saved = self._take_in(view)
+        agents = self._through.ended(view)
+        moves = tuple(whole_contexts(agents))
         if self._arc is None:
             forget = tuple(name for name in saved if name in view.agents)
         else:
@@ -49,26 +51,20 @@ class NativeOffload:
             forget = self._arc.room_for(missing, keep={agent.id for agent in agents})
         return Plan(offload=moves, forget=forget) if moves or forget else NATIVE
 
-    def _take_in(self, view: View) -> tuple[list[AgentId], list[AgentId]]:
-        """The agents whose calls ended, and those whose copies are complete."""
-        finished: list[AgentId] = []
-        saved: list[AgentId] = []
+    def _take_in(self, view: View) -> list[AgentId]:
+        """The agents whose copies are complete."""
+        saved = []
         for fact in view.news:
-            if isinstance(fact, e.CallArrived):
-                self._agent_of[fact.request.id] = fact.request.agent
-            elif isinstance(fact, e.CallFinished):
-                finished.append(self._agent_of.pop(fact.call))
-            elif isinstance(fact, e.CallAborted):
-                del self._agent_of[fact.call]
-            elif isinstance(fact, e.OffloadFinished):
-                saved.append(fact.agent)
+            tell((fact,), self._through.handlers, view)
             if self._arc is not None:
                 self._tell(self._arc, fact, view)
-        return finished, saved
+            if isinstance(fact, e.OffloadFinished):
+                saved.append(fact.agent)
+        return saved
 
     def _tell(self, arc: Arc, fact: e.Fact, view: View) -> None:
         if isinstance(fact, e.LoadStarted):
-            arc.hit(self._agent_of[fact.call])
+            arc.hit(self._through.agent_of(fact.call))
         elif isinstance(fact, e.OffloadFinished) and fact.upto_blocks and fact.agent in view.agents:
             arc.saved(fact.agent, fact.upto_blocks, view.host_blocks)
         elif isinstance(fact, e.AppFinished):

@@ -31,10 +31,9 @@ from ..traces import events as e
 from ..traces.apps import AgentId
 from ..traces.errors import PolicyError
 from ..traces.events import Request
+from .gaps import Key, tool_kinds
 from .interface import NATIVE, Plan, View
 from .tool_stalls import ToolStalls
-
-Key = tuple[str, ...]  # the tools' kinds in order
 
 UNKNOWN_GAP_S = 1.0
 FIRST_SIGMA = 0.5
@@ -51,7 +50,7 @@ class LogNormalGaps:
 
     def learn(self, request: Request, gap_s: float) -> None:
         """Take in how long the tools of this call really took."""
-        key = _key(request)
+        key = tool_kinds(request)
         x = log(max(gap_s, SHORTEST_GAP_S))
         if key not in self._seen:
             self._seen[key] = (x, FIRST_SIGMA**2)
@@ -62,7 +61,7 @@ class LogNormalGaps:
 
     def percentile_95_s(self, request: Request) -> float:
         """So long, at most, do 95 of 100 such tools take."""
-        seen = self._seen.get(_key(request))
+        seen = self._seen.get(tool_kinds(request))
         if seen is None:
             declared_s = max((tool.declared_s for tool in request.tools if tool.declared_s is not None), default=None)
             mu = log(max(UNKNOWN_GAP_S if declared_s is None else declared_s, SHORTEST_GAP_S))
@@ -117,7 +116,3 @@ class Saga:
         elif isinstance(fact, e.AppFinished):
             for stall in stalls.app_finished(fact):
                 self._pins.pop(stall.agent, None)
-
-
-def _key(request: Request) -> Key:
-    return tuple(sorted(tool.kind for tool in request.tools))

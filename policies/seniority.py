@@ -12,7 +12,7 @@ from typing import Any
 from ..traces import events as e
 from ..traces.apps import AgentId, AppId, CallId
 from ..traces.events import Request
-from .admission import Admission, Claim, Rival
+from .admission import Admission, Claim, Rival, needed_blocks
 from .interface import CallView, Hits, View
 from .keeps import Blocked
 from .losses import Losses
@@ -144,10 +144,9 @@ class Seniority:
 
     def _need(self, call: CallView, view: View) -> int:
         """Blocks that are free now and that the call takes if it starts."""
-        hits = self._look(call, view)
         tokens = call.request.prompt_tokens
         tokens += call.request.max_output_tokens if self._rules.commit else call.generated_tokens
-        return -(-tokens // view.block_tokens) - hits.gpu_blocks + hits.idle_blocks
+        return needed_blocks(tokens, self._look(call, view), view.block_tokens)
 
     # -- order
 

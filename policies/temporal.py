@@ -12,12 +12,13 @@ from math import inf
 from typing import Any
 
 from ..traces import events as e
-from ..traces.apps import AgentId, AppId, CallId
+from ..traces.apps import AgentId, AppId
 from ..traces.events import Request
 from .admission import Admission
 from .gaps import GapEstimates, Gaps
 from .interface import AgentView, Costs, Move, View
 from .rules import Rules
+from .write_through import WriteThrough, whole_contexts
 
 CHURN_A_COPY = 0.25  # score that each earlier copy of an agent costs
 CHURN_MOST = 1.0
@@ -61,8 +62,7 @@ class Temporal:
         self._expires_s = inf  # no copy sooner
         self._copies_of: dict[AppId, dict[AgentId, int]] = {}  # how many copies were made of each agent
         self._forget: list[AgentId] = []
-        self._agent_of: dict[CallId, AgentId] = {}  # of live calls, if all contexts are saved
-        self._finished: list[AgentId] = []  # agents whose calls have just ended, likewise
+        self.through = WriteThrough() if rules.save == "all" else None  # has handlers of its own
         self.handlers: Mapping[type, Callable[[Any, View], None]] = {
             e.CallArrived: self._arrived,
             e.ToolStarted: self._tool_started,
@@ -71,8 +71,6 @@ class Temporal:
             e.HostDropped: self._host_dropped,
             e.AppFinished: self._app_finished,
         }
-        if rules.save == "all":
-            self.handlers = {**self.handlers, e.CallFinished: self._call_finished, e.CallAborted: self._call_aborted}
 
     def begin(self, view: View) -> None:
         """The news is taken in: give up what was held for too long."""
@@ -82,7 +80,7 @@ class Temporal:
     @property
     def at_rest(self) -> bool:
         """No tool runs, and nothing is left to give up."""
-        return not (self.stalls or self._forget or self._finished)
+        return not (self.stalls or self._forget or (self.through is not None and self.through.due))
 
     @property
     def holds_nothing(self) -> bool:
@@ -95,7 +93,7 @@ class Temporal:
         In a step in between a stall is not weighed, whatever there is room for. Without news a refusal stays one, so
         the steps in which the policy is not asked are refusals, too.
         """
-        if self._rules.save == "all":
+        if self.through is not None:
             return []
         every, step = self._rules.offload_retry_steps, view.step
         return [stall for stall in self.stalls.values() if not stall.saved and (step - stall.step) % every == 0]
@@ -108,8 +106,8 @@ class Temporal:
         With the gate, only in a step in which some waiting call could be admitted. Where all contexts are saved, a
         stall is nothing special: what its call left was saved when the call ended.
         """
-        if self._rules.save == "all":
-            return self._all_contexts(view)
+        if self.through is not None:
+            return whole_contexts(self.through.ended(view))
         if not stalls or (self._rules.gate and not admission.fit_blocks):
             return []
         agents = [view.agents[stall.agent] for stall in stalls]
@@ -129,14 +127,6 @@ class Temporal:
             stall.saved = True
             moves.append(Move(stall.agent, blocks))
         return moves
-
-    def _all_contexts(self, view: View) -> list[Move]:
-        """What calls left that have just ended, as vLLM's own offloading writes it through: the engine copies what the
-        host lacks of it, as far as there is room.
-        """
-        finished, self._finished = self._finished, []
-        agents = [view.agents[name] for name in dict.fromkeys(finished) if name in view.agents]
-        return [Move(agent.id, agent.context_blocks) for agent in agents if agent.context_blocks]
 
     def forgotten(self) -> tuple[AgentId, ...]:
         """Host copies to give up now. Each is named once."""
@@ -223,15 +213,7 @@ class Temporal:
         self._end(fact.agent, fact.at_s)
 
     def _arrived(self, fact: e.CallArrived, view: View) -> None:
-        if self._rules.save == "all":
-            self._agent_of[fact.request.id] = fact.request.agent
         self._end(fact.request.agent, fact.at_s)
-
-    def _call_finished(self, fact: e.CallFinished, view: View) -> None:
-        self._finished.append(self._agent_of.pop(fact.call))
-
-    def _call_aborted(self, fact: e.CallAborted, view: View) -> None:
-        del self._agent_of[fact.call]
 
     def _end(self, agent: AgentId, at_s: float) -> None:
         stall = self.stalls.pop(agent, None)

@@ -70,15 +70,19 @@ class Tokencake:
                 "tokencake: options space and time are both off: expected at least one half (or policy vllm)"
             )
         self.rules = rules
-        self._losses = Losses()
-        self._keeps = Keeps(rules, self._losses) if rules.time and rules.space and rules.keep_weight else None
+        losses = Losses() if rules.space and rules.spatial == "seniority" else None  # nobody else asks
         self._spatial: Spatial | Seniority | None = None
-        if rules.space:
-            self._spatial = Spatial(rules) if rules.spatial == "score" else Seniority(rules, self._losses)
+        self._keeps: Keeps | None = None
+        if losses is not None:
+            self._spatial = Seniority(rules, losses)
+            self._keeps = Keeps(rules, losses) if rules.time and rules.keep_weight else None
+        elif rules.space:
+            self._spatial = Spatial(rules)
         self._temporal = Temporal(rules, gaps) if rules.time else None
         self._uploads = Uploads(rules) if rules.time and rules.upload != "demand" else None
         self._handlers: dict[type, list[Handler]] = {}  # of a fact, by its type
-        for half in (self._losses, self._spatial, self._temporal, self._uploads):
+        through = None if self._temporal is None else self._temporal.through
+        for half in (losses, self._spatial, through, self._temporal, self._uploads):
             for kind, handle in () if half is None else half.handlers.items():
                 self._handlers.setdefault(kind, []).append(handle)
         self._news = frozenset((SPACE_HEARS if rules.space else ()) + (TIME_HEARS if rules.time else ()))

@@ -62,11 +62,12 @@ def play(cell: Cell) -> Outcome:
 def played(cell: Cell) -> tuple[tuple[Application, ...], Counts]:
     """The applications of a cell as they are played, whatever its policy. `TraceError` if none is left."""
     counts = Counts()
-    base = _base(replace(cell, policy="", variation=AS_IT_IS, repeat=0), _written(cell.trace))
+    written = _written(cell.trace)
+    base = _base(replace(cell, policy="", variation=AS_IT_IS, repeat=0), written)
     counts.applications, counts.calls, counts.oversized = base.counts
     if not base.applications:
         raise TraceError(nothing_to_play(counts))
-    return vary(base.applications, cell.variation, cell.seed, cell.repeat), counts
+    return _varied(replace(cell, policy=""), written), counts
 
 
 class _Base(NamedTuple):
@@ -81,6 +82,13 @@ def _base(cell: Cell, written: tuple[int, int] | None) -> _Base:
     workload = Workload(read_trace(cell.trace), cell.seed, cell.rate, cell.arrivals, cell.skip_oversized)
     applications = tuple(workload.play(cell.machine, counts))
     return _Base(applications, (counts.applications, counts.calls, counts.oversized))
+
+
+@lru_cache(maxsize=2)
+def _varied(cell: Cell, written: tuple[int, int] | None) -> tuple[Application, ...]:
+    """What a repeat plays, whatever the policy: policies of a repeat follow each other."""
+    base = _base(replace(cell, variation=AS_IT_IS, repeat=0), written)
+    return vary(base.applications, cell.variation, cell.seed, cell.repeat)
 
 
 def _written(trace: Path) -> tuple[int, int] | None:

@@ -35,7 +35,7 @@ class Asked:
 
 def default_policies() -> tuple[str, ...]:
     """All that have a name here, as they are listed; those that see the future last."""
-    return tuple(sorted(ROWS, key=lambda name: (is_bound(name), list(ROWS).index(name))))
+    return tuple(sorted(ROWS, key=is_bound))
 
 
 def check(asked: Asked) -> None:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -126,29 +127,19 @@ class _Field:
     floor: float
 
     def judge(self, policy: str, base: str, comparisons: int) -> dict[str, Any]:
-        method, one, other = self.method, self.values[policy], self.values[base]
-        if method.paired:
-            judged = judge_paired(
-                one,
-                other,
+        method = self.method
+        judge: Callable[..., Judged] = judge_paired if method.paired else partial(judge_unpaired, floor=self.floor)
+        return _record(
+            judge(
+                self.values[policy],
+                self.values[base],
                 confidence=method.confidence,
                 margin=method.margin,
                 comparisons=comparisons,
                 higher_is_better=self.higher,
                 seed=method.seed,
             )
-        else:
-            judged = judge_unpaired(
-                one,
-                other,
-                confidence=method.confidence,
-                margin=method.margin,
-                comparisons=comparisons,
-                floor=self.floor,
-                higher_is_better=self.higher,
-                seed=method.seed,
-            )
-        return _record(judged)
+        )
 
 
 def _judged_by(

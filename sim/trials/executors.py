@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from itertools import islice
 
@@ -21,10 +21,11 @@ def run_here(cells: Iterable[Cell]) -> Iterator[Outcome]:
 def run_in_processes(cells: Iterable[Cell], workers: int | None = None) -> Iterator[Outcome]:
     """On `workers` processes (None: as many as there are cores), in the order in which they finish."""
     count = workers or cores()
-    return run_here(cells) if count == 1 else _run_in_processes(cells, count)
+    return run_here(cells) if count == 1 else run_on_workers(cells, count)
 
 
-def _run_in_processes(cells: Iterable[Cell], count: int) -> Iterator[Outcome]:
+def run_on_workers(cells: Iterable[Cell], count: int) -> Generator[Outcome, None, None]:
+    """On so many processes, even if it is one, so that what kills a process is a failed cell."""
     pool = Workers(count)
     try:
         yield from run_on(pool, attempt, cells, count)

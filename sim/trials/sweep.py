@@ -13,13 +13,12 @@ from ...traces.arrivals import ArrivalProcess
 from ...traces.errors import TokencakeError
 from ...traces.reader import read_trace
 from ...traces.vary import AS_IT_IS, Variation
-from .attempt import attempt
 from .cell import Cell, Outcome, cells
-from .executors import run_on
+from .executors import run_on_workers
 from .grid import Grid, Point
 from .identity import identity_of, key_of
 from .kept import Kept, Result
-from .workers import Workers, cores
+from .workers import cores
 
 DEFAULT_METRIC = "app_latency_s.mean"
 
@@ -131,13 +130,8 @@ def players(on_cluster: bool, address: str | None, count: int | None) -> Play:
 
 
 def on_cores(count: int, todo: Sequence[Cell]) -> Generator[Outcome, None, None]:
-    """On processes of this machine, `count` of them, in the order in which they finish."""
-    count = min(count, len(todo))
-    pool = Workers(count)
-    try:
-        yield from run_on(pool, attempt, todo, count)
-    finally:
-        pool.shutdown(wait=False)
+    """On processes of this machine, at most `count` of them, in the order in which they finish."""
+    return run_on_workers(todo, min(count, len(todo)))
 
 
 def _has(results: Mapping[str, Result], key: str) -> bool:
