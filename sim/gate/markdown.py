@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .words import about, allowed, budget, change, details, headline, interval, next_step, shown, summary
+from ..trials.metric import shown
+from .words import about, allowed, budget, change, details, headline, interval, next_step, summary
 
 
 def markdown(report: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..machine import Machine
 from ..machine_file import load_machine
+from ..trials.identity import policy_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,8 @@ class Place:
 
     def policy_file(self, spec: str) -> Path | None:
         """The file that a policy comes from, if it is the user's own."""
-        file, mark, _ = spec.partition(".py:")
-        return self.path(f"{file}.py") if mark else None
+        file = policy_file(spec)
+        return None if file is None else self.path(file)
 
     def machine(self, name: str, settings: Sequence[str] = ()) -> Machine:
         """A preset, or a TOML file, with settings. Raises MachineError if there is none, or one is wrong."""

@@ -28,12 +28,12 @@ from ..machine import Machine
 from ..machine_file import DEFAULT_MACHINE
 from ..simulate import simulate as simulate_once
 from ..trials.cell import Cell, played
-from ..trials.metric import check_judged, higher_is_better, metric_value
+from ..trials.metric import check_judged, higher_is_better, metric_value, shown
 from .judge import Chance, Finding, judge
 from .place import Place, as_settings
 from .report import finding_record
 from .suite import Gate
-from .words import allowed, change, interval, shown
+from .words import allowed, change, interval
 
 CONFIDENCE = 0.95
 

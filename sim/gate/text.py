@@ -10,8 +10,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ..trials.metric import shown
 from .check import FAILING
-from .words import about, allowed, budget, change, details, findings, headline, name, next_step, shown, summary
+from .words import about, allowed, budget, change, details, findings, headline, name, next_step, summary
 
 STYLES = {
     "failed": "red",

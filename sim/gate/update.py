@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from math import fsum
 
 from ...traces.errors import TokencakeError
+from ..trials.metric import shown
 from .baseline import Baseline, baseline_file, read_baseline, write_baselines
 from .check import Progress, causes_of, run_suite
 from .suite import Case, Suite
-from .words import shown
 
 
 def update_suite(suite: Suite, workers: int | None = None, progress: Progress | None = None) -> list[str]:

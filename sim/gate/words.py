@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import isinf
 from typing import Any
 
-from ..report import milliseconds, number, seconds, share, size
+from ..report import seconds
+from ..trials.metric import shown
 from .suite import BASELINE
 
 LONGEST_SHOWN = 100  # characters of a plan's field
-SHARES = ("gpu_usage_mean", "effective_utilisation", "stalled_share")
 STATES = {  # of a case, with what it means for the check: worst first
     "failed": "could not be run",
     "regressed": "regressed",
@@ -112,20 +112,6 @@ def interval(finding: Mapping[str, Any]) -> str:
         return ""
     low, high = finding["interval"]
     return "" if isinf(high) else f", interval {100 * (low - 1):+.1f}% to {100 * (high - 1):+.1f}%"
-
-
-def shown(metric: str, value: float | None) -> str:
-    """A value of a metric in its unit."""
-    name = metric.partition(".")[0]
-    if value is None:
-        return "no value"
-    if name == "tpot_s":
-        return milliseconds(value)
-    if name.endswith("_s") and not name.endswith("block_s"):
-        return seconds(value)
-    if name.endswith("_bytes"):
-        return size(value)
-    return share(value) if name in SHARES else number(value) if value == int(value) else f"{value:,.1f}"
 
 
 def details(case: Case) -> list[str]:

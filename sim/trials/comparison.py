@@ -217,10 +217,10 @@ def _values(repeats: Sequence[Metrics], metric: str) -> list[float]:
 
 def _record(judged: Judged) -> dict[str, Any]:
     low, high = judged.interval
-    return {"ratio": _finite(judged.ratio), "interval": [_finite(low), _finite(high)], "verdict": judged.verdict}
+    return {"ratio": finite(judged.ratio), "interval": [finite(low), finite(high)], "verdict": judged.verdict}
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
     """JSON has no infinity: what cannot be divided has no ratio."""
     return value if isfinite(value) else None
 

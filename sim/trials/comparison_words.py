@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ..report import milliseconds, number, seconds, share, size
+from .metric import shown
 
 BOUND = " (bound)"
 NAME_WIDTH, CHANGE_WIDTH, GAP = 22, 14, 1  # characters: longer names are folded where there is no room
@@ -91,7 +91,7 @@ def _mean(row: Mapping[str, Any], metric: str) -> tuple[str, str]:
         return "-", ""
     low, high = row["interval"]
     half = (high - low) / 2 / row["mean"] if row["mean"] else 0.0
-    return shown(row["mean"], metric), f"±{100 * half:.1f}%"
+    return shown(metric, row["mean"]), f"±{100 * half:.1f}%"
 
 
 def _against(row: Mapping[str, Any], first: str) -> tuple[str, str]:
@@ -123,15 +123,6 @@ def _same(row: Mapping[str, Any], margin: float) -> bool:
     """Whether all ratios that the interval leaves lie within the margin."""
     low, high = row["against_first"]["interval"] if row["against_first"] else (None, None)
     return low is not None and high is not None and 1 - margin <= low and high <= 1 + margin
-
-
-def shown(value: float, metric: str) -> str:
-    """A value of a metric for people."""
-    name = metric.partition(".")[0]
-    show = milliseconds if name == "tpot_s" else seconds if name.endswith("_s") else size if "bytes" in name else number
-    if name in ("effective_utilisation", "gpu_usage_mean", "stalled_share"):
-        show = share
-    return show(value)
 
 
 def percent(ratio: float) -> str:

@@ -9,9 +9,11 @@ from typing import Any
 
 from ...traces.errors import TokencakeError
 from ...traces.metrics import Metrics
+from ..report import milliseconds, number, seconds, share, size
 
 # More of these is better. Of all others less is, except for those that say nothing by themselves.
 HIGHER = frozenset({"effective_utilisation", "prefill_tokens.gpu_hit", "prefill_tokens.host_hit", "uploads.on_time"})
+SHARES = ("gpu_usage_mean", "effective_utilisation", "stalled_share")
 NEITHER = frozenset({"applications", "calls", "steps", "gpu_usage_mean", "stalled_share"})
 
 
@@ -30,6 +32,20 @@ def metric_value(metrics: Mapping[str, Any], path: str) -> float | None:
 def higher_is_better(path: str) -> bool:
     """Whether more of it is better, and not less."""
     return path in HIGHER
+
+
+def shown(metric: str, value: float | None) -> str:
+    """A value of a metric in its unit."""
+    name = metric.partition(".")[0]
+    if value is None:
+        return "no value"
+    if name == "tpot_s":
+        return milliseconds(value)
+    if name.endswith("_s") and not name.endswith("block_s"):
+        return seconds(value)
+    if name.endswith("_bytes"):
+        return size(value)
+    return share(value) if name in SHARES else number(value) if value == int(value) else f"{value:,.1f}"
 
 
 def check_metric(path: str) -> str:

@@ -15,11 +15,11 @@ from typing import Any
 from ... import __version__
 from ...policies.registry import is_bound
 from ...traces.reader import trace_digest
-from .comparison import STANDARD_METRICS, Method
-from .comparison_words import BOUND, percent, shown
+from .comparison import STANDARD_METRICS, Method, finite
+from .comparison_words import BOUND, percent
 from .grid import Point
 from .kept import Result
-from .metric import higher_is_better, metric_value
+from .metric import higher_is_better, metric_value, shown
 from .sweep import Sweep
 from .verdict import interval_of_mean, judge_paired
 
@@ -154,15 +154,10 @@ def _against_first(sweep: Sweep, runs: Mapping[str, Runs], policy: str, path: st
     )
     several = len(both) > 1
     return {
-        "ratio": _finite(judged.ratio),
-        "interval": [_finite(end) for end in judged.interval] if several else None,
+        "ratio": finite(judged.ratio),
+        "interval": [finite(end) for end in judged.interval] if several else None,
         "verdict": judged.verdict if several and not is_bound(policy) else None,
     }
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no infinity, which is what something is against nothing."""
-    return value if math.isfinite(value) else None
 
 
 def _failures(sweep: Sweep, results: Results, point: Point) -> Iterator[dict[str, Any]]:
@@ -211,7 +206,7 @@ def _said(policy: Mapping[str, Any], metric: str) -> str:
     found = policy["metrics"][metric]
     if found["mean"] is None:
         return f"{name} {'failed' if not policy['repeats'] else '-'}"
-    said = f"{name} {shown(found['mean'], metric)}"
+    said = f"{name} {shown(metric, found['mean'])}"
     if (against := found["against_first"]) is None or against["ratio"] is None:
         return said
     words = [percent(against["ratio"]), *([against["verdict"]] if against["verdict"] else [])]
