@@ -214,15 +214,34 @@ def test_a_gzip_file_that_was_cut_off_or_is_none(tmp_path: Path):
 
 
 def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reader, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(reader, "LINE_BYTES", 1000)
     path = written(tmp_path, one_app(one_call()), b"x" * 1001)
     assert refusal(path) == "3: expected a line of at most 1000 bytes"
 
 
 def test_an_application_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(parser, "MAX_CALLS", 2)
+    monkeypatch.setattr(parser, "CALLS", 2)
     path = written(tmp_path, one_app(one_call(), one_call(id="d"), one_call(id="e")))
     assert refusal(path) == "2: calls: expected 1 to 2 calls, got 3"
+
+
+def test_a_line_of_empty_lists_is_refused_before_it_takes_memory(tmp_path: Path):
+    path = written(tmp_path, b"[" + b"[]," * 2_000_000 + b"[]]")
+    assert refusal(path) == "2: expected at most 2000000 lists and objects, got 2000002"
+
+
+def test_calls_that_all_wait_for_all_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(parser, "EDGES", 5)
+    calls = [one_call(id=f"c{at}", after=[f"c{before}" for before in range(at)]) for at in range(4)]
+    assert refusal(written(tmp_path, one_app(*calls))) == (
+        "2: calls: expected at most 5 entries of all `after` together, got 6"
+    )
+
+
+def test_a_prompt_of_crumbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(parser, "SEGMENTS", 2)
+    path = written(tmp_path, one_app(one_call(prompt=[["a", 1], ["b", 1], ["c", 1]])))
+    assert refusal(path) == "2: calls[0].prompt: expected at most 2 segments, got 3"
 
 
 def test_a_long_cycle_is_told_in_one_short_line(tmp_path: Path):

@@ -12,8 +12,8 @@ from heapq import heapify, heappop, heappush
 from .apps import NO_HINTS, Application, Call, Hints, Prompt, Segment, Tool
 from .derive import HintValue, derive_hints
 from .fields import MAX_TOKENS, WrongField, flag, items, members, name, number, seconds, shown, text, whole
+from .input_limits import CALLS, EDGES, SEGMENTS
 
-MAX_CALLS = 20_000  # of one application: what each call waits for is a bit set of its predecessors
 MAX_NUMBER = 1e9  # exclusive, of hints
 
 APPLICATION_FIELDS = frozenset({"id", "arrival_s", "calls"})
@@ -64,8 +64,8 @@ def parse_application(value: object) -> Application:
     app = name(fields["id"], "id")
     arrival_s = seconds(fields["arrival_s"], "arrival_s")
     entries = items(fields["calls"], "calls")
-    if not 1 <= len(entries) <= MAX_CALLS:
-        raise WrongField("calls", f"expected 1 to {MAX_CALLS} calls, got {len(entries)}")
+    if not 1 <= len(entries) <= CALLS:
+        raise WrongField("calls", f"expected 1 to {CALLS} calls, got {len(entries)}")
     try:
         return Application(app, arrival_s, _Calls(app, entries).parse())
     except WrongField as wrong:
@@ -86,6 +86,8 @@ class _Calls:
                 self._collect(at, entry)
             except WrongField as wrong:
                 raise wrong.inside(f"[{at}]") from None
+        if (edges := sum(map(len, self._after))) > EDGES:
+            raise WrongField("", f"expected at most {EDGES} entries of all `after` together, got {edges}")
         self._order: dict[str, int] = {}  # how many calls were parsed before that one
         self._waits_for: list[
             int
@@ -172,7 +174,10 @@ class _Calls:
         tokens = keep_tokens
         segments = []
         if "prompt" in entry:
-            for index, part in enumerate(items(entry["prompt"], "prompt")):
+            parts = items(entry["prompt"], "prompt")
+            if len(parts) > SEGMENTS:
+                raise WrongField("prompt", f"expected at most {SEGMENTS} segments, got {len(parts)}")
+            for index, part in enumerate(parts):
                 try:
                     segment = self._segment(part, waits_for)
                 except WrongField as wrong:

@@ -19,11 +19,11 @@ from .apps import Application
 from .errors import TraceError
 from .fields import WrongField
 from .header import FORMAT, Header, parse_header
+from .input_limits import LINE_BYTES
 from .order import ApplicationOrder
 from .parser import parse_application
 from .strict_json import strict_json
 
-MAX_LINE_BYTES = 100_000_000
 GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -91,10 +91,10 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with _open(path) as file:
             number = 0
-            while data := file.readline(MAX_LINE_BYTES + 1):
+            while data := file.readline(LINE_BYTES + 1):
                 number += 1
-                if len(data) > MAX_LINE_BYTES:
-                    raise TraceError(f"{path}:{number}: expected a line of at most {MAX_LINE_BYTES} bytes")
+                if len(data) > LINE_BYTES:
+                    raise TraceError(f"{path}:{number}: expected a line of at most {LINE_BYTES} bytes")
                 if number == 1 or not data.isspace():
                     yield number, data
     except (OSError, EOFError, zlib.error) as error:

@@ -7,10 +7,16 @@ from collections import Counter
 from typing import NoReturn
 
 from .fields import WrongField, shown
+from .input_limits import PARTS
 
 
 def strict_json(data: bytes) -> object:
-    """The value of one line. Raises WrongField for what is not strict JSON in UTF-8, and for a field given twice."""
+    """The value of one line. Raises WrongField for what is not strict JSON in UTF-8, and for a field given twice.
+
+    More lists and objects than `PARTS` are refused before memory is spent on them; brackets in texts count, too.
+    """
+    if len(data) > PARTS and (parts := data.count(b"[") + data.count(b"{")) > PARTS:
+        raise WrongField("", f"expected at most {PARTS} lists and objects, got {parts}")
     try:
         return _decode(data.decode("utf-8"))
     except UnicodeDecodeError as error:

@@ -20,6 +20,7 @@ from .derive import derive_hints
 from .errors import TraceError
 from .fields import WrongField
 from .header import Header, header_json, parse_header
+from .input_limits import LINE_BYTES
 from .order import ApplicationOrder
 from .parser import parse_application
 from .replacing import replacing
@@ -156,6 +157,8 @@ def _line(value: object, said: object, parse: Callable[[object], object]) -> byt
         data = line.encode()
     except (TypeError, ValueError) as error:  # NaN, half a surrogate pair, or no JSON type at all
         raise WrongField("", f"expected values that JSON in UTF-8 can hold: {error}") from None
+    if len(data) >= LINE_BYTES:
+        raise WrongField("", f"expected a line of at most {LINE_BYTES} bytes, got {len(data) + 1}")
     if parse(strict_json(data)) != said:
         raise WrongField("", f"expected what its line says, but the line means something else: {line[:200]}")
     return data + b"\n"
