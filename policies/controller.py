@@ -105,6 +105,10 @@ class Controller:
         for agent, until_s in plan.pin.items():
             if not isfinite(until_s):
                 raise PolicyError(f"policy {name}: pin of {agent!r}: expected a time in seconds, got {until_s!r}")
+        if plan.write_through not in (None, "prompts", "contexts"):
+            raise PolicyError(
+                f"policy {name}: write_through: expected 'prompts', 'contexts' or None, got {plan.write_through!r}"
+            )
         wake = plan.wake_at_s
         if wake is not None and not isfinite(wake):
             raise PolicyError(f"policy {name}: wake_at_s: expected a time in seconds or None, got {wake!r}")

@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from ..traces.apps import AgentId, AppId, CallId
 from ..traces.events import Fact, Request
+
+Extent = Literal["prompts", "contexts"]
 
 EMPTY: Mapping[AgentId, float] = MappingProxyType({})
 
@@ -32,8 +34,8 @@ class Move(NamedTuple):
 class Plan:
     """What the policy wants. A wish: the engine may do less, never more.
 
-    `admit`, `skip`, `preempt`, `evict` and `pin` hold until the next plan. `offload`, `upload`, `cancel` and `forget`
-    are done once. A field left empty gets the engine's native behaviour.
+    `admit`, `skip`, `preempt`, `evict`, `pin` and `write_through` hold until the next plan. `offload`, `upload`,
+    `cancel` and `forget` are done once. A field left empty gets the engine's native behaviour.
 
     Every call is served whatever a policy wants. When calls wait and nothing runs, the engine starts what fits, even
     calls that are held back; and while calls starve for room that is held ahead of need, it takes no new offload,
@@ -57,6 +59,9 @@ class Plan:
     pin: Mapping[AgentId, float] = field(
         default_factory=lambda: EMPTY
     )  # keep what is cached of these agents on the GPU until that time
+    # Copy full blocks to the host when a call has computed them, whoever it belongs to: those of its prompt, or with
+    # "contexts" also those of its answer, when it ends. The host drops what was used last the longest ago.
+    write_through: Extent | None = None
     wake_at_s: float | None = None  # ask again then even if nothing happens
 
     @property
