@@ -21,6 +21,7 @@ import click
 
 from . import __version__
 from .traces.errors import EngineError, RunError, TokencakeError, TraceError
+from .traces.source_file import forget
 
 if TYPE_CHECKING:
     from .live.connect import Remote
@@ -153,6 +154,8 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         return 130
+    finally:
+        forget()
 
 
 def _fail(message: str) -> int:

@@ -11,25 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from ..traces.errors import MachineError
+from ..traces.input_limits import TOML_BYTES
+from ..traces.source_file import STANDARD_INPUT, whole
 from .machine import BELIEVABLE, RULES, Machine, Real, Switch, Whole, shown
 from .presets import preset_lines, presets
 
 DEFAULT_MACHINE = "h200-llama-3.1-8b"
-LARGEST_FILE_BYTES = 1_000_000  # a machine is a page of text; anything larger is another file
 
 KEYS = (*RULES, *(f"beliefs.{key}" for key in BELIEVABLE))
 REQUIRED = tuple(field.name for field in fields(Machine) if field.default is MISSING and field.name != "name")
 
 
 def load_machine(name_or_path: str = DEFAULT_MACHINE, settings: Sequence[str] = ()) -> Machine:
-    """A preset, or the TOML file at a path (it holds a `/` or ends in `.toml`), changed by `key=value` settings.
+    """A preset, or the TOML file at a path (it holds a `/` or ends in `.toml`, or is `-`), changed by settings.
 
     A file is a table of the fields of `Machine`, all that have no default, or a `base` (a preset) and what differs
-    from it. The table `beliefs` says which costs policies are told otherwise. Later settings win.
+    from it. The table `beliefs` says which costs policies are told otherwise. Settings are `key=value`; later ones win.
 
     Raises MachineError, in one line that names the file, the line, the field and what was expected.
     """
-    if name_or_path.endswith(".toml") or "/" in name_or_path:
+    if name_or_path.endswith(".toml") or "/" in name_or_path or name_or_path == STANDARD_INPUT:
         machine = _read(Path(name_or_path))
     else:
         machine = _preset(name_or_path)
@@ -76,13 +77,7 @@ def _read(path: Path) -> Machine:
 
 
 def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
-        raise MachineError(f"{shown(str(path))}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if len(content) > LARGEST_FILE_BYTES:
-        raise MachineError(f"{path}: expected at most {LARGEST_FILE_BYTES} bytes of TOML")
+    content = whole(path, TOML_BYTES, MachineError)
     try:
         return content.decode()
     except UnicodeDecodeError as error:

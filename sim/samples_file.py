@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..traces.errors import TraceError
-from ..traces.events_io import LONGEST_LINE, Record, decode, encode
+from ..traces.events_io import Record, decode, encode
+from ..traces.source_file import lines
 
 SCHEMA = "tokencake.samples/1"
 
@@ -29,13 +30,10 @@ def read_samples(path: Path) -> tuple[dict[str, Any], Iterator[Record]]:
 
 def _records(path: Path) -> Iterator[Any]:
     """The engine, then each fact."""
-    try:
-        with path.open("rb") as file:
-            yield _engine(file.readline(LONGEST_LINE), path)
-            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=2):
-                yield decode(line, f"{path}:{number}")
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from None
+    coming = lines(path)
+    yield _engine(next(coming, (1, b""))[1], path)
+    for number, line in coming:
+        yield decode(line, f"{path}:{number}")
 
 
 def _engine(line: bytes, path: Path) -> dict[str, Any]:

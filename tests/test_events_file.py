@@ -158,7 +158,7 @@ def test_binary_and_absent_files_are_told(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"\xff\xfe\n")
     with pytest.raises(TraceError, match="b:1: expected text in UTF-8"):
         list(read_events(tmp_path / "b"))
-    with pytest.raises(TraceError, match="absent: cannot be read: no such file"):
+    with pytest.raises(TraceError, match="absent: cannot be read: No such file"):
         list(read_events(tmp_path / "absent"))
 
 

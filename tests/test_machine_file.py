@@ -116,7 +116,7 @@ def test_every_setting_can_be_set(key):
         ("h100-llama-3.1-7b", "unknown machine 'h100-llama-3.1-7b': did you mean h100-llama-3.1-8b or "),
         ("h100-llama-3.3-70b", "h100-llama-3.3-70b-tp4"),
         ("zzz", "unknown machine 'zzz': expected one of a100-qwen2.5-14b, "),
-        ("nowhere/mine.toml", "'nowhere/mine.toml': cannot be read: No such file or directory"),
+        ("nowhere/mine.toml", "nowhere/mine.toml: cannot be read: No such file or directory"),
         ("./", "cannot be read: Is a directory"),
         ("/\0", "cannot be read: embedded null byte"),
         ("/dev/zero", "expected at most 1000000 bytes"),

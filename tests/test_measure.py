@@ -220,7 +220,7 @@ def test_a_name_may_be_given_and_the_report_may_be_all_that_is_said(recorded, ca
     ("arguments", "said"),
     [
         ([], "Missing option '--model'"),
-        (["--from", "nowhere.jsonl"], "nowhere.jsonl: cannot be read: no such file"),
+        (["--from", "nowhere.jsonl"], "nowhere.jsonl: cannot be read: No such file"),
         (["--from", "samples.jsonl", "-o", "samples.jsonl"], "cannot be written: it is the input"),
         (["--from", "samples.jsonl", "--name", ""], "--name: expected a name of 1 to 200 printable characters"),
         (["--from", "samples.jsonl", "--samples", "more.jsonl"], "--samples: --from measures nothing"),

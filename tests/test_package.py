@@ -105,7 +105,7 @@ def test_source_distribution_holds_the_package_its_tests_and_its_documents(built
 def test_a_plain_install_is_light(metadata: list[str]) -> None:
     required = [line.removeprefix("Requires-Dist: ") for line in metadata if line.startswith("Requires-Dist: ")]
     always = {name.split(">")[0] for name in required if "extra ==" not in name}
-    assert always == {"click", "numpy", "rich", "scipy", "simpy"}
+    assert always == {"click", "numpy", "rich", "scipy", "simpy", "zstandard"}
 
 
 def test_metadata_states_licence_python_and_version(metadata: list[str]) -> None:

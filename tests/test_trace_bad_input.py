@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from trace_files import HEADER, one_app, one_call, written
 
-from tokencake.traces import parser, reader
+from tokencake.traces import parser
 from tokencake.traces.errors import TraceError
+from tokencake.traces.input_limits import LINE_BYTES
 from tokencake.traces.reader import read_trace, trace_digest
 
 WHOLE = "expected a whole number from 1 to 2147483647, got"
@@ -213,10 +214,9 @@ def test_a_gzip_file_that_was_cut_off_or_is_none(tmp_path: Path):
         assert refusal(path).startswith("expected a whole gzip file, got one that is cut off or damaged")
 
 
-def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reader, "LINE_BYTES", 1000)
-    path = written(tmp_path, one_app(one_call()), b"x" * 1001)
-    assert refusal(path) == "3: expected a line of at most 1000 bytes"
+def test_a_line_without_end(tmp_path: Path):
+    path = written(tmp_path, one_app(one_call()), b"x" * LINE_BYTES)
+    assert refusal(path) == "3: expected a line of at most 16000000 bytes"
 
 
 def test_an_application_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -20,11 +20,11 @@ from typing import IO, Any, NoReturn, Self, get_args, get_origin, get_type_hints
 from .errors import RunError, TraceError
 from .events import Began, CallArrived, Fact, Planned, Request
 from .fields import WrongField, flag, items, members, shown, whole
+from .source_file import lines
 
 Record = Fact | Planned | Began
 
 LARGEST_WHOLE = 2**63 - 1
-LONGEST_LINE = 100_000_000  # characters
 
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in get_args(Record)}
 
@@ -102,12 +102,8 @@ def read_events(path: str | Path) -> Iterator[Record]:
 
     Raises `TraceError`, in one line that names file, line and field, for whatever is not as `EventsWriter` writes it.
     """
-    try:
-        with Path(path).open("rb") as file:
-            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
-                yield decode(line, f"{path}:{number}")
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from None
+    for number, line in lines(path):
+        yield decode(line, f"{path}:{number}")
 
 
 def decode(line: bytes, where: str) -> Record:

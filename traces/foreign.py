@@ -10,6 +10,9 @@ from typing import NoReturn
 
 from .errors import TraceError
 from .fields import MAX_SECONDS, WrongField, items, name, number, shown, whole
+from .input_limits import LINE_BYTES
+from .source_file import lines
+from .source_file import whole as whole_content
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +84,7 @@ class Entry:
 
 def read_json_object(path: Path) -> Entry:
     """The JSON object that a file consists of. Raises TraceError if the file is not one."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeError) as error:
-        raise unreadable(path, error) from error
-    return parse_json_object(str(path), text)
+    return parse_json_object(str(path), _text(path, whole_content(path, LINE_BYTES)))
 
 
 def read_json_lines(path: Path) -> Iterator[Entry]:
@@ -97,11 +96,8 @@ def read_json_lines(path: Path) -> Iterator[Entry]:
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """A text file's lines with their numbers, from 1, as a stream. Raises TraceError if it cannot be read."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from enumerate(file, 1)
-    except (OSError, UnicodeError) as error:
-        raise unreadable(path, error) from error
+    for line_number, line in lines(path):
+        yield line_number, _text(path, line)
 
 
 def parse_json_object(where: str, text: str) -> Entry:
@@ -114,11 +110,11 @@ def parse_json_object(where: str, text: str) -> Entry:
     return _entry(where, value)
 
 
-def unreadable(path: Path, error: OSError | UnicodeError) -> TraceError:
-    """The TraceError for a file that cannot be opened, or holds no text."""
-    if isinstance(error, UnicodeError):
-        return TraceError(f"{path}: expected UTF-8 text, but it holds other bytes")
-    return TraceError(f"{path}: cannot be read: {error.strerror or type(error).__name__}")
+def _text(path: Path, content: bytes) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeError:
+        raise TraceError(f"{path}: expected UTF-8 text, but it holds other bytes") from None
 
 
 def _entry(where: str, value: object) -> Entry:

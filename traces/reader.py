@@ -6,25 +6,18 @@ except for ids that do not continue a numbered series.
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BufferedIOBase
 from pathlib import Path
-from typing import NoReturn
 
 from .apps import Application
 from .errors import TraceError
 from .fields import WrongField
 from .header import FORMAT, Header, parse_header
-from .input_limits import LINE_BYTES
 from .order import ApplicationOrder
 from .parser import parse_application
+from .source_file import digest, lines
 from .strict_json import strict_json
-
-GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +58,8 @@ class Trace:
 def read_trace(path: str | Path) -> Trace:
     """Opens a trace and reads its header; the applications are read when the result is iterated over.
 
-    `path` is a file of JSON lines, plain or compressed with gzip. Raises TraceError with one line that names the file,
-    the line, the field and what was expected there.
+    `path` is JSON lines, in any wrapping that `source_file` opens. Raises TraceError with one line that names the
+    file, the line, the field and what was expected there.
     """
     path = Path(path)
     for line, data in _lines(path):
@@ -78,37 +71,12 @@ def read_trace(path: str | Path) -> Trace:
 
 
 def trace_digest(path: str | Path) -> str:
-    """SHA-256 of the file as it lies there, in hexadecimal: what `sha256sum` prints."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        _refuse(Path(path), error)
+    """SHA-256 of a file, in hexadecimal: see `source_file.digest`. Raises TraceError if it cannot be read."""
+    return digest(path)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines that are not blank, with their numbers from 1; the first line always."""
-    try:
-        with _open(path) as file:
-            number = 0
-            while data := file.readline(LINE_BYTES + 1):
-                number += 1
-                if len(data) > LINE_BYTES:
-                    raise TraceError(f"{path}:{number}: expected a line of at most {LINE_BYTES} bytes")
-                if number == 1 or not data.isspace():
-                    yield number, data
-    except (OSError, EOFError, zlib.error) as error:
-        _refuse(path, error)
-
-
-def _open(path: Path) -> BufferedIOBase:
-    with open(path, "rb") as file:
-        compressed = file.read(2) == GZIP_MAGIC
-    return gzip.open(path) if compressed else open(path, "rb")
-
-
-def _refuse(path: Path, error: Exception) -> NoReturn:
-    if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
-        raise TraceError(f"{path}: expected a whole gzip file, got one that is cut off or damaged ({error})") from None
-    reason = error.strerror if isinstance(error, OSError) else None
-    raise TraceError(f"{path}: cannot be read: {reason or error}") from None
+    for number, data in lines(path):
+        if number == 1 or not data.isspace():
+            yield number, data

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ...traces.errors import TokencakeError
+from ...traces.source_file import at_hand
 from .attempt import attempt, lost
 from .cell import Cell, Outcome
 from .executors import run_on
@@ -91,7 +92,7 @@ def _contents(todo: Sequence[Cell]) -> dict[str, bytes]:
     paths = {str(cell.trace) for cell in todo}
     paths |= {str(file) for policy in {cell.policy for cell in todo} if (file := policy_file(policy)) is not None}
     try:
-        return {path: Path(path).read_bytes() for path in sorted(paths)}
+        return {path: at_hand(path).read_bytes() for path in sorted(paths)}
     except OSError as error:
         raise TokencakeError(f"{error.filename}: cannot be read: {error.strerror or error}") from None
 

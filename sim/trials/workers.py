@@ -10,11 +10,12 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
 
+from ...traces.source_file import adopt, handed_over
 from .attempt import lost
 from .cell import Cell, Outcome
 
@@ -64,7 +65,7 @@ class _Process:
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would copy what threads of this process hold
         self._ours, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, handed_over()), daemon=True)
         self._process.start()
         theirs.close()  # so that ours ends when the process does
 
@@ -89,8 +90,9 @@ class _Process:
         self._process.terminate()
 
 
-def _serve(cells: Connection) -> None:
+def _serve(cells: Connection, files: Mapping[str, str]) -> None:
     """Plays what comes until nothing comes any more: also when whoever asks was killed."""
+    adopt(files)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the command, and the command ends its workers
     try:
         while True:
