@@ -493,7 +493,7 @@ def _print(report: dict[str, Any], quiet: bool) -> None:
 
 @cli.command()
 @click.argument("events", type=click.Path(path_type=Path))
-@click.option("--policy", metavar="P", help="As for simulate. [default: the recorded one]")
+@click.option("--policy", metavar="P", help="As for simulate. [default: the recorded one, if it has a name]")
 @click.option("--seed", type=click.IntRange(0), help="[default: the recorded one]")
 @click.option("--machine", "machine_name", metavar="M", help="What the policy believes. [default: as recorded]")
 @click.option("--json", "json_file", metavar="FILE", help="Write the outcome as JSON; - is standard output.")
@@ -629,9 +629,10 @@ def _live_trial(
     settings = RunSettings(policy=trial.policy, seed=workload.seed, costs=machine.beliefs(), steps=True)
     run, _ = _live_run(running, workload, settings, events, progress, {})
     _doubts(run)
-    parity: dict[str, object] = {**replay_file(events)[1].record()}
+    parity: dict[str, object] = {**replay_file(events, trial.policy)[1].record()}
     if not machine.asynchronous:
-        parity |= play_recorded(events, workload.play(running.limits, Counts()), machine).record()
+        played = workload.play(running.limits, Counts())
+        parity |= play_recorded(events, played, machine, trial.policy).record()
     trial.live.append(run.metrics)
     trial.parity.append(parity)
 

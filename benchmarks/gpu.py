@@ -381,9 +381,9 @@ def played_live(
     events = folder / "events.jsonl"
     with EventsWriter(events) as writer:
         stats = engine.play(workload, settings, [metrics.add, samples.add], writer.add, budget.watch)
-    parity: dict[str, object] = {**replay_file(events)[1].record()}
+    parity: dict[str, object] = {**replay_file(events, trial.policy)[1].record()}
     if not machine.asynchronous:
-        parity |= play_recorded(events, workload, machine).record()
+        parity |= play_recorded(events, workload, machine, trial.policy).record()
     trial.live.append(metrics.result())
     trial.parity.append(parity)
     error = formula_error(machine, samples.steps)

@@ -22,7 +22,7 @@ from ..traces.errors import PolicyError
 from .autellix import Autellix
 from .continuum import Continuum
 from .infercept import InferCept
-from .interface import Policy
+from .interface import EVERYTHING, Policy
 from .kvflow import KvFlow
 from .mori import Mori
 from .native_offload import NativeOffload
@@ -80,15 +80,20 @@ def policy_lines() -> list[tuple[str, str]]:
     return own + [(name, f"{point.value} (installed)") for name, point in sorted(_installed().items())]
 
 
-def load_policy(spec: str, *, seed: int = 0, applications: Sequence[Application] | None = None) -> Policy:
+def load_policy(
+    spec: str, *, seed: int = 0, applications: Sequence[Application] | None = None, registered_only: bool = False
+) -> Policy:
     """A fresh policy from `NAME[:key=value,…]` or `path/to/file.py:Class[:key=value,…]`.
 
     A name is a row of `ROWS` or an entry point of group `tokencake.policies`. Options are parameters of the
     constructor, typed by its annotations: bool (on/off), int, float, str, a Literal's words, any of them or None. A
     constructor that has a parameter `seed` gets `seed`. One that has a parameter `applications` sees the future (see
-    `is_bound`) and gets what will be played. Raises `PolicyError`, in one line that names the culprit.
+    `is_bound`) and gets what will be played.
+
+    With `registered_only` a file is refused: that is for specs that a file or a request brings, for data must not say
+    which code runs. Raises `PolicyError`, in one line that names the culprit.
     """
-    name, row, written = _find(spec)
+    name, row, written = _find(spec, registered_only)
     options = _options(name, row.options, written)
     parameters = _parameters(name, row.options)
     if "seed" in parameters and "seed" not in options:
@@ -106,22 +111,29 @@ def load_policy(spec: str, *, seed: int = 0, applications: Sequence[Application]
     if not callable(getattr(policy, "plan", None)):
         raise PolicyError(f"policy {name}: expected a method plan(view), {type(policy).__name__} has none")
     hears = getattr(policy, "hears", None)
-    if not isinstance(hears, frozenset) or not all(isinstance(kind, type) for kind in hears):
+    if type(hears) is not frozenset or not hears <= EVERYTHING:
         raise PolicyError(f"policy {name}: hears: expected a frozenset of facts, got {hears!r}")
     return typing.cast(Policy, policy)
 
 
-def is_bound(spec: str) -> bool:
+def is_bound(spec: str, registered_only: bool = False) -> bool:
     """Whether the policy sees the future: then it shows what could be gained, and nobody can run it."""
-    name, row, _ = _find(spec)
+    name, row, _ = _find(spec, registered_only)
     return FUTURE in _parameters(name, row.options)
+
+
+def is_file(spec: str) -> bool:
+    """Whether the policy is a class in a user's file."""
+    return ".py:" in spec
 
 
 # -- finding
 
 
-def _find(spec: str) -> tuple[str, Row, str]:
+def _find(spec: str, registered_only: bool) -> tuple[str, Row, str]:
     """The policy that a spec means, and its options as they are written."""
+    if registered_only and (is_file(spec) or spec.endswith(".py")):
+        raise PolicyError(f"policy {spec}: data may name registered policies only: give this one with --policy")
     file, colon, rest = _split_file(spec)
     if colon:
         name, _, written = rest.partition(":")
@@ -148,17 +160,34 @@ def _split_file(spec: str) -> tuple[str, str, str]:
 
 
 def _class_in(path: Path, name: str) -> Callable[..., Any]:
+    """A class that is defined in the file: what the file only imports is none of it, and is never called."""
     if not path.is_file():
         raise PolicyError(f"policy {path}:{name}: there is no file {str(path)!r}")
     module = _module(path)
-    made = getattr(module, name, None)
-    if not callable(made):
-        classes = [
-            key for key, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__
-        ]
+    classes = {
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, type) and value.__module__ == module.__name__
+    }
+    if name not in classes:
         known = f"it has {', '.join(classes)}" if classes else "it has no class"
-        raise PolicyError(f"policy {path}:{name}: no class {name!r} in the file{_near(name, classes)}: {known}")
-    return typing.cast(Callable[..., Any], made)
+        raise PolicyError(f"policy {path}:{name}: no class {name!r} in the file{_near(name, list(classes))}: {known}")
+    _check_class(f"{path}:{name}", classes[name])
+    return classes[name]
+
+
+def _check_class(name: str, made: Callable[..., Any]) -> None:
+    """Looks at a class before anything of it is called. What makes a policy and is no class is looked at afterwards."""
+    if not isinstance(made, type):
+        return
+    if not callable(inspect.getattr_static(made, "plan", None)):
+        raise PolicyError(f"policy {name}: expected a method plan(view), {made.__name__} has none")
+    declared = any("hears" in inspect.get_annotations(base) for base in made.__mro__)
+    if not declared and inspect.getattr_static(made, "hears", None) is None:
+        raise PolicyError(
+            f"policy {name}: hears: expected on the class, as a frozenset of facts, a property or an annotation: "
+            f"{made.__name__} has none"
+        )
 
 
 def _module(path: Path) -> ModuleType:
@@ -182,9 +211,13 @@ def _installed() -> dict[str, EntryPoint]:
 
 def _loaded(point: EntryPoint) -> Callable[..., Any]:
     try:
-        return typing.cast(Callable[..., Any], point.load())
+        made: Any = point.load()
     except (Exception, SystemExit) as error:
         raise PolicyError(f"policy {point.name}: {point.value} cannot be imported: {_told(error)}") from error
+    if not callable(made):
+        raise PolicyError(f"policy {point.name}: {point.value}: expected a class, got {type(made).__name__}")
+    _check_class(point.name, made)
+    return typing.cast(Callable[..., Any], made)
 
 
 # -- options

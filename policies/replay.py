@@ -91,11 +91,13 @@ def replay_file(
 ) -> tuple[e.Began, Parity]:
     """Replay an events file; what is None is as recorded. With which policy, seed and beliefs, and what it came to.
 
-    Raises `TraceError` if the file is none, or holds no plan, and `PolicyError` if there is no such policy.
+    The file may name a registered policy only: one from a user's own file has to be given. Raises `TraceError` if the
+    file is none, or holds no plan, and `PolicyError` if there is no such policy.
     """
     setup, records = setup_of(path, read_events(path), policy, seed, costs)
+    fresh = load_policy(setup.policy, seed=setup.seed, registered_only=policy is None)
     try:
-        parity = replay(records, load_policy(setup.policy, seed=setup.seed), LinearCosts(**setup.costs._asdict()))
+        parity = replay(records, fresh, LinearCosts(**setup.costs._asdict()))
     except _Impossible as problem:
         raise TraceError(f"{path}: {problem}") from None
     if not parity.plans:

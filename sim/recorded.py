@@ -136,15 +136,18 @@ def content(record: Record) -> tuple[object, ...]:
     return (record.__class__, *timeless)
 
 
-def play_recorded(path: str | Path, applications: Iterable[Application], machine: Machine) -> Agreement:
+def play_recorded(
+    path: str | Path, applications: Iterable[Application], machine: Machine, policy: str | None = None
+) -> Agreement:
     """Play an events file in the simulator. `applications` are those that were played, with their arrivals in order.
 
-    Of the machine only the limits of a step count; memory is as recorded. Raises `TraceError` if the file is none, or
-    of other applications, and `EngineError` if the machine is asynchronous.
+    Of the machine only the limits of a step count; memory is as recorded. `policy` is the recorded one unless it is
+    given; the file may name a registered one only. Raises `TraceError` if the file is none, or of other applications,
+    `PolicyError` if there is no such policy, and `EngineError` if the machine is asynchronous.
     """
-    setup, records = setup_of(path, read_events(path), None, None, None)
-    policy = load_policy(setup.policy, seed=setup.seed)
-    return play_records(records, policy, LinearCosts(**setup.costs._asdict()), applications, machine)
+    setup, records = setup_of(path, read_events(path), policy, None, None)
+    fresh = load_policy(setup.policy, seed=setup.seed, registered_only=policy is None)
+    return play_records(records, fresh, LinearCosts(**setup.costs._asdict()), applications, machine)
 
 
 def play_records(

@@ -1,10 +1,11 @@
 """Policies by name and by file, their options, and what is said when something is wrong."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from tokencake.policies.registry import load_policy, policy_lines
+from tokencake.policies.registry import is_bound, load_policy, policy_lines
 from tokencake.policies.rules import Rules
 from tokencake.policies.tokencake import Tokencake
 from tokencake.policies.vllm import Vllm
@@ -30,8 +31,19 @@ class Deaf:
 class Planless:
     hears = frozenset()
 
-class Broken:
-    hears = frozenset()
+class Hearing:
+    hears = frozenset({int})
+
+    def plan(self, view):
+        raise NotImplementedError
+
+class Later(Deaf):
+    hears: frozenset
+
+    def __init__(self):
+        self.hears = frozenset()
+
+class Broken(Mine):
 
     def __init__(self, x: int = 0):
         raise KeyError("two\\nlines")
@@ -116,13 +128,14 @@ def test_a_wrong_spec_is_told_in_one_line(spec, said):
 @pytest.mark.parametrize(
     ("rest", "said"),
     [
-        ("Mime", "no class 'Mime' in the file (near: Mine): it has Mine, Deaf, Planless, Broken"),
+        ("Mime", "no class 'Mime' in the file (near: Mine): it has Mine, Deaf, Planless, Hearing, Later, Broken"),
         ("", "no class '' in the file"),
         ("Mine:turns=x", "option turns: expected a whole number, got 'x'"),
         ("Mine:most=x", "option most: expected a whole number, got 'x'"),
         ("Mine:sizes=1", "option sizes: expected nothing from the command line"),
-        ("Deaf", "hears: expected a frozenset of facts, got None"),
+        ("Deaf", "hears: expected on the class, as a frozenset of facts, a property or an annotation: Deaf has none"),
         ("Planless", "expected a method plan(view), Planless has none"),
+        ("Hearing", "hears: expected a frozenset of facts, got frozenset({<class 'int'>})"),
         ("Broken", "KeyError: 'two"),
         ("Broken:x=1", "KeyError: 'two"),
     ],
@@ -142,3 +155,42 @@ def test_a_file_that_cannot_be_imported_is_told_in_one_line(tmp_path, text):
         load_policy(f"{path}:Mine")
     assert str(error.value).startswith(f"policy file {path}: cannot be imported: ")
     assert "\n" not in str(error.value)
+
+
+def test_what_is_heard_may_be_set_by_the_constructor_if_the_class_declares_it(mine):
+    assert load_policy(f"{mine}:Later").hears == frozenset()
+
+
+def test_data_may_name_registered_policies_only(mine):
+    assert isinstance(load_policy("vllm", registered_only=True), Vllm)
+    assert is_bound("oracle", registered_only=True)
+    for ask in (load_policy, is_bound):
+        for spec in (f"{mine}:Mine", mine):
+            with pytest.raises(
+                PolicyError, match=r"data may name registered policies only: give this one with --policy"
+            ):
+                ask(spec, registered_only=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from pathlib import Path as Mine",
+        "from os import system as Mine",
+        "def Mine(command='x'): open(PROOF, 'w')",
+        "class Mine:\n    hears = frozenset()\n    def __init__(self, command=''): open(PROOF, 'w')",
+        "class Mine:\n    def __new__(cls): open(PROOF, 'w')\n    def plan(self, view): pass",
+    ],
+)
+def test_what_is_no_class_of_the_file_or_no_policy_is_never_called(tmp_path, text):
+    proof = tmp_path / "was called"
+    path = tmp_path / "tool.py"
+    path.write_text(f"PROOF = {str(proof)!r}\n{text}\n")
+    with pytest.raises(PolicyError, match=r"no class 'Mine' in the file|Mine has none"):
+        load_policy(f"{path}:Mine")
+    assert not proof.exists()
+
+
+def test_a_library_is_no_policy_file():
+    with pytest.raises(PolicyError, match="no class 'system' in the file"):
+        load_policy(f"{os.__file__}:system:command=exit")

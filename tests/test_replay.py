@@ -28,6 +28,7 @@ from tokencake.traces.events import Request
 from tokencake.traces.events_io import EventsWriter, read_events
 from tokencake.traces.generate import code_writer
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 COSTS = LinearCosts(0.0, 0.001, 0.0001, 0.0)
 PUBLISHED_RULES = "tokencake:rules=published"
 published = partial(tokencake, rules="published")
@@ -284,3 +285,26 @@ def test_no_events_file(tmp_path: Path) -> None:
         replay_file(tmp_path / "absent.jsonl")
     with pytest.raises(PolicyError):
         replay_file(written(tmp_path / "p.jsonl", [began("x.py:Y", 0, COSTS)]))
+
+
+def test_an_events_file_names_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    proof = tmp_path / "ran"
+    for spec in (f"{json.__file__}:loads", f"{tmp_path}/mine.py:Mine", f"{tmp_path}/mine.py"):
+        (tmp_path / "mine.py").write_text(f"open({str(proof)!r}, 'w')")
+        file = written(tmp_path / "hostile.jsonl", [began(spec, 0, COSTS)])
+        assert run(["replay", str(file)]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "data may name registered policies only: give this one with --policy" in said
+        assert not proof.exists()
+
+
+def test_who_replays_names_the_policy_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = f"{EXAMPLES / 'my_policy.py'}:ShortestFirst"
+    trace = str(EXAMPLES / "code-writer.jsonl")
+    assert run(["simulate", trace, "--policy", mine, "--events", str(tmp_path), "--quiet"]) == 0
+    (file,) = tmp_path.glob("*.jsonl")
+    assert run(["replay", str(file)]) == 2
+    capsys.readouterr()
+    assert run(["replay", str(file), "--policy", mine]) == 0
+    assert "all equal" in capsys.readouterr().out
