@@ -82,6 +82,9 @@ ENGINE_OPTIONS = (  # by the fields of live.engine_options.EngineOptions
     click.option("--max-context", "max_context_tokens", type=click.IntRange(2), metavar="N", help="Tokens of a call."),
     click.option("--step-budget", "step_budget_tokens", type=click.IntRange(1), metavar="N", help="Tokens of a step."),
     click.option("--max-running", type=click.IntRange(1), metavar="N", help="Calls of a step."),
+    click.option(
+        "--long-prefill-token-threshold", type=click.IntRange(0), metavar="N", help="Tokens of a prompt in a step."
+    ),
     click.option("--dtype", default="auto", show_default=True),
     click.option("--load-format", default="auto", show_default=True, help="dummy: a model without weights."),
     click.option("--tensor-parallel-size", type=click.IntRange(1), default=1, show_default=True, metavar="N"),

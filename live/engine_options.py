@@ -19,6 +19,7 @@ class EngineOptions:
     max_context_tokens: int | None = None  # of a prompt and its answer
     step_budget_tokens: int | None = None  # vLLM's max_num_batched_tokens
     max_running: int | None = None  # vLLM's max_num_seqs
+    long_prefill_token_threshold: int | None = None  # vLLM's
     dtype: str = "auto"
     load_format: str = "auto"  # `dummy` for a folder without weights
     seed: int = 0

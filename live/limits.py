@@ -62,5 +62,6 @@ def about(scheduler: Any, version: str) -> dict[str, object]:
         "max_context_tokens": scheduler.max_model_len,
         "step_budget_tokens": scheduler.max_num_scheduled_tokens,
         "max_running": scheduler.max_num_running_reqs,
+        "long_prefill_token_threshold": config.scheduler_config.long_prefill_token_threshold,
         "asynchronous": bool(config.scheduler_config.async_scheduling),
     }

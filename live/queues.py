@@ -39,6 +39,7 @@ class Queues:
         self._queue, self._empty = make_queue(), make_queue()  # what takes the place of vLLM's
         self._laid_for: tuple[Plan, int] | None = None
         self._order: list[Any] = []
+        self.withheld = 0  # requests that wait and are not in the queue that vLLM sees
         self.version = 0  # rises whenever a request starts or stops to wait
 
     def __iter__(self) -> Iterator[Any]:
@@ -65,6 +66,7 @@ class Queues:
             self._laid_for = (plan, self.version)
         laid = self._with_room() if plan.skip and self._order else self._order
         vllms = (self._scheduler.waiting, self._side)
+        self.withheld = sum(map(len, vllms)) - len(laid)
         self._queue.clear()
         self._queue.extend(laid)
         self._empty.clear()
@@ -74,6 +76,7 @@ class Queues:
     def restore(self, laid_down: Any) -> None:
         """Put vLLM's queues back, without those that started."""
         (waiting, side), laid = laid_down
+        self.withheld = 0
         after, after_side = self._scheduler.waiting, self._side
         self._put(waiting, side)
         if not after_side and len(after) == len(laid):  # nobody started, loads, or was preempted

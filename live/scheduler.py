@@ -61,6 +61,11 @@ class TokencakeMixin(_Base):
 
     # -- a step
 
+    def get_request_counts(self) -> tuple[int, int]:
+        """Running and waiting requests. Those that a policy holds back wait, too: a long prompt is cut for them."""
+        running, waiting = super().get_request_counts()
+        return running, waiting + self._tokencake_queues.withheld
+
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         adapter, queues = self.tokencake, self._tokencake_queues
         adapter.boundary()

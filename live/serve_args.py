@@ -76,6 +76,7 @@ def _limits(options: EngineOptions) -> dict[str, object]:
         "--max-model-len": options.max_context_tokens,
         "--max-num-batched-tokens": options.step_budget_tokens,
         "--max-num-seqs": options.max_running,
+        "--long-prefill-token-threshold": options.long_prefill_token_threshold,
         "--gpu-memory-utilization": options.gpu_memory_utilization,
         "--attention-backend": options.attention_backend,
     }

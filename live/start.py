@@ -85,6 +85,7 @@ class Started:
             "max_context_tokens": self.max_context_tokens,
             "step_budget_tokens": scheduling.max_num_batched_tokens,
             "max_running": scheduling.max_num_seqs,
+            "long_prefill_token_threshold": scheduling.long_prefill_token_threshold,
             "asynchronous": bool(scheduling.async_scheduling),
             "dtype": str(self.llm.model_config.dtype).removeprefix("torch."),
         }
@@ -165,6 +166,7 @@ def _arguments(options: EngineOptions, folder: str, on_cpu: bool, stock: bool) -
         "max_model_len": options.max_context_tokens or -1,  # -1: the model's, or as much as the blocks hold
         "max_num_batched_tokens": options.step_budget_tokens,
         "max_num_seqs": options.max_running,
+        "long_prefill_token_threshold": options.long_prefill_token_threshold,
         "gpu_memory_utilization": options.gpu_memory_utilization,
         "attention_backend": options.attention_backend,
         "use_tqdm_on_load": options.verbose,

@@ -137,7 +137,7 @@ class Engine:
         self._report(e.CallArrived(self._now_s(), request))
         if self._boundary is None:
             self._act_at(self._clock.now_ps)
-        elif self._controller.due or (not self._scheduler.blocked and self._scheduler.plan.admit is None):
+        elif self._controller.due or self._scheduler.heeds_arrivals:
             self._cut(self._clock.now_ps)
 
     def tool_started(self, call: Call) -> None:

@@ -17,6 +17,10 @@ DISTURBED = 0.5  # error of the worst twentieth of all steps from which on somet
 UNEQUAL = 1.25  # ratio of the link's two ways from which on one rate for both is a compromise
 
 
+MAY_BE_NONE = ("host_blocks", "long_prefill_token_threshold")
+USUAL = {"long_prefill_token_threshold": 0}  # what an engine did that does not tell: vLLM's default
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What an engine can hold and do in a step: the part of a machine that is known. Names as in `Machine`."""
@@ -29,6 +33,7 @@ class Limits:
     step_budget_tokens: int
     max_running: int
     asynchronous: bool
+    long_prefill_token_threshold: int = 0
 
     def settings(self) -> dict[str, Any]:
         """As fields of a `Machine`."""
@@ -40,6 +45,7 @@ class Limits:
             "max_context_tokens": self.max_context_tokens,
             "step_budget_tokens": self.step_budget_tokens,
             "max_running": self.max_running,
+            "long_prefill_token_threshold": self.long_prefill_token_threshold,
             "asynchronous": self.asynchronous,
         }
 
@@ -48,8 +54,8 @@ def limits_of(info: Mapping[str, object]) -> Limits:
     """The limits that an engine tells. Raises MachineError, naming the field, if one is missing or means nothing."""
     values: dict[str, Any] = {}
     for name in Limits.__slots__:
-        rule = Switch() if name == "asynchronous" else Whole(0 if name == "host_blocks" else 1, 2**63)
-        values[name] = info.get(name)
+        rule = Switch() if name == "asynchronous" else Whole(0 if name in MAY_BE_NONE else 1, 2**63)
+        values[name] = info.get(name, USUAL.get(name))
         if problem := rule.problem(values[name]):
             raise MachineError(f"what the engine tells of itself: {name}: {problem}")
     return Limits(**values)

@@ -115,6 +115,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "max_context_tokens": Whole(1, 2**31 - 1),
         "step_budget_tokens": Whole(1, 2**31 - 1),
         "max_running": Whole(1, 10**6),
+        "long_prefill_token_threshold": Whole(0, 2**31 - 1),
         "asynchronous": Switch(),
         "step_s": _PER_STEP,
         "floor_s": _PER_STEP,
@@ -150,6 +151,7 @@ class Machine:
     max_context_tokens: int  # the longest prompt and answer of a call
     step_budget_tokens: int = 8192  # vLLM's max_num_batched_tokens
     max_running: int = 1024  # vLLM's max_num_seqs
+    long_prefill_token_threshold: int = 0  # tokens of one prompt in a step that has other calls to think of; 0: all
     asynchronous: bool = True  # vLLM's asynchronous scheduling
     step_s: float  # a step, whatever is in it
     floor_s: float = 0.0  # reading the weights: the least that a step's linear layers take
@@ -173,6 +175,11 @@ class Machine:
             raise MachineError(
                 f"machine {shown(self.name)}: max_running: expected at most step_budget_tokens"
                 f" ({self.step_budget_tokens}), got {self.max_running}"
+            )
+        if self.long_prefill_token_threshold > self.max_context_tokens:  # as vLLM
+            raise MachineError(
+                f"machine {shown(self.name)}: long_prefill_token_threshold: expected at most max_context_tokens"
+                f" ({self.max_context_tokens}), got {self.long_prefill_token_threshold}"
             )
         for key, value in self.believed:
             if key not in BELIEVABLE:

@@ -16,6 +16,9 @@ from ..traces.source_file import STANDARD_INPUT, whole
 from .machine import BELIEVABLE, RULES, Machine, Real, Switch, Whole, shown
 from .presets import preset_lines, presets
 
+# What vLLM's configuration knows or knew, and its V1 engine never did: a machine that took it would promise something.
+NOT_IN_VLLM = ("max_num_partial_prefills", "max_long_partial_prefills")
+
 DEFAULT_MACHINE = "h200-llama-3.1-8b"
 
 KEYS = (*RULES, *(f"beliefs.{key}" for key in BELIEVABLE))
@@ -123,6 +126,11 @@ def _problem(key: str, value: object) -> str | None:
     """What is wrong with a setting, its key included."""
     if key == "beliefs":
         return f"beliefs: expected a table of {', '.join(BELIEVABLE)}, got {shown(value)}"
+    if key in NOT_IN_VLLM:
+        return (
+            f"{key}: vLLM's V1 engine has no such limit, a step computes as many prompts as it has tokens for: expected"
+            " long_prefill_token_threshold, the most that one of them gets"
+        )
     if key not in KEYS:
         return f"unknown setting {shown(key)}{_near(key, KEYS)}"
     problem = RULES[key.removeprefix("beliefs.")].problem(value)

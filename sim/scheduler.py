@@ -55,6 +55,8 @@ class Scheduler:
         self._machine = machine
         self._size = machine.block_tokens
         self._budget = machine.step_budget_tokens
+        self._threshold = machine.long_prefill_token_threshold
+        self._most = self._budget  # tokens of one prompt in the step that is being scheduled
         self._lag = 1 if machine.asynchronous else 0
         self._one_by_one = one_by_one
         self._step_log = step_log
@@ -65,10 +67,14 @@ class Scheduler:
         self.waiting: dict[CallId, Job] = {}
         self.running: dict[CallId, Job] = {}
         self._loaded: dict[CallId, Job] = {}  # of the waiting: those with blocks, in the order of their loads
-        self._prefilling: Job | None = None  # the call in the middle of its prompt; the last of the running ones
+        # Calls in the middle of their prompts, in order of admission. Nobody was admitted behind one that got less than
+        # its share, and no other call asks for more than in the step before. So at most the last one, which is then
+        # the last of all running calls, gets what the others leave; and everybody gets something.
+        self._prefilling: dict[Job, None] = {}
         self._plan: Plan = NATIVE
         self._refused: tuple[int, int, int, int] | None = None  # the situation in which nobody could be admitted
         self.blocked = False  # nobody can be admitted before something changes that is a boundary anyway
+        self._alone = False  # a prompt takes more than the threshold, until there is somebody to starve
         self.preempted = False  # whether the latest schedule took room from a running call
         self._admissions = 0
         self.growth_blocks = 0  # that running and loading calls will yet take until their declared budgets
@@ -88,6 +94,11 @@ class Scheduler:
         """A call arrived."""
         self.waiting[job.id] = job
         job.agent.waiting += 1
+
+    @property
+    def heeds_arrivals(self) -> bool:
+        """Whether the next schedule is another one if a call arrives before it."""
+        return self._alone or (not self.blocked and self._plan.admit is None)
 
     # -- what a policy asks
 
@@ -117,18 +128,23 @@ class Scheduler:
         prefill: dict[Job, int] = {}
         finals: list[Job] = []
         preempted = False
-        chunk, blocks = (0, 0) if self._prefilling is None else self._chunk()
-        if need + blocks <= self._gpu.free:
+        if self._threshold:
+            self._set_most()
+        chunks = self._chunks() if self._prefilling else ()
+        needed = need
+        for _, _, blocks in chunks:
+            needed += blocks
+        if needed <= self._gpu.free:
             if need:
                 self._gpu.allocate(need)
                 self.growth_blocks -= need
+            for job, chunk, blocks in chunks:
+                self._prefill(job, chunk, blocks, prefill, finals)
         else:
-            preempted = self._grow_one_by_one(now)
-            chunk, blocks = self._chunk()
+            preempted = self._grow_one_by_one(now, prefill, finals)
         budget = self._budget - batch.calls
-        if self._prefilling is not None:
+        for chunk in prefill.values():
             budget -= chunk
-            self._prefill(self._prefilling, chunk, blocks, prefill, finals)
         self.preempted = preempted
         if preempted or not budget or not self.waiting:
             self.blocked = False
@@ -156,12 +172,14 @@ class Scheduler:
         batch = self.batch
         most = batch.until_end()
         for job, chunk in prefill.items():
-            if batch.calls + chunk < self._budget:
+            full = batch.calls + chunk == self._budget
+            if not full and (chunk < self._most or self.waiting):  # who waits may hit what an iteration computes
                 return 1
             chunks = (job.target - job.computed - 1) // chunk  # all but the last one, which leaves room for other calls
             most = chunks if most is None else min(most, chunks)
             batch.chunk = (job.computed, chunk)
-            self.blocked = True  # until then there is no token left for anybody
+            self.blocked = full  # until then there is no token left for anybody
+            self._refused = None
         assert most is not None
         return batch.until_full(self._gpu.free, most)
 
@@ -176,31 +194,43 @@ class Scheduler:
         prefill[job] = chunk
         if upto == job.target:
             finals.append(job)
-            self._prefilling = None
+            self._prefilling.pop(job, None)
         else:
-            self._prefilling = job
+            self._prefilling[job] = None
 
-    def _chunk(self) -> tuple[int, int]:
-        """Tokens that the call in the middle of its prompt computes next, and the blocks that it takes for them."""
-        job = self._prefilling
-        if job is None:
-            return 0, 0
-        chunk = min(job.target - job.computed, self._budget - self.batch.calls)
+    def _set_most(self) -> None:
+        """A long prompt is cut so that it starves nobody of tokens; one that is alone has nobody to starve."""
+        self._alone = len(self.running) + len(self.waiting) == 1
+        self._most = self._budget if self._alone else min(self._budget, self._threshold)
+
+    def _chunks(self) -> list[tuple[Job, int, int]]:
+        """Of each call in the middle of its prompt: the tokens that it computes next, and the blocks for them."""
+        left = self._budget - self.batch.calls
+        chunks = []
+        for job in self._prefilling:
+            chunk, blocks = self._chunk(job, left)
+            left -= chunk
+            chunks.append((job, chunk, blocks))
+        return chunks
+
+    def _chunk(self, job: Job, budget: int) -> tuple[int, int]:
+        chunk = min(job.target - job.computed, self._most, budget)
         return chunk, -(-(job.computed + chunk) // self._size) - -(-job.computed // self._size)
 
-    def _grow_one_by_one(self, now: int) -> bool:
+    def _grow_one_by_one(self, now: int, prefill: dict[Job, int], finals: list[Job]) -> bool:
         """Give each running call the blocks that it needs now, in their order; preempt where there are none."""
         running = list(self.running.values())
+        budget = self._budget
         preempted = False
         at = 0
         while at < len(running):
             job = running[at]
-            if job is self._prefilling:
-                blocks = self._chunk()[1]
+            if job in self._prefilling:
+                tokens, blocks = self._chunk(job, budget)
             elif job.decoding:
-                blocks = 0 if self.batch.computed(job) % self._size else 1
+                tokens, blocks = 1, 0 if self.batch.computed(job) % self._size else 1
             else:
-                blocks = 0  # its last token is on its way
+                tokens = blocks = 0  # its last token is on its way
             while blocks > self._gpu.free:
                 victim = self._victim(running[at + 1 :] or running[at:])
                 running.remove(victim)
@@ -210,7 +240,10 @@ class Scheduler:
                     break
             else:
                 at += 1
-                if job is not self._prefilling:
+                budget -= tokens
+                if job in self._prefilling:
+                    self._prefill(job, tokens, blocks, prefill, finals)
+                else:
                     self._gpu.allocate(blocks)
                     self.growth_blocks -= blocks
         return preempted
@@ -226,8 +259,8 @@ class Scheduler:
     def _preempt(self, job: Job, now: int) -> None:
         """A running call loses its blocks and waits again, before all others."""
         known = job.computed
-        if job is self._prefilling:
-            self._prefilling = None
+        if job in self._prefilling:
+            del self._prefilling[job]
         else:
             if job.decoding:
                 self.batch.leave(job)
@@ -365,7 +398,7 @@ class Scheduler:
         A load holds its blocks without computing anything. If several took the room that the others need to go on,
         none of them could.
         """
-        jobs = [*self._loaded.values()] if self._prefilling is None else [*self._loaded.values(), self._prefilling]
+        jobs = (*self._loaded.values(), *self._prefilling)
         return sum(-(-job.target // self._size) - job.hold.blocks for job in jobs if job.hold is not None)
 
     def _load(self, job: Job, first: int, end: int, now: int, from_ps: int) -> None:
@@ -389,7 +422,7 @@ class Scheduler:
         resumed = job.target if job.started else 0
         job.started = True
         self.report(e.CallAdmitted(now / PS_PER_S, job.id, job.gpu_hit_tokens, job.host_hit_tokens, resumed))
-        chunk = min(job.target - job.computed, budget)
+        chunk = min(job.target - job.computed, self._most, budget)
         self._prefill(job, chunk, -(-(job.computed + chunk) // self._size) - hits, prefill, finals)
         self._taken_over(job, now)
         return chunk

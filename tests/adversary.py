@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -93,10 +93,10 @@ class Hoarder:
         )
 
 
-def hard_workload(seed: int) -> Workload:
+def hard_workload(seed: int, make: Callable[[int], Workload] = workload) -> Workload:
     """A workload with agents of several calls, a small host and a link that is anything from hopeless to instant."""
     rng = random.Random(seed)
-    applications, machine = workload(seed)
+    applications, machine = make(seed)
     return Workload(tuple(_with_agents(app, rng) for app in applications), _with_host(machine, rng))
 
 

@@ -25,6 +25,7 @@ def limits_of(machine: Machine) -> Limits:
         max_context_tokens=machine.max_context_tokens,
         step_budget_tokens=machine.step_budget_tokens,
         max_running=machine.max_running,
+        long_prefill_token_threshold=machine.long_prefill_token_threshold,
         asynchronous=machine.asynchronous,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from differential.workloads import published, workload
+from differential.workloads import Workload, capped, published, workload
 from engine_steps import by, by_the_simulator
 from oracle import scheduler
 
@@ -18,6 +18,12 @@ def test_every_step_is_the_oracles(seed: int) -> None:
     assert by_the_simulator(*made) == by(scheduler.simulate(*made))
 
 
+@pytest.mark.parametrize("seed", range(80))
+def test_every_step_is_the_oracles_where_long_prompts_are_cut(seed: int) -> None:
+    made = capped(seed)
+    assert by_the_simulator(*made) == by(scheduler.simulate(*made))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["synchronous", "asynchronous"])
 def test_every_step_of_the_published_workload_is_the_oracles(asynchronous: bool) -> None:
@@ -27,7 +33,15 @@ def test_every_step_of_the_published_workload_is_the_oracles(asynchronous: bool)
 
 @pytest.mark.parametrize("seed", range(240))
 def test_stretches_and_iterations_report_the_same_facts(seed: int) -> None:
-    made = workload(seed)
+    assert_stretches_are_iterations(workload(seed))
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_stretches_end_where_a_long_prompt_is_cut_otherwise(seed: int) -> None:
+    assert_stretches_are_iterations(capped(seed))
+
+
+def assert_stretches_are_iterations(made: Workload) -> None:
     stretches: list[Fact] = []
     iterations: list[Fact] = []
     simulate(made.applications, Vllm(), made.machine, [stretches.append])

@@ -222,5 +222,11 @@ def test_what_an_engine_tells_is_checked():
         MachineError, match=r"tells of itself: max_running: expected a whole number from 1 to .*, got None"
     ):
         limits_told({**told, "max_running": None})
+    del told["long_prefill_token_threshold"]  # engines of earlier versions do not tell: it was vLLM's default
+    assert limits_told(told) == limits_of(CPU)
+    with pytest.raises(
+        MachineError, match=r"long_prefill_token_threshold: expected a whole number from 0 to .*, got -1"
+    ):
+        limits_told({**told, "long_prefill_token_threshold": -1})
     with pytest.raises(MachineError, match="asynchronous: expected true or false, got 1"):
         limits_told({**told, "asynchronous": 1})

@@ -7,14 +7,22 @@ from itertools import takewhile
 
 import pytest
 from differential import golden
-from differential.workloads import Workload, published, workload
+from differential.workloads import Workload, capped, published, workload
 from oracle import scheduler
 from oracle.scheduler import Block, BlockPool, Job, Scheduler
 
 
 @pytest.mark.parametrize("seed", golden.SMALL_SEEDS)
 def test_the_oracle_repeats_vllm_step_by_step(seed: int) -> None:
-    vllm = golden.read(f"small-{seed}", workload(seed))
+    assert_repeated(golden.read(f"small-{seed}", workload(seed)))
+
+
+@pytest.mark.parametrize("seed", golden.CAPPED_SEEDS)
+def test_the_oracle_repeats_vllm_where_long_prompts_are_cut(seed: int) -> None:
+    assert_repeated(golden.read(f"small-capped-{seed}", capped(seed)))
+
+
+def assert_repeated(vllm: golden.Golden) -> None:
     steps = scheduler.simulate(*vllm.workload)
     for ours, theirs in zip(steps, vllm.kept, strict=True):
         assert ours == theirs

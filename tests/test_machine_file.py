@@ -100,6 +100,22 @@ def test_a_step_has_a_token_for_every_running_call():
         load_machine(settings=["step_budget_tokens=512"])
 
 
+def test_a_long_prompt_is_at_most_a_context():
+    assert load_machine(settings=["long_prefill_token_threshold=2048"]).long_prefill_token_threshold == 2048
+    with pytest.raises(MachineError, match=r"threshold: expected at most max_context_tokens \(131072\), got 131073"):
+        load_machine(settings=["long_prefill_token_threshold=131073"])
+
+
+@pytest.mark.parametrize("key", ["max_num_partial_prefills", "max_long_partial_prefills"])
+def test_what_vllm_itself_does_not_do_is_no_setting(key, toml):
+    with pytest.raises(
+        MachineError, match=rf"--set {key}: vLLM's V1 engine has no such limit, .* expected long_prefill"
+    ):
+        load_machine(settings=[f"{key}=2"])
+    with pytest.raises(MachineError, match=rf":2: {key}: vLLM's V1 engine has no such limit"):
+        load_machine(toml(f'base = "h200-qwen3-32b"\n{key} = 1'))
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_every_setting_can_be_set(key):
     values = {"name": ("mine", "mine"), "asynchronous": ("false", False), "step_budget_tokens": ("2048", 2048)}

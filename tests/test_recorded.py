@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from adversary import Adversary, hard_workload
+from differential.workloads import capped
 from runs import MakePolicy, Record
 from stepped_runs import play_stepped
 
@@ -56,9 +57,21 @@ def test_a_simulated_run_plays_again_as_it_was(seed: int) -> None:
         partial(Adversary, seed),
     )
     for make in makes:
-        records = play_stepped(applications, make(), machine)
-        assert any(isinstance(record, e.Stepped) for record in records)
-        assert_equal(again(records, make, applications, machine))
+        assert_plays_again(make, applications, machine)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_run_in_which_long_prompts_are_cut_plays_again(seed: int) -> None:
+    applications, machine = hard_workload(seed, capped)
+    machine = replace(machine, asynchronous=False, client_s=0.0)
+    for make in (Vllm, tokencake, partial(Adversary, seed)):
+        assert_plays_again(make, applications, machine)
+
+
+def assert_plays_again(make: MakePolicy, applications: Sequence[Application], machine: Machine) -> None:
+    records = play_stepped(applications, make(), machine)
+    assert any(isinstance(record, e.Stepped) for record in records)
+    assert_equal(again(records, make, applications, machine))
 
 
 PREDICTIVE = partial(tokencake, rules="published", gate=False)
@@ -191,9 +204,10 @@ def test_an_aborted_call_is_refused(writers: tuple[Application, ...], recorded: 
 def test_limits_of_an_engine_replace_those_of_a_machine() -> None:
     limits = Limits(
         gpu_blocks=7, block_tokens=32, block_bytes=640, host_blocks=1234567, max_context_tokens=99,
-        step_budget_tokens=50, max_running=3, asynchronous=False,
+        step_budget_tokens=50, max_running=3, asynchronous=False, long_prefill_token_threshold=9,
     )  # fmt: skip
     machine = with_limits(PUBLISHED, limits)
     assert (machine.gpu_blocks, machine.block_tokens, machine.block_bytes, machine.host_blocks) == (7, 32, 640, 1234567)
     assert (machine.step_budget_tokens, machine.max_running, machine.max_context_tokens) == (50, 3, 99)
+    assert machine.long_prefill_token_threshold == 9
     assert (machine.asynchronous, machine.client_s, machine.step_s) == (False, 0.0, PUBLISHED.step_s)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import partial
 
 import pytest
-from differential.workloads import workload
+from adversary import Adversary, hard_workload
+from differential.workloads import capped, workload
 from runs import MakePolicy, assert_equal, assert_the_same_by_all_structures, play
 
 from tokencake.policies.tokencake import tokencake
@@ -24,6 +26,14 @@ from tokencake.traces.generate import code_writer, deep_research
 def test_forks_joins_and_little_memory(seed: int) -> None:
     applications, machine = workload(seed)
     assert_the_same_by_all_structures(applications, Vllm, machine)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_long_prompts_that_are_cut(seed: int) -> None:
+    """Also under policies that hold calls back and preempt: who waits, and who is alone, changes all the time."""
+    applications, machine = hard_workload(seed, capped)
+    make = Vllm if seed % 3 == 0 else partial(Adversary, seed)
+    assert_the_same_by_all_structures(applications, make, machine)
 
 
 @pytest.mark.parametrize("make", [Vllm, tokencake], ids=["vllm", "tokencake"])
@@ -89,3 +99,38 @@ def test_an_arrival_cuts_a_stretch_only_where_it_can_be_admitted() -> None:
     few = len(scheduled(room, machine, one_by_one=False))
     # each of the crowd needs a schedule of its own in the end, for its prompt and its four other tokens
     assert len(scheduled((*room, *crowd), machine, one_by_one=False)) < few + 4 * len(crowd)
+
+
+def _first_tokens_s(applications: tuple[Application, ...], machine: Machine) -> dict[str, float]:
+    """From a call's arrival to its first token, by application."""
+    arrived: dict[str, float] = {}
+    waits: dict[str, float] = {}
+    for fact in play(applications, Vllm, machine):
+        if type(fact) is e.CallArrived:
+            arrived[fact.request.id] = fact.at_s
+        elif type(fact) is e.FirstToken:
+            waits[fact.call] = fact.at_s - arrived[fact.call]
+    return {call.split("/")[0]: wait_s for call, wait_s in waits.items()}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_short_prompts_do_not_wait_for_a_long_one_that_is_cut(asynchronous: bool) -> None:
+    """A prompt of 24,000 tokens takes three whole steps of 8,192, and a short one behind it waits for them."""
+    machine = replace(PUBLISHED, asynchronous=asynchronous)
+    applications = (_one_call("long", 0.0, 24_000, 10), _one_call("short", 0.1, 50, 10))
+    whole = _first_tokens_s(applications, machine)
+    cut = _first_tokens_s(applications, replace(machine, long_prefill_token_threshold=512))
+    assert whole["short"] > 2.5
+    assert cut["short"] < (2.2 if asynchronous else 1.2)  # what was scheduled while the long one was alone
+    assert cut["long"] > whole["long"]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_long_prompt_that_is_cut_is_a_handful_of_stretches(asynchronous: bool) -> None:
+    """A call that decodes is beside it: it is cut all the time. Alone it would take whole steps."""
+    machine = replace(PUBLISHED, asynchronous=asynchronous, long_prefill_token_threshold=100)
+    applications = (_one_call("short", 0.0, 50, 400), _one_call("long", 1.0, 20_050, 2))
+    assert len(scheduled(applications, machine, one_by_one=True)) == 400
+    assert len(scheduled(applications, machine, one_by_one=False)) < 20
+    alone = scheduled((_one_call("long", 0.0, 20_050, 2),), machine, one_by_one=True)
+    assert [sum(step.tokens.values()) for step in alone] == [8_192, 8_192, 3_666, 1]

@@ -349,6 +349,7 @@ def scheduler_of(machine: Machine) -> Any:
     scheduler = SchedulerConfig(
         max_num_batched_tokens=machine.step_budget_tokens,
         max_num_seqs=machine.max_running,
+        long_prefill_token_threshold=machine.long_prefill_token_threshold,
         max_model_len=vllm_driver.LONGEST_CONTEXT_TOKENS,
         is_encoder_decoder=False,
         enable_chunked_prefill=True,

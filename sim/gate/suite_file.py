@@ -184,6 +184,7 @@ LIVE_KEYS: Mapping[str, Callable[[object], object]] = {  # of an engine: fields 
     "max_context_tokens": _whole(2),
     "step_budget_tokens": _whole(1),
     "max_running": _whole(1),
+    "long_prefill_token_threshold": _whole(0),
     "dtype": _text,
     "load_format": _text,
     "tensor_parallel_size": _whole(1),

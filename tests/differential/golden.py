@@ -18,10 +18,11 @@ from oracle.play import Step
 
 from tokencake.traces.apps import Call
 
-from .workloads import Workload, published, workload
+from .workloads import Workload, capped, published, workload
 
 FOLDER = Path(__file__).parent.parent / "golden"
 SMALL_SEEDS = range(40)
+CAPPED_SEEDS = range(12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ def workloads() -> Iterator[tuple[str, Workload]]:
     """What golden files are made of."""
     for seed in SMALL_SEEDS:
         yield f"small-{seed}", workload(seed)
+    for seed in CAPPED_SEEDS:
+        yield f"small-capped-{seed}", capped(seed)
     for asynchronous in (False, True):
         yield f"published-{'asynchronous' if asynchronous else 'synchronous'}", published(asynchronous)
 
@@ -81,7 +84,14 @@ def steps_digest(steps: Iterable[Step]) -> str:
 def workload_digest(made: Workload) -> str:
     """SHA-256 of all of a workload that steps depend on."""
     machine, timing = made.machine, made.machine.timing()
-    limits = (machine.gpu_blocks, machine.block_tokens, machine.step_budget_tokens, machine.max_running)
+    limits: tuple[int, ...] = (
+        machine.gpu_blocks,
+        machine.block_tokens,
+        machine.step_budget_tokens,
+        machine.max_running,
+    )
+    if made.machine.long_prefill_token_threshold:
+        limits = (*limits, made.machine.long_prefill_token_threshold)
     costs = (timing.step_ps, timing.prefill_token_ps, timing.attention_ps, timing.decode_call_ps)
     rest = (timing.context_token_ps, timing.client_ps, machine.asynchronous)
     calls = [(application.arrival_s, *_facts(call)) for application in made.applications for call in application.calls]

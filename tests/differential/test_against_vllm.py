@@ -17,9 +17,10 @@ from oracle.scheduler import Block, BlockPool
 from tokencake.traces.apps import CallId
 
 from . import vllm_driver, vllm_engine_core
-from .workloads import Workload, published, workload
+from .workloads import Workload, capped, published, workload
 
 SEEDS = range(240)
+CAPPED_SEEDS = range(100)
 
 
 def assert_equal(made: Workload) -> list[Step]:
@@ -39,6 +40,11 @@ def test_every_step_is_equal(seed: int) -> None:
     assert sorted(call for step in steps for call in step.finished) == sorted(
         call.id for application in made.applications for call in application.calls
     )
+
+
+@pytest.mark.parametrize("seed", CAPPED_SEEDS)
+def test_every_step_is_equal_where_long_prompts_are_cut(seed: int) -> None:
+    assert_equal(capped(seed))
 
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["synchronous", "asynchronous"])
@@ -88,6 +94,29 @@ def test_the_workloads_reach_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
         "finished while waiting": 5,
         "steps that only preempt": 1,
         "full batches": 20,
+    }
+    assert {name: seen[name] for name, least in enough.items() if seen[name] < least} == {}
+
+
+def test_the_workloads_with_long_prompts_reach_the_rules() -> None:
+    seen: Counter[str] = Counter()
+    for seed in CAPPED_SEEDS:
+        made = capped(seed)
+        most, budget = made.machine.long_prefill_token_threshold, made.machine.step_budget_tokens
+        seen["asynchronous" if made.machine.asynchronous else "synchronous"] += 1
+        for step in oracle.simulate(*made):
+            tokens = step.tokens.values()
+            seen["cut"] += most > 1 and most in tokens and sum(tokens) < budget
+            seen["several prompts at once"] += sum(n > 1 for n in tokens) > 1
+            seen["one that is alone"] += any(n > most for n in tokens)
+            seen["preemptions"] += len(step.preempted)
+    enough = {
+        "asynchronous": 35,
+        "synchronous": 35,
+        "cut": 1_000,
+        "several prompts at once": 1_000,
+        "one that is alone": 50,
+        "preemptions": 300,
     }
     assert {name: seen[name] for name, least in enough.items() if seen[name] < least} == {}
 

@@ -177,6 +177,7 @@ def _config(machine: Machine) -> VllmConfig:
     scheduler = SchedulerConfig(
         max_num_batched_tokens=machine.step_budget_tokens,
         max_num_seqs=machine.max_running,
+        long_prefill_token_threshold=machine.long_prefill_token_threshold,
         max_model_len=LONGEST_CONTEXT_TOKENS,
         is_encoder_decoder=False,
         enable_chunked_prefill=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import NamedTuple
 
 from tokencake.sim.machine import Machine
@@ -24,6 +25,20 @@ def workload(seed: int) -> Workload:
     make = _Maker(rng, block_tokens)
     applications = make.applications(rng.randint(1, 7))
     return Workload(applications, _machine(rng, block_tokens, applications, make.ticks))
+
+
+def capped(seed: int) -> Workload:
+    """`workload(seed)` on a machine that cuts long prompts short in steps that others are in."""
+    made = workload(seed)
+    rng = random.Random(f"capped {seed}")
+    budget_tokens = rng.choice((8, 16, 33, 64, 8192))
+    machine = replace(
+        made.machine,
+        step_budget_tokens=budget_tokens,
+        max_running=min(rng.choice((2, 3, 5, 1024)), budget_tokens),
+        long_prefill_token_threshold=min(rng.choice((1, 2, 3, 5, 8, 20)), made.machine.max_context_tokens),
+    )
+    return Workload(made.applications, machine)
 
 
 def published(asynchronous: bool, qps: float = 1.0) -> Workload:

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an environment of its own")
 
 from adversary import hard_workload
-from differential.workloads import Workload
+from differential.workloads import Workload, capped
 from virtual_engine import Virtual
 
 from tokencake.live.settings import RunSettings
@@ -113,5 +113,14 @@ def both(workload: Workload, live: Policy, simulated: Policy, name: str) -> tupl
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_fact_is_equal(name: str, seed: int) -> None:
     workload = untied(hard_workload(seed), seed)
+    live, simulated = both(workload, load_policy(name), load_policy(name), name)
+    assert live == simulated
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_fact_is_equal_where_long_prompts_are_cut(name: str, seed: int) -> None:
+    """Also for those whom a policy holds back, which vLLM does not see."""
+    workload = untied(hard_workload(seed, capped), seed)
     live, simulated = both(workload, load_policy(name), load_policy(name), name)
     assert live == simulated

@@ -117,6 +117,7 @@ class Scheduler:
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
         self._sampling: deque[frozenset[CallId]] = deque()  # for each step in flight, the calls that sample a token
+        self._longest_chunk = machine.step_budget_tokens  # of a call in the step that is being scheduled
 
     def add(self, call: Call) -> None:
         job = Job(call, self._tokens.prompt(call), self._tokens.answer(call))
@@ -125,6 +126,8 @@ class Scheduler:
         self._waiting.append(job)
 
     def schedule(self) -> Schedule:
+        alone = len(self._running) + len(self._waiting) == 1
+        self._longest_chunk = (not alone and self._machine.long_prefill_token_threshold) or 2**63
         scheduled, preempted, budget = self._schedule_running()
         admitted = [] if preempted else self._admit(budget)
         scheduled += [(job, tokens) for job, tokens, _ in admitted]
@@ -165,7 +168,7 @@ class Scheduler:
         while at < len(self._running) and budget:
             job = self._running[at]
             at += 1
-            tokens = min(len(job.tokens) + job.unknown - job.computed, budget)
+            tokens = min(len(job.tokens) + job.unknown - job.computed, self._longest_chunk, budget)
             if job.sampled_last or not tokens:
                 continue
             while not self._allocate(job, tokens):
@@ -194,7 +197,7 @@ class Scheduler:
             job.computed = len(hits) * self._machine.block_tokens
             job.target = len(job.tokens)
             job.running = True
-            tokens = min(len(job.tokens) - job.computed, budget)
+            tokens = min(len(job.tokens) - job.computed, self._longest_chunk, budget)
             self._allocate(job, tokens)
             self._running.append(job)
             admitted.append((job, tokens, len(hits)))
