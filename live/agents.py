@@ -53,7 +53,7 @@ class Upload:
 class AgentCache:
     """An agent's latest finished context, and what is held for it."""
 
-    __slots__ = ("app", "calls", "context_blocks", "gone", "hashes", "held_blocks", "host", "name", "offloading", "pin",
+    __slots__ = ("app", "calls", "context_blocks", "gone", "hashes", "host", "name", "offloading", "pin",
                  "pin_until_s", "source", "stalled_by", "uploads", "waiting")  # fmt: skip
 
     def __init__(self, name: AgentId, app: AppId) -> None:
@@ -69,6 +69,5 @@ class AgentCache:
         self.pin_until_s = 0.0
         self.waiting = 0  # calls in the queue
         self.calls = 0  # not finished
-        self.held_blocks = 0  # on the GPU, for it: by its pin, its uploads, an offload under way
         self.stalled_by: CallId | None = None  # the finished call whose tools run
         self.gone = False  # its application ended

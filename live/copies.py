@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ..policies.interface import Move
 from ..traces import events as e
@@ -20,6 +20,7 @@ from .gpu_pool import GpuPool, Source, idle
 from .host_pool import Hash, HostPool
 from .jobs import CopyJob
 
+Mark = TypeVar("Mark")
 Done = Callable[[float], None]  # what to do when a copy has ended, told the time
 
 
@@ -36,13 +37,18 @@ class Copies:
         self._jobs = 0
         self.submitted: list[CopyJob] = []
         self.pinned: dict[AgentId, AgentCache] = {}
-        self.held_blocks = 0  # held on the GPU for agents without a running call
+        self._kept: Counter[int] = Counter()  # by id, how often a block is held for an agent without a running call
         self.refusing = False  # calls starve for what is held ahead of need: nothing more is held until one finishes
 
     @property
     def under_way(self) -> int:
         """Copies that have not ended."""
         return len(self._under_way)
+
+    @property
+    def held_blocks(self) -> int:
+        """Blocks that are held on the GPU for agents without a running call, each once."""
+        return len(self._kept)
 
     @property
     def host_free(self) -> int:
@@ -73,7 +79,7 @@ class Copies:
         self._gpu.hold(blocks)
         target = self._host.take(end - first)
         copied = hashes[first:end]
-        self._book(agent, len(blocks))
+        self._keep(blocks)
         agent.offloading = True
         self._storing.update(copied)
         self._report(e.OffloadStarted(now_s, agent.name, len(blocks), end))
@@ -81,7 +87,7 @@ class Copies:
         def done(at_s: float) -> None:
             self._unmark(self._storing, copied)
             self._host.register(target, copied)
-            self._book(agent, -len(blocks))
+            self._keep_no_more(blocks)
             (self._gpu.release if move.keep else self._gpu.drop)(blocks)
             agent.offloading = False
             self._host.release(target)
@@ -168,7 +174,7 @@ class Copies:
         self._loading.update(copied)
         upload = Upload([*cached, *target], first, end, now_s)
         agent.uploads.append(upload)
-        self._book(agent, len(upload.held))
+        self._keep(upload.held)
         self._report(e.UploadStarted(now_s, agent.name, end - first))
         kept = agent.source
 
@@ -176,7 +182,7 @@ class Copies:
             self._unmark(self._loading, copied)
             self._host.release(source)
             if upload.cancelled:
-                self._give_up(agent, upload)
+                self._give_up(upload)
                 self._report(e.UploadReleased(at_s, agent.name, upload.blocks))
                 return
             self._gpu.register(kept, target, first)
@@ -196,7 +202,7 @@ class Copies:
         uploads, agent.uploads = agent.uploads, []
         ready_s = max(now_s if upload.ready_s is None else upload.ready_s for upload in uploads)
         for upload in uploads:
-            self._give_up(agent, upload)
+            self._give_up(upload)
         blocks = sum(upload.blocks for upload in uploads)
         held_s, late_s = max(0.0, arrived_s - ready_s), max(0.0, ready_s - arrived_s)
         self._report(e.UploadTaken(now_s, agent.name, blocks, held_s, late_s))
@@ -210,12 +216,12 @@ class Copies:
             if upload.ready_s is None:
                 upload.cancelled = True
             else:
-                self._give_up(agent, upload)
+                self._give_up(upload)
         held_s = now_s - min(upload.started_s for upload in uploads)
         self._report(e.UploadCancelled(now_s, agent.name, sum(upload.blocks for upload in uploads), held_s))
 
-    def _give_up(self, agent: AgentCache, upload: Upload) -> None:
-        self._book(agent, -len(upload.held))
+    def _give_up(self, upload: Upload) -> None:
+        self._keep_no_more(upload.held)
         self._gpu.release(upload.held)
 
     # -- pins
@@ -229,12 +235,12 @@ class Copies:
                 self._gpu.hold(blocks)
                 agent.pin = blocks
                 self.pinned[agent.name] = agent
-                self._book(agent, len(blocks))
+                self._keep(blocks)
 
     def unpin(self, agent: AgentCache) -> None:
         if agent.pin is not None:
             blocks, agent.pin = agent.pin, None
-            self._book(agent, -len(blocks))
+            self._keep_no_more(blocks)
             self._gpu.release(blocks)
             del self.pinned[agent.name]
 
@@ -268,13 +274,15 @@ class Copies:
         block_ids = tuple(block.block_id for block in blocks)
         self.submitted.append(CopyJob(self._jobs, to_host, block_ids, tuple(slots), request))
 
-    def _book(self, agent: AgentCache, blocks: int) -> None:
-        self.held_blocks += blocks
-        agent.held_blocks += blocks
+    def _keep(self, blocks: Sequence[Any]) -> None:
+        self._kept.update(block.block_id for block in blocks)
+
+    def _keep_no_more(self, blocks: Sequence[Any]) -> None:
+        self._unmark(self._kept, [block.block_id for block in blocks])
 
     @staticmethod
-    def _unmark(marks: Counter[Hash], contents: Sequence[Hash]) -> None:
-        for content in contents:
-            marks[content] -= 1
-            if not marks[content]:
-                del marks[content]
+    def _unmark(marks: Counter[Mark], marked: Sequence[Mark]) -> None:
+        for one in marked:
+            marks[one] -= 1
+            if not marks[one]:
+                del marks[one]

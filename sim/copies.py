@@ -30,8 +30,6 @@ class Copies:
         self._block_tokens = block_tokens
         self.report: Callable[[Fact], None]
         self.pinned: dict[AgentId, AgentCache] = {}
-        self.held_blocks = 0  # held on the GPU for agents without a running call
-        self.stalled_held_blocks = 0  # of these, for stalled ones
         # Whether calls starve for what is held ahead of need: then nothing more is held until one finishes. Otherwise a
         # policy could take the room from under each call that starts, for ever.
         self.refusing = False
@@ -60,7 +58,7 @@ class Copies:
         target = self._host.open(path, first, first)
         self._host.take(target, blocks)
         source = self._gpu.open(path, end, first)
-        self._book(agent, blocks)
+        self._gpu.keep(source, agent.owner)
         agent.offloading = True
         _mark(path, first, end, _STORING)
         self.report(e.OffloadStarted(now_ps / PS_PER_S, agent.name, blocks, end))
@@ -68,7 +66,6 @@ class Copies:
         def done(at_ps: int) -> None:
             _unmark(path, first, end, _STORING)
             self._host.register(target, path, end)
-            self._book(agent, -blocks)
             if move.keep:
                 self._gpu.release(source, agent.owner)
             else:
@@ -160,7 +157,7 @@ class Copies:
         _mark(path, first, end, _LOADING)
         upload = Upload(hold, first, end, now_ps)
         agent.uploads.append(upload)
-        self._book(agent, hold.blocks)
+        self._gpu.keep(hold, agent.owner)
         self.report(e.UploadStarted(now_ps / PS_PER_S, agent.name, end - first))
 
         def done(at_ps: int) -> None:
@@ -216,7 +213,6 @@ class Copies:
         )
 
     def _give_up(self, agent: AgentCache, upload: Upload) -> None:
-        self._book(agent, -upload.hold.blocks)
         self._gpu.release(upload.hold, agent.owner)
 
     # -- pins
@@ -229,11 +225,10 @@ class Copies:
             if end:
                 agent.pin = self._gpu.open(agent.path, end)
                 self.pinned[agent.name] = agent
-                self._book(agent, agent.pin.blocks)
+                self._gpu.keep(agent.pin, agent.owner)
 
     def unpin(self, agent: AgentCache) -> None:
         if agent.pin is not None:
-            self._book(agent, -agent.pin.blocks)
             self._gpu.release(agent.pin, agent.owner)
             agent.pin = None
             del self.pinned[agent.name]
@@ -246,21 +241,6 @@ class Copies:
         """Give up the pins whose time is over."""
         for agent in [agent for agent in self.pinned.values() if agent.pin_until_ps <= now_ps]:
             self.unpin(agent)
-
-    # -- what is held for stalled agents
-
-    def set_stalled(self, agent: AgentCache, stalled: bool) -> None:
-        """A tool of the agent started or returned."""
-        if agent.owner.stalled == stalled:
-            return
-        self.stalled_held_blocks += agent.held_blocks if stalled else -agent.held_blocks
-        self._gpu.set_stalled(agent.owner, stalled)
-
-    def _book(self, agent: AgentCache, blocks: int) -> None:
-        self.held_blocks += blocks
-        agent.held_blocks += blocks
-        if agent.owner.stalled:
-            self.stalled_held_blocks += blocks
 
 
 Marks = Callable[[Node], list[tuple[int, int]]]

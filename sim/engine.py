@@ -73,7 +73,7 @@ class Engine:
         self._scheduler = Scheduler(
             machine, self.gpu, self.host, self._copies, one_by_one=one_by_one, step_log=step_log
         )
-        self._meter = Meter(self.gpu, self._copies)
+        self._meter = Meter(self.gpu)
         self._agents: dict[AgentId, AgentCache] = {}
         self._of_app: dict[AppId, list[AgentCache]] = {}
         self._wake_ps: int | None = None
@@ -113,7 +113,7 @@ class Engine:
         free = self.gpu.free
         for agent in self._of_app.pop(app):
             agent.gone = True
-            self._copies.set_stalled(agent, False)
+            self.gpu.set_stalled(agent.owner, False)
             self._copies.cancel(agent, self._clock.now_ps)
             self._copies.unpin(agent)
             self._copies.forget(agent, self._clock.now_ps)
@@ -133,7 +133,7 @@ class Engine:
         self._scheduler.add(job)
         if agent.owner.stalled:
             self._settle()
-            self._copies.set_stalled(agent, False)
+            self.gpu.set_stalled(agent.owner, False)
         self._report(e.CallArrived(self._now_s(), request))
         if self._boundary is None:
             self._act_at(self._clock.now_ps)
@@ -143,12 +143,12 @@ class Engine:
     def tool_started(self, call: Call) -> None:
         self._settle()
         agent = self._agents[call.agent]
-        self._copies.set_stalled(agent, True)
+        self.gpu.set_stalled(agent.owner, True)
         self._news(e.ToolStarted(self._now_s(), call.id, call.agent))
 
     def tool_returned(self, call: Call) -> None:
         self._settle()
-        self._copies.set_stalled(self._agents[call.agent], False)
+        self.gpu.set_stalled(self._agents[call.agent].owner, False)
         self._news(e.ToolReturned(self._now_s(), call.id, call.agent))
 
     def stop(self) -> None:

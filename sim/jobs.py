@@ -56,7 +56,6 @@ class AgentCache:
     __slots__ = (
         "context_blocks",
         "gone",
-        "held_blocks",
         "host",
         "name",
         "offloading",
@@ -79,7 +78,6 @@ class AgentCache:
         self.pin: Hold | None = None
         self.pin_until_ps = 0
         self.waiting = 0  # calls in the queue
-        self.held_blocks = 0  # on the GPU, for it: by its pin, its uploads, an offload under way
         self.gone = False  # its application ended
 
 

@@ -19,24 +19,29 @@ from .content import ContextTree, Node, Path
 class Owner:
     """Whose cache a free block is: the one who released it last."""
 
-    __slots__ = ("idle_blocks", "name", "stalled")
+    __slots__ = ("idle_blocks", "kept", "name", "stalled")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.idle_blocks = 0  # registered and free
+        self.kept: list[Hold] = []  # what is held for it although no call of its runs
         self.stalled = False
 
 
 class Run:
     """Blocks `first` … `end − 1` of a node's contexts: one copy of each, all with the same holders."""
 
-    __slots__ = ("ahead", "behind", "end", "first", "found", "node", "owner", "refs", "rest")
+    __slots__ = (
+        "ahead", "behind", "end", "first", "found", "kept", "kept_stalled", "node", "owner", "refs", "rest",
+    )  # fmt: skip
 
     def __init__(self, node: Node, first: int, end: int, refs: int, found: bool) -> None:
         self.node = node
         self.first = first
         self.end = end
         self.refs = refs
+        self.kept = 0  # of the holders, those that keep it for an owner (see `KvPool.keep`)
+        self.kept_stalled = 0  # of these, those that keep it for a stalled one
         self.found = found  # by look-ups; otherwise an earlier copy is
         self.rest: Run | None = None  # what a holder of the run before it was split holds too
         self.ahead: Run | None = None  # neighbours in the free queue
@@ -47,9 +52,10 @@ class Run:
 class Hold:
     """Blocks that somebody holds, from the first block of a context on: registered ones, then `blank` others."""
 
-    __slots__ = ("blank", "registered", "runs", "start")
+    __slots__ = ("blank", "keeper", "registered", "runs", "start")
 
     def __init__(self, start: int) -> None:
+        self.keeper: Owner | None = None  # for whom it is kept, if no running call holds it
         self.start = start  # the first block; 0 but for copies of a part
         self.runs: list[tuple[Run, int]] = []  # (first run, end block): with what was split off it up to there
         self.registered = start  # end of the registered part
@@ -72,6 +78,8 @@ class KvPool:
         self.evicted = 0  # registered blocks that were handed out again
         self.version = 0  # rises with everything that can let somebody find more, or need less, than before
         self.stalled_idle = 0  # free blocks that cache the contexts of stalled owners
+        self.kept = 0  # blocks that are kept for owners without a running call, each once
+        self.kept_stalled = 0  # blocks that are kept for stalled owners, each once
         self._queue = Run(tree.empty.node, -1, -1, 0, False)  # a ring: behind it the first to be handed out
         self._queue.ahead = self._queue.behind = self._queue
 
@@ -196,11 +204,22 @@ class KvPool:
             at = upto
         hold.registered = end
 
+    def keep(self, hold: Hold, owner: Owner) -> None:
+        """Count these blocks as kept for an owner of whom no call runs, until they are given back.
+
+        The holder has taken all that it will ever hold. A block that several keep counts once.
+        """
+        hold.keeper = owner
+        owner.kept.append(hold)
+        self._count(hold, 1, owner.stalled)
+
     # -- giving back
 
     def release(self, hold: Hold, owner: Owner | None) -> None:
         """Give everything back, the last block first."""
         self.version += 1
+        if hold.keeper is not None:
+            self._keep_no_more(hold, hold.keeper)
         self._blank += hold.blank
         self.free += hold.blank
         hold.blank = 0
@@ -213,6 +232,8 @@ class KvPool:
     def drop(self, hold: Hold, owner: Owner | None) -> int:
         """Give everything back, and forget what nobody else holds: those blocks go first. How many they are."""
         self.version += 1
+        if hold.keeper is not None:
+            self._keep_no_more(hold, hold.keeper)
         dropped = 0
         for first, end in reversed(hold.runs):
             for run in _last_first(first, end):
@@ -249,10 +270,32 @@ class KvPool:
                 self._link(run, self._queue)
 
     def set_stalled(self, owner: Owner, stalled: bool) -> None:
-        """Count, or no longer count, an owner's free blocks as those of a stalled one."""
+        """Count, or no longer count, an owner's blocks as those of a stalled one: free ones, and those kept for it."""
         if owner.stalled != stalled:
             owner.stalled = stalled
             self.stalled_idle += owner.idle_blocks if stalled else -owner.idle_blocks
+            for hold in owner.kept:
+                self._count(hold, 0, 1 if stalled else -1)
+
+    # -- blocks that are kept
+
+    def _keep_no_more(self, hold: Hold, keeper: Owner) -> None:
+        self._count(hold, -1, -keeper.stalled)
+        keeper.kept.remove(hold)
+        hold.keeper = None
+
+    def _count(self, hold: Hold, kept: int, stalled: int) -> None:
+        """So many more keep these blocks, and so many more stalled ones."""
+        self.kept += kept * hold.blank
+        self.kept_stalled += stalled * hold.blank
+        for first, end in hold.runs:
+            for run in _last_first(first, end):
+                size = run.end - run.first
+                before = (run.kept > 0, run.kept_stalled > 0)
+                run.kept += kept
+                run.kept_stalled += stalled
+                self.kept += size * ((run.kept > 0) - before[0])
+                self.kept_stalled += size * ((run.kept_stalled > 0) - before[1])
 
     # -- runs
 
@@ -265,6 +308,7 @@ class KvPool:
     def _cut(self, run: Run, block: int) -> Run:
         """Split a run before `block`; the second part is new, and whoever holds the first holds both."""
         rest = Run(run.node, block, run.end, run.refs, run.found)
+        rest.kept, rest.kept_stalled = run.kept, run.kept_stalled
         run.end = block
         if run.refs:
             rest.rest = run.rest
@@ -293,8 +337,7 @@ class KvPool:
                 last.end = end
                 hold.runs[-1] = (last, end)
                 return
-        run = Run(node, first, end, 1, True)
-        node.refs += 1
+        run = _new(hold, node, first, end, True)
         runs.insert(i, run)
         hold.runs.append((run, end))
 
@@ -308,8 +351,7 @@ class KvPool:
                 i += 1
             known = i < len(runs) and runs[i].first <= at
             upto = end if i == len(runs) else min(end, runs[i].end if known else runs[i].first)
-            run = Run(node, at, upto, 1, not known)
-            node.refs += 1
+            run = _new(hold, node, at, upto, not known)
             if known:
                 node.extra[self._side].append(run)
             else:
@@ -424,6 +466,15 @@ class KvPool:
             if owner.stalled:
                 self.stalled_idle -= size
             run.owner = None
+
+
+def _new(hold: Hold, node: Node, first: int, end: int, found: bool) -> Run:
+    """A run of blocks that were blank ones of a holder, who alone holds it."""
+    run = Run(node, first, end, 1, found)
+    node.refs += 1
+    if hold.keeper is not None:
+        run.kept, run.kept_stalled = 1, int(hold.keeper.stalled)
+    return run
 
 
 def _last_first(run: Run, end: int) -> list[Run]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from ..traces.events import Occupied
 from .batch import Batch, Pace
-from .copies import Copies
 from .kv import KvPool
 from .machine import PS_PER_S
 
@@ -16,9 +15,8 @@ from .machine import PS_PER_S
 class Meter:
     """Block-picoseconds, in whole numbers: the same however a stretch is cut."""
 
-    def __init__(self, gpu: KvPool, copies: Copies) -> None:
+    def __init__(self, gpu: KvPool) -> None:
         self._gpu = gpu
-        self._copies = copies
         self._at_ps = 0
         self._used = 0
         self._stalled = 0
@@ -98,9 +96,9 @@ class Meter:
         span = at_ps - self._at_ps
         if span:
             self._at_ps = at_ps
-            gpu, copies = self._gpu, self._copies
+            gpu = self._gpu
             self._used += (gpu.blocks - gpu.free) * span
-            self._stalled += (gpu.stalled_idle + copies.stalled_held_blocks) * span
-            self._held += copies.held_blocks * span
+            self._stalled += (gpu.stalled_idle + gpu.kept_stalled) * span
+            self._held += gpu.kept * span
             if self.busy:
                 self._busy_ps += span

@@ -274,7 +274,7 @@ class Scheduler:
         job.computed = 0
         job.agent.waiting += 1
         self.waiting = {job.id: job, **self.waiting}
-        if self._copies.held_blocks:
+        if self._gpu.kept:
             self._copies.refusing = True
         self.report(e.CallPreempted(now / PS_PER_S, job.id, generated))
 

@@ -37,6 +37,7 @@ class Holder:
         self.text = text
         self.fast = fast
         self.plain = plain
+        self.kept = False
 
 
 class Twins:
@@ -100,9 +101,10 @@ class Twins:
 
     def take(self) -> None:
         """Some more blocks for a holder, even more than its text is long: then the last ones stay without content."""
-        if not self.holders:
+        takers = [holder for holder in self.holders if not holder.kept]
+        if not takers:
             return
-        holder = self.rng.choice(self.holders)
+        holder = self.rng.choice(takers)
         blocks = min(self.fast.free, self.rng.choice((1, 1, 2, self.rng.randint(0, 40))))
         if self.rng.random() < 0.5:
             self.fast.take(holder.fast, blocks)
@@ -157,6 +159,16 @@ class Twins:
         self.fast.set_stalled(fast, not fast.stalled)
         self.plain.set_stalled(plain, not plain.stalled)
 
+    def keep(self) -> None:
+        """What somebody holds is held for an owner of whom no call runs."""
+        others = [holder for holder in self.holders if not holder.kept]
+        if others:
+            holder = self.rng.choice(others)
+            fast, plain = self.rng.choice(self.owners)
+            self.fast.keep(holder.fast, fast)
+            self.plain.keep(holder.plain, plain)
+            holder.kept = True
+
     def _somebody(self) -> tuple[Owner | None, Owner | None]:
         return self.rng.choice([*self.owners, (None, None)])
 
@@ -165,6 +177,8 @@ class Twins:
     def compare(self) -> None:
         fast, plain = self.fast, self.plain
         assert (fast.free, fast.evicted, fast.stalled_idle) == (plain.free, plain.evicted, plain.stalled_idle)
+        assert (fast.kept, fast.kept_stalled) == (plain.kept, plain.kept_stalled)
+        assert 0 <= fast.kept_stalled <= fast.kept <= fast.blocks - fast.free
         assert fast.touched == plain.touched
         assert self.fast_tree.nodes == self.plain_tree.nodes
         for mine, theirs in self.owners:
@@ -197,6 +211,7 @@ class Twins:
             self.register,
             self.release,
             self.release,
+            self.keep,
         )
         rare = (self.write, self.erase, self.drop, self.expose, self.stall)
         self.rng.choice((*acts, *acts, *rare))()

@@ -15,6 +15,7 @@ pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an
 
 from adversary import hard_workload
 from differential.workloads import Workload, capped
+from test_occupancy import check_shares
 from virtual_engine import Virtual
 
 from tokencake.live.settings import RunSettings
@@ -106,6 +107,7 @@ def both(workload: Workload, live: Policy, simulated: Policy, name: str) -> tupl
     assert engine.leaked_blocks() == 0
     expected: list[object] = []
     simulate(applications, simulated, machine, [expected.append])
+    check_shares(facts)
     return told(facts), told(expected)
 
 

@@ -20,6 +20,7 @@ class Block:
         self.key: Key | None = None
         self.refs = 0
         self.owner: Owner | None = None
+        self.keepers: list[Owner] = []
 
 
 class BlockHold:
@@ -30,6 +31,7 @@ class BlockHold:
         self.start = start
         self.full: list[Block] = []
         self.others: list[Block] = []
+        self.keeper: Owner | None = None
 
     @property
     def registered(self) -> int:
@@ -63,6 +65,15 @@ class BlockPool:
         )
         self._known: dict[Key, list[Block]] = {}  # copies of a block, first registered first
         self._stalled: list[Owner] = []
+        self._kept: dict[int, Block] = {}
+
+    @property
+    def kept(self) -> int:
+        return len(self._kept)
+
+    @property
+    def kept_stalled(self) -> int:
+        return sum(any(owner.stalled for owner in block.keepers) for block in self._kept.values())
 
     @property
     def free(self) -> int:
@@ -134,8 +145,20 @@ class BlockPool:
             self._known.setdefault(key, []).append(block)
             hold.full.append(block)
 
+    def keep(self, hold: BlockHold, owner: Owner) -> None:
+        hold.keeper = owner
+        for block in (*hold.full, *hold.others):
+            block.keepers.append(owner)
+            self._kept[id(block)] = block
+
     def release(self, hold: BlockHold, owner: Owner | None) -> None:
         self.version += 1
+        if hold.keeper is not None:
+            for block in (*hold.full, *hold.others):
+                block.keepers.remove(hold.keeper)
+                if not block.keepers:
+                    del self._kept[id(block)]
+            hold.keeper = None
         for block in hold.others:
             block.refs = 0
             self._queue[id(block)] = block
