@@ -6,16 +6,15 @@ closed form and the same steps one by one come to equal times.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 
 from ..policies.costs import LinearCosts
 from ..traces.errors import MachineError
+from ..traces.fields import MAX_NAME, shown
 
 PS_PER_S = 1_000_000_000_000
-LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +94,9 @@ class Name:
     """A setting that is a word."""
 
     def problem(self, value: object) -> str | None:
-        if isinstance(value, str) and value.isprintable() and 0 < len(value) <= LONGEST_NAME:
+        if isinstance(value, str) and value.isprintable() and 0 < len(value) <= MAX_NAME:
             return None
-        return f"expected a name of 1 to {LONGEST_NAME} printable characters, got {shown(value)}"
+        return f"expected a name of 1 to {MAX_NAME} printable characters, got {shown(value)}"
 
 
 Rule = Whole | Real | Switch | Name
@@ -183,9 +182,11 @@ class Machine:
             )
         for key, value in self.believed:
             if key not in BELIEVABLE:
-                raise MachineError(f"machine {self.name!r}: beliefs.{key}: expected one of {', '.join(BELIEVABLE)}")
+                raise MachineError(
+                    f"machine {shown(self.name)}: beliefs.{key}: expected one of {', '.join(BELIEVABLE)}"
+                )
             if problem := RULES[key].problem(value):
-                raise MachineError(f"machine {self.name!r}: beliefs.{key}: {problem}")
+                raise MachineError(f"machine {shown(self.name)}: beliefs.{key}: {problem}")
 
     @property
     def block_bytes(self) -> int:
@@ -229,16 +230,6 @@ class Machine:
 
     def _copy_block_s(self) -> float:
         return self.block_bytes / (self.link_gbps * 1e9)
-
-
-def shown(value: object) -> str:
-    """A value as an error names it: one short line, strings in quotes."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**20:
-        return "a number of more than 20 digits"  # Python refuses to write very long ones
-    if isinstance(value, float) and not math.isfinite(value):
-        return "not a number" if math.isnan(value) else "infinity"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def ps(seconds: float) -> int:

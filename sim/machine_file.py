@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from ..traces.errors import MachineError
-from ..traces.input_limits import TOML_BYTES
-from ..traces.source_file import STANDARD_INPUT, whole
-from .machine import BELIEVABLE, RULES, Machine, Real, Switch, Whole, shown
+from ..traces.fields import MAX_NAME, shown
+from ..traces.source_file import STANDARD_INPUT
+from .machine import BELIEVABLE, RULES, Machine, Real, Switch, Whole
 from .presets import preset_lines, presets
+from .toml_file import TomlFile, header, key_of, read_toml
 
 # What vLLM's configuration knows or knew, and its V1 engine never did: a machine that took it would promise something.
 NOT_IN_VLLM = ("max_num_partial_prefills", "max_long_partial_prefills")
@@ -41,7 +40,7 @@ def load_machine(name_or_path: str = DEFAULT_MACHINE, settings: Sequence[str] = 
     for setting in settings:
         key, value = _parsed(setting)
         changes[key] = value
-    return _made({**_flat(machine.settings()), **changes}, "--set") if changes else machine
+    return _made({**flat_settings(machine.settings()), **changes}, "--set") if changes else machine
 
 
 def machine_names() -> dict[str, str]:
@@ -57,49 +56,24 @@ def _preset(name: str) -> Machine:
 
 
 def _read(path: Path) -> Machine:
-    text = _text(path)
-    try:
-        table = tomllib.loads(text)
-    except RecursionError:
-        raise MachineError(f"{path}: expected a table of settings, got values nested too deep") from None
-    except ValueError as error:  # TOMLDecodeError, and Python's own refusal of endless digits
-        raise MachineError(_not_toml(path, text, str(error))) from None
-    values = _flat(table)
+    file = read_toml(path, MachineError)
+    values = flat_settings(file.table)
     base = values.pop("base", None)
     for key, value in values.items():
-        if problem := _problem(key, value):
-            raise MachineError(f"{path}:{_line_of(text, key)}: {problem}")
+        if problem := setting_problem(key, value):
+            raise MachineError(f"{path}:{_line_of(file, key)}: {problem}")
     if base is None:
         if missing := [key for key in REQUIRED if key not in values]:
             raise MachineError(f"{path}: expected {', '.join(missing)}, or base = the name of a preset")
         return _made({"name": path.stem, **values}, str(path))
     if not isinstance(base, str) or base not in presets():
         near = _near(base, presets()) if isinstance(base, str) else ""
-        raise MachineError(f"{path}:{_line_of(text, 'base')}: base: expected a preset, got {shown(base)}{near}")
-    return _made({**_flat(_preset(base).settings()), "name": path.stem, **values}, str(path))
+        raise MachineError(f"{path}:{_line_of(file, 'base')}: base: expected a preset, got {shown(base)}{near}")
+    return _made({**flat_settings(_preset(base).settings()), "name": path.stem, **values}, str(path))
 
 
-def _text(path: Path) -> str:
-    content = whole(path, TOML_BYTES, MachineError)
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise MachineError(f"{path}:{line}: expected TOML in UTF-8, got byte 0x{content[error.start]:02x}") from None
-
-
-def _not_toml(path: Path, text: str, message: str) -> str:
-    """tomllib's message, its "(at line 3, column 5)" moved to where a file's line is looked for."""
-    reason, _, place = message.partition(" (at ")
-    if line := re.match(r"line (\d+)", place):
-        return f"{path}:{line[1]}: not TOML: {reason}"
-    if place:  # the end of the document
-        return f"{path}:{len(text.splitlines()) or 1}: not TOML: {reason} at its end"
-    return f"{path}: not TOML: {message}"
-
-
-def _flat(table: Mapping[str, object]) -> dict[str, object]:
-    """The keys of a table, those of `beliefs` with their prefix. A `beliefs` that is no table stays as it is."""
+def flat_settings(table: Mapping[str, object]) -> dict[str, object]:
+    """The keys of a table of settings, those of `beliefs` with their prefix. A `beliefs` that is no table stays."""
     beliefs = table.get("beliefs")
     if not isinstance(beliefs, Mapping):
         return dict(table)
@@ -122,8 +96,8 @@ def _exact(key: str, value: Any) -> Any:
     return float(value) if isinstance(RULES[key], Real) else value
 
 
-def _problem(key: str, value: object) -> str | None:
-    """What is wrong with a setting, its key included."""
+def setting_problem(key: str, value: object) -> str | None:
+    """What is wrong with a setting, its key included; None if nothing is."""
     if key == "beliefs":
         return f"beliefs: expected a table of {', '.join(BELIEVABLE)}, got {shown(value)}"
     if key in NOT_IN_VLLM:
@@ -143,7 +117,7 @@ def _parsed(setting: str) -> tuple[str, object]:
     if not equals or not key:
         raise MachineError(f"--set {shown(setting)}: expected key=value, such as gpu_blocks=20000")
     value = _value(key, text)
-    if problem := _problem(key, value):
+    if problem := setting_problem(key, value):
         raise MachineError(f"--set {problem}")
     return key, value
 
@@ -161,14 +135,13 @@ def _value(key: str, text: str) -> object:
         return text
 
 
-def _line_of(text: str, key: str) -> int:
-    """The line on which a TOML file sets `key` (`beliefs.x`: also an `x` under `[beliefs]`), else the first."""
+def _line_of(file: TomlFile, key: str) -> int:
+    """The line on which a file sets `key` (`beliefs.x`: also an `x` under `[beliefs]`), else the first."""
     table = ""
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[+\s*([^\[\]]*?)\s*\]", line):
-            table = f"{header[1]}."
-        found = table + re.split(r"\s*=", line, maxsplit=1)[0].strip()
-        found = re.sub(r"[\"'\s]", "", found)
+    for number, line in enumerate(file.lines, 1):
+        if (name := header(line)) is not None:
+            table = f"{name}."
+        found = table + key_of(line)
         if found == key or table == f"{key}." or key.startswith(f"{found}."):
             return number
     return 1
@@ -177,5 +150,5 @@ def _line_of(text: str, key: str) -> int:
 def _near(name: str, known: Iterable[str]) -> str:
     """What a wrong name may have meant, else all that is known."""
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name[:MAX_NAME], names, n=3, cutoff=0.5)
     return f": did you mean {' or '.join(near)}?" if near else f": expected one of {', '.join(names)}"

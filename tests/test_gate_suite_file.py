@@ -142,17 +142,20 @@ def test_paths_are_told_from_the_folder_of_the_suite(tmp_path: Path) -> None:
             ("budget_s = 90", "budgets = 90"),
             "budgets: unknown key (did you mean budget_s?): ",
         ),
-        (("budget_s = 90", "budget_s = 0"), "budget_s: expected a number above 0, got 0"),
-        (("confidence = 0.99", "confidence = 95"), "confidence: expected a number from 0.5 to below 1, got 95"),
+        (("budget_s = 90", "budget_s = 0"), "budget_s: expected a number, above 0 and at most 1e+09, got 0"),
+        (("confidence = 0.99", "confidence = 95"), "confidence: expected a number, at least 0.5 and below 1, got 95"),
         (("repeats = 10", "repeat = 10"), "cases.two.repeat: unknown key (did you mean repeats?)"),
-        (("repeats = 10", "repeats = 1.5"), "cases.two.repeats: expected a whole number, at least 1, got 1.5"),
-        (("repeats = 10", "repeats = true"), "cases.two.repeats: expected a whole number, at least 1, got true"),
+        (("repeats = 10", "repeats = 1.5"), "cases.two.repeats: expected a whole number from 1 to 100000, got 1.5"),
+        (("repeats = 10", "repeats = true"), "cases.two.repeats: expected a whole number from 1 to 100000, got true"),
         (('"makespan_s"', '"makespan"'), "metrics.makespan: unknown metric 'makespan': near are makespan_s"),
         (
             ("app_latency_s.p95", "app_latency_s"),
             "metrics.app_latency_s: unknown metric 'app_latency_s': near are app_l",
         ),
-        (("relative = 0.05", "relative = -1"), "metrics.makespan_s.relative: expected a number, at least 0, got -1"),
+        (
+            ("relative = 0.05", "relative = -1"),
+            "metrics.makespan_s.relative: expected a number, at least 0 and at most 1e+18, got -1",
+        ),
         (("relative = 0.05", "relativ = 1"), "metrics.makespan_s.relativ: unknown key (did you mean relative?)"),
         (("{ relative = 0.05 }", "0.05"), "metrics.makespan_s: expected a table, got 0.05"),
         (
@@ -168,11 +171,23 @@ def test_paths_are_told_from_the_folder_of_the_suite(tmp_path: Path) -> None:
         (('"tiny"', '"tiny", gpus = 1'), "cases.two.live.gpus: unknown key"),
         (
             ("gpu_blocks = 200, ", "gpu_blocks = '200', "),
-            "cases.two.live.gpu_blocks: expected a whole number, at least 1",
+            "cases.two.live.gpu_blocks: expected a whole number from 1 to 10",
         ),
-        (("repeats = 2 }", "repeats = 1 }"), "cases.two.live.repeats: expected a whole number, at least 2, got 1"),
+        (("repeats = 2 }", "repeats = 1 }"), "cases.two.live.repeats: expected a whole number from 2 to 100000, got 1"),
         (('model = "tiny", ', ""), "cases.two.live.model: missing: expected a model's name or folder, or tiny"),
-        (("[metrics]", "[metrics"), "not TOML: "),
+        (('settings = ["gpu_blocks=1000"]', "settings = { gpu_block = 3 }"), "cases.two.settings: unknown setting"),
+        (
+            ('trace = "b.jsonl"', "trace = 2020-01-01"),
+            "cases.two.trace: expected 1 to 4096 printable characters, got 2",
+        ),
+        (
+            ("rate = 0.5", f"rate = 0x{'F' * 400}"),
+            "cases.two.rate: expected a whole number of 64 bits, got a number of",
+        ),
+        (("seed = 7", f"seed = 0x{'F' * 9000}"), "cases.two.seed: expected a whole number of 64 bits, got a number of"),
+        (("rate = 0.5", "rate = nan"), "cases.two.rate: expected a number, at least 1e-06 and at most 1e+06, got NaN"),
+        (("repeats = 10", "repeats = 99_999_999"), "cases.two.repeats: expected a whole number from 1 to 100000, got"),
+        (("{ absolute = 3 }", "{ absolute = [] }"), "metrics.app_latency_s.p95[0].absolute: expected a number"),
     ],
 )
 def test_what_is_wrong_is_one_line_with_file_key_and_what_was_expected(
@@ -188,18 +203,23 @@ def test_what_is_wrong_is_one_line_with_file_key_and_what_was_expected(
 
 
 def test_a_suite_without_a_case_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TokencakeError, match=r"cases: expected at least one table \[cases.NAME\]"):
+    with pytest.raises(TokencakeError, match=r"cases: expected 1 to 1000 tables \[cases.NAME\], got 0"):
         load_suite(written(tmp_path, "[defaults]\n"))
 
 
 def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TokencakeError, match=r"none.toml: cannot be read: no such file"):
+    with pytest.raises(TokencakeError, match=r"none.toml: cannot be read: No such file"):
         load_suite(tmp_path / "none.toml")
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(TokencakeError, match=r"bytes.toml: not TOML: "):
+    with pytest.raises(TokencakeError, match=r"bytes.toml:1: expected TOML in UTF-8, got byte 0xff"):
         load_suite(tmp_path / "bytes.toml")
+    with pytest.raises(TokencakeError, match=r"cut.toml:4: not TOML: "):
+        load_suite(written(tmp_path, "[cases.x]\na = 1\nb = 2\n[metrics\n", "cut.toml"))
     with pytest.raises(TokencakeError, match=r"pyproject.toml: expected a table \[tool.tokencake\]"):
         load_suite(written(tmp_path, "[project]\n", "pyproject.toml"))
+    for odd in ("tool = []", "tool = 1", "[tool]\ntokencake = 1"):
+        with pytest.raises(TokencakeError, match=r"pyproject.toml: expected a table \[tool.tokencake\]"):
+            load_suite(written(tmp_path, odd, "pyproject.toml"))
 
 
 def test_the_keys_of_a_live_engine_are_its_options() -> None:

@@ -218,8 +218,11 @@ def test_chat_needs_no_more_memory_for_more_calls() -> None:
     ("make", "message"),
     [
         (lambda: code_writer(apps=-1), "apps: expected a whole number, at least 0, got -1"),
-        (lambda: code_writer(qps=0.0), "rate: expected a positive number of applications a second, got 0.0"),
-        (lambda: deep_research(qps=float("nan")), "rate: expected a positive number of applications a second, got nan"),
+        (lambda: code_writer(qps=0.0), "rate: expected a number of applications a second from 1e-06 to 1e+06, got 0.0"),
+        (
+            lambda: deep_research(qps=float("nan")),
+            "rate: expected a number of applications a second from 1e-06 to 1e+06, got nan",
+        ),
         (lambda: code_writer(arrivals="bursty"), "arrivals: expected one of even, poisson, got 'bursty'"),  # type: ignore[arg-type]
         (lambda: code_writer(spread=1.0), "spread: expected a number from 0 to below 1, got 1.0"),
         (lambda: chat(1, 1.0, prompt_tokens=0), "prompt_tokens: expected a whole number, at least 1, got 0"),

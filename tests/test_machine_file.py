@@ -129,9 +129,9 @@ def test_every_setting_can_be_set(key):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("h100-llama-3.1-7b", "unknown machine 'h100-llama-3.1-7b': did you mean h100-llama-3.1-8b or "),
+        ("h100-llama-3.1-7b", 'unknown machine "h100-llama-3.1-7b": did you mean h100-llama-3.1-8b or '),
         ("h100-llama-3.3-70b", "h100-llama-3.3-70b-tp4"),
-        ("zzz", "unknown machine 'zzz': expected one of a100-qwen2.5-14b, "),
+        ("zzz", 'unknown machine "zzz": expected one of a100-qwen2.5-14b, '),
         ("nowhere/mine.toml", "nowhere/mine.toml: cannot be read: No such file or directory"),
         ("./", "cannot be read: Is a directory"),
         ("/\0", "cannot be read: embedded null byte"),
@@ -145,17 +145,17 @@ def test_a_machine_that_is_not_there(name, said):
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("gpu_blocks", "--set 'gpu_blocks': expected key=value"),
-        ("=3", "--set '=3': expected key=value"),
-        ("gpu_block=3", "--set unknown setting 'gpu_block': did you mean gpu_blocks"),
+        ("gpu_blocks", '--set "gpu_blocks": expected key=value'),
+        ("=3", '--set "=3": expected key=value'),
+        ("gpu_block=3", '--set unknown setting "gpu_block": did you mean gpu_blocks'),
         ("beliefs.link_gps=3", "did you mean beliefs.link_gbps"),
-        ("beliefs.client_s=3", "--set unknown setting 'beliefs.client_s'"),
-        ("gpu_blocks=many", "--set gpu_blocks: expected a whole number from 1 to 1000000000, got 'many'"),
-        ("gpu_blocks=1.5", "got '1.5'"),
-        (f"gpu_blocks={'9' * 5000}", "got '9999"),
-        ("step_s=nan", "--set step_s: expected 0 or a number from 1e-12 to 1000, got not a number"),
-        ("link_gbps=1e999", "got infinity"),
-        ("asynchronous=maybe", "--set asynchronous: expected true or false, got 'maybe'"),
+        ("beliefs.client_s=3", '--set unknown setting "beliefs.client_s"'),
+        ("gpu_blocks=many", '--set gpu_blocks: expected a whole number from 1 to 1000000000, got "many"'),
+        ("gpu_blocks=1.5", 'got "1.5"'),
+        (f"gpu_blocks={'9' * 5000}", 'got "9999'),
+        ("step_s=nan", "--set step_s: expected 0 or a number from 1e-12 to 1000, got NaN"),
+        ("link_gbps=1e999", "got Infinity"),
+        ("asynchronous=maybe", '--set asynchronous: expected true or false, got "maybe"'),
         ("name=", "--set name: expected a name"),
     ],
 )
@@ -165,7 +165,7 @@ def test_a_wrong_setting(setting, said):
 
 def test_settings_that_are_wrong_only_together():
     assert refusal("h200-llama-3.1-8b", "step_s=0", "floor_s=0").startswith(
-        "--set: machine 'h200-llama-3.1-8b': step_s"
+        '--set: machine "h200-llama-3.1-8b": step_s'
     )
 
 
@@ -184,22 +184,22 @@ def test_settings_that_are_wrong_only_together():
         (WHOLE.replace("= 100", "= -100"), "mine.toml:1: gpu_blocks: expected a whole number from 1 to"),
         (
             WHOLE.replace("= 0.01", '= "fast"'),
-            "mine.toml:5: step_s: expected 0 or a number from 1e-12 to 1000, got 'fast'",
+            'mine.toml:5: step_s: expected 0 or a number from 1e-12 to 1000, got "fast"',
         ),
         (
             WHOLE.replace("= 25", "= nan"),
-            "mine.toml:6: link_gbps: expected a number from 0.001 to 1e+06, got not a number",
+            "mine.toml:6: link_gbps: expected a number from 0.001 to 1e+06, got NaN",
         ),
         (WHOLE.replace("copy_s = 2", "copy_s = -2"), "mine.toml:9: beliefs.copy_s: expected 0 or a number"),
-        (WHOLE.replace("copy_s = 2", "copys = 2"), "mine.toml:9: unknown setting 'beliefs.copys': did you mean"),
-        ("[a.b]\nc = 1", "mine.toml:1: unknown setting 'a'"),
+        (WHOLE.replace("copy_s = 2", "copys = 2"), 'mine.toml:9: unknown setting "beliefs.copys": did you mean'),
+        ("[a.b]\nc = 1", 'mine.toml:1: unknown setting "a"'),
         ("beliefs = 3", "mine.toml:1: beliefs: expected a table of link_gbps"),
         ("\nbeliefs = { copy_s = true }", "mine.toml:2: beliefs.copy_s: expected 0 or a number"),
-        ("\nbase = 'h200-qwen3-32'", "mine.toml:2: base: expected a preset, got 'h200-qwen3-32': did you mean"),
+        ("\nbase = 'h200-qwen3-32'", 'mine.toml:2: base: expected a preset, got "h200-qwen3-32": did you mean'),
         ("base = 3", "mine.toml:1: base: expected a preset, got 3"),
         (
             "base = 'h200-qwen3-32b'\nstep_s = 0\nfloor_s = 0",
-            "mine.toml: machine 'mine': step_s, floor_s: expected one",
+            'mine.toml: machine "mine": step_s, floor_s: expected one',
         ),
     ],
 )

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tokencake.sim.machine import LONGEST_NAME, RULES, Name, Real
+from tokencake.sim.machine import RULES, Name, Real
 from tokencake.sim.machine_file import load_machine
 from tokencake.sim.machine_toml import machine_toml
 from tokencake.sim.presets import presets
+from tokencake.traces.fields import MAX_NAME
 
 
 @pytest.mark.parametrize("name", presets())
@@ -24,7 +25,7 @@ def test_every_preset(name, tmp_path):
     assert path.read_text().startswith("# why:\n# two lines = one comment\nname = ")
 
 
-names = st.text(min_size=1, max_size=LONGEST_NAME).filter(lambda text: Name().problem(text) is None)
+names = st.text(min_size=1, max_size=MAX_NAME).filter(lambda text: Name().problem(text) is None)
 costs = {
     field: st.floats(rule.low, rule.high)
     for field, rule in RULES.items()

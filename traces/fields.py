@@ -1,4 +1,4 @@
-"""Values of a JSON file, checked one by one. Each check returns the value with its type, or says what was expected.
+"""Values of a JSON or TOML file, checked one by one. A check returns the value with its type, or says what it expected.
 
 The checks lie on the hot path of the reader, so they are given bare names; the place in the file is put together only
 when something is wrong, while the error travels upwards (`WrongField.inside`).
@@ -7,11 +7,12 @@ when something is wrong, while the error travels upwards (`WrongField.inside`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 
 MAX_TOKENS = 2**31 - 1
 MAX_SECONDS = 1e9  # exclusive; about 32 years
 MAX_NAME = 200  # characters
+SHOWN = 60  # characters of a value in a message
 
 
 class WrongField(Exception):
@@ -32,13 +33,19 @@ class WrongField(Exception):
 
 
 def shown(value: object) -> str:
-    """A value as it stands in the file, short enough for one line."""
+    """A value as it stands in the file, in at most `SHOWN` characters of printable ASCII. Any value has such a text."""
     if isinstance(value, dict):
         return "an object"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return "a list"
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    if isinstance(value, int) and abs(value) >= 10**20:
+        return "a number of more than 20 digits"  # Python refuses to write very long ones
+    if value is None or isinstance(value, str | int | float):
+        text = json.dumps(value[:SHOWN] if isinstance(value, str) else value)
+        cut = isinstance(value, str) and len(value) > SHOWN
+    else:  # TOML has dates and times
+        text, cut = ascii(str(value))[1:-1], False
+    return f"{text[: SHOWN - 3]}..." if cut or len(text) > SHOWN else text
 
 
 def whole(value: object, field: str, low: int, high: int = MAX_TOKENS) -> int:
@@ -92,16 +99,18 @@ def members(value: object, known: Set[str], required: tuple[str, ...] = ()) -> M
     if type(value) is not dict:
         raise WrongField("", f"expected an object, got {shown(value)}")
     if not value.keys() <= known:
-        raise WrongField("", _unknown_field(min(value.keys() - known), known))
+        raise WrongField("", unknown_field(min(value.keys() - known), known))
     for field in required:
         if field not in value:
             raise WrongField("", f'the field "{field}" is missing')
     return value
 
 
-def _unknown_field(stranger: str, known: Set[str]) -> str:
+def unknown_field(stranger: str, known: Iterable[str]) -> str:
+    """Says that there is no such field, which one may have been meant, and which there are."""
     from difflib import get_close_matches  # only an error needs it
 
-    near = get_close_matches(stranger, sorted(known), n=1)
+    names = sorted(known)
+    near = get_close_matches(stranger[:MAX_NAME], names, n=1)
     guess = f' (did you mean "{near[0]}"?)' if near else ""
-    return f"unknown field {shown(stranger)}{guess}; known are {', '.join(sorted(known))}"
+    return f"unknown field {shown(stranger)}{guess}; known are {', '.join(names)}"

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from .apps import Application, Call, Tool
 from .errors import TraceError
 
+LEAST_FACTOR, MOST_FACTOR = 1e-6, 1e6
+
 
 def scaled(applications: Iterable[Application], factor: float) -> Iterator[Application]:
     """The same applications; arrivals, tools' durations, what was declared of them, and pauses last `factor` times as
     long. Lazy. Prompts and answers stay as they are.
 
-    Raises TraceError if the factor is not a positive finite number.
+    Raises TraceError if the factor is not from `LEAST_FACTOR` to `MOST_FACTOR`.
     """
-    if not (math.isfinite(factor) and factor > 0):
-        raise TraceError(f"time scale: expected a positive number, got {factor!r}")
+    if not LEAST_FACTOR <= factor <= MOST_FACTOR:
+        raise TraceError(f"time scale: expected a number from {LEAST_FACTOR:g} to {MOST_FACTOR:g}, got {factor!r}")
     if factor == 1.0:
         return iter(applications)
     return (_application(application, factor) for application in applications)

@@ -11,7 +11,7 @@ from .input_limits import PARTS
 
 
 def strict_json(data: bytes) -> object:
-    """The value of one line. Raises WrongField for what is not strict JSON in UTF-8, and for a field given twice.
+    """The value of a line, or of a file. Raises WrongField for what is no strict JSON, and for a field given twice.
 
     More lists and objects than `PARTS` are refused before memory is spent on them; brackets in texts count, too.
     """
@@ -25,7 +25,8 @@ def strict_json(data: bytes) -> object:
         ) from None
     except json.JSONDecodeError as error:
         cut = "" if data.endswith(b"\n") else "; the file seems to be cut off"
-        raise WrongField("", f"expected JSON: {error.msg} in column {error.colno}{cut}") from None
+        line = f"line {error.lineno}, " if b"\n" in data[:-1] else ""
+        raise WrongField("", f"expected JSON: {error.msg} in {line}column {error.colno}{cut}") from None
     except RecursionError:
         raise WrongField("", "expected at most a few levels of lists and objects, got them nested too deeply") from None
     except ValueError as error:  # an integer with thousands of digits

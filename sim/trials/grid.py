@@ -11,7 +11,8 @@ from itertools import product
 from typing import NamedTuple
 
 from ...traces.errors import TokencakeError
-from ..machine import Machine, shown
+from ...traces.fields import shown
+from ..machine import Machine
 from ..machine_file import DEFAULT_MACHINE, load_machine
 
 QPS = "qps"  # the axis that is no setting of the machine: applications a second

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from ...traces.errors import TokencakeError
+from ...traces.fields import MAX_NAME
 from ...traces.metrics import Metrics
 from ..report import milliseconds, number, seconds, share, size
 
@@ -53,6 +54,7 @@ def check_metric(path: str) -> str:
     known = metric_names()
     if path not in known:
         begun = [name for name in known if name.startswith(f"{path}.")]
+        path = path[:MAX_NAME]
         near = begun or get_close_matches(path, known, n=3)
         meant = f"near are {', '.join(near)}" if near else "see docs/metrics.md, app_latency_s.mean is one"
         raise MetricError(f"unknown metric {path!r}: {meant}")
