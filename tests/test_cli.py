@@ -183,7 +183,7 @@ def test_an_interrupt_leaves_the_results_of_finished_runs(trace: str) -> None:
         (["simulate", "t.jsonl", "--policy", "tokencake:uplod=demand"], "unknown option 'uplod'"),
         (["simulate", "t.jsonl", "--policy", "tokencake:upload=never"], "upload: expected"),
         (["simulate", "t.jsonl", "--policy", "absent.py:P"], "absent.py"),
-        (["simulate", "t.jsonl", "--machine", "h300"], "unknown machine 'h300'"),
+        (["simulate", "t.jsonl", "--machine", "h300"], 'unknown machine "h300"'),
         (["simulate", "t.jsonl", "--set", "gpu_blocks=-1"], "gpu_blocks: expected"),
         (["simulate", "t.jsonl", "--set", "gpu_blocks"], "expected key=value"),
         (["simulate", "t.jsonl", "--rate", "nan"], "rate: expected a positive number"),

@@ -316,7 +316,7 @@ def test_without_the_decisions_the_check_still_works(folder: Path) -> None:
     [
         (("t.jsonl", "none.jsonl"), "tokencake.toml: cases.one: none.jsonl: cannot be read: No such file or directory"),
         (("h100-llama", "h100-lama"), 'tokencake.toml: cases.one: unknown machine "h100-lama-3.1-8b": did you mean '),
-        (("gpu_blocks", "gpu_block"), 'tokencake.toml: cases.one.settings: unknown setting "gpu_block": did you mean '),
+        (("gpu_blocks", "gpu_block"), 'tokencake.toml: defaults.settings: unknown setting "gpu_block": did you mean '),
         (("gpu_blocks = 850", "gpu_blocks = 9"), "tokencake.toml: cases.one: call 'a0/architect_1': 4748 tokens need "),
         (("mine.py:Mine", "mine.py:Yours"), "tokencake.toml: cases.one: policy mine.py:Yours: no class 'Yours' in "),
         (("{ relative", '{ not_worse_than = "vlm", relative'), "tokencake.toml: cases.one: unknown policy 'vlm'"),
