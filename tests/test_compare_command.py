@@ -140,7 +140,7 @@ def test_an_interrupt_reports_what_every_policy_has_finished(
         (["--set", "gpu_blocks=none"], "gpu_blocks"),
         (["--repeat", "0"], "--repeat"),
         (["--confidence", "1.5"], "--confidence"),
-        (["--rate", "-1"], "rate: expected a positive number"),
+        (["--rate", "-1"], "rate: expected a number of applications a second"),
         (["--json", "x", "--csv", "x"], "expected two files"),
         (["another.jsonl"], "expected one TRACE"),
         (["--set", "gpu_blocks=1"], "110 tokens need 7 blocks, but the GPU has 1"),

@@ -172,7 +172,7 @@ def test_words_on_parity() -> None:
         (["absent.jsonl", "--model", "tiny"], "absent.jsonl: cannot be read"),
         (["t.jsonl", "--model", "tiny", "--policy", "vlm"], "unknown policy 'vlm'"),
         (["t.jsonl", "--model", "tiny", "--machine", "h300"], 'unknown machine "h300"'),
-        (["t.jsonl", "--model", "tiny", "--rate", "0"], "rate: expected a positive number"),
+        (["t.jsonl", "--model", "tiny", "--rate", "0"], "rate: expected a number of applications a second"),
         (["t.jsonl", "--model", "tiny", "--repeat", "0"], "0 is not in the range"),
         (["t.jsonl", "--model", "tiny", "--json", "nowhere/v.json"], "cannot be written"),
         (["t.jsonl", "--model", "tiny", "--events", "t.jsonl"], "cannot be written"),
