@@ -30,7 +30,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
-from itertools import accumulate
+from itertools import accumulate, count
 from math import isfinite
 from typing import Any, Literal
 
@@ -39,6 +39,8 @@ from ..traces.apps import AppId, CallId
 from ..traces.errors import PolicyError
 from .interface import Plan, View
 from .news import tell
+
+Place = tuple[int, float, int, CallId]  # queue, arrival, number; no two are equal in these
 
 
 class Program:
@@ -55,10 +57,13 @@ class Program:
 class LiveCall:
     """A call between its arrival and its end."""
 
-    __slots__ = ("arrived_s", "before_s", "id", "level", "program", "running", "since_s", "start_s", "used_s")
+    __slots__ = (
+        "arrived_s", "before_s", "id", "level", "number", "program", "running", "since_s", "start_s", "used_s",
+    )  # fmt: skip
 
-    def __init__(self, call: CallId, program: Program, before_s: float, at_s: float) -> None:
+    def __init__(self, call: CallId, number: int, program: Program, before_s: float, at_s: float) -> None:
         self.id = call
+        self.number = number  # calls that arrived before it
         self.program = program
         self.arrived_s = at_s
         self.before_s = before_s  # of its program's service, when it arrived
@@ -69,9 +74,9 @@ class LiveCall:
         self.since_s = at_s  # it waits, or runs
 
     @property
-    def place(self) -> tuple[int, float, CallId]:
+    def place(self) -> Place:
         """Where it stands among the waiting calls, the smallest first."""
-        return self.level, self.arrived_s, self.id
+        return self.level, self.arrived_s, self.number, self.id
 
 
 class Autellix:
@@ -99,8 +104,10 @@ class Autellix:
         self._ends_s = list(accumulate(first_quantum_s * growth**i for i in range(queues - 1)))  # of all but the last
         self._programs: dict[AppId, Program] = {}
         self._calls: dict[CallId, LiveCall] = {}
-        self._queue: list[tuple[int, float, CallId]] = []  # places of the waiting calls
-        self._rises: list[tuple[float, CallId]] = []  # when which waiting call may rise, at the earliest
+        self._numbers = count()  # of calls, as they arrive
+        self._queue: list[Place] = []  # of the waiting calls
+        self._entries = count()  # of `_rises`: a call may be in it twice for the same time
+        self._rises: list[tuple[float, int, LiveCall]] = []  # when which waiting call may rise, at the earliest
         self._handlers: Mapping[type, Callable[[Any], None]] = {
             e.CallArrived: self._arrived,
             e.CallAdmitted: self._admitted,
@@ -116,14 +123,14 @@ class Autellix:
         self._rise(view.now_s)
         scarce = view.free_blocks < view.growth_blocks
         return Plan(
-            admit=tuple(place[2] for place in self._queue),
+            admit=tuple(place[-1] for place in self._queue),
             preempt=self._victims(view) if scarce else (),
         )
 
     def _victims(self, view: View) -> tuple[CallId, ...]:
         now_s = view.now_s
         calls = [self._calls[name] for name in view.running]
-        calls.sort(key=lambda call: (-self._level(call, now_s - call.since_s), -call.arrived_s, call.id))
+        calls.sort(key=lambda call: (-self._level(call, now_s - call.since_s), -call.arrived_s, -call.number))
         return tuple(call.id for call in calls)
 
     def _level(self, call: LiveCall, more_s: float = 0.0) -> int:
@@ -135,7 +142,7 @@ class Autellix:
         call.level = self._level(call)
         insort(self._queue, call.place)
         if call.level:
-            heappush(self._rises, (self._rises_s(call), call.id))
+            self._rise_at(self._rises_s(call), call)
 
     def _rises_s(self, call: LiveCall) -> float:
         """When its program will have waited `beta` times its service, if it is served no more until then."""
@@ -146,18 +153,21 @@ class Autellix:
         rises = self._rises
         later = []
         while rises and rises[0][0] <= now_s:
-            call = self._calls.get(heappop(rises)[1])
-            if call is None or call.running or not call.level:
+            call = heappop(rises)[-1]
+            if self._calls.get(call.id) is not call or call.running or not call.level:
                 continue
             rises_s = self._rises_s(call)
             if rises_s > now_s:  # its program was served meanwhile
-                later.append((rises_s, call.id))
+                later.append((rises_s, call))
                 continue
             self._leave(call)
             call.start_s = -call.used_s
             self._wait(call)
-        for entry in later:
-            heappush(rises, entry)
+        for rises_s, call in later:
+            self._rise_at(rises_s, call)
+
+    def _rise_at(self, at_s: float, call: LiveCall) -> None:
+        heappush(self._rises, (at_s, next(self._entries), call))
 
     def _leave(self, call: LiveCall) -> None:
         del self._queue[bisect_right(self._queue, call.place) - 1]
@@ -170,7 +180,7 @@ class Autellix:
         if program is None:
             program = self._programs[request.app] = Program()
         before_s = program.path_s if self._by_path else program.served_s
-        call = self._calls[request.id] = LiveCall(request.id, program, before_s, fact.at_s)
+        call = self._calls[request.id] = LiveCall(request.id, next(self._numbers), program, before_s, fact.at_s)
         self._wait(call)
 
     def _admitted(self, fact: e.CallAdmitted) -> None:

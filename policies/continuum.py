@@ -38,6 +38,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from math import log, sqrt
 from typing import Any, Literal
 
@@ -61,6 +62,9 @@ RELEASED_KEEP_S = 2.0
 
 # Places in the queue.
 PREEMPTED, KEPT, OTHER = 0.0, 1.0, 2.0
+
+
+Place = tuple[float, int]  # a time, and the number of what came then: no two are equal
 
 
 class SeenGaps:
@@ -136,8 +140,9 @@ class Continuum:
         self._stalls = ToolStalls()
         self._pins = TimedPins()
         self._queue = RankedQueue()
-        self._calls: dict[CallId, tuple[Request, float]] = {}  # that have not ended, and when they arrived
-        self._programs_s: dict[AppId, float] = {}  # when they started
+        self._calls: dict[CallId, tuple[Request, Place]] = {}  # that have not ended, and when they arrived
+        self._programs: dict[AppId, Place] = {}  # when they started
+        self._numbers = count()  # of programs and calls, as they come
         self._all_gaps = SeenGaps()
         self._gaps_of: dict[Key, SeenGaps] = {}
         self._turns = Turns()
@@ -197,11 +202,11 @@ class Continuum:
 
     def _give_up(self, blocks: int, request: Request, view: View) -> None:
         """Give up pins of so many blocks, if there are, the latest program's first."""
-        least_s = self._programs_s[request.app] if view.running else -1.0
+        least = self._programs[request.app] if view.running else (-1.0, -1)
         stalls = [stall for stall in self._stalls.open.values() if stall.agent in self._pins]
-        stalls.sort(key=lambda stall: (-self._programs_s[stall.request.app], -stall.since_s, stall.agent))
+        stalls.sort(key=lambda stall: self._claim(stall, view), reverse=True)
         for stall in stalls:
-            if blocks <= 0 or self._programs_s[stall.request.app] <= least_s:
+            if blocks <= 0 or self._programs[stall.request.app] <= least:
                 return
             if stall.agent == request.agent:
                 continue
@@ -211,20 +216,24 @@ class Continuum:
                 self._evicted.add(stall.call)
                 self._place(stall.call, OTHER)
 
+    def _claim(self, stall: ToolStall, view: View) -> tuple[float, ...]:
+        """How early what is kept for it was asked for: by its program's start, then its own."""
+        return (*self._programs[stall.request.app], stall.since_s, view.agents[stall.agent].number)
+
     def _place(self, call: CallId, rank: float) -> None:
-        request, arrived_s = self._calls[call]
-        self._queue.put(call, (rank, self._programs_s[request.app], arrived_s))
+        request, arrived = self._calls[call]
+        self._queue.put(call, (rank, *self._programs[request.app], *arrived))
 
     # -- facts
 
     def _app_started(self, fact: e.AppStarted, view: View) -> None:
-        self._programs_s[fact.app] = fact.at_s
+        self._programs[fact.app] = (fact.at_s, next(self._numbers))
 
     def _arrived(self, fact: e.CallArrived, view: View) -> None:
         request = fact.request
         turns = self._turns_of.setdefault(request.app, {})
         turns[request.agent] = turns.get(request.agent, 0) + 1
-        self._calls[request.id] = (request, fact.at_s)
+        self._calls[request.id] = (request, (fact.at_s, next(self._numbers)))
         stall = self._stalls.arrived(fact)
         kept = False
         if stall is not None:
@@ -240,7 +249,7 @@ class Continuum:
         self._queue.remove(fact.call)
         if fact.call in self._evicted:
             self._evicted.remove(fact.call)
-            wait_s = fact.at_s - self._calls[fact.call][1]
+            wait_s = fact.at_s - self._calls[fact.call][1][0]
             self._waits += 1
             self._wait_s += (wait_s - self._wait_s) / self._waits
         self._close(fact.call)
@@ -268,7 +277,7 @@ class Continuum:
             self._pins.keep(stall.agent, stall.since_s + keep_s)
 
     def _app_finished(self, fact: e.AppFinished, view: View) -> None:
-        self._programs_s.pop(fact.app, None)
+        self._programs.pop(fact.app, None)
         for stall in self._stalls.app_finished(fact):
             self._pins.drop(stall.agent)
         for turns in self._turns_of.pop(fact.app, {}).values():

@@ -52,6 +52,7 @@ Left open there, chosen here:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import count
 from math import ceil, inf, isfinite
 from typing import Any, Literal, NamedTuple
 
@@ -122,11 +123,13 @@ class Batch(NamedTuple):
 class Preserved:
     """A stall of which it is not decided that it is swapped or discarded."""
 
-    __slots__ = ("blocks", "copies_s", "estimate_s", "refill_s", "stall", "swappable", "tokens")
+    __slots__ = ("blocks", "copies_s", "estimate_s", "number", "refill_s", "stall", "swappable", "tokens")
 
     def __init__(self, stall: ToolStall, estimate_s: float, view: View) -> None:
-        blocks = view.agents[stall.agent].context_blocks
+        agent = view.agents[stall.agent]
+        blocks = agent.context_blocks
         self.stall = stall
+        self.number = agent.number
         self.estimate_s = estimate_s
         self.blocks = blocks
         self.tokens = blocks * view.block_tokens
@@ -186,9 +189,10 @@ class InferCept:
         self._swapped: dict[AgentId, Preserved] = {}
         self._forget: list[AgentId] = []
         self._copied_at_s = 0.0  # when the swaps so far are believed to be out
-        self._first_s: dict[AppId, dict[AgentId, float]] = {}  # when agents arrived first
+        self._first: dict[AppId, dict[AgentId, tuple[float, int]]] = {}  # when agents arrived first, and their numbers
         self._queue = RankedQueue()
-        self._calls: dict[CallId, Request] = {}  # that have not ended
+        self._calls: dict[CallId, tuple[Request, int]] = {}  # that have not ended, and their numbers
+        self._numbers = count()  # of calls, as they arrive
         self._handlers: Mapping[type, Callable[[Any, View], None]] = {
             e.CallArrived: self._arrived,
             e.CallAdmitted: self._admitted,
@@ -223,7 +227,7 @@ class InferCept:
         now_s = view.now_s
         batch = self._batch(view)
         looks = [self._look(one, batch, now_s) for one in self._preserved.values()]
-        looks.sort(key=lambda look: (-look.waste, look.of.stall.agent))
+        looks.sort(key=lambda look: (-look.waste, look.of.number))
         budget_s = inf if self._heuristic else self._iteration_s(batch, looks)
         room = view.host_free_blocks
         moves, evict = [], []
@@ -297,8 +301,9 @@ class InferCept:
 
     def _arrived(self, fact: e.CallArrived, view: View) -> None:
         request = fact.request
-        self._first_s.setdefault(request.app, {}).setdefault(request.agent, fact.at_s)
-        self._calls[request.id] = request
+        number = next(self._numbers)
+        self._first.setdefault(request.app, {}).setdefault(request.agent, (fact.at_s, number))
+        self._calls[request.id] = (request, number)
         stall = self._stalls.arrived(fact)
         if stall is not None:
             self._preserved.pop(stall.agent, None)  # what is still preserved stays so until the call starts
@@ -307,8 +312,8 @@ class InferCept:
         self._place(request.id, HOLDING if request.agent in self._pins else OTHER)
 
     def _place(self, call: CallId, rank: float) -> None:
-        request = self._calls[call]
-        self._queue.put(call, (rank, self._first_s[request.app][request.agent]))
+        request, number = self._calls[call]
+        self._queue.put(call, (rank, *self._first[request.app][request.agent], number))
 
     def _load_started(self, fact: e.LoadStarted, view: View) -> None:
         self._place(fact.call, HOLDING)
@@ -339,7 +344,7 @@ class InferCept:
     def _app_finished(self, fact: e.AppFinished, view: View) -> None:
         for stall in self._stalls.app_finished(fact):
             self._drop(stall.agent)
-        self._first_s.pop(fact.app, None)
+        self._first.pop(fact.app, None)
 
 
 def _check(rule: str, gap: str, saturation_tokens: int, token_ms: float | None, step_ms: float | None) -> None:

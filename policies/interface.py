@@ -96,6 +96,8 @@ class CallView(Protocol):
     @property
     def request(self) -> Request: ...
     @property
+    def number(self) -> int: ...  # calls that arrived before it: what breaks ties
+    @property
     def arrived_at_s(self) -> float: ...
     @property
     def waiting_since_s(self) -> float: ...  # its arrival, or its last preemption
@@ -114,6 +116,8 @@ class AgentView(Protocol):
 
     @property
     def id(self) -> AgentId: ...
+    @property
+    def number(self) -> int: ...  # agents that arrived before it: what breaks ties
     @property
     def app(self) -> AppId: ...
     @property
@@ -186,7 +190,11 @@ class View(Protocol):
 
 
 class Policy(Protocol):
-    """Decides who gets KV memory, and when. Deterministic: the same facts give the same plans."""
+    """Decides who gets KV memory, and when. Deterministic: the same facts give the same plans.
+
+    Names tell one from another and nothing else: what is equal goes by `number`, or by the order in a collection of the
+    view, never by an id as text. The same workload under other names comes to the same times.
+    """
 
     @property
     def hears(self) -> frozenset[type]:

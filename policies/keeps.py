@@ -56,7 +56,7 @@ class Keeps:
 def _give_up(pins: dict[AgentId, float], blocked: Blocked, rank: Callable[[AppId], int], view: View) -> None:
     missing, senior = blocked.missing_blocks, rank(blocked.app)
     ranks = {name: rank(view.agents[name].app) for name in pins}
-    for name in sorted(pins, key=lambda name: (-ranks[name], name)):
+    for name in sorted(pins, key=lambda name: (-ranks[name], -view.agents[name].number)):
         if missing <= 0 or ranks[name] <= senior:
             break
         missing -= view.agents[name].context_blocks

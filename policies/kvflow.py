@@ -22,7 +22,7 @@ or whose tools run:
 - otherwise it handed its work on, and runs after what is live: no later than with the application's last call, so the
   largest remaining of the live ones. An upper bound, since nobody says where the work comes back.
 
-Equal steps go by last use, the longest idle first.
+Equal steps go by last use, the longest idle first, then the agent that came first.
 
 What else had to be chosen:
 
@@ -99,7 +99,7 @@ class KvFlow:
         if rival is None:
             upload = self._prefetches(steps, admission.room_blocks, view)
         elif self._held_blocks:
-            cancel = self._cancelled(steps, rival.need_blocks - (view.free_blocks - admission.fit_blocks))
+            cancel = self._cancelled(steps, rival.need_blocks - (view.free_blocks - admission.fit_blocks), view)
         evict = self._evicted(steps, admission, rival, view)
         return Plan(evict=evict, offload=offload, upload=upload, cancel=cancel, forget=forget)
 
@@ -139,13 +139,13 @@ class KvFlow:
         need_blocks = admission.fit_blocks + view.growth_blocks + (0 if rival is None else rival.need_blocks)
         agents = view.agents
         idle = [
-            (-steps[name], agent.since_s, name, agent.context_blocks)
+            (-steps[name], agent.since_s, agent.number, name, agent.context_blocks)
             for name, agent in agents.items()
             if steps[name] and agent.context_blocks
         ]
         idle.sort()
         evict = []
-        for _, _, name, blocks in idle:
+        for *_, name, blocks in idle:
             if need_blocks <= 0:
                 break
             evict.append(name)
@@ -182,12 +182,12 @@ class KvFlow:
     def _given_up(blocks: int, steps: Steps, name: AgentId, chosen: list[AgentId], view: View) -> list[AgentId]:
         """Copies to give up for so many blocks: of agents that are no nearer than this one, the furthest first."""
         further = sorted(
-            (-steps[other], agent.since_s, other, agent.host_blocks)
+            (-steps[other], agent.since_s, agent.number, other, agent.host_blocks)
             for other, agent in view.agents.items()
             if agent.host_blocks and steps[other] >= steps[name] and other != name and other not in chosen
         )
         given_up = []
-        for _, _, other, held in further:
+        for *_, other, held in further:
             if blocks <= 0:
                 break
             given_up.append(other)
@@ -199,7 +199,7 @@ class KvFlow:
     def _prefetches(self, steps: Steps, room_blocks: int, view: View) -> tuple[Move, ...]:
         """Copies to bring back into room that nobody needs: the nearest first, then the longest idle."""
         near = [
-            (steps[name], agent.since_s, name, agent.host_blocks)
+            (steps[name], agent.since_s, agent.number, name, agent.host_blocks)
             for name, agent in view.agents.items()
             if 0 < steps[name] <= self._prefetch_steps
             and agent.host_blocks
@@ -209,19 +209,20 @@ class KvFlow:
         ]
         near.sort()
         moves = []
-        for _, _, name, blocks in near:
+        for *_, name, blocks in near:
             if blocks <= room_blocks:
                 room_blocks -= blocks
                 moves.append(Move(name, blocks))
         return tuple(moves)
 
-    def _cancelled(self, steps: Steps, missing_blocks: int) -> tuple[AgentId, ...]:
+    def _cancelled(self, steps: Steps, missing_blocks: int, view: View) -> tuple[AgentId, ...]:
         """Prefetches to give up for the first call that waits, the furthest first; none if they do not help it."""
+        held = [name for name in self._held_blocks if name in view.agents]
         cancel = []
-        for name in sorted(self._held_blocks, key=lambda name: (-steps.get(name, inf), name)):
+        for name in sorted(held, key=lambda name: (-steps[name], view.agents[name].number)):
             if missing_blocks <= 0:
                 break
-            if steps.get(name) == 0:
+            if steps[name] == 0:
                 continue  # its call waits and takes them
             cancel.append(name)
             missing_blocks -= self._held_blocks[name]

@@ -24,6 +24,7 @@ class Queued(Protocol):
     """What lanes must know of a waiting call."""
 
     id: CallId
+    number: int  # calls that arrived before it
     need_blocks: int  # a lower bound of its demand
     total_blocks: int
     since_s: float  # in the queue since
@@ -37,8 +38,8 @@ Key = tuple[int, int, Peers]
 _need = itemgetter(0)
 
 
-def _since(call: Queued) -> tuple[float, CallId]:
-    return (call.since_s, call.id)
+def _since(call: Queued) -> tuple[float, int]:
+    return (call.since_s, call.number)
 
 
 class Lane(Generic[Call]):
@@ -55,7 +56,7 @@ class Lane(Generic[Call]):
     def insert(self, call: Call) -> bool:
         """Put a call into its place. False, and nothing done, if it might overtake another one."""
         calls = self.calls
-        i = bisect_left(calls, (call.since_s, call.id), key=_since) if calls else 0
+        i = bisect_left(calls, (call.since_s, call.number), key=_since) if calls else 0
         if i and calls[i - 1].started_s > call.started_s:
             return False
         if i < len(calls) and calls[i].started_s < call.started_s:
@@ -66,7 +67,7 @@ class Lane(Generic[Call]):
     def remove(self, call: Call) -> None:
         """Take a call out."""
         calls = self.calls
-        del calls[bisect_left(calls, (call.since_s, call.id), key=_since) if len(calls) > 1 else 0]
+        del calls[bisect_left(calls, (call.since_s, call.number), key=_since) if len(calls) > 1 else 0]
 
 
 class Lanes(Generic[Call]):

@@ -30,13 +30,15 @@ class CallState:
         "arrived_at_s",
         "generated_tokens",
         "loading",
+        "number",
         "preemptions",
         "request",
         "waiting_since_s",
     )
 
-    def __init__(self, request: Request, at_s: float) -> None:
+    def __init__(self, request: Request, number: int, at_s: float) -> None:
         self.request = request
+        self.number = number
         self.arrived_at_s = at_s
         self.waiting_since_s = at_s
         self.admitted_at_s: float | None = None
@@ -54,6 +56,7 @@ class AgentState:
         "host_blocks",
         "id",
         "last",
+        "number",
         "offloading",
         "since_s",
         "status",
@@ -61,8 +64,9 @@ class AgentState:
         "uploading",
     )
 
-    def __init__(self, request: Request, at_s: float) -> None:
+    def __init__(self, request: Request, number: int, at_s: float) -> None:
         self.id = request.agent
+        self.number = number
         self.app = request.app
         self.last = request
         self.status = Status.WAITING
@@ -93,6 +97,8 @@ class Ledger:
         self.running: dict[CallId, CallState] = {}
         self.agents: dict[AgentId, AgentState] = {}
         self.stalled: dict[AgentId, AgentState] = {}
+        self._calls_seen = 0
+        self._agents_seen = 0
         self._started_s: dict[AppId, float] = {}
         self._of_app: dict[AppId, list[AgentId]] = {}
         self._fold: dict[type, Callable[[Any], None]] = {
@@ -152,10 +158,12 @@ class Ledger:
 
     def _call_arrived(self, fact: e.CallArrived) -> None:
         request = fact.request
-        self.waiting[request.id] = CallState(request, fact.at_s)
+        self.waiting[request.id] = CallState(request, self._calls_seen, fact.at_s)
+        self._calls_seen += 1
         agent = self.agents.get(request.agent)
         if agent is None:
-            self.agents[request.agent] = AgentState(request, fact.at_s)
+            self.agents[request.agent] = AgentState(request, self._agents_seen, fact.at_s)
+            self._agents_seen += 1
             self._of_app.setdefault(request.app, []).append(request.agent)
             return
         agent.last = request

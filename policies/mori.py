@@ -17,7 +17,7 @@ What is left open:
 - On the GPU means held there (`pin`), or it would be overwritten like any other idle cache. Behind the boundary means
   `keep=False`: the copy on the GPU is freed as soon as the one on the host is complete; blocks that others hold stay.
 - The boundary is strict: no smaller, more idle context is kept in what is left before it.
-- Equal idleness: the agent that is idle for less time counts as busier, then the id decides.
+- Equal idleness: the agent that is idle for less time counts as busier, then the one that came first.
 - A context comes back only into room that is free now. If its call arrives earlier, the engine loads it on demand.
 - Agents that are not expected to call again (see `endings`) have no place: their caches age as in vLLM.
 - If the host has no room, copies of agents whose contexts are on the GPU are given up, the busiest first. What still
@@ -109,9 +109,9 @@ class Mori:
             life = self._lives[name]
             since_s = life.idle_since_s
             if since_s is not None and agent.context_blocks and self._endings.calls_again(life.last):
-                ranked.append((life.idleness(now_s), -since_s, name))
+                ranked.append((life.idleness(now_s), -since_s, agent.number, agent))
         ranked.sort()
-        return [view.agents[name] for _, _, name in ranked]
+        return [agent for _, _, _, agent in ranked]
 
     def _room(self, idle: Sequence[AgentView], view: View) -> Room:
         admission, rival = first_come(view, ())

@@ -48,21 +48,24 @@ class Oracle:
         uses = {agent.id: self._future.next_use_s(agent, view) for agent in view.agents.values()}
         offload, forget = _host(plan.offload, uses, view)
         idle = [agent for agent in view.agents.values() if agent.context_blocks and agent.status is not Status.RUNNING]
-        evict = tuple(agent.id for agent in sorted(idle, key=lambda agent: (-uses[agent.id], agent.id)))
+        evict = tuple(agent.id for agent in sorted(idle, key=lambda agent: -uses[agent.id]))
         return replace(plan, offload=offload, forget=forget, evict=evict)
 
 
 def _host(
     offload: Sequence[Move], uses: dict[AgentId, float], view: View
 ) -> tuple[tuple[Move, ...], tuple[AgentId, ...]]:
-    """What to save, and which copies to give up for it: those that are used after what is saved, the furthest first."""
+    """What to save, and which copies to give up for it: those that are used after what is saved, the furthest first.
+
+    Of equal ones the agent that came first goes first: agents are looked at in the order of the view.
+    """
     room = view.host_free_blocks
-    copies = sorted((a for a in view.agents.values() if a.host_blocks), key=lambda a: (-uses[a.id], a.id))
+    copies = sorted((a for a in view.agents.values() if a.host_blocks), key=lambda a: -uses[a.id])
     saves: list[Move] = []
     forget: list[AgentId] = []
     saving = {move.agent for move in offload}
     left = iter([copy for copy in copies if copy.id not in saving])
-    for move in sorted(offload, key=lambda move: (uses[move.agent], move.agent)):
+    for move in sorted(offload, key=lambda move: (uses[move.agent], view.agents[move.agent].number)):
         need = move.blocks - view.agents[move.agent].host_blocks
         while need > room and (copy := next(left, None)) is not None and uses[copy.id] > uses[move.agent]:
             forget.append(copy.id)

@@ -47,7 +47,7 @@ class Partition:
         self._window = window
         scores = {kind.name: kind.score(now_s, step) for kind in types if kind.live}
         used = {kind.name: kind.used_blocks for kind in types}
-        ranked = sorted(scores, key=lambda name: (-scores[name], name))
+        ranked = sorted(scores, key=lambda name: -scores[name])  # equal ones as they appeared
         critical = ranked[: max(1, int(rules.critical_share * len(ranked)))]
         self.reserve_blocks = split(int(self._share * gpu_blocks), critical, scores, used)
 
@@ -127,7 +127,7 @@ def split(blocks: int, names: Sequence[str], scores: dict[str, float], used: dic
     """Divide reserved blocks among types by weight `max(s, (m + s) / 2)`, in the order of `names`.
 
     `s` is a type's share of the scores, `m` its share of the blocks used now. The largest remainders get what rounding
-    leaves, ties by name.
+    leaves, of equal ones the first of `names`.
     """
     all_scores = sum(scores[name] for name in names)
     all_used = sum(used[name] for name in names)
@@ -138,7 +138,7 @@ def split(blocks: int, names: Sequence[str], scores: dict[str, float], used: dic
         weights[name] = max(s, (m + s) / 2)
     unit = blocks / sum(weights.values()) if weights else 0.0
     parts = {name: int(unit * weight) for name, weight in weights.items()}
-    by_remainder = sorted(names, key=lambda name: (parts[name] - unit * weights[name], name))
+    by_remainder = sorted(names, key=lambda name: parts[name] - unit * weights[name])
     for name in by_remainder[: blocks - sum(parts.values())]:
         parts[name] += 1
     return parts

@@ -10,7 +10,10 @@ Key = tuple[float, ...]
 
 
 class RankedQueue:
-    """A sorted list of calls, smallest key first, equal ones by id. Nothing is sorted anew when a plan is made."""
+    """A sorted list of calls, smallest key first. Nothing is sorted anew when a plan is made.
+
+    No two keys are equal: a key ends with the number of its call, or a tie would be broken by an id.
+    """
 
     def __init__(self) -> None:
         self._ranked: list[tuple[Key, CallId]] = []

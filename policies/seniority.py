@@ -21,7 +21,7 @@ from .rules import Rules
 USUAL_WEIGHT = 0.1  # of the newest call in what is usual for its agent type
 
 HELD, ON_GPU, ON_HOST, FREE = range(4)  # where half of a call's demand is
-Place = tuple[int, float, CallId]  # smallest first
+Place = tuple[int, float, int]  # smallest first: tier, weight, number
 
 
 class Seniority:
@@ -160,7 +160,7 @@ class Seniority:
 
     def _place(self, call: CallView, running: set[AppId], view: View) -> Place:
         request = call.request
-        return self._tier(call, running, view), self._weight(request.app, self._size[request.id]), request.id
+        return self._tier(call, running, view), self._weight(request.app, self._size[request.id]), call.number
 
     def _tier(self, call: CallView, running: set[AppId], view: View) -> int:
         """0: running calls hold half of it; then, while contexts get lost, what the GPU has, what the host has too."""

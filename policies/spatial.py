@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
+from itertools import count
 from math import inf
 from typing import Any, TypeVar
 
@@ -34,12 +35,15 @@ class LiveCall:
 
     __slots__ = (
         "admitted_s", "arrived_s", "charge", "drift", "first_token_step", "floor_blocks", "generated_tokens", "group",
-        "held", "id", "need_blocks", "peers", "request", "shared_blocks", "since_s", "started_s",
+        "held", "id", "need_blocks", "number", "peers", "request", "shared_blocks", "since_s", "started_s",
         "total_blocks", "type", "waited_s",
     )  # fmt: skip
 
-    def __init__(self, request: Request, at_s: float, started_s: float, offset_s: float, kind: AgentType) -> None:
+    def __init__(
+        self, request: Request, number: int, at_s: float, started_s: float, offset_s: float, kind: AgentType
+    ) -> None:
         self.id = request.id
+        self.number = number  # calls that arrived before it
         self.request = request
         self.type = kind
         name = request.hints.join_group
@@ -113,7 +117,8 @@ class Spatial:
         self._partition = Partition(rules)
         self._types: dict[str, AgentType] = {}
         self._calls: dict[CallId, LiveCall] = {}
-        self._ageing: list[tuple[float, CallId, LiveCall]] = []  # when who leaves the lane of its early days
+        self._numbers = count()  # of calls, as they arrive
+        self._ageing: list[tuple[float, int, LiveCall]] = []  # when who leaves the lane of its early days
         self._last: dict[AppId, dict[AgentId, LiveCall]] = {}  # the last call of each agent that finished
         self._started_s: dict[AppId, float] = {}  # the view knows no more of one that is over when its news is read
         self._branches: dict[Group, dict[CallId, LiveCall]] = {}
@@ -198,7 +203,7 @@ class Spatial:
         left = [call for lane in self._lanes.upto(reach) for call in lane.calls if call.id not in admitted]
         if not left:
             return None
-        best = max(left, key=lambda call: (self._scores.own(call), call.id))
+        best = max(left, key=lambda call: (self._scores.own(call), -call.number))
         return Rival(self._scores.own(best), self._look(best, view))
 
     def _fitting(self, view: View, claims: Sequence[Claim]) -> list[LiveCall]:
@@ -313,7 +318,7 @@ class Spatial:
     ) -> Iterator[LiveCall]:
         """The lanes' calls, first to start first."""
         if not self._rules.order:
-            return in_order(lanes, lambda call: (call.arrived_s, call.id), reach_blocks)
+            return in_order(lanes, lambda call: (call.arrived_s, call.number), reach_blocks)
         calls = in_order(lanes, self._place, reach_blocks)
         scarce = self._uncommitted_blocks < self._rules.affinity_free_share * view.gpu_blocks
         if scarce and self._rules.prefix_affinity:
@@ -323,10 +328,10 @@ class Spatial:
                 return self._by_affinity(sorted(held, key=self._place), calls)
         return calls
 
-    def _place(self, call: LiveCall) -> tuple[float, float, float, CallId]:
+    def _place(self, call: LiveCall) -> tuple[float, float, float, int]:
         own = self._scores.own(call)
         rank = own if call.group is None else self._scores.rank(call)
-        return (-rank, -own, call.arrived_s, call.id)
+        return (-rank, -own, call.arrived_s, call.number)
 
     def _by_affinity(self, held: list[LiveCall], calls: Iterator[LiveCall]) -> Iterator[LiveCall]:
         """Within `affinity_points` of the best that is left, a call whose prefix running calls hold goes first."""
@@ -354,7 +359,7 @@ class Spatial:
 
         Among calls within `preempt_points` of the lowest score: first those that alone free what is missing, then
         those not near their end, then those that cost least recomputation for a freed block. One token a step is
-        assumed since the first.
+        assumed since the first. Of equal ones who came last gives way first.
         """
         missing = view.growth_blocks - view.free_blocks
         if missing <= 0:
@@ -362,15 +367,15 @@ class Spatial:
         scores = {call.id: self._scores.own(call) for call in self._running.values()}
         most = min(scores.values(), default=0.0) + self._rules.preempt_points
 
-        def rank(call: LiveCall) -> tuple[bool, float, bool, float, CallId]:
+        def rank(call: LiveCall) -> tuple[bool, float, bool, float, int]:
             if scores[call.id] > most:
-                return (True, scores[call.id], False, 0.0, call.id)
+                return (True, scores[call.id], False, 0.0, -call.number)
             steps = 0 if call.first_token_step is None else view.step - call.first_token_step
             generated = min(call.request.max_output_tokens, call.generated_tokens + steps)
             tokens = call.request.prompt_tokens + generated
             freed = max(1, tokens // view.block_tokens - call.shared_blocks)
             done = generated >= self._rules.preempt_done_share * call.request.max_output_tokens
-            return (False, float(freed < missing), done, tokens / freed, call.id)
+            return (False, float(freed < missing), done, tokens / freed, -call.number)
 
         return tuple(call.id for call in sorted(self._running.values(), key=rank))
 
@@ -383,11 +388,11 @@ class Spatial:
             kind = self._types[request.agent_type] = AgentType(request.agent_type, view.step)
         started_s = self._started_s[request.app]
         offset_s = self._offset_s(started_s)
-        call = LiveCall(request, fact.at_s, started_s, offset_s, kind)
+        call = LiveCall(request, next(self._numbers), fact.at_s, started_s, offset_s, kind)
         if call.group is None and offset_s < START_OFFSET_S:
             like = drift(request.hints, 0.0)
             call.peers = like
-            heappush(self._ageing, (started_s + waits_in_order_s(like), call.id, call))
+            heappush(self._ageing, (started_s + waits_in_order_s(like), call.number, call))
         self._size(call, view.block_tokens)
         self._calls[call.id] = call
         if call.group is not None:

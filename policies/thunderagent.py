@@ -35,6 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
+from itertools import count
 from math import isfinite
 from typing import Any
 
@@ -60,10 +61,11 @@ class Stage(Enum):
 class Program:
     """An agent: one context."""
 
-    __slots__ = ("agent", "last", "new", "reasoning", "stage", "tokens")
+    __slots__ = ("agent", "last", "new", "number", "reasoning", "stage", "tokens")
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, number: int) -> None:
         self.agent = request.agent
+        self.number = number  # programs that came before it
         self.last = request
         self.tokens = request.prompt_tokens
         self.reasoning = True
@@ -71,10 +73,10 @@ class Program:
         self.stage = Stage.ACTIVE
 
     @property
-    def resumption(self) -> tuple[int, int, AgentId]:
-        """Its place in the order of resumption: reasoning before, new, acting; ascending tokens."""
+    def resumption(self) -> tuple[int, int, int]:
+        """Its place in the order of resumption: reasoning before, new, acting; ascending tokens; first come."""
         rank = 2 if not self.reasoning else 1 if self.new else 0
-        return (rank, self.tokens, self.agent)
+        return (rank, self.tokens, self.number)
 
 
 class ThunderAgent:
@@ -92,6 +94,7 @@ class ThunderAgent:
         self._period_s = period_s
         self._acting_weight = acting_weight
         self._endings = Endings()
+        self._numbers = count()  # of programs, as they come
         self._programs: dict[AgentId, Program] = {}
         self._over: dict[AgentId, Program] = {}  # believed to be, of applications that go on
         self._caller: dict[CallId, Program] = {}  # of the calls that have not ended
@@ -145,7 +148,7 @@ class ThunderAgent:
             return
         room += sum(self._cost(program) for program in self._programs.values() if program.stage is Stage.MARKED)
         active = [program for program in self._programs.values() if program.stage is Stage.ACTIVE]
-        for program in sorted(active, key=lambda program: (program.reasoning, program.tokens, program.agent)):
+        for program in sorted(active, key=lambda program: (program.reasoning, program.tokens, program.number)):
             if room >= 0:
                 return
             room += self._cost(program)
@@ -173,7 +176,7 @@ class ThunderAgent:
         if program is None:
             program = self._over.pop(request.agent, None)
         if program is None:
-            program = Program(request)
+            program = Program(request, next(self._numbers))
             if self._is_held_back(program, view):
                 program.stage = Stage.PAUSED
         else:

@@ -15,7 +15,7 @@ from math import ceil
 from typing import Any, NamedTuple
 
 from ..traces import events as e
-from ..traces.apps import AgentId
+from ..traces.apps import AgentId, AppId
 from ..traces.events import Request
 from .admission import Claim, Rival
 from .interface import Move, View
@@ -56,7 +56,7 @@ class Uploads:
         self._rules = rules
         self._blocks: dict[AgentId, int] = {}  # asked for, and not taken yet
         self._for: dict[AgentId, Request] = {}  # the last call of each of these agents
-        self._refused: set[AgentId] = set()  # in this stall: there is nothing to bring back
+        self._refused: dict[AppId, set[AgentId]] = {}  # in this stall: there is nothing to bring back
         self._next: list[tuple[float, int]] = []  # when claims grow, and what room that takes
         self.handlers: Mapping[type, Callable[[Any, View], None]] = {
             e.CallArrived: self._arrived,
@@ -82,7 +82,7 @@ class Uploads:
             if not blocks:
                 continue  # most of them
             has = self._blocks.get(stall.agent, 0)
-            if blocks <= has or agent.offloading or stall.agent in self._refused:
+            if blocks <= has or agent.offloading or stall.agent in self._refused.get(agent.app, ()):
                 continue
             share, next_s = self._progress(stall, view.costs.upload_s(blocks), now_s)
             target = ceil(share * blocks)
@@ -91,7 +91,7 @@ class Uploads:
             if next_s is not None:
                 self._next.append((next_s, ceil(blocks / (GATHER_PARTS + 1))))
         if len(claims) > 1:
-            claims.sort(key=lambda claim: (-claim.score, claim.stall.agent))
+            claims.sort(key=lambda claim: (-claim.score, agents[claim.stall.agent].number))
         return claims
 
     def wishes(
@@ -138,7 +138,8 @@ class Uploads:
         """Uploads to give up, the least urgent first: as many as the rival needs, none if they do not help it."""
         missing = rival.need_blocks - room_blocks
         cancel = []
-        for points, agent in sorted((score(request, view), agent) for agent, request in self._for.items()):
+        scored = [(score(request, view), -view.agents[agent].number, agent) for agent, request in self._for.items()]
+        for points, _, agent in sorted(scored):
             if missing <= 0 or points >= rival.score:
                 break
             missing -= self._blocks[agent]
@@ -156,10 +157,12 @@ class Uploads:
     # -- facts
 
     def _arrived(self, fact: e.CallArrived, view: View) -> None:
-        self._refused.discard(fact.request.agent)
+        self._refused.get(fact.request.app, set()).discard(fact.request.agent)
 
     def _refuse(self, fact: e.UploadRefused, view: View) -> None:
-        self._refused.add(fact.agent)
+        agent = view.agents.get(fact.agent)
+        if agent is not None:
+            self._refused.setdefault(agent.app, set()).add(fact.agent)
 
     def _end(self, fact: e.UploadTaken | e.UploadCancelled, view: View) -> None:
         self._drop(fact.agent)
@@ -167,4 +170,4 @@ class Uploads:
     def _app_finished(self, fact: e.AppFinished, view: View) -> None:
         for agent in [agent for agent, request in self._for.items() if request.app == fact.app]:
             self._drop(agent)
-        self._refused = {agent for agent in self._refused if not agent.startswith(f"{fact.app}/")}
+        self._refused.pop(fact.app, None)

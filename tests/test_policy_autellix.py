@@ -105,7 +105,7 @@ def test_the_call_of_the_lowest_queue_gives_way_first():
     assert rule.plan(story.view()).preempt == ()  # there is room for all that they may grow by
     story.growth_blocks = 5
     story.happens(e.FirstToken(story.now_s, "b/1"))
-    assert rule.plan(story.view()).preempt == ("a/1", "b/1", "c/1")
+    assert rule.plan(story.view()).preempt == ("a/1", "c/1", "b/1")  # of equals, who came last
 
 
 def test_a_call_that_was_given_up_is_forgotten_wherever_it_was():

@@ -17,37 +17,39 @@ DEEP = Hints(depth=3, remaining_depth=1, max_depth=4)
 class Waiting:
     """A waiting call; `peers` as the spatial half sets it."""
 
-    id: str
+    number: int
     need_blocks: int
     started_s: float
     since_s: float
     hints: Hints = CHAT
     now_s: float = 0.0
     total_blocks: int = 100
+    id: str = field(init=False)
     peers: Peers = field(init=False)
 
     def __post_init__(self) -> None:
+        self.id = f"c{9 - self.number}"  # the other way round
         like, exact = drift(self.hints, 0.0), drift(self.hints, self.started_s)
         young = self.started_s < START_OFFSET_S and self.now_s < self.started_s + waits_in_order_s(like)
         self.peers = like if young else exact
 
-    def place(self) -> tuple[float, float, str]:
+    def place(self) -> tuple[float, float, int]:
         points = drift(self.hints, self.started_s).points(self.now_s - self.started_s, self.now_s - self.since_s)
-        return (-points, self.since_s, self.id)
+        return (-points, self.since_s, self.number)
 
 
 def test_equal_calls_share_a_lane_and_the_first_of_it_goes_first():
     lanes: Lanes[Waiting] = Lanes()
     for n in (2, 0, 1):
-        lanes.put(Waiting(f"c{n}", 5, started_s=100.0 + n, since_s=100.0 + n))
+        lanes.put(Waiting(n, 5, started_s=100.0 + n, since_s=100.0 + n))
     (lane,) = lanes.upto(5)
-    assert [call.id for call in lane.calls] == ["c0", "c1", "c2"]
+    assert [call.number for call in lane.calls] == [0, 1, 2]
     assert lanes.upto(4) == []
 
 
 def test_a_call_moves_with_its_bound():
     lanes: Lanes[Waiting] = Lanes()
-    call = Waiting("c", 5, started_s=0.0, since_s=0.0)
+    call = Waiting(0, 5, started_s=0.0, since_s=0.0)
     lanes.put(call)
     call.need_blocks = 9
     lanes.put(call)
@@ -60,14 +62,14 @@ def test_a_call_moves_with_its_bound():
 def test_a_lane_is_left_when_its_calls_are_out_of_reach():
     lanes: Lanes[Waiting] = Lanes()
     for n in range(3):
-        lanes.put(Waiting(f"big{n}", 9, started_s=100.0 + n, since_s=100.0 + n, now_s=200.0))
-    lanes.put(Waiting("small", 2, started_s=150.0, since_s=150.0, now_s=200.0))
+        lanes.put(Waiting(n, 9, started_s=100.0 + n, since_s=100.0 + n, now_s=200.0))
+    lanes.put(Waiting(3, 2, started_s=150.0, since_s=150.0, now_s=200.0))
     room = [10]
     seen = []
     for call in in_order(lanes.upto(10), Waiting.place, lambda: room[0]):
-        seen.append(call.id)
+        seen.append(call.number)
         room[0] -= call.need_blocks
-    assert seen == ["big0"]  # one block is left, too little for any other
+    assert seen == [0]  # one block is left, too little for any other
 
 
 times = st.floats(0.0, 400.0).map(lambda s: round(s, 3))
@@ -81,7 +83,7 @@ def test_calls_come_by_score(rows, later_s):
     lanes: Lanes[Waiting] = Lanes()
     now_s = max((max(row[1], row[2]) for row in rows), default=0.0) + later_s
     calls = [
-        Waiting(f"c{n}", need, started_s=min(one, other), since_s=max(one, other), hints=hints, now_s=now_s)
+        Waiting(n, need, started_s=min(one, other), since_s=max(one, other), hints=hints, now_s=now_s)
         for n, (need, one, other, hints) in enumerate(rows)
     ]
     for call in calls:

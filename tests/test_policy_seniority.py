@@ -89,11 +89,11 @@ def test_who_started_first_is_first_of_equals_and_rank_counts_live_applications(
     assert policy.plan(story.view()).admit == ("b/1", "b/larger", "a/1")
 
 
-def test_equal_places_go_by_name():
+def test_of_equal_places_the_call_that_came_first_goes_first():
     story = Story()
-    for name in ("z", "m", "a"):
+    for name in ("z", "a", "m"):
         story.arrives(f"a/{name}")
-    assert order(story) == ("a/a", "a/m", "a/z")
+    assert order(story) == ("a/z", "a/a", "a/m")
 
 
 # -- siblings of running calls

@@ -12,6 +12,7 @@ from statistics import fmean, pstdev
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from renamed import Names, backwards
 from trace_files import dags
 
 from tokencake.traces.apps import Application, Call, Prompt, Segment, Tool
@@ -90,6 +91,24 @@ def test_a_schedule_of_even_gaps_becomes_a_poisson_process_of_the_same_rate() ->
 def test_what_all_arrives_at_once_goes_on_arriving_at_once() -> None:
     applications = [app(f"a{index}", 3.0, tool(1.0)) for index in range(4)]
     assert arrivals(vary(applications, Variation(arrivals=True), 0, 0)) == [3.0, 3.0, 3.0, 3.0]
+
+
+def test_what_arrives_at_the_same_instant_does_so_in_any_order() -> None:
+    applications = [app(f"a{index}", 3.0, tool(1.0)) for index in range(3)]
+    days = [vary(applications, Variation(arrivals=True), 0, repeat) for repeat in range(600)]
+    seen = Counter("".join(one.id[1] for one in day) for day in days)
+    assert len(seen) == 6
+    assert min(seen.values()) > 70  # 100 expected
+    assert [one.id for one in vary(applications, Variation(tools=0.3), 0, 0)] == ["a0", "a1", "a2"]
+
+
+def test_what_arrives_later_stays_behind() -> None:
+    applications = [app(f"a{index}", 3.0 * (index // 2), tool(1.0)) for index in range(6)]  # two by two
+    for repeat in range(20):
+        day = vary(applications, Variation(arrivals=True), 0, repeat)
+        for at_s in set(arrivals(day)):
+            here = [index for index, one in enumerate(day) if one.arrival_s == at_s]
+            assert {day[index].id for index in here} == {applications[index].id for index in here}
 
 
 def test_order_sends_the_same_applications_at_the_same_times_in_another_order() -> None:
@@ -268,13 +287,23 @@ def test_one_aspect_more_leaves_the_draws_of_the_others() -> None:
     assert [one.id for one in everything] == [one.id for one in vary(applications, Variation(order=True), 5, 2)]
 
 
-def test_an_application_less_leaves_the_noise_of_the_others() -> None:
+def test_an_application_less_at_the_end_leaves_the_noise_of_the_others() -> None:
     applications = many(10)
-    fewer = applications[:4] + applications[5:]
     drawn = durations(vary(applications, Variation(tools=0.3), 0, 0))
-    assert durations(vary(fewer, Variation(tools=0.3), 0, 0)) == {
-        name: duration_s for name, duration_s in drawn.items() if not name.startswith("a4/")
+    assert durations(vary(applications[:9], Variation(tools=0.3), 0, 0)) == {
+        name: duration_s for name, duration_s in drawn.items() if not name.startswith("a9/")
     }
+
+
+@pytest.mark.parametrize("variation", [EVERYTHING, Variation(True, 0.3, 0.3, True), Variation(arrivals=True)], ids=str)
+def test_the_same_trace_under_other_names_has_the_same_days(variation: Variation) -> None:
+    applications = list(read_trace(Path(__file__).parent.parent / "examples" / "deep-research.jsonl"))
+    applications += [replace(one, id=f"{one.id}+") for one in applications[-1:]]  # two at the same instant
+    names = Names(applications, backwards)
+    days = [vary(applications, variation, 3, repeat) for repeat in range(3)]
+    assert [vary(names.of_all(applications), variation, 3, repeat) for repeat in range(3)] == [
+        names.of_all(day) for day in days
+    ]
 
 
 def test_repeats_and_seeds_differ_and_each_comes_out_again() -> None:

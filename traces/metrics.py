@@ -115,8 +115,10 @@ class Metrics:
         self._occupancy: Occupied | None = None
         self._inversions = 0
         self._running_other = 0  # running calls off their critical paths
-        self._waiting_critical: set[CallId] = set()
-        self._oldest_critical: list[tuple[float, CallId]] = []  # heap of arrivals; entries that wait no more linger
+        self._waiting_critical: dict[CallId, int] = {}  # by call, the number of its entry
+        self._queued_critical = 0  # entries so far
+        # heap of arrivals; entries of calls that wait no more linger
+        self._oldest_critical: list[tuple[float, int, CallId]] = []
 
     def add(self, fact: object) -> None:
         """Takes the next fact; kinds that no metric needs cost one look-up.
@@ -212,7 +214,7 @@ class Metrics:
             self._computed_tokens += call.prompt_tokens - gpu_hit_tokens - host_hit_tokens
             self._gpu_hit_tokens += gpu_hit_tokens
             self._host_hit_tokens += host_hit_tokens
-        self._waiting_critical.discard(call_id)
+        self._waiting_critical.pop(call_id, None)
         critical_since_s = self._oldest_waiting_critical_s()
         if not call.critical:
             self._running_other += 1
@@ -240,7 +242,7 @@ class Metrics:
         call = self._calls.pop(call_id)
         if call.first_token_s is not None and output_tokens > 1:
             self._tpot_s.add((at_s - call.first_token_s) / (output_tokens - 1))
-        self._waiting_critical.discard(call_id)
+        self._waiting_critical.pop(call_id, None)
         if call.running and not call.critical:  # else: its last token came after a preemption
             self._running_other -= 1
         self._finished_calls += 1
@@ -250,7 +252,7 @@ class Metrics:
 
     def _call_aborted(self, fact: CallAborted) -> None:
         call = self._calls.pop(fact.call)
-        self._waiting_critical.discard(fact.call)
+        self._waiting_critical.pop(fact.call, None)
         if call.running and not call.critical:
             self._running_other -= 1
         self._aborted_calls += 1
@@ -258,7 +260,7 @@ class Metrics:
     def _load_started(self, fact: LoadStarted) -> None:
         self._load_jobs += 1
         self._upload_blocks += fact.blocks
-        self._waiting_critical.discard(fact.call)  # it has its room: it waits for a copy, not for other calls
+        self._waiting_critical.pop(fact.call, None)  # it has its room: it waits for a copy, not for other calls
 
     def _offload_started(self, fact: OffloadStarted) -> None:
         self._offload_jobs += 1
@@ -281,11 +283,12 @@ class Metrics:
         self._occupancy = fact
 
     def _queue_critical(self, arrived_s: float, call: CallId) -> None:
-        self._waiting_critical.add(call)
-        heappush(self._oldest_critical, (arrived_s, call))
+        self._queued_critical += 1
+        self._waiting_critical[call] = self._queued_critical
+        heappush(self._oldest_critical, (arrived_s, self._queued_critical, call))
 
     def _oldest_waiting_critical_s(self) -> float | None:
         oldest = self._oldest_critical
-        while oldest and oldest[0][1] not in self._waiting_critical:
+        while oldest and self._waiting_critical.get(oldest[0][2]) != oldest[0][1]:
             heappop(oldest)  # it waits no more: each entry is pushed and popped once
         return oldest[0][0] if oldest else None

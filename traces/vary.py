@@ -4,6 +4,8 @@ Up to four aspects vary, each by draws of its own:
 
 - `arrivals`: the gaps between arrivals are drawn, with replacement, from the trace's own. If those are as good as
   equal (a schedule, not an observation) they are exponentially distributed with the same mean. The first arrival stays.
+  Of applications that arrive at the same instant, all orders are equally likely: a trace has to write them in some
+  order, and a policy that gains by that one has gained by chance.
 - `order`: which application comes at which arrival is a permutation, all equally likely.
 - `tools`: each tool gets the true duration of a tool drawn, with replacement, from those of the trace that are of its
   kind and started by its agent type, and with it what was declared of that one: so declarations are as good as they
@@ -29,7 +31,8 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
+from operator import itemgetter
 from statistics import fmean, linear_regression
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -111,14 +114,15 @@ def vary(applications: Sequence[Application], variation: Variation, seed: int, r
     """The applications of one repeat, in order of arrival.
 
     What is drawn depends on the trace, `seed` and `repeat` alone, aspect by aspect and call by call: whatever policy
-    plays them gets the same, and one aspect more leaves the draws of the others as they were.
+    plays them gets the same, and one aspect more leaves the draws of the others as they were. A call is known by its
+    place (which application of the trace, which call of it), so the same trace under other names has the same days.
     """
     varied = applications
     if variation.tools is not None:
         varied = _with_tools(varied, variation.tools, f"{seed} {repeat} tools")
     if variation.declared is not None:
         change = _declarer(applications, variation.declared)
-        varied = [_with_changed_tools(one, change, f"{seed} {repeat} declared") for one in varied]
+        varied = _with_changed_tools(varied, change, f"{seed} {repeat} declared")
     if variation.tools is not None or variation.declared is not None:
         varied = [_with_path(was, now) for was, now in zip(applications, varied, strict=True)]
     arrivals_s = [application.arrival_s for application in applications]
@@ -127,6 +131,8 @@ def vary(applications: Sequence[Application], variation: Variation, seed: int, r
     varied = list(varied)
     if variation.order:
         random.Random(f"{seed} {repeat} order").shuffle(varied)
+    elif variation.arrivals:
+        varied = _ties_shuffled(varied, arrivals_s, random.Random(f"{seed} {repeat} ties"))
     return tuple(replace(one, arrival_s=at_s) for one, at_s in zip(varied, arrivals_s, strict=True))
 
 
@@ -142,6 +148,18 @@ def _arrivals_s(observed_s: Sequence[float], rng: random.Random) -> list[float]:
         drawn_s = [rng.expovariate(1.0) * mean_s for _ in gaps_s]
     first_s = observed_s[0]
     return [first_s, *(max(first_s, _ticks(first_s + after_s)) for after_s in accumulate(drawn_s))]
+
+
+def _ties_shuffled(
+    applications: Sequence[Application], arrivals_s: Sequence[float], rng: random.Random
+) -> list[Application]:
+    """The applications with those that arrive at the same instant in any order."""
+    shuffled: list[Application] = []
+    for _, tied in groupby(zip(arrivals_s, applications, strict=True), key=itemgetter(0)):
+        together = [application for _, application in tied]
+        rng.shuffle(together)
+        shuffled += together
+    return shuffled
 
 
 # -- tools
@@ -179,7 +197,7 @@ def _all_tools(applications: Sequence[Application]) -> Iterator[tuple[Call, Tool
 
 def _with_tools(applications: Sequence[Application], spread: _Wanted, stream: str) -> list[Application]:
     change = _redrawn(applications) if spread == "fitted" else _lengthened(spread)
-    return [_with_changed_tools(one, change, stream) for one in applications]
+    return _with_changed_tools(applications, change, stream)
 
 
 def _redrawn(applications: Sequence[Application]) -> _Change:
@@ -203,13 +221,20 @@ def _lengthened(spread: float) -> _Change:
     return change
 
 
-def _with_changed_tools(application: Application, change: _Change, stream: str) -> Application:
-    calls = tuple(_with_changed(call, change, stream) if call.tools else call for call in application.calls)
-    return replace(application, calls=calls)
+def _with_changed_tools(applications: Sequence[Application], change: _Change, stream: str) -> list[Application]:
+    return [
+        replace(
+            application,
+            calls=tuple(
+                _with_changed(call, change, random.Random(f"{stream} {at} {place}")) if call.tools else call
+                for place, call in enumerate(application.calls)
+            ),
+        )
+        for at, application in enumerate(applications)
+    ]
 
 
-def _with_changed(call: Call, change: _Change, stream: str) -> Call:
-    rng = random.Random(f"{stream} {call.id}")
+def _with_changed(call: Call, change: _Change, rng: random.Random) -> Call:
     changed = ((tool, change(call, tool, rng)) for tool in call.tools)
     tools = tuple(replace(tool, duration_s=now.duration_s, declared_s=now.declared_s) for tool, now in changed)
     return replace(call, tools=tools)
