@@ -777,18 +777,45 @@ def trace(context: click.Context) -> None:
 @click.option("--rate", type=float, metavar="R", help="Applications a second, instead of the source's arrivals.")
 @arrivals_option
 @seed_option
+@click.option("--block-tokens", type=click.IntRange(1, 2**20), metavar="N", help="Tokens of a block that has an id.")
+@click.option("--time-unit", type=click.Choice(["s", "ms", "us", "ns"]), help="The unit of SOURCE's times.")
+@click.option("--ignore-field", "ignored", multiple=True, metavar="NAME", help="Go on without this field. Repeatable.")
+@click.option(
+    "--bad-rows",
+    type=click.Choice(["skip", "keep", "fail"]),
+    default="skip",
+    show_default=True,
+    help="Requests without an answer: leave them out, keep the prompt with one token of answer, or stop.",
+)
+@click.option("--strict", is_flag=True, help="Exit with 3 if something was left out.")
 @progress_option
 def convert(
-    source: Path, output: Path, source_format: str, rate: float | None, arrivals: Any, seed: int, progress: bool
-) -> None:
+    source: Path,
+    output: Path,
+    source_format: str,
+    rate: float | None,
+    arrivals: Any,
+    seed: int,
+    block_tokens: int | None,
+    time_unit: Any,
+    ignored: tuple[str, ...],
+    bad_rows: Any,
+    strict: bool,
+    progress: bool,
+) -> int:
     """Convert SOURCE, a file or a folder that others recorded, into the trace OUTPUT."""
     from .traces import convert as converters
+    from .traces.conversion import Asked, Conversion
     from .traces.header import Header
 
-    applications = converters.convert(source, source_format, rate, arrivals, seed)
+    conversion = Conversion(Asked(block_tokens, time_unit, frozenset(ignored), bad_rows))
+    applications = converters.convert(source, source_format, rate, arrivals, seed, conversion)
     about = {"rate": rate, "arrivals": arrivals if rate is not None else None, "seed": seed}
-    header = Header(name=source.stem, source=source_format, about=about)
+    header = Header(name=source.stem, source=source_format, about={**about, **conversion.asked.about()})
     _write(output, applications, header, progress, source)
+    for line in conversion.words():
+        click.echo(line, err=True)
+    return 3 if strict and conversion.left_out else 0
 
 
 @trace.command()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokens import assert_well_formed, common_prefix, prompt_of
 
 from tokencake.traces.apps import Segment
-from tokencake.traces.block_ids import block_segments, common_blocks, covers
+from tokencake.traces.block_ids import Blocks, common_blocks, covers
 from tokencake.traces.convert import FORMATS, convert
 from tokencake.traces.errors import TraceError
 from tokencake.traces.reader import read_trace
@@ -30,13 +30,13 @@ def test_runs_of_blocks_say_the_same_as_blocks(ids: list[int], rest: int, listed
     assert covers(ids, tokens, 10)
     block_by_block = [("s", id * 10 + place) for id in ids[:full] for place in range(10)]
     last = [("s", ids[-1] * 10 + place) if full < len(ids) else ("rest", place) for place in range(rest)]
-    segments = block_segments(ids, tokens, 10, "s", "rest")
+    segments = Blocks("s", 10).segments(ids, tokens, "rest")
     assert [(source, start + i) for source, start, n in segments for i in range(n)] == block_by_block + last
     assert all(segment.tokens > 0 for segment in segments)
 
 
 def test_runs_are_as_long_as_possible() -> None:
-    assert block_segments([4, 5, 6, 8, 9, 9], 60, 10, "s", "rest") == (
+    assert Blocks("s", 10).segments([4, 5, 6, 8, 9, 9], 60, "rest") == (
         Segment("s", 40, 30),
         Segment("s", 80, 20),
         Segment("s", 90, 10),
@@ -103,18 +103,36 @@ HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 TIME = "2023-11-16 18:17:03.97"
 BAD: list[tuple[str, str, str]] = [
     ("mooncake", "broken", ":1: expected JSON, but Expecting value"),
-    ("mooncake", "[]", ":1: expected an object, got a list"),
-    ("mooncake", mooncake_line() + mooncake_line(tokens=0), ":2: input_length: expected a whole number from 1 to"),
-    ("mooncake", mooncake_line(ids=[]), ":1: hash_ids: expected an id for each 512 of the 700 tokens, got a list"),
-    ("mooncake", mooncake_line(ids=[0, 2**40]), ":1: hash_ids: expected whole numbers from 0 to 4194302, got a list"),
+    ("mooncake", "[]", ": expected at least one request, got none"),
+    ("mooncake", "[1]", ": [0]: expected an object, got 1"),
+    ("mooncake", f"[{mooncake_line()} {mooncake_line()}]", ":2: expected a comma or the end of the list behind [0]"),
+    ("mooncake", f"[{mooncake_line()}", ":2: expected a comma or the end of the list behind [0], got the end of the"),
+    ("mooncake", f"[{mooncake_line()}] []", ":2: expected nothing behind the list"),
+    (
+        "mooncake",
+        mooncake_line() + '{"timestamp": 1, "timestamp": 2}',
+        ':2: expected JSON, but it holds the field "time',
+    ),
+    ("mooncake", mooncake_line() + mooncake_line(tokens=-1), ":2: input_length: expected a whole number from 1 to"),
+    ("mooncake", mooncake_line(ids=[]), ":1: hash_ids: expected an id for each 512 of the 700 tokens (--block-"),
+    ("mooncake", mooncake_line(ids=[0, 2**64]), ":1: hash_ids: expected whole numbers from 0 to 18446744073709551615"),
+    ("mooncake", mooncake_line(ids=[0, -1]), ":1: hash_ids: expected whole numbers from 0 to 18446744073709551615"),
     ("mooncake", mooncake_line(5) + mooncake_line(4), ":2: timestamp: expected a time that is not before the previous"),
     ("mooncake", mooncake_line(float("inf")), ":1: expected JSON, but it holds Infinity, which is no number"),
-    ("mooncake", '{"timestamp": 1e999}', ":1: timestamp: expected a number, at least 0 and below 1e+12, got Infinity"),
+    ("mooncake", '{"timestamp": 1e999}', ":1: timestamp: expected a time, a number of at least 0, got Infinity"),
     ("azure", "", ":1: expected the columns TIMESTAMP, ContextTokens, GeneratedTokens, found no TIMESTAMP, Context"),
     ("azure", "TIMESTAMP,ContextTokens\n", ":1: expected the columns TIMESTAMP, ContextTokens, GeneratedTokens, found"),
     ("azure", f"{HEADER}{TIME},x,1\n", ':2: ContextTokens: expected a whole number from 1 to 2147483647, got "x"'),
-    ("azure", f"{HEADER}{TIME},5,0\n", ":2: GeneratedTokens: expected a whole number from 1 to 2147483647, got 0"),
-    ("azure", f"{HEADER}{TIME},5\n", ":2: GeneratedTokens: expected a whole number from 1 to 2147483647, got null"),
+    (
+        "azure",
+        f"{HEADER}{TIME},5,0\n",
+        ": expected at least one request, got only requests without an answer: 1 (first: ",
+    ),
+    ("azure", f"{HEADER}{TIME},5,-1\n", ':2: GeneratedTokens: expected a whole number from 1 to 2147483647, got "-1"'),
+    ("azure", f"{HEADER}{TIME},5\n", ":2: expected 3 columns, got 2"),
+    ("azure", f"{HEADER}{TIME},5,1,9\n", ":2: expected 3 columns, got 4"),
+    ("azure", "TIMESTAMP,ContextTokens,GeneratedTokens,TIMESTAMP\n", ":1: expected columns of different names"),
+    ("azure", f"{HEADER}17,5,1\n", ":2: TIMESTAMP: expected a time since 1970, or --time-unit beside it, got 17"),
     ("azure", f"{HEADER}now,5,1\n", ':2: TIMESTAMP: expected a time such as 2023-11-16 18:17:03.9799600, got "now"'),
     ("azure", f"{HEADER}{TIME},5,1\n{TIME[:-3]},5,1\n", ":3: TIMESTAMP: expected a time that is not before the prev"),
     ("azure", f"{HEADER}{TIME},5,1\n{TIME}+00:00,5,1\n", ":3: TIMESTAMP: expected a time zone in all times or in none"),

@@ -117,7 +117,7 @@ def test_the_time_before_a_tool_result_is_the_previous_calls_tool(tmp_path: Path
 
 
 def test_the_time_before_a_text_is_a_persons_pause(tmp_path: Path) -> None:
-    application = converted(tmp_path, request(0, 64, [1]), request(9, 128, [1, 2], input_types=["text"]))
+    application = converted(tmp_path, request(0, 64, [1]), request(5, 128, [1, 2], input_types=["text"]))
     first, second = application.calls
     assert first.tools == ()
     assert second.pause_s == 3.0
@@ -152,7 +152,7 @@ def two_subagents() -> list[Entry]:
 
 def test_sub_agents_run_side_by_side_and_their_parent_waits_for_them(tmp_path: Path) -> None:
     calls = calls_of(converted(tmp_path, *two_subagents()))
-    assert list(calls) == ["main_1", "agent_001_1", "agent_001_2", "agent_002_1", "main_2", "main_3"]
+    assert list(calls) == ["main_1", "agent_001_1", "agent_002_1", "agent_001_2", "main_2", "main_3"]
     assert calls["agent_001_1"].after == calls["agent_002_1"].after == ("talk/main_1",)
     assert calls["agent_001_2"].after == ("talk/agent_001_1",)
     assert calls["main_2"].after == ("talk/main_1", "talk/agent_001_2", "talk/agent_002_1")
@@ -163,7 +163,7 @@ def test_sub_agents_run_side_by_side_and_their_parent_waits_for_them(tmp_path: P
 def test_what_passes_after_the_last_sub_agent_is_a_pause_and_no_tool(tmp_path: Path) -> None:
     calls = calls_of(converted(tmp_path, *two_subagents()))
     assert calls["main_1"].tools == ()
-    assert calls["main_2"].pause_s == 20.0 - 16.0
+    assert calls["main_2"].pause_s == 20.0 - 9.0, "from the end of the last call, agent_001_2, on"
     assert calls["agent_001_1"].tools == (Tool("tool", 3.0, result_tokens=128 - 64 - 10),)
 
 
@@ -243,24 +243,26 @@ def test_two_files_of_one_conversation_are_refused(tmp_path: Path) -> None:
 BAD_REQUESTS: list[tuple[Entry, str]] = [
     ({"in": -1}, "requests[1].in: expected a whole number from 1 to 2147483647, got -1"),
     ({"in": 1e9}, "requests[1].in: expected a whole number from 1 to 2147483647, got 1000000000.0"),
-    ({"out": 0}, "requests[1].out: expected a whole number from 1 to 2147483647, got 0"),
+    ({"out": -1}, "requests[1].out: expected a whole number from 1 to 2147483647, got -1"),
     ({"out": True}, "requests[1].out: expected a whole number from 1 to 2147483647, got true"),
-    ({"t": "soon"}, 'requests[1].t: expected a number, at least 0 and below 1e+09, got "soon"'),
-    ({"think_time": -2.0}, "requests[1].think_time: expected a number, at least 0 and below 1e+09, got -2.0"),
+    ({"t": "soon"}, 'requests[1].t: expected a number, at least 0 and below 4.2e+09, got "soon"'),
+    ({"think_time": -2.0}, "requests[1].think_time: expected a number, at least 0 and below 4.2e+09, got -2.0"),
     ({"hash_ids": [1]}, "requests[1].hash_ids: expected an id for each 64 of the 128 tokens, got a list"),
     ({"hash_ids": [1, "2"]}, "requests[1].hash_ids: expected a list of whole numbers, got a list"),
-    ({"hash_ids": [1, -2]}, "requests[1].hash_ids: expected whole numbers from 0 to 33554430, got a list"),
+    ({"hash_ids": [1, -2]}, "requests[1].hash_ids: expected whole numbers from 0 to 18446744073709551615, got a list"),
     ({"input_types": "text"}, 'requests[1].input_types: expected a list of texts, got "text"'),
     ({"type": "x"}, 'requests[1].type: expected "n", "s" or "subagent", got "x"'),
-    ({"type": "subagent", "agent_id": "main"}, "requests[1].agent_id: expected an agent that did not occur before"),
-    ({"type": "subagent", "agent_id": "a/b"}, "requests[1].agent_id: expected 1 to 200 printable characters without"),
+    ({"t": 1760000000000}, "requests[1].t: expected a time in s (--time-unit ms says otherwise), got 1760000000000"),
+    (subagent("main", 3.0, 1.0, []), "requests[1].agent_id: expected an agent that did not occur before"),
+    (subagent("a" * 151, 3.0, 1.0, []), "requests[1].agent_id: expected at most 150 characters"),
+    (subagent("a/b", 3.0, 1.0, []), "requests[1].agent_id: expected 1 to 200 printable characters without"),
     (subagent("a", 3.0, 1.0, [{"type": "n", "t": None}]), "requests[1].requests[0].t: expected a number, at least 0"),
 ]
 
 
 @pytest.mark.parametrize(("fields", "message"), BAD_REQUESTS)
 def test_a_bad_field_is_named(tmp_path: Path, fields: Entry, message: str) -> None:
-    bad = {**request(5, 128, [1, 2]), **fields}
+    bad = fields if fields.get("type") == "subagent" else {**request(5, 128, [1, 2]), **fields}
     path = tmp_path / "talk.json"
     path.write_text(json.dumps(conversation(request(0, 64, [1]), bad)), encoding="utf-8")
     with pytest.raises(TraceError) as error:
@@ -270,14 +272,15 @@ def test_a_bad_field_is_named(tmp_path: Path, fields: Entry, message: str) -> No
 
 
 BAD_FILES: list[tuple[bytes, str]] = [
-    (b"", ": expected JSON, but Expecting value: line 1 column 1"),
+    (b"", ": expected at least one request, got none"),
+    (b"{", ": expected JSON, but Expecting property name enclosed in double quotes: line 1 column 2"),
     (b"\x80\xff", ": expected UTF-8 text, but it holds other bytes"),
-    (b"[1]", ": expected an object, got a list"),
+    (b"[1]", ": [0]: expected an object, got 1"),
     (b'{"id": "a", "block_size": NaN}', ": expected JSON, but it holds NaN, which is no number"),
-    (b'{"id": "a", "block_size": 64, "requests": []}', ": requests: expected at least one request, got a list"),
+    (b'{"id": "a", "block_size": 64, "requests": []}', ": expected at least one request, got only conversa"),
     (b'{"id": "a", "block_size": 64}', ": requests: expected a list, got null"),
     (b'{"id": "a", "block_size": 0}', ": block_size: expected a whole number from 1"),
-    (b"[" * 100_000, ": expected JSON of reasonable depth, got lists or objects nested too deep"),
+    (b"[" * 100_000, ": [0]: expected JSON of reasonable depth, got lists or objects nested too deep"),
     (b'{"id": ' + b"9" * 5_000 + b"}", ": expected JSON, but Exceeds the limit"),
 ]
 

@@ -1,180 +1,276 @@
-"""Recorded coding-agent conversations: a JSON file each, with a request for every model call.
+"""Recorded coding-agent conversations: JSON with a request for every model call.
 
-Format: https://github.com/callanjfox/kv-cache-tester. One conversation becomes one application:
+Format: https://github.com/callanjfox/kv-cache-tester. One conversation becomes one application, whose waits, tools and
+pauses follow from the recorded times, see `recorded_session`:
 
-- A request of the conversation is a call of the agent `main`; each waits for the one before it.
-- `hash_ids` name the full blocks of a prompt, with ids of the conversation's own; what follows the last full block has
-  no id and is taken for content that no other prompt holds: at most one block a call is shared more than is said.
+- `t` is when a request began, in seconds, and `api_time` how long it took. Where that is absent, `think_time` of the
+  next request says when it ended; where that is absent too, nothing does, and the pause behind it is too long by that.
+- `hash_ids` name the full blocks of a prompt; what follows the last full block has no id and is taken for content that
+  no other prompt holds: at most one block a call is shared more than is said. `hash_id_scope` says whether equal ids of
+  different conversations are equal content (`global`) or not (`local`, which is assumed where it is absent: ids are
+  then shared by less than they might be).
 - Answers come back tokenised anew in the next prompt's blocks, so no prompt refers to them.
-- The time before a request that brings tool results is a tool of the call before, undeclared, of kind `tool` (the
-  recording has no names). The time before any other request is a person's pause. It is `think_time`; where that is
-  absent, the time since the previous request started less the time the model took, as far as that was recorded.
-- A `subagent` entry is an agent of its own. It starts with the end of the last request that began before it; the next
-  request of the list waits for it. Its `t` is the time at which it ended, its requests count from its own start. What
-  passes between the last sub-agent's end and the waiting request is that request's pause.
+- A `subagent` entry is an agent of its own. Its `t` is when it ended, its requests count from its own start, which
+  is `duration_ms` before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from itertools import count, pairwise
 
-from .apps import Application, Call, CallId, Prompt, Tool
-from .block_ids import block_segments, common_blocks, covers
+from .apps import Application, Call, Prompt, Tool
+from .block_ids import MAX_ID, Blocks, common_blocks, covers
+from .conversion import Conversion, FieldLists, answer_tokens, known_entries
 from .derive import with_hints
 from .errors import TraceError
-from .fields import MAX_TOKENS
-from .foreign import Entry, read_json_object
+from .fidelity import Served
+from .fields import MAX_SECONDS, WrongField
+from .foreign import Entry
+from .input_limits import CALLS
+from .recorded_session import Request, Thread, plan, settle
+from .recorded_times import EPOCH_S, UNITS, epoch_unit
 
+FAILED = frozenset({"error", "failed", "cancelled", "canceled", "aborted", "timeout"})  # values of `stop`
+MODELS = 100  # as many are told apart
 MAX_DEPTH = 16  # of sub-agents in sub-agents
+LONGEST_AGENT = 150  # characters of an agent's id: calls have longer names
+
+CONVERSATION = FieldLists(
+    frozenset({"id", "block_size", "hash_id_scope", "requests"}),
+    frozenset({"models", "tool_tokens", "system_tokens", "totals"}),
+)
+REQUEST = FieldLists(
+    frozenset({"t", "type", "in", "out", "hash_ids", "input_types", "stop", "api_time", "think_time"}),
+    frozenset({"model", "output_types", "ttft"}),
+)
+SUBAGENT = FieldLists(
+    frozenset({"t", "type", "agent_id", "subagent_type", "duration_ms", "requests"}),
+    frozenset({"models", "tool_tokens", "system_tokens", "total_tokens", "tool_use_count", "status"}),
+)
 
 
-def from_agentic_coding(path: Path) -> Iterator[Application]:
-    """One application a file, in the order of the files' names, all arriving at 0. Holds one file at a time.
-
-    `path` is one file or a directory of `.json` files. Raises TraceError, naming file, entry and field.
-    """
-    seen: dict[str, Path] = {}
-    for file in _files(path):
-        conversation = read_json_object(file)
+def from_agentic_coding(entries: Iterable[Entry], conversion: Conversion) -> Iterator[Application]:
+    """One application a conversation, all arriving at 0. Holds one at a time. Raises TraceError, naming the field."""
+    seen: dict[str, str] = {}
+    shared: dict[int, Blocks] = {}  # by the size of blocks: those whose ids belong to all conversations
+    known = known_entries(entries, "agentic-coding", conversion, lambda entry: _look_at(entry, conversion))
+    for conversation in known:
         app = conversation.name("id")
         if app in seen:
             conversation.refuse("id", f"another id than that of {seen[app]}")
-        seen[app] = file
-        yield with_hints(_Conversation(conversation, app).application())
+        seen[app] = conversation.where
+        read = _Conversation(conversation, app, conversion, shared)
+        if (application := read.application()) is not None:
+            conversion.fidelity.add(application, read.served())
+            yield application
 
 
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    files = sorted(path.glob("*.json"))
-    if not files:
-        raise TraceError(f"{path}: expected a directory with .json files, found none")
-    return files
+def _look_at(conversation: Entry, conversion: Conversion) -> None:
+    """Looks for fields that are not known, at every level."""
+    conversion.look_at(conversation, CONVERSATION)
+    if conversation.has("requests"):
+        _look_at_requests(conversation, conversion, 0)
 
 
-@dataclass(slots=True)
-class _Request:
-    """A request that became a call."""
-
-    call: Call
-    ids: list[int]
-    start_s: float
-    end_s: float
-
-
-@dataclass(slots=True)
-class _Thread:
-    """An agent's requests so far, and the sub-agents that its next request waits for."""
-
-    agent: str
-    agent_type: str
-    started_by: CallId | None
-    requests: list[_Request] = field(default_factory=list)
-    awaited: list[CallId] = field(default_factory=list)
-    awaited_end_s: float = 0.0
-
-    def last_begun_by(self, at_s: float) -> CallId | None:
-        begun = (request.call.id for request in reversed(self.requests) if request.start_s <= at_s)
-        return next(begun, self.started_by)
+def _look_at_requests(owner: Entry, conversion: Conversion, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise TraceError(f"{owner.where}: expected sub-agents nested at most {MAX_DEPTH} deep")
+    for entry in owner.entries("requests"):
+        if entry.values.get("type") == "subagent":
+            conversion.look_at(entry, SUBAGENT)
+            if entry.has("requests"):
+                _look_at_requests(entry, conversion, depth + 1)
+        else:
+            conversion.look_at(entry, REQUEST)
 
 
 class _Conversation:
-    """Turns one file into calls, in the order of the file: each follows all that it waits for."""
+    """One conversation, read and turned into calls."""
 
-    def __init__(self, conversation: Entry, app: str) -> None:
-        self._conversation = conversation
+    def __init__(self, entry: Entry, app: str, conversion: Conversion, shared: dict[int, Blocks]) -> None:
+        self._entry = entry
         self._app = app
-        self._block_tokens = conversation.whole("block_size", low=1)
-        self._calls: dict[CallId, Call] = {}
-        self._agents: set[str] = set()
+        self._conversion = conversion
+        self._blocks = self._blocks_of(entry, shared)
+        self._unit = conversion.asked.time_unit or "s"
+        self._agents = {"main"}
+        self._positions = count()
+        self._ordered: list[Request] = []
 
-    def application(self) -> Application:
-        self._play(self._conversation, _Thread("main", "main", started_by=None), depth=0)
-        if not self._calls:
-            self._conversation.refuse("requests", "at least one request")
-        return Application(self._app, 0.0, tuple(self._calls.values()))
+    def application(self) -> Application | None:
+        """The calls in an order in which each follows all that it waits for; None if there is no request to play."""
+        self._assume_times()
+        main = Thread(next(self._positions), "main", "main")
+        self._read(self._entry, main)
+        requests = list(main.all_requests())
+        if not requests:
+            self._conversion.bad(
+                "conversations without requests", self._entry, "requests", "at least one request", keep=False
+            )
+            return None
+        if len(requests) > CALLS:
+            raise TraceError(f"{self._entry.where}: expected at most {CALLS} requests, got {len(requests)}")
+        settle(main)
+        try:
+            self._ordered = plan(main, self._agents)
+            calls = [self._call(request) for request in self._ordered]
+        except WrongField as wrong:
+            raise TraceError(f"{self._entry.place(wrong.field)}: {wrong.reason}") from None
+        return with_hints(Application(self._app, 0.0, tuple(calls)))
 
-    def _play(self, owner: Entry, thread: _Thread, depth: int) -> None:
-        self._agents.add(thread.agent)
+    def served(self) -> dict[str, Served]:
+        """When each call was served in the recording, counted from the first."""
+        first_us = min(request.start_us for request in self._ordered)
+        return {
+            f"{self._app}/{one.call}": Served(
+                (one.start_us - first_us) / 1e6, (one.start_us + one.service_us - first_us) / 1e6, one.service_us / 1e6
+            )
+            for one in self._ordered
+        }
+
+    def _blocks_of(self, entry: Entry, shared: dict[int, Blocks]) -> Blocks:
+        asked = self._conversion.asked.block_tokens
+        block_tokens = asked if asked is not None and not entry.has("block_size") else entry.whole("block_size", low=1)
+        if asked not in (None, block_tokens):
+            entry.refuse("block_size", f"{asked}, which --block-tokens says")
+        said = "stated" if entry.has("block_size") else "as asked"
+        self._conversion.assume(f"blocks are {block_tokens} tokens ({said})")
+        scope = entry.values.get("hash_id_scope")
+        if scope not in (None, "local", "global"):
+            entry.refuse("hash_id_scope", '"local" or "global"')
+        if scope == "global":
+            self._conversion.assume("equal ids of different conversations are equal content (hash_id_scope global)")
+            return shared.setdefault(block_tokens, Blocks(f"/blocks-of-{block_tokens}", block_tokens))
+        why = "hash_id_scope local" if scope else "no hash_id_scope: taken for local"
+        self._conversion.assume(f"equal ids of different conversations are different content ({why})")
+        return Blocks(f"{self._app}/blocks", block_tokens)
+
+    def _assume_times(self) -> None:
+        said = "as asked" if self._conversion.asked.time_unit else "as documented"
+        self._conversion.assume(f"times are {self._unit} ({said}), and count from each conversation's first request")
+
+    # the recording
+
+    def _read(self, owner: Entry, thread: Thread) -> None:
+        """Reads the requests of a thread and, inside it, those of its sub-agents. Times count as they do there."""
+        thinks: dict[int, int] = {}  # by position, what passed between the previous answer and a request
         for entry in owner.entries("requests"):
             kind = entry.name("type")
             if kind == "subagent":
-                self._start(entry, thread, depth + 1)
+                self._read_subagent(entry, thread)
             elif kind in ("n", "s"):
-                self._send(entry, thread)
+                self._read_request(entry, thread, thinks)
             else:
                 entry.refuse("type", '"n", "s" or "subagent"')
+        _end_by_thinking(thread.requests, thinks)
+        if thread.requests and not any(request.start_us % 1_000_000 for request in thread.requests):
+            thread.resolution_us = 1_000_000
 
-    def _start(self, entry: Entry, parent: _Thread, depth: int) -> None:
+    def _read_subagent(self, entry: Entry, parent: Thread) -> None:
         agent = entry.name("agent_id")
         if agent in self._agents:
             entry.refuse("agent_id", "an agent that did not occur before")
-        if depth > MAX_DEPTH:
-            raise TraceError(f"{entry.where}: expected sub-agents nested at most {MAX_DEPTH} deep")
-        end_s = entry.number("t")
-        start_s = end_s - (entry.number("duration_ms") / 1000.0 if entry.has("duration_ms") else 0.0)
-        child = _Thread(agent, entry.name("subagent_type"), parent.last_begun_by(start_s))
-        self._play(entry, child, depth)
-        if child.requests:
-            parent.awaited.append(child.requests[-1].call.id)
-            parent.awaited_end_s = max(parent.awaited_end_s, end_s)
+        if len(agent) > LONGEST_AGENT:
+            entry.refuse("agent_id", f"at most {LONGEST_AGENT} characters")
+        self._agents.add(agent)
+        thread = Thread(next(self._positions), agent, entry.name("subagent_type"), end_us=self._us(entry, "t"))
+        self._read(entry, thread)
+        requests = list(thread.all_requests())
+        if not requests:
+            self._conversion.bad("sub-agents without requests", entry, "requests", "at least one request", keep=False)
+            return
+        begin_us = min(request.start_us for request in requests)
+        since_1970 = begin_us >= EPOCH_S.start * 1_000_000
+        lasted_us = max(request.end_us for request in requests) - (begin_us if since_1970 else 0)
+        if entry.has("duration_ms"):
+            lasted_us = round(entry.number("duration_ms", high=MAX_SECONDS * 1e3) * 1e3)
+        thread.start_us = thread.end_us - lasted_us
+        if not since_1970:
+            _shift_requests(thread, thread.start_us)
+        parent.threads.append(thread)
 
-    def _send(self, entry: Entry, thread: _Thread) -> None:
-        start_s = entry.number("t")
-        pause_s = 0.0
-        if thread.awaited:
-            pause_s = max(0.0, start_s - thread.awaited_end_s)
-        elif thread.requests:
-            pause_s = self._gap(entry, start_s, thread.requests[-1])
-        call, ids = self._call(entry, thread, pause_s)
-        took_s = entry.number("api_time") if entry.has("api_time") else 0.0
-        self._calls[call.id] = call
-        thread.requests.append(_Request(call, ids, start_s, start_s + took_s))
-        thread.awaited = []
-        thread.awaited_end_s = 0.0
-
-    def _gap(self, entry: Entry, start_s: float, previous: _Request) -> float:
-        """The person's pause before a request; if it was a tool's time instead, that becomes the previous call's."""
-        think_time = entry.number("think_time") if entry.has("think_time") else max(0.0, start_s - previous.end_s)
-        if "tool_result" not in entry.texts("input_types"):
-            return think_time
-        grown_by = entry.whole("in", low=1) - previous.call.prompt_tokens - previous.call.output_tokens
-        tool = Tool("tool", think_time, result_tokens=max(0, grown_by))
-        self._calls[previous.call.id] = replace(self._calls[previous.call.id], tools=(tool,))
-        return 0.0
-
-    def _call(self, entry: Entry, thread: _Thread, pause_s: float) -> tuple[Call, list[int]]:
-        name = f"{thread.agent}_{len(thread.requests) + 1}"
-        previous = thread.requests[-1] if thread.requests else None
-        tokens = entry.whole("in", low=1)
-        ids = entry.ids("hash_ids", MAX_TOKENS // self._block_tokens - 1)
-        if not covers(ids, tokens, self._block_tokens):
-            entry.refuse("hash_ids", f"an id for each {self._block_tokens} of the {tokens} tokens")
-        before = [previous.call.id] if previous else [thread.started_by] if thread.started_by else []
-        output_tokens = entry.whole("out", low=1)
-        call = Call(
-            id=f"{self._app}/{name}",
-            app=self._app,
-            agent=f"{self._app}/{thread.agent}",
-            agent_type=thread.agent_type,
-            prompt=self._prompt(name, ids, tokens, previous),
+    def _read_request(self, entry: Entry, thread: Thread, thinks: dict[int, int]) -> None:
+        self._conversion.rows += 1
+        start_us = self._us(entry, "t")
+        service_us = self._us(entry, "api_time") if entry.has("api_time") else 0
+        failed = entry.values.get("stop") in FAILED
+        output_tokens = answer_tokens(self._conversion, entry, "in", "out", "stop" if failed else None)
+        if output_tokens is None:
+            return
+        tokens, block_tokens = entry.whole("in", low=1), self._blocks.block_tokens
+        ids = entry.ids("hash_ids", MAX_ID)
+        if not covers(ids, tokens, block_tokens):
+            entry.refuse("hash_ids", f"an id for each {block_tokens} of the {tokens} tokens")
+        if isinstance(model := entry.values.get("model"), str) and len(self._conversion.models) < MODELS:
+            self._conversion.models.add(model)
+        request = Request(
+            position=next(self._positions),
+            start_us=start_us,
+            end_us=start_us + service_us,
+            service_us=service_us,
+            tokens=tokens,
             output_tokens=output_tokens,
-            max_output_tokens=output_tokens,
-            after=(*before, *thread.awaited),
-            pause_s=pause_s,
+            ids=ids,
+            brings_tool_result="tool_result" in entry.texts("input_types"),
         )
-        return call, ids
+        thread.requests.append(request)
+        if entry.has("think_time"):
+            thinks[request.position] = self._us(entry, "think_time")
 
-    def _prompt(self, name: str, ids: list[int], tokens: int, previous: _Request | None) -> Prompt:
-        """What the prompt has in common with the agent's previous one is said once: prompts grow by little."""
-        kept = common_blocks(previous.ids, ids) if previous else 0
-        keep_tokens = min(kept * self._block_tokens, tokens, previous.call.prompt_tokens if previous else 0)
-        if kept * self._block_tokens > keep_tokens:  # both end within the same block: say it anew
-            kept -= 1
-            keep_tokens = kept * self._block_tokens
-        segments = block_segments(
-            ids[kept:], tokens - keep_tokens, self._block_tokens, f"{self._app}/blocks", f"{self._app}/{name}.rest"
+    def _us(self, entry: Entry, field: str) -> int:
+        """A time in whole microseconds."""
+        per_s = UNITS[self._unit]
+        value = entry.values.get(field)
+        if type(value) in (int, float) and value >= EPOCH_S.stop * per_s and (guess := epoch_unit(value)):  # type: ignore[operator, arg-type]
+            entry.refuse(field, f"a time in {self._unit} (--time-unit {guess} says otherwise)")
+        return round(entry.number(field, high=EPOCH_S.stop * per_s) * 1e6 / per_s)
+
+    # the application
+
+    def _call(self, request: Request) -> Call:
+        tools: tuple[Tool, ...] = ()
+        if request.tool_us is not None:
+            tools = (Tool("tool", request.tool_us / 1e6, result_tokens=request.tool_result_tokens),)
+        return Call(
+            id=f"{self._app}/{request.call}",
+            app=self._app,
+            agent=f"{self._app}/{request.agent}",
+            agent_type=request.agent_type,
+            prompt=self._prompt(request),
+            output_tokens=request.output_tokens,
+            max_output_tokens=request.output_tokens,
+            after=tuple(f"{self._app}/{before.call}" for before in request.after),
+            pause_s=request.pause_us / 1e6,
+            tools=tools,
         )
-        return Prompt(segments, previous.call.id if previous and kept else None, keep_tokens, tokens)
+
+    def _prompt(self, request: Request) -> Prompt:
+        """What the prompt has in common with the one that it goes on with is said once: prompts grow by little."""
+        base, block_tokens = request.base, self._blocks.block_tokens
+        kept = common_blocks(base.ids, request.ids) if base else 0
+        keep_tokens = min(kept * block_tokens, request.tokens, base.tokens if base else 0)
+        if kept * block_tokens > keep_tokens:  # both end within the same block: say it anew
+            kept -= 1
+            keep_tokens = kept * block_tokens
+        rest = f"{self._app}/{request.call}.rest"
+        segments = self._blocks.segments(request.ids[kept:], request.tokens - keep_tokens, rest)
+        return Prompt(segments, f"{self._app}/{base.call}" if base and kept else None, keep_tokens, request.tokens)
+
+
+def _end_by_thinking(requests: list[Request], thinks: dict[int, int]) -> None:
+    """Where only the pause behind a request was recorded, that says when it ended."""
+    for before, request in pairwise(sorted(requests, key=lambda one: (one.start_us, one.position))):
+        if not before.service_us and request.position in thinks:
+            before.end_us = max(before.start_us, request.start_us - thinks[request.position])
+            before.service_us = before.end_us - before.start_us
+
+
+def _shift_requests(thread: Thread, by_us: int) -> None:
+    for request in thread.requests:
+        request.start_us += by_us
+        request.end_us += by_us
+    for inner in thread.threads:
+        inner.start_us += by_us
+        inner.end_us += by_us
+        _shift_requests(inner, by_us)

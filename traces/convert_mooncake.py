@@ -1,39 +1,98 @@
-"""Mooncake's request traces: JSON lines with `timestamp` (ms), `input_length`, `output_length` and `hash_ids`.
+"""Mooncake's request traces: JSON with `timestamp` (ms), `input_length`, `output_length` and `hash_ids`.
 
 Format: https://github.com/kvcache-ai/Mooncake (FAST'25 traces). A hash id stands for a block of 512 tokens, the last
-one of a prompt perhaps partly filled, and is the same in the whole file for the same content.
+one of a prompt perhaps partly filled, and is the same in the whole trace for the same content. Others write the same
+rows with blocks of another size, or with times since 1970.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 
 from .apps import Application
-from .block_ids import block_segments, covers
-from .fields import MAX_TOKENS
-from .foreign import Entry, read_json_lines
+from .block_ids import MAX_ID, Blocks, covers, fitting_block_tokens
+from .conversion import Conversion, FieldLists, answer_tokens, known_entries
+from .errors import TraceError
+from .fields import WrongField
+from .foreign import Entry
 from .one_call import one_call_application
+from .recorded_times import RecordedTimes
 
 BLOCK_TOKENS = 512
-MAX_ID = MAX_TOKENS // BLOCK_TOKENS - 1
+LOOKED_AT = 1_000  # rows, to find out how large blocks are that are not of that size
+FIELDS = FieldLists(
+    frozenset({"timestamp", "input_length", "output_length", "hash_ids"}), frozenset({"request_id", "model"})
+)
 
 
-def from_mooncake(path: Path) -> Iterator[Application]:
+def from_mooncake(entries: Iterable[Entry], conversion: Conversion) -> Iterator[Application]:
     """One application a request, at its time. Streams. Raises TraceError, naming line and field."""
+    known = known_entries(entries, "mooncake", conversion, lambda entry: conversion.look_at(entry, FIELDS))
+    block_tokens, known = _block_tokens(known, conversion)
+    blocks = Blocks("/blocks", block_tokens)
+    times = RecordedTimes(conversion.asked.time_unit, documented="ms")
     before_s = 0.0
-    for index, entry in enumerate(read_json_lines(path)):
-        arrival_s = entry.number("timestamp", high=1e12) / 1000.0
+    for index, entry in enumerate(known):
+        conversion.rows += 1
+        arrival_s = times.seconds(entry, "timestamp", entry.values.get("timestamp"))
         if arrival_s < before_s:
             entry.refuse("timestamp", "a time that is not before the previous request's")
         before_s = arrival_s
-        yield _application(entry, f"r{index}", arrival_s)
+        if output_tokens := answer_tokens(conversion, entry, "input_length", "output_length"):
+            yield _application(entry, f"r{index}", arrival_s, blocks, output_tokens)
+    if conversion.rows:
+        conversion.assume(times.words())
 
 
-def _application(entry: Entry, app: str, arrival_s: float) -> Application:
+def _application(entry: Entry, app: str, arrival_s: float, blocks: Blocks, output_tokens: int) -> Application:
     tokens = entry.whole("input_length", low=1)
     ids = entry.ids("hash_ids", MAX_ID)
-    if not covers(ids, tokens, BLOCK_TOKENS):
-        entry.refuse("hash_ids", f"an id for each {BLOCK_TOKENS} of the {tokens} tokens")
-    segments = block_segments(ids, tokens, BLOCK_TOKENS, "/blocks", f"{app}/rest")
-    return one_call_application(app, arrival_s, segments, entry.whole("output_length", low=1))
+    if not covers(ids, tokens, blocks.block_tokens):
+        size = blocks.block_tokens
+        entry.refuse("hash_ids", f"an id for each {size} of the {tokens} tokens (--block-tokens says another size)")
+    try:
+        segments = blocks.segments(ids, tokens, f"{app}/rest")
+    except WrongField as wrong:
+        raise TraceError(f"{entry.place(wrong.field)}: {wrong.reason}") from None
+    return one_call_application(app, arrival_s, segments, output_tokens)
+
+
+def _block_tokens(entries: Iterator[Entry], conversion: Conversion) -> tuple[int, Iterator[Entry]]:
+    """How many tokens a block has, and the entries, of which some were looked at to find out."""
+    if (asked := conversion.asked.block_tokens) is not None:
+        conversion.assume(f"blocks are {asked} tokens (as asked)")
+        return asked, entries
+    head = []
+    for entry in entries:
+        head.append(entry)
+        if (listed := _listed(entry)) and BLOCK_TOKENS in fitting_block_tokens([listed]):
+            break
+        if listed or len(head) == LOOKED_AT:
+            head += islice(entries, LOOKED_AT - len(head))
+            return _detected(head, conversion), chain(head, entries)
+    conversion.assume(f"blocks are {BLOCK_TOKENS} tokens (as documented)")
+    return BLOCK_TOKENS, chain(head, entries)
+
+
+def _detected(head: list[Entry], conversion: Conversion) -> int:
+    sizes = fitting_block_tokens(listed for entry in head if (listed := _listed(entry)))
+    if len(sizes) == 1:
+        conversion.assume(
+            f"blocks are {sizes[0]} tokens (the only power of two that fits the first {len(head):,} rows)"
+        )
+        return sizes[0]
+    entry = next((entry for entry in head if _listed(entry)), head[0])
+    if not _listed(entry):
+        return BLOCK_TOKENS
+    fit = f"blocks of {', '.join(map(str, sizes))} tokens would fit" if sizes else "no power of two fits, either"
+    entry.refuse(
+        "hash_ids",
+        f"an id for each {BLOCK_TOKENS} of the {entry.values['input_length']} tokens ({fit}; --block-tokens says it)",
+    )
+
+
+def _listed(entry: Entry) -> tuple[int, int] | None:
+    """How many ids a prompt has, and how many tokens, if it has both."""
+    ids, tokens = entry.values.get("hash_ids"), entry.values.get("input_length")
+    return (len(ids), tokens) if isinstance(ids, list) and ids and type(tokens) is int and tokens > 0 else None

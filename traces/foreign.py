@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,7 @@ from typing import NoReturn
 
 from .errors import TraceError
 from .fields import MAX_SECONDS, WrongField, items, name, number, shown, whole
-from .input_limits import LINE_BYTES
 from .source_file import lines
-from .source_file import whole as whole_content
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,45 +66,24 @@ class Entry:
         except WrongField as error:
             raise self._wrong(error) from None
         for index, value in enumerate(values):
-            yield _entry(self._place(f"{field}[{index}]"), value)
+            yield _entry(self.place(f"{field}[{index}]"), value)
 
     def refuse(self, field: str, expected: str) -> NoReturn:
         """Raise the TraceError that names this field and what was expected."""
         raise self._wrong(WrongField(field, f"expected {expected}, got {shown(self.values.get(field))}"))
 
     def _wrong(self, error: WrongField) -> TraceError:
-        return TraceError(f"{self._place(error.field)}: {error.reason}")
+        return TraceError(f"{self.place(error.field)}: {error.reason}")
 
-    def _place(self, field: str) -> str:
+    def place(self, field: str) -> str:
+        """Where a field of this object stands."""
         return f"{self.where}.{field}" if self.where.endswith("]") else f"{self.where}: {field}"
-
-
-def read_json_object(path: Path) -> Entry:
-    """The JSON object that a file consists of. Raises TraceError if the file is not one."""
-    return parse_json_object(str(path), _text(path, whole_content(path, LINE_BYTES)))
-
-
-def read_json_lines(path: Path) -> Iterator[Entry]:
-    """The JSON objects of a file, one a line, as a stream; empty lines are passed over. Raises TraceError."""
-    for line_number, line in read_lines(path):
-        if line.strip():
-            yield parse_json_object(f"{path}:{line_number}", line)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """A text file's lines with their numbers, from 1, as a stream. Raises TraceError if it cannot be read."""
     for line_number, line in lines(path):
         yield line_number, _text(path, line)
-
-
-def parse_json_object(where: str, text: str) -> Entry:
-    try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise TraceError(f"{where}: expected JSON of reasonable depth, got lists or objects nested too deep") from None
-    except ValueError as error:
-        raise TraceError(f"{where}: expected JSON, but {_first_line(str(error))}") from None
-    return _entry(where, value)
 
 
 def _text(path: Path, content: bytes) -> str:
@@ -121,11 +97,3 @@ def _entry(where: str, value: object) -> Entry:
     if not isinstance(value, dict):
         raise TraceError(f"{where}: expected an object, got {shown(value)}")
     return Entry(where, value)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"it holds {name}, which is no number")
-
-
-def _first_line(text: str) -> str:
-    return text.splitlines()[0] if text else "it is not"
