@@ -1,7 +1,8 @@
 """The command line. What a command does is imported when it is asked for: `simulate` needs no vLLM and starts at once.
 
 Exit codes: 0 · 1 for other decisions in a replay or a validation, or a run that failed in a real engine · 2 for
-anything that the user can mend, said in one line on stderr · 130 after an interrupt.
+anything that the user can mend, said in one line on stderr · 130 after an interrupt, and 128 + N after a signal N that
+asks to end.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 import click
 
 from . import __version__
+from .sim.interrupts import exit_code, heed
 from .traces.errors import EngineError, RunError, TokencakeError, TraceError
 from .traces.source_file import forget
 
@@ -132,7 +134,19 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def main() -> NoReturn:
     """Runs the command of the process's arguments, and exits with its code."""
+    if sys.stderr is None:
+        _open_stderr()
+    heed()
     sys.exit(run(sys.argv[1:]))
+
+
+def _open_stderr() -> None:
+    """To nowhere: whoever started us has closed it. Else the next file that is opened would get its number."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    if nowhere != 2:
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+    sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -154,9 +168,9 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(f"text that cannot be encoded or decoded: {error}")
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as interrupt:
         click.echo("interrupted", err=True)
-        return 130
+        return exit_code(interrupt)
     finally:
         forget()
 
@@ -211,7 +225,7 @@ def simulate(
     contenders = [Contender.of(spec, seed) for spec in specs or DEFAULT_POLICIES]
     if rate is not None:
         arrival_times(rate, arrivals, seed)  # a wrong rate is found now
-    outputs.check(trace)
+    outputs.check(trace, machine=machine_name, policies=specs or DEFAULT_POLICIES)
     workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized)
     finished: list[tuple[Run, Counts]] = []
     try:
@@ -322,7 +336,7 @@ def live(
     if rate is not None:
         arrival_times(rate, arrivals, seed)
     settings = _live_settings(machine_name, seed, steps=outputs.events is not None)
-    outputs.check(trace)
+    outputs.check(trace, machine=machine_name, policies=contenders * repeat)
     workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized, time_scale, shrink)
     finished: list[tuple[Run, Counts]] = []
     about: dict[str, object] = {}
@@ -437,17 +451,16 @@ class _Outputs(NamedTuple):
     events: Path | None
     quiet: bool
 
-    def check(self, trace: Path) -> None:
-        """Finds what cannot be written before the work is done."""
-        from .sim.outputs import check_writable, prepare_folder
+    def check(self, *inputs: Path, machine: str | None = None, policies: Sequence[str] = ()) -> None:
+        """Finds what cannot be written before the work is done. `policies`: one for each run."""
+        from .sim.compare import events_name
+        from .sim.outputs import check_outputs, events_outputs, inputs_of, outputs_of, prepare_folder
 
-        if self.json_file is not None and self.json_file == self.csv_file:
-            raise TokencakeError(f"--json and --csv: expected two files, got {self.json_file} twice")
-        for file in (self.json_file, self.csv_file):
-            if file is not None and file != STANDARD_OUTPUT:
-                check_writable(Path(file), but_not=trace)
+        outputs = outputs_of(json=self.json_file, csv=self.csv_file)
         if self.events:
             prepare_folder(self.events)
+            outputs += events_outputs(self.events, map(events_name, range(len(policies)), policies))
+        check_outputs(outputs, inputs_of(*inputs, machine=machine, policies=policies))
 
     def events_file(self, index: int, spec: str) -> Path | None:
         from .sim.compare import events_name
@@ -455,6 +468,7 @@ class _Outputs(NamedTuple):
         return self.events / events_name(index, spec) if self.events else None
 
     def publish(self, report: dict[str, Any]) -> None:
+        from .sim.outputs import write_whole
         from .sim.report import csv_text
 
         played = report["trace"]
@@ -463,21 +477,12 @@ class _Outputs(NamedTuple):
             click.echo(f"left out: {left_out} of {everything} applications, larger than the engine", err=True)
         try:
             if self.json_file is not None:
-                _put(self.json_file, json.dumps(report, indent=2, allow_nan=False) + "\n")
+                write_whole(self.json_file, json.dumps(report, indent=2, allow_nan=False) + "\n")
             if self.csv_file is not None:
-                _put(self.csv_file, csv_text(report))
+                write_whole(self.csv_file, csv_text(report))
         finally:  # a disk that is full keeps nobody from seeing the results
             if STANDARD_OUTPUT not in (self.json_file, self.csv_file):
                 _print(report, self.quiet)
-
-
-def _put(file: str, text: str) -> None:
-    from .sim.outputs import write_whole
-
-    if file == STANDARD_OUTPUT:
-        click.echo(text, nl=False)
-    else:
-        write_whole(Path(file), text)
 
 
 def _print(report: dict[str, Any], quiet: bool) -> None:
@@ -507,14 +512,14 @@ def replay(events: Path, policy: str | None, seed: int | None, machine_name: str
     """
     from .policies.replay import as_report, replay_file, words
     from .sim.machine_file import load_machine
-    from .sim.outputs import check_writable
+    from .sim.outputs import check_outputs, inputs_of, outputs_of, write_whole
 
-    if json_file not in (None, STANDARD_OUTPUT):
-        check_writable(Path(json_file), but_not=events)
+    inputs = inputs_of(events, machine=machine_name, policies=() if policy is None else (policy,))
+    check_outputs(outputs_of(json=json_file), inputs)
     costs = None if machine_name is None else load_machine(machine_name).beliefs()
     setup, parity = replay_file(events, policy, seed, costs)
     if json_file is not None:
-        _put(json_file, json.dumps(as_report(setup, parity), indent=2, allow_nan=False) + "\n")
+        write_whole(json_file, json.dumps(as_report(setup, parity), indent=2, allow_nan=False) + "\n")
     if json_file != STANDARD_OUTPUT:
         for line in words(setup, parity):
             click.echo(line)
@@ -573,7 +578,8 @@ def validate(
     if rate is not None:
         arrival_times(rate, arrivals, seed)
     told = None if machine_name is None else load_machine(machine_name)
-    _Outputs(json_file, None, events, quiet).check(trace)
+    runs = list(specs or DEFAULT_POLICIES) * repeat
+    _Outputs(json_file, None, events, quiet).check(trace, machine=machine_name, policies=runs)
     workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized, time_scale, shrink)
     trials: list[Trial] = []
     about: dict[str, Any] = {"version": __version__, "trace": str(trace), "time_scale": time_scale, "shrink": shrink}
@@ -647,11 +653,12 @@ def _validation(
     from rich.console import Console
 
     from .live import validation
+    from .sim.outputs import write_whole
 
     report = validation.build(about, trials)
     try:
         if json_file is not None:
-            _put(json_file, json.dumps(report, indent=2, allow_nan=False) + "\n")
+            write_whole(json_file, json.dumps(report, indent=2, allow_nan=False) + "\n")
     finally:
         if json_file != STANDARD_OUTPUT:
             console = Console(highlight=False, markup=False, emoji=False)
@@ -698,16 +705,15 @@ def calibrate(
     from .sim.fit import fit_facts, limits_of
     from .sim.machine import RULES
     from .sim.machine_toml import machine_toml
-    from .sim.outputs import check_writable, write_whole
+    from .sim.outputs import check_outputs, inputs_of, outputs_of, write_whole
     from .sim.samples_file import read_samples
 
     if recorded is not None and samples is not None:
         raise TokencakeError("--samples: --from measures nothing")
     if name is not None and (problem := RULES["name"].problem(name)):
         raise TokencakeError(f"--name: {problem}")
-    for file in (output, samples, json_file if json_file != STANDARD_OUTPUT else None):
-        if file is not None:
-            check_writable(Path(file), but_not=recorded)
+    outputs = outputs_of(output=output, samples=samples, json=json_file)
+    check_outputs(outputs, inputs_of(recorded))
     if recorded is not None:
         told, facts = read_samples(recorded)
     else:
@@ -721,9 +727,9 @@ def calibrate(
         if output is not None:
             write_whole(output, machine_toml(machine, calibration.comments(told, fitted, str(date.today()))))
         if json_file is not None:
-            _put(json_file, json.dumps(calibration.build(__version__, told, fitted, machine), indent=2) + "\n")
+            write_whole(json_file, json.dumps(calibration.build(__version__, told, fitted, machine), indent=2) + "\n")
     finally:  # a disk that is full keeps nobody from seeing the results
-        if json_file != STANDARD_OUTPUT:
+        if not any(one.is_standard for one in outputs):
             _print_calibration(fitted)
 
 
@@ -844,13 +850,15 @@ def generate(
 def _write(
     output: Path, applications: Iterable[Application], header: Header, progress: bool, source: Path | None = None
 ) -> None:
-    from .sim.outputs import check_writable
+    from .sim.outputs import check_outputs, inputs_of, outputs_of
     from .traces.writer import write_trace
 
-    check_writable(output, but_not=source)
+    outputs = outputs_of(output=output)
+    check_outputs(outputs, inputs_of(source))
     with _progress(progress) as bar:
         written = write_trace(output, _watched(applications, bar, "writing", header.applications), header)
-    click.echo(f"{output}: {written:,} application{'' if written == 1 else 's'}")
+    to_data = outputs[0].is_standard
+    click.echo(f"{output}: {written:,} application{'' if written == 1 else 's'}", err=to_data)
 
 
 def _watched(items: Iterable[Item], bar: Bar, label: str, total: int | None) -> Iterator[Item]:
@@ -929,29 +937,36 @@ def _check_live(options: CheckOptions, bar: Bar) -> int:
     from .live.engine_options import EngineOptions
     from .live.in_process import InProcess
     from .live.versions import check_vllm
-    from .sim.gate.command import suite_of
+    from .sim.gate.command import checked_files, suite_of
     from .sim.gate.live_verdict import as_record, compare_sides, fails, live_cases, words
     from .sim.gate.suite_file import LIVE_KEYS
+    from .sim.outputs import write_whole
 
     if set(options.formats) - {"text", "json"}:
         raise TokencakeError("--live: expected --format text or json")
     suite = suite_of(options)
     cases = live_cases(suite)
+    files = dict(checked_files(options, suite))
     check_vllm()
     found: dict[str, Sequence[Compared]] = {}
     engines: dict[str, object] = {}
+    said: list[str] = []
     for case in cases:
         told = {key: value for key, value in (case.live or {}).items() if key in LIVE_KEYS}
         with InProcess(EngineOptions(**told, seed=case.seed)) as running:
             engines[case.name] = running.info()
             sides = _both_sides(suite, case, running, bar)
         found[case.name] = compare_sides(case, *sides, suite.confidence)
-        if "json" not in options.formats or options.outputs:
-            for line in words(case.name, case.policy, found[case.name]):
+        lines = list(words(case.name, case.policy, found[case.name]))
+        said += lines
+        if "json" not in files or files["json"] is not None:
+            for line in lines:
                 click.echo(line)
-    if "json" in options.formats:
-        file = str(options.outputs[0]) if options.outputs else STANDARD_OUTPUT
-        _put(file, json.dumps(as_record(suite, found, engines), indent=2, default=str) + "\n")
+    if "json" in files:
+        record = json.dumps(as_record(suite, found, engines), indent=2, default=str)
+        write_whole(files["json"] or STANDARD_OUTPUT, record + "\n")
+    if (text_file := files.get("text")) is not None:
+        write_whole(text_file, "".join(f"{line}\n" for line in said))
     return 1 if any(fails(compared, options.strict) for compared in found.values()) else 0
 
 
@@ -1053,8 +1068,7 @@ def compare(
     if not files or (len(files) > 1 and not live):
         raise click.UsageError("expected one TRACE" if not live else "--live: expected reports of tokencake live")
     outputs = _Outputs(json_file, csv_file, None, quiet)
-    for file in files:
-        outputs.check(file)
+    outputs.check(*files, machine=machine_name, policies=specs)
     method = Method(confidence, margin, seed, paired=not live)
     if live:
         return _publish_comparison(comparing.report_live(files, specs, metric, method), outputs)
@@ -1079,15 +1093,16 @@ def _publish_comparison(report: Mapping[str, Any], outputs: _Outputs) -> int:
     """Write and print a comparison. 1 if a policy failed."""
     from rich.console import Console
 
+    from .sim.outputs import write_whole
     from .sim.trials import comparison, comparison_words
 
     if left_out := report["trace"].get("oversized"):
         click.echo(f"left out: {left_out} applications, larger than the engine", err=True)
     try:
         if outputs.json_file is not None:
-            _put(outputs.json_file, json.dumps(report, indent=2, allow_nan=False) + "\n")
+            write_whole(outputs.json_file, json.dumps(report, indent=2, allow_nan=False) + "\n")
         if outputs.csv_file is not None:
-            _put(outputs.csv_file, comparison.csv_text(report))
+            write_whole(outputs.csv_file, comparison.csv_text(report))
     finally:  # a disk that is full keeps nobody from seeing the results
         if STANDARD_OUTPUT not in (outputs.json_file, outputs.csv_file):
             console = Console(highlight=False, markup=False, emoji=False)
@@ -1163,8 +1178,9 @@ def sweep(
     grid = make_grid(qps, settings, machine_name or DEFAULT_MACHINE)
     asked = Sweep(trace, grid, specs or DEFAULT_POLICIES, repeat, variation, seed, arrivals, skip_oversized)
     files = sweeping.Files(output, json_file, plot)
-    sweeping.check(asked, files, metric)
-    said_to = None if sys.stdout.isatty() else sys.stdout  # before a bar takes over what is written to a terminal
+    sweeping.check(asked, files, metric, machine_name)
+    # Before a bar takes over what is written to a terminal.
+    said_to = sys.stderr if files.to_standard_output else None if sys.stdout.isatty() else sys.stdout
     with _progress(progress, quiet) as bar:
         failed = sweeping.run(
             asked,

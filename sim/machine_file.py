@@ -32,15 +32,19 @@ def load_machine(name_or_path: str = DEFAULT_MACHINE, settings: Sequence[str] = 
 
     Raises MachineError, in one line that names the file, the line, the field and what was expected.
     """
-    if name_or_path.endswith(".toml") or "/" in name_or_path or name_or_path == STANDARD_INPUT:
-        machine = _read(Path(name_or_path))
-    else:
-        machine = _preset(name_or_path)
+    path = machine_path(name_or_path)
+    machine = _preset(name_or_path) if path is None else _read(path)
     changes: dict[str, object] = {}
     for setting in settings:
         key, value = _parsed(setting)
         changes[key] = value
     return _made({**flat_settings(machine.settings()), **changes}, "--set") if changes else machine
+
+
+def machine_path(name_or_path: str) -> Path | None:
+    """The file of a machine; None if it is a preset."""
+    is_file = name_or_path.endswith(".toml") or "/" in name_or_path or name_or_path == STANDARD_INPUT
+    return Path(name_or_path) if is_file else None
 
 
 def machine_names() -> dict[str, str]:

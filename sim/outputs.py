@@ -3,23 +3,104 @@
 from __future__ import annotations
 
 import tempfile
+import unicodedata
+from collections.abc import Iterable, Sequence
+from os.path import realpath
 from pathlib import Path
+from typing import NamedTuple
 
 from ..traces.errors import TokencakeError
-from ..traces.events_io import unwritable
-from ..traces.replacing import replacing
+from ..traces.events_io import PARTIAL
+from ..traces.replacing import STANDARD_OUTPUT, unwritable, written
+from ..traces.source_file import is_read_once
+from .machine_file import machine_path
+from .trials.identity import policy_file
 
 
-def check_writable(path: Path, but_not: Path | None = None) -> None:
-    """Raises TokencakeError if a file cannot be put at `path`, or if it is the file `but_not`."""
+class Output(NamedTuple):
+    """A file that will be written, and the option that names it."""
+
+    option: str
+    path: Path
+
+    @property
+    def is_standard(self) -> bool:
+        return str(self.path) == STANDARD_OUTPUT
+
+
+def outputs_of(**paths: str | Path | None) -> list[Output]:
+    """Outputs by the names of their options, without those that are not asked for: `json="r.json"` is --json."""
+    return [Output(f"--{option}", Path(path)) for option, path in paths.items() if path is not None]
+
+
+def events_outputs(folder: Path, names: Iterable[str]) -> list[Output]:
+    """The files of these names that `--events FOLDER` will write, and those in which they grow."""
+    return [Output("--events", folder / f"{name}{ending}") for name in names for ending in ("", PARTIAL)]
+
+
+def inputs_of(*files: Path | None, machine: str | None = None, policies: Iterable[str] = ()) -> list[Path]:
+    """All files that a command reads: those named, a machine's, and those of policies that lie in files."""
+    found = [*files, None if machine is None else machine_path(machine), *map(policy_file, policies)]
+    return [file for file in found if file is not None and not is_read_once(file)]
+
+
+def check_outputs(outputs: Sequence[Output], inputs: Sequence[Path] = ()) -> None:
+    """Finds what cannot be written: raises TokencakeError for that, and as `check_apart`."""
+    check_apart(outputs, inputs)
+    for output in outputs:
+        if not output.is_standard:
+            check_writable(output.path)
+
+
+def check_apart(outputs: Sequence[Output], inputs: Sequence[Path] = ()) -> None:
+    """Raises TokencakeError if an output is an input, or two outputs are the same file.
+
+    Files are the same if they are one file in the end, whatever they are called, or would be on some systems.
+    """
+    read = {_identity(file): file for file in inputs}
+    there: dict[tuple[object, ...], Output] = {}
+    for output in outputs:
+        identity = _identity(output.path)
+        if (file := read.get(identity)) is not None:
+            also = "" if output.path == file else f" {file}"
+            raise TokencakeError(f"{output.path}: cannot be written: it is the input{also}")
+        if (other := there.setdefault(identity, output)) is not output:
+            options = " and ".join(dict.fromkeys((other.option, output.option)))
+            both = f"{output.path} twice" if output.path == other.path else f"{other.path} and {output.path}, the same"
+            raise TokencakeError(f"{options}: expected two files, got {both}")
+
+
+def _identity(path: Path) -> tuple[object, ...]:
+    """Equal for paths that lead to the same file; of files that are not there yet, for those that would."""
+    if str(path) == STANDARD_OUTPUT:
+        return (STANDARD_OUTPUT,)
+    end = Path(realpath(path))
+    if (found := _number(end)) is not None:
+        return found
+    # Of two names that some systems take for the same, nobody can tell before they are there.
+    name = unicodedata.normalize("NFC", end.name).casefold()
+    return (*(_number(end.parent) or (str(end.parent),)), name)
+
+
+def _number(path: Path) -> tuple[int, int] | None:
+    """What a file system knows a file by; None if there is none."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def check_writable(path: Path) -> None:
+    """Raises TokencakeError if a file cannot be put at `path`."""
     if path.is_dir():
         raise TokencakeError(f"{path}: cannot be written: is a directory")
+    if path.is_fifo():
+        return
     if path.exists() and not path.is_file():
-        raise TokencakeError(f"{path}: cannot be written: expected a regular file, or none yet")
-    if but_not and path.exists() and but_not.exists() and path.samefile(but_not):
-        raise TokencakeError(f"{path}: cannot be written: it is the input")
+        raise TokencakeError(f"{path}: cannot be written: expected a regular file, a pipe, or none yet")
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=Path(realpath(path)).parent):
             pass
     except OSError as error:
         raise unwritable(path, error) from None
@@ -27,6 +108,8 @@ def check_writable(path: Path, but_not: Path | None = None) -> None:
 
 def prepare_folder(path: Path) -> None:
     """Makes a folder, if there is none, that files can be written into. Raises TokencakeError if that cannot be."""
+    if str(path) == STANDARD_OUTPUT:
+        raise TokencakeError(f"{path}: cannot be written: expected a folder")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -34,10 +117,7 @@ def prepare_folder(path: Path) -> None:
     check_writable(path / "events")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Puts a file of `text` at `path`, at once. Raises TokencakeError if that cannot be, and leaves nothing then."""
-    try:
-        with replacing(path) as file:
-            file.write(text.encode())
-    except OSError as error:
-        raise unwritable(path, error) from None
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Puts a file at `path`, at once; `-` is standard output. Raises TokencakeError if that cannot be."""
+    with written(path) as file:
+        file.write(content if isinstance(content, bytes) else content.encode())

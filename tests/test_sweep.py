@@ -302,7 +302,7 @@ def test_a_machine_that_cannot_hold_the_trace_fails_alone(trace, capsys):
         (["--policy", "vlm"], "unknown policy 'vlm'"),
         (["--metric", "app_latency_s"], "unknown metric 'app_latency_s'"),
         (["--vary", "tool"], "vary: unknown 'tool'"),
-        (["--json", "s.csv"], "expected different files for all results"),
+        (["--json", "s.csv"], "-o and --json: expected two files, got s.csv twice"),
         (["--json", "t.jsonl"], "t.jsonl: cannot be written: it is the input"),
         (["--ray-address", "auto"], "--ray-address: expected --ray, too"),
         (["-o", "nowhere/s.csv"], "nowhere/s.csv: cannot be written: no such file or directory"),

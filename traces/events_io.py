@@ -8,9 +8,12 @@ facts give the same bytes.
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -20,10 +23,13 @@ from typing import IO, Any, NoReturn, Self, get_args, get_origin, get_type_hints
 from .errors import RunError, TraceError
 from .events import Began, CallArrived, Fact, Planned, Request
 from .fields import WrongField, flag, items, members, shown, whole
-from .source_file import lines
+from .replacing import compressing, hold, unwritable
+from .source_file import is_compressed, lines
 
 Record = Fact | Planned | Began
 
+PARTIAL = ".partial"
+_BEGIN = b'{"fact":'
 LARGEST_WHOLE = 2**63 - 1
 
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in get_args(Record)}
@@ -33,18 +39,27 @@ class EventsWriter:
     """Writes an events file. A context manager whose `add` is a sink of a simulation.
 
     What is written goes to `PATH.partial`, which becomes `PATH` when the block ends well. After an interrupt, or when
-    the engine failed, it stays as `PATH.partial`, made of whole lines; after another error nothing stays. Raises
-    `TraceError` when it cannot be written.
+    the engine failed, it stays as `PATH.partial`, made of whole lines; after another error nothing stays. The file is
+    compressed as its name says. Raises `TraceError` when it cannot be written: also if what lies at `PATH.partial` is
+    no events file, or is being written by another run.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.partial = self.path.with_name(self.path.name + ".partial")
+        self.partial = self.path.with_name(self.path.name + PARTIAL)
         self._file: IO[str] | None = None
+        self._held: int | None = None
+        self._closing = ExitStack()
 
     def __enter__(self) -> Self:
         try:
-            self._file = self.partial.open("w", encoding="ascii", newline="\n")
+            with ExitStack() as opening:
+                _make_room(self.partial)
+                raw = opening.enter_context(open(self.partial, "xb"))  # x: never through a link
+                self._held = hold(raw)
+                content = opening.enter_context(compressing(raw, self.path))
+                self._file = opening.enter_context(io.TextIOWrapper(content, encoding="ascii", newline="\n"))
+                self._closing = opening.pop_all()
         except OSError as error:
             raise unwritable(self.path, error) from None
         return self
@@ -63,19 +78,45 @@ class EventsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._file is not None
+        stays = kind is not None and (issubclass(kind, RunError) or not issubclass(kind, Exception))
         try:
-            self._file.close()
+            self._closing.close()
             if kind is None:
                 os.replace(self.partial, self.path)
-            elif issubclass(kind, Exception) and not issubclass(kind, RunError):
-                self.partial.unlink()
         except OSError as error:
             raise unwritable(self.path, error) from None
+        finally:
+            if not stays:
+                self.partial.unlink(missing_ok=True)
+            if self._held is not None:
+                os.close(self._held)
 
 
-def unwritable(path: Path | str, error: OSError) -> TraceError:
-    return TraceError(f"{path}: cannot be written: {(error.strerror or str(error)).lower()}")
+def _make_room(partial: Path) -> None:
+    """Removes what an interrupted run has left. Raises TraceError for anything else, and if it is being written."""
+    try:
+        descriptor = os.open(partial, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if partial.is_symlink():
+            raise TraceError(f"{partial}: is in the way: expected no link") from None
+        raise error
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode) or not _is_ours(file.read(len(_BEGIN))):
+            raise TraceError(f"{partial}: is in the way: expected nothing, or events of a run that was interrupted")
+        try:
+            held = hold(file)
+        except BlockingIOError:
+            raise TraceError(f"{partial}: another run is writing it") from None
+        partial.unlink()
+        if held is not None:
+            os.close(held)
+
+
+def _is_ours(start: bytes) -> bool:
+    """Whether a file that begins so is one of events, perhaps compressed or with nothing in it yet."""
+    return _BEGIN.startswith(start) or is_compressed(start)
 
 
 def encode(record: Record) -> str:

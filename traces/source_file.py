@@ -240,6 +240,11 @@ def _compression(raw: io.BufferedReader, path: str | Path, error: Wrong) -> _Kin
     return next((kind for kind in _KINDS if start.startswith(kind.magics)), None)
 
 
+def is_compressed(start: bytes) -> bool:
+    """Whether a file that begins so is compressed in a way that is known here."""
+    return any(start.startswith(kind.magics) for kind in _KINDS)
+
+
 def _unreadable(problem: Exception) -> str:
     return f"cannot be read: {getattr(problem, 'strerror', None) or problem}"
 

@@ -5,13 +5,9 @@ Whatever is written can be read: each line is read back, by the code that reads 
 
 from __future__ import annotations
 
-import gzip
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import fields, replace
-from io import BufferedIOBase
 from pathlib import Path
 from typing import TypeAlias
 
@@ -23,7 +19,7 @@ from .header import Header, header_json, parse_header
 from .input_limits import LINE_BYTES
 from .order import ApplicationOrder
 from .parser import parse_application
-from .replacing import replacing
+from .replacing import written
 from .strict_json import strict_json
 
 Json: TypeAlias = "str | float | bool | list[Json] | dict[str, Json] | None"
@@ -36,7 +32,7 @@ def write_trace(path: str | Path, applications: Iterable[Application], header: H
     """Writes `applications` as a trace and returns how many there were.
 
     The file appears when it is complete: a trace that could not be written leaves nothing, and a file of that name
-    stays as it was. It is compressed if its name ends in `.gz`; equal traces make equal files. The header's count is
+    stays as it was; see `written` for compression and for `-`. Equal traces make equal files. The header's count is
     filled in where `applications` has a length, and checked otherwise. Hints that the reader derives are left out.
 
     Raises TraceError for an application that no trace can hold, and if `path` cannot be written.
@@ -46,7 +42,7 @@ def write_trace(path: str | Path, applications: Iterable[Application], header: H
     if header.applications is None and isinstance(applications, Sized):
         header = replace(header, applications=len(applications))
     order = ApplicationOrder()
-    with _replacing(path) as file:
+    with written(path) as file:
         file.write(_header_line(path, header))
         for application in applications:
             file.write(_application_line(path, application, order))
@@ -162,20 +158,3 @@ def _line(value: object, said: object, parse: Callable[[object], object]) -> byt
     if parse(strict_json(data)) != said:
         raise WrongField("", f"expected what its line says, but the line means something else: {line[:200]}")
     return data + b"\n"
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BufferedIOBase]:
-    """A file that takes the place of `path` once it is complete, and is gone if something goes wrong."""
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
-        raise TraceError(f"{path}: cannot be written: expected a file or a name that is free")
-    try:
-        with replacing(path) as file:
-            if path.suffix == ".gz":
-                with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as compressed:  # no name or time: equal files
-                    yield compressed
-            else:
-                yield file
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be written: {error.strerror or error}") from None

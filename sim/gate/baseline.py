@@ -8,10 +8,8 @@ the first file too long to be read.
 from __future__ import annotations
 
 import json
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,9 +17,9 @@ from typing import Any, NamedTuple, NoReturn
 
 from ... import __version__
 from ...traces.errors import TokencakeError
-from ...traces.events_io import unwritable
 from ...traces.reader import trace_digest
-from ...traces.replacing import replacing
+from ...traces.replacing import replacing, unwritable
+from ..interrupts import uninterrupted
 from ..machine import Machine
 from .decisions import Kept, packed, read_text, unpacked, write_bytes
 from .suite import Case, Suite
@@ -172,7 +170,7 @@ def write_baselines(suite: Suite, baselines: Sequence[tuple[Case, Baseline]]) ->
         with ExitStack() as placing, ExitStack() as writing:
             for path, content in _files(suite, baselines):
                 writing.enter_context(replacing(path)).write(content)
-            placing.enter_context(_uninterrupted())
+            placing.enter_context(uninterrupted())
     except OSError as error:
         raise unwritable(path, error) from None
 
@@ -192,22 +190,6 @@ def _text_or_none(path: Path) -> str | None:
         return read_text(path)
     except TokencakeError:
         return None
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits until the block ends, which is soon."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt
 
 
 def _record_text(baseline: Baseline, decisions_sha256: str) -> str:

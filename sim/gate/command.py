@@ -12,7 +12,9 @@ import click
 from rich.console import Console
 
 from ...traces.errors import TokencakeError
-from ..outputs import check_writable, write_whole
+from ...traces.replacing import STANDARD_OUTPUT
+from ..outputs import Output, check_apart, check_outputs, inputs_of, write_whole
+from .baseline import baseline_file, decisions_file
 from .check import Progress, check_suite
 from .github import github
 from .junit import junit
@@ -64,10 +66,7 @@ def suite_of(options: Options) -> Suite:
 def run_check(options: Options, progress: Progress) -> int:
     """Check, or write new baselines: the exit code, 1 if the check fails. Raises TokencakeError for bad input."""
     suite = suite_of(options)
-    files = list(_files(options))
-    for _, file in files:
-        if file is not None:
-            check_writable(file, but_not=suite.file)
+    files = checked_files(options, suite)
     if options.update:
         for line in update_suite(suite, options.workers, progress):
             click.echo(line)
@@ -78,12 +77,37 @@ def run_check(options: Options, progress: Progress) -> int:
     return 0 if check.good else 1
 
 
+def checked_files(options: Options, suite: Suite) -> list[tuple[str, Path | None]]:
+    """Each format, with the file that it goes to. Raises TokencakeError if one cannot be written, or is an input."""
+    files = list(_files(options))
+    outputs = [Output("-o", file) for _, file in files if file is not None]
+    check_apart([*outputs, *_baselines(suite)], _inputs(suite))
+    check_outputs(outputs)
+    return files
+
+
+def _baselines(suite: Suite) -> list[Output]:
+    """What `--update` writes, and a check reads."""
+    files = [file for case in suite.cases for file in (baseline_file(suite, case), decisions_file(suite, case))]
+    return [Output("baselines", file) for file in files]
+
+
+def _inputs(suite: Suite) -> list[Path]:
+    place = suite.place
+    files: list[Path | None] = [suite.file]
+    for case in suite.cases:
+        files += [place.path(case.trace), place.machine_file(case.machine)]
+        files += [place.policy_file(policy) for policy in (case.policy, *case.rivals)]
+    return inputs_of(*files)
+
+
 def _files(options: Options) -> Iterator[tuple[str, Path | None]]:
     """Each format, with the file that it goes to."""
     formats = options.formats or (TEXT,)
     if len(options.outputs) > len(formats):
         raise TokencakeError(f"-o {options.outputs[len(formats)]}: expected a --format for each -o")
-    yield from zip_longest(formats, options.outputs)
+    files = [None if str(file) == STANDARD_OUTPUT else file for file in options.outputs]
+    yield from zip_longest(formats, files)
 
 
 def publish(report: Mapping[str, Any], files: list[tuple[str, Path | None]]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..machine import Machine
-from ..machine_file import load_machine
+from ..machine_file import load_machine, machine_path
 from ..trials.identity import policy_file
 
 
@@ -32,8 +32,13 @@ class Place:
 
     def machine(self, name: str, settings: Sequence[str] = ()) -> Machine:
         """A preset, or a TOML file, with settings. Raises MachineError if there is none, or one is wrong."""
-        is_file = name.endswith(".toml") or "/" in name
-        return load_machine(str(self.path(name)) if is_file else name, settings)
+        file = self.machine_file(name)
+        return load_machine(name if file is None else str(file), settings)
+
+    def machine_file(self, name: str) -> Path | None:
+        """The file of a machine; None if it is a preset."""
+        file = machine_path(name)
+        return None if file is None else self.path(file)
 
 
 def as_settings(table: Mapping[str, object]) -> tuple[str, ...]:

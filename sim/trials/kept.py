@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ...traces.errors import TokencakeError
-from ...traces.events_io import unwritable
+from ...traces.replacing import unwritable
 from .cell import Outcome
 from .identity import differing
 

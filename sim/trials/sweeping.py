@@ -6,12 +6,11 @@ import json
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from ...traces.errors import TokencakeError
-from ...traces.events_io import unwritable
-from ...traces.replacing import replacing
-from ..outputs import check_writable, write_whole
+from ...traces.replacing import STANDARD_OUTPUT
+from ..outputs import Output, check_outputs, inputs_of, outputs_of, write_whole
 from .cell import Outcome
 from .grid import Point
 from .kept import Kept
@@ -34,9 +33,13 @@ class Files(NamedTuple):
     plot: Path | None = None
 
     @property
-    def kept(self) -> Path:
-        """What is played again only if something is different."""
-        return self.csv.with_name(self.csv.name + KEPT_ENDING)
+    def kept(self) -> Path | None:
+        """What is played again only if something is different. None: standard output has no place for it."""
+        return None if str(self.csv) == STANDARD_OUTPUT else self.csv.with_name(self.csv.name + KEPT_ENDING)
+
+    @property
+    def to_standard_output(self) -> bool:
+        return STANDARD_OUTPUT in (str(self.csv), str(self.json))
 
 
 class Watcher(Progress):
@@ -58,22 +61,23 @@ class Watcher(Progress):
         self._say(point_line(self._sweep, self._kept.results, point, self._metric))
 
 
-def check(sweep: Sweep, files: Files, metric: str) -> None:
+def check(sweep: Sweep, files: Files, metric: str, machine_name: str | None = None) -> None:
     """Finds whatever can be found before the first cell. Raises TokencakeError, in one line."""
     check_judged(metric)
     if files.plot is not None:
         check_plot(files.plot, sweep.grid.axes)
-    outputs = [file for file in (files.csv, files.json, files.plot, files.kept) if file is not None]
-    if len({file.resolve() for file in outputs}) < len(outputs):
-        raise TokencakeError(f"expected different files for all results, got {', '.join(map(str, outputs))}")
-    for file in outputs:
-        check_writable(file, but_not=sweep.trace)
+    outputs = [Output("-o", file) for file in (files.csv, files.kept) if file is not None]
+    outputs += outputs_of(json=files.json, plot=files.plot)
+    check_outputs(outputs, inputs_of(sweep.trace, machine=machine_name, policies=sweep.policies))
     sweep.check()
 
 
 def run(sweep: Sweep, files: Files, metric: str, play: Play, fresh: bool, say: Say, warn: Say, bar: Bar) -> int:
     """Plays what is missing and writes what is there, also at an interrupt. Returns how many cells have failed."""
-    with closing(Kept(files.kept, sweep.identity(), fresh)) as kept:
+    with (
+        TemporaryDirectory(prefix="tokencake-") as nowhere,
+        closing(Kept(files.kept or Path(nowhere) / "cells", sweep.identity(), fresh)) as kept,
+    ):
         if kept.results:
             say(f"{files.kept}: {len(kept.results)} cells are there from before")
         try:
@@ -89,15 +93,7 @@ def _publish(sweep: Sweep, kept: Kept, files: Files, metric: str, warn: Say) -> 
     if files.json is not None:
         write_whole(files.json, json.dumps(report, indent=2, allow_nan=False) + "\n")
     if files.plot is not None:
-        _write_plot(files.plot, plotted(report, files.plot.suffix))
+        write_whole(files.plot, plotted(report, files.plot.suffix))
     for line in problems(report):
         warn(line)
     return len(report["failures"])
-
-
-def _write_plot(path: Path, content: bytes) -> None:
-    try:
-        with replacing(path) as file:
-            file.write(content)
-    except OSError as error:
-        raise unwritable(path, error) from None
