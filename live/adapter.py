@@ -15,13 +15,14 @@ from math import inf, nextafter
 from typing import Any
 
 from .. import __version__
+from ..policies.boundary import told
 from ..policies.controller import Controller, Sink
 from ..policies.interface import NATIVE, Hits, Plan, Policy
 from ..policies.registry import load_policy
 from ..policies.replay import began
 from ..traces import events as e
 from ..traces.apps import AgentId, AppId, CallId
-from ..traces.errors import EngineError, PolicyError
+from ..traces.errors import EngineError, PolicyError, PolicyFault
 from ..traces.events import Fact
 from ..traces.fields import WrongField
 from .agents import AgentCache, LiveCall
@@ -452,11 +453,15 @@ class Adapter:
         self.plan = plan
         self._wake_s = None if plan.wake_at_s is None else max(now_s + SOONEST_S, plan.wake_at_s)
         if plan.moves or self.copies.pinned:
-            self._apply(plan, now_s)
+            try:
+                self._apply(plan, now_s)
+            except Exception as error:  # whoever is to blame, clients get their answers
+                logger.exception("a plan could not be carried out")
+                self._give_up(PolicyFault(f"a plan at {now_s:.6f} s could not be carried out: {told(error)}"))
         self._news = False
 
     def _give_up(self, error: PolicyError) -> None:
-        """The policy raised: say so once, and go on as vLLM would."""
+        """The policy did something wrong: say so once, and go on as vLLM would."""
         self.errors.append(str(error))
         logger.error("%s; the engine goes on without it", error)
         self.plan = NATIVE

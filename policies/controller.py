@@ -9,14 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from math import isfinite
 from typing import Any
 
 from ..traces import events as e
-from ..traces.errors import PolicyError, TokencakeError
+from ..traces.errors import PolicyFault
 from ..traces.events import Fact
-from .interface import NATIVE, Costs, Hits, Plan, Policy
+from .boundary import PLAN, Turn
+from .interface import EVERYTHING, NATIVE, Costs, Hits, Plan, Policy
 from .ledger import Cache, Ledger
+from .plans import PlanCheck, plain_plan
 
 Sink = Callable[[Any], None]
 
@@ -39,6 +40,7 @@ class Controller:
         self._journal = journal
         self._sinks = tuple(sinks) if journal is None else (*sinks, journal)
         self._ledger = Ledger(costs, cache if journal is None else self)
+        self._plans = PlanCheck(self._name, self._ledger)
         self._news: list[Fact] = []
         self.due = True  # whether there is news; the first step asks every policy
         self._deaf = not policy.hears
@@ -56,23 +58,21 @@ class Controller:
             self.due = True
 
     def poll(self, gauges: e.Polled) -> Plan:
-        """Ask the policy. `PolicyError` if what it returns is not a plan, or means nothing."""
+        """Ask the policy. `PolicyFault` for whatever it does but to return a plan that means something."""
         began = time.perf_counter()
         self.due = False
         for sink in self._sinks:
             sink(gauges)
         ledger = self._ledger
         ledger.fold(gauges)
-        ledger.news, self._news = self._news, []
-        try:
-            plan = self._policy.plan(ledger)
-        except TokencakeError:
-            raise
-        except Exception as error:
-            raise PolicyError(f"policy {self._name}: plan() raised {type(error).__name__}: {error}") from error
-        self._hears = self._policy.hears
-        if plan is not NATIVE:
-            self._check(plan)
+        ledger.tell(self._news)
+        self._news.clear()
+        with Turn(self._name, PLAN, gauges.at_s):
+            wanted = plain_plan(self._policy.plan(ledger.view))
+            hears = self._policy.hears
+        if hears is not self._hears:
+            self._hears = self._checked(hears, gauges.at_s)
+        plan = NATIVE if wanted is NATIVE else self._plans.check(wanted, gauges.at_s)
         if self._journal is not None:
             self._journal(e.Planned(gauges.at_s, as_record(plan)))
         self.policy_s += time.perf_counter() - began
@@ -83,35 +83,19 @@ class Controller:
     def hits(self, call: str) -> Hits:
         hits = self._cache.hits(call)
         if self._journal is not None:
-            self._journal(e.Asked(self._ledger.now_s, call, *hits))
+            self._journal(e.Asked(self._ledger.view.now_s, call, *hits))
         return hits
 
     def shared_blocks(self, call: str) -> int:
         blocks = self._cache.shared_blocks(call)
         if self._journal is not None:
-            self._journal(e.AskedShared(self._ledger.now_s, call, blocks))
+            self._journal(e.AskedShared(self._ledger.view.now_s, call, blocks))
         return blocks
 
-    def _check(self, plan: Plan) -> None:
-        name = self._name
-        if not isinstance(plan, Plan):
-            raise PolicyError(f"policy {name}: plan() returned {type(plan).__name__}, expected a Plan")
-        for field in ("offload", "upload"):
-            for move in getattr(plan, field):
-                if not isinstance(move.blocks, int) or move.blocks < 0:
-                    raise PolicyError(
-                        f"policy {name}: {field} of {move.agent!r}: expected a number of blocks, got {move.blocks!r}"
-                    )
-        for agent, until_s in plan.pin.items():
-            if not isfinite(until_s):
-                raise PolicyError(f"policy {name}: pin of {agent!r}: expected a time in seconds, got {until_s!r}")
-        if plan.write_through not in (None, "prompts", "contexts"):
-            raise PolicyError(
-                f"policy {name}: write_through: expected 'prompts', 'contexts' or None, got {plan.write_through!r}"
-            )
-        wake = plan.wake_at_s
-        if wake is not None and not isfinite(wake):
-            raise PolicyError(f"policy {name}: wake_at_s: expected a time in seconds or None, got {wake!r}")
+    def _checked(self, hears: object, at_s: float) -> frozenset[type]:
+        if type(hears) is not frozenset or not hears <= EVERYTHING:
+            raise PolicyFault(f"policy {self._name}: at {at_s:.6f} s: hears: expected a frozenset of facts")
+        return hears
 
 
 def as_record(plan: Plan) -> dict[str, object]:

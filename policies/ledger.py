@@ -1,18 +1,23 @@
 """The ledger: facts go in, the view that a policy sees comes out. Simulator, live engine and replay share it.
 
 It changes with each fact and is never built anew: a policy that is asked with a thousand agents about costs no more
-than one that is asked with ten.
+than one that is asked with ten. What a policy is given is read-only: reading costs nothing more for it, and the ledger
+writes past the lock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NoReturn, Protocol
 
 from ..traces import events as e
 from ..traces.apps import AgentId, AppId, CallId
 from ..traces.events import Fact, Request
 from .interface import Costs, Hits, Status
+from .names import Names
+
+_set = object.__setattr__  # how the ledger writes what policies only read
 
 
 class Cache(Protocol):
@@ -22,7 +27,19 @@ class Cache(Protocol):
     def shared_blocks(self, call: CallId) -> int: ...
 
 
-class CallState:
+class ReadOnly:
+    """What a policy can look at, and cannot change."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{name}: a view can be read, and not be changed")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"{name}: a view can be read, and not be changed")
+
+
+class CallState(ReadOnly):
     """A call that arrived and has not finished: a `CallView`."""
 
     __slots__ = (
@@ -36,18 +53,27 @@ class CallState:
         "waiting_since_s",
     )
 
+    request: Request
+    number: int
+    arrived_at_s: float
+    waiting_since_s: float
+    admitted_at_s: float | None
+    loading: bool
+    preemptions: int
+    generated_tokens: int
+
     def __init__(self, request: Request, number: int, at_s: float) -> None:
-        self.request = request
-        self.number = number
-        self.arrived_at_s = at_s
-        self.waiting_since_s = at_s
-        self.admitted_at_s: float | None = None
-        self.loading = False
-        self.preemptions = 0
-        self.generated_tokens = 0
+        _set(self, "request", request)
+        _set(self, "number", number)
+        _set(self, "arrived_at_s", at_s)
+        _set(self, "waiting_since_s", at_s)
+        _set(self, "admitted_at_s", None)
+        _set(self, "loading", False)
+        _set(self, "preemptions", 0)
+        _set(self, "generated_tokens", 0)
 
 
-class AgentState:
+class AgentState(ReadOnly):
     """An agent between its first call and the end of its application: an `AgentView`."""
 
     __slots__ = (
@@ -64,43 +90,93 @@ class AgentState:
         "uploading",
     )
 
+    id: AgentId
+    number: int
+    app: AppId
+    last: Request
+    status: Status
+    since_s: float
+    context_blocks: int
+    host_blocks: int
+    offloading: bool
+    uploading: bool
+    uploaded_blocks: int
+
     def __init__(self, request: Request, number: int, at_s: float) -> None:
-        self.id = request.agent
-        self.number = number
-        self.app = request.app
-        self.last = request
-        self.status = Status.WAITING
-        self.since_s = at_s
-        self.context_blocks = 0
-        self.host_blocks = 0
-        self.offloading = False
-        self.uploading = False
-        self.uploaded_blocks = 0
+        _set(self, "id", request.agent)
+        _set(self, "number", number)
+        _set(self, "app", request.app)
+        _set(self, "last", request)
+        _set(self, "status", Status.WAITING)
+        _set(self, "since_s", at_s)
+        _set(self, "context_blocks", 0)
+        _set(self, "host_blocks", 0)
+        _set(self, "offloading", False)
+        _set(self, "uploading", False)
+        _set(self, "uploaded_blocks", 0)
+
+
+class LedgerView(ReadOnly):
+    """The state of the engine as far as its facts tell it: a `View`."""
+
+    __slots__ = (
+        "_cache",
+        "_started_s",
+        "agents",
+        "block_tokens",
+        "costs",
+        "free_blocks",
+        "gpu_blocks",
+        "growth_blocks",
+        "host_blocks",
+        "host_free_blocks",
+        "news",
+        "now_s",
+        "running",
+        "stalled",
+        "step",
+        "waiting",
+    )
+
+    now_s: float
+    step: int
+    block_tokens: int
+    gpu_blocks: int
+    free_blocks: int
+    growth_blocks: int
+    host_blocks: int
+    host_free_blocks: int
+    costs: Costs
+    news: Sequence[Fact]
+    waiting: Mapping[CallId, CallState]
+    running: Mapping[CallId, CallState]
+    agents: Mapping[AgentId, AgentState]
+    stalled: Mapping[AgentId, AgentState]
+    _cache: Cache
+    _started_s: Mapping[AppId, float]
+
+    def app_started_s(self, app: AppId) -> float:
+        return self._started_s[app]
+
+    def hits(self, call: CallId) -> Hits:
+        return self._cache.hits(call)
+
+    def shared_blocks(self, call: CallId) -> int:
+        return self._cache.shared_blocks(call)
 
 
 class Ledger:
-    """The state of the engine as far as its facts tell it: a `View`."""
+    """Keeps the `view`."""
 
     def __init__(self, costs: Costs, cache: Cache) -> None:
-        self.costs = costs
-        self._cache = cache
-        self.now_s = 0.0
-        self.step = 0
-        self.block_tokens = 1
-        self.gpu_blocks = 0
-        self.free_blocks = 0
-        self.growth_blocks = 0
-        self.host_blocks = 0
-        self.host_free_blocks = 0
-        self.news: Sequence[Fact] = ()
-        self.waiting: dict[CallId, CallState] = {}
-        self.running: dict[CallId, CallState] = {}
-        self.agents: dict[AgentId, AgentState] = {}
-        self.stalled: dict[AgentId, AgentState] = {}
-        self._calls_seen = 0
-        self._agents_seen = 0
+        self._waiting: dict[CallId, CallState] = {}
+        self._running: dict[CallId, CallState] = {}
+        self._agents: dict[AgentId, AgentState] = {}
+        self._stalled: dict[AgentId, AgentState] = {}
         self._started_s: dict[AppId, float] = {}
         self._of_app: dict[AppId, list[AgentId]] = {}
+        self.calls_seen, self.agents_seen = Names(), Names()
+        self.view = self._make_view(costs, cache)
         self._fold: dict[type, Callable[[Any], None]] = {
             e.RunStarted: self._run_started,
             e.AppStarted: self._app_started,
@@ -123,29 +199,41 @@ class Ledger:
             e.Polled: self._polled,
         }
 
+    def _make_view(self, costs: Costs, cache: Cache) -> LedgerView:
+        view = LedgerView()
+        _set(view, "_cache", cache)
+        _set(view, "_started_s", self._started_s)
+        _set(view, "costs", costs)
+        _set(view, "now_s", 0.0)
+        _set(view, "block_tokens", 1)
+        for gauge in ("step", "gpu_blocks", "free_blocks", "growth_blocks", "host_blocks", "host_free_blocks"):
+            _set(view, gauge, 0)
+        _set(view, "waiting", MappingProxyType(self._waiting))
+        _set(view, "running", MappingProxyType(self._running))
+        _set(view, "agents", MappingProxyType(self._agents))
+        _set(view, "stalled", MappingProxyType(self._stalled))
+        _set(view, "news", ())
+        return view
+
+    def tell(self, news: Sequence[Fact]) -> None:
+        """The facts since the policy was last asked."""
+        _set(self.view, "news", tuple(news))
+
     def fold(self, fact: Fact) -> None:
         """Take in one fact."""
         handler = self._fold.get(type(fact))
         if handler is not None:
             handler(fact)
 
-    # -- questions of the view
-
-    def app_started_s(self, app: AppId) -> float:
-        return self._started_s[app]
-
-    def hits(self, call: CallId) -> Hits:
-        return self._cache.hits(call)
-
-    def shared_blocks(self, call: CallId) -> int:
-        return self._cache.shared_blocks(call)
-
     # -- facts
 
     def _run_started(self, fact: e.RunStarted) -> None:
-        self.block_tokens = fact.block_tokens
-        self.gpu_blocks = self.free_blocks = fact.gpu_blocks
-        self.host_blocks = self.host_free_blocks = fact.host_blocks
+        view = self.view
+        _set(view, "block_tokens", fact.block_tokens)
+        _set(view, "gpu_blocks", fact.gpu_blocks)
+        _set(view, "free_blocks", fact.gpu_blocks)
+        _set(view, "host_blocks", fact.host_blocks)
+        _set(view, "host_free_blocks", fact.host_blocks)
 
     def _app_started(self, fact: e.AppStarted) -> None:
         self._started_s[fact.app] = fact.at_s
@@ -153,104 +241,106 @@ class Ledger:
     def _app_finished(self, fact: e.AppFinished) -> None:
         del self._started_s[fact.app]
         for agent in self._of_app.pop(fact.app, ()):
-            del self.agents[agent]
-            self.stalled.pop(agent, None)
+            del self._agents[agent]
+            self._stalled.pop(agent, None)
 
     def _call_arrived(self, fact: e.CallArrived) -> None:
         request = fact.request
-        self.waiting[request.id] = CallState(request, self._calls_seen, fact.at_s)
-        self._calls_seen += 1
-        agent = self.agents.get(request.agent)
+        self._waiting[request.id] = CallState(request, self.calls_seen.count, fact.at_s)
+        self.calls_seen.add(request.id)
+        agent = self._agents.get(request.agent)
         if agent is None:
-            self.agents[request.agent] = AgentState(request, self._agents_seen, fact.at_s)
-            self._agents_seen += 1
+            self._agents[request.agent] = AgentState(request, self.agents_seen.count, fact.at_s)
+            self.agents_seen.add(request.agent)
             self._of_app.setdefault(request.app, []).append(request.agent)
             return
-        agent.last = request
-        self.stalled.pop(request.agent, None)
+        _set(agent, "last", request)
+        self._stalled.pop(request.agent, None)
         self._become(agent, Status.WAITING, fact.at_s)
 
     def _call_admitted(self, fact: e.CallAdmitted) -> None:
-        call = self.waiting.pop(fact.call)
-        call.admitted_at_s = fact.at_s
-        call.loading = False
-        self.running[fact.call] = call
-        self._become(self.agents[call.request.agent], Status.RUNNING, fact.at_s)
+        call = self._waiting.pop(fact.call)
+        _set(call, "admitted_at_s", fact.at_s)
+        _set(call, "loading", False)
+        self._running[fact.call] = call
+        self._become(self._agents[call.request.agent], Status.RUNNING, fact.at_s)
 
     def _call_preempted(self, fact: e.CallPreempted) -> None:
-        call = self.running.pop(fact.call)
-        call.admitted_at_s = None
-        call.waiting_since_s = fact.at_s
-        call.preemptions += 1
-        call.generated_tokens = fact.generated_tokens
-        self.waiting = {fact.call: call, **self.waiting}
-        self._become(self.agents[call.request.agent], Status.WAITING, fact.at_s)
+        call = self._running.pop(fact.call)
+        _set(call, "admitted_at_s", None)
+        _set(call, "waiting_since_s", fact.at_s)
+        _set(call, "preemptions", call.preemptions + 1)
+        _set(call, "generated_tokens", fact.generated_tokens)
+        self._waiting = {fact.call: call, **self._waiting}
+        _set(self.view, "waiting", MappingProxyType(self._waiting))
+        self._become(self._agents[call.request.agent], Status.WAITING, fact.at_s)
 
     def _call_finished(self, fact: e.CallFinished) -> None:
-        call = self.running.pop(fact.call, None) or self.waiting.pop(
+        call = self._running.pop(fact.call, None) or self._waiting.pop(
             fact.call
         )  # or: its last token came after a preemption
-        agent = self.agents[call.request.agent]
-        agent.context_blocks = fact.context_blocks
+        agent = self._agents[call.request.agent]
+        _set(agent, "context_blocks", fact.context_blocks)
         self._become(agent, Status.IDLE, fact.at_s)
 
     def _call_aborted(self, fact: e.CallAborted) -> None:
-        call = self.running.pop(fact.call, None) or self.waiting.pop(fact.call)
-        self._become(self.agents[call.request.agent], Status.IDLE, fact.at_s)
+        call = self._running.pop(fact.call, None) or self._waiting.pop(fact.call)
+        self._become(self._agents[call.request.agent], Status.IDLE, fact.at_s)
 
     def _tool_started(self, fact: e.ToolStarted) -> None:
-        agent = self.agents[fact.agent]
-        self.stalled[fact.agent] = agent
+        agent = self._agents[fact.agent]
+        self._stalled[fact.agent] = agent
         self._become(agent, Status.STALLED, fact.at_s)
 
     def _tool_returned(self, fact: e.ToolReturned) -> None:
-        if self.stalled.pop(fact.agent, None) is not None:
-            self._become(self.agents[fact.agent], Status.IDLE, fact.at_s)
+        if self._stalled.pop(fact.agent, None) is not None:
+            self._become(self._agents[fact.agent], Status.IDLE, fact.at_s)
 
     def _load_started(self, fact: e.LoadStarted) -> None:
-        self.waiting[fact.call].loading = True
+        _set(self._waiting[fact.call], "loading", True)
 
     def _offload_started(self, fact: e.OffloadStarted) -> None:
-        agent = self.agents.get(fact.agent)
+        agent = self._agents.get(fact.agent)
         if agent is not None:
-            agent.offloading = True
+            _set(agent, "offloading", True)
 
     def _offload_finished(self, fact: e.OffloadFinished) -> None:
-        agent = self.agents.get(fact.agent)
+        agent = self._agents.get(fact.agent)
         if agent is not None:
-            agent.offloading = False
-            agent.host_blocks = fact.upto_blocks
+            _set(agent, "offloading", False)
+            _set(agent, "host_blocks", fact.upto_blocks)
 
     def _host_dropped(self, fact: e.HostDropped) -> None:
-        agent = self.agents.get(fact.agent)
+        agent = self._agents.get(fact.agent)
         if agent is not None:
-            agent.host_blocks = 0
+            _set(agent, "host_blocks", 0)
 
     def _upload_started(self, fact: e.UploadStarted) -> None:
-        agent = self.agents.get(fact.agent)
+        agent = self._agents.get(fact.agent)
         if agent is not None:
-            agent.uploading = True
+            _set(agent, "uploading", True)
 
     def _upload_finished(self, fact: e.UploadFinished) -> None:
-        agent = self.agents.get(fact.agent)
+        agent = self._agents.get(fact.agent)
         if agent is not None:
-            agent.uploading = False
-            agent.uploaded_blocks = fact.blocks
+            _set(agent, "uploading", False)
+            _set(agent, "uploaded_blocks", fact.blocks)
 
     def _upload_ended(self, fact: e.UploadTaken | e.UploadCancelled) -> None:
-        agent = self.agents.get(fact.agent)
+        agent = self._agents.get(fact.agent)
         if agent is not None:
-            agent.uploading = False
-            agent.uploaded_blocks = 0
+            _set(agent, "uploading", False)
+            _set(agent, "uploaded_blocks", 0)
 
     def _polled(self, fact: e.Polled) -> None:
-        self.now_s = fact.at_s
-        self.step = fact.step
-        self.free_blocks = fact.free_blocks
-        self.growth_blocks = fact.growth_blocks
-        self.host_free_blocks = fact.host_free_blocks
+        view = self.view
+        _set(view, "now_s", fact.at_s)
+        _set(view, "step", fact.step)
+        _set(view, "free_blocks", fact.free_blocks)
+        _set(view, "growth_blocks", fact.growth_blocks)
+        _set(view, "host_free_blocks", fact.host_free_blocks)
 
     @staticmethod
     def _become(agent: AgentState, status: Status, at_s: float) -> None:
-        agent.status = status
-        agent.since_s = at_s
+        _set(agent, "status", status)
+        _set(agent, "since_s", at_s)

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple, Union
 from ..traces.apps import Application
 from ..traces.errors import PolicyError
 from .autellix import Autellix
+from .boundary import CONSTRUCTOR, IMPORT, Turn, told
 from .continuum import Continuum
 from .infercept import InferCept
 from .interface import EVERYTHING, Policy
@@ -102,15 +103,11 @@ def load_policy(
         if applications is None:
             raise PolicyError(f"policy {name}: sees the future: expected a simulation of a trace, there is none here")
         options[FUTURE] = applications
-    try:
+    with Turn(name, CONSTRUCTOR):
         policy = row.make(**options)
-    except PolicyError:
-        raise
-    except Exception as error:
-        raise PolicyError(f"policy {name}: {_told(error)}") from error
-    if not callable(getattr(policy, "plan", None)):
+        plan, hears = getattr(policy, "plan", None), getattr(policy, "hears", None)
+    if not callable(plan):
         raise PolicyError(f"policy {name}: expected a method plan(view), {type(policy).__name__} has none")
-    hears = getattr(policy, "hears", None)
     if type(hears) is not frozenset or not hears <= EVERYTHING:
         raise PolicyError(f"policy {name}: hears: expected a frozenset of facts, got {hears!r}")
     return typing.cast(Policy, policy)
@@ -198,10 +195,11 @@ def _module(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
     try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+        with Turn(f"file {path}", IMPORT):
+            spec.loader.exec_module(module)
+    except BaseException:
         del sys.modules[name]
-        raise PolicyError(f"policy file {path}: cannot be imported: {_told(error)}") from error
+        raise
     return module
 
 
@@ -210,10 +208,8 @@ def _installed() -> dict[str, EntryPoint]:
 
 
 def _loaded(point: EntryPoint) -> Callable[..., Any]:
-    try:
+    with Turn(f"{point.name} ({point.value})", IMPORT):
         made: Any = point.load()
-    except (Exception, SystemExit) as error:
-        raise PolicyError(f"policy {point.name}: {point.value} cannot be imported: {_told(error)}") from error
     if not callable(made):
         raise PolicyError(f"policy {point.name}: {point.value}: expected a class, got {type(made).__name__}")
     _check_class(point.name, made)
@@ -228,7 +224,7 @@ def _parameters(name: str, make: Callable[..., Any]) -> dict[str, Any]:
     try:
         parameters = inspect.signature(make, eval_str=True).parameters.values()
     except (ValueError, NameError, TypeError, SyntaxError) as error:
-        raise PolicyError(f"policy {name}: its constructor's annotations cannot be read: {_told(error)}") from error
+        raise PolicyError(f"policy {name}: its constructor's annotations cannot be read: {told(error)}") from error
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {parameter.name: parameter.annotation for parameter in parameters if parameter.kind in named}
 
@@ -317,9 +313,3 @@ def _unreadable(text: str) -> object:
 def _near(name: str, known: list[str]) -> str:
     near = get_close_matches(name, known, n=3)
     return f" (near: {', '.join(near)})" if near else ""
-
-
-def _told(error: BaseException) -> str:
-    """An error in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -20,6 +20,7 @@ from ..traces.apps import CallId
 from ..traces.errors import PolicyError, TraceError
 from ..traces.events import Fact
 from ..traces.events_io import Record, read_events
+from .boundary import Unanswered
 from .controller import Controller, as_record
 from .costs import LinearCosts
 from .interface import Costs, Hits, Plan, Policy
@@ -117,7 +118,7 @@ class _Impossible(TraceError):
     """A fact about something that is not there."""
 
 
-class _Unrecorded(PolicyError):
+class _Unrecorded(Unanswered):
     """The policy asked the cache a question to which no answer is recorded."""
 
 

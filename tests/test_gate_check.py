@@ -126,7 +126,10 @@ def test_a_policy_that_fails_fails_the_check_and_not_its_input(folder: Path) -> 
     assert check() == 1
     found = case()
     assert found["state"] == "failed"
-    assert found["error"] == "policy Mine: plan() raised NameError: name 'nothing' is not defined"
+    assert (
+        found["error"]
+        == "policy Mine: at 0.000000 s: plan() raised NameError: name 'nothing' is not defined (mine.py:11)"
+    )
 
 
 # -- causes

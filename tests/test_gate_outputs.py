@@ -64,7 +64,7 @@ def test_junit_has_an_error_for_a_policy_that_failed(folder: Path) -> None:
     assert check("--format", "junit", "-o", "junit.xml") == 1
     error = ElementTree.parse(folder / "junit.xml").find(".//error")
     assert error is not None
-    assert error.get("message") == "policy Mine: plan() returned str, expected a Plan"
+    assert error.get("message") == "policy Mine: at 0.000000 s: plan() returned str, expected a Plan"
 
 
 def test_github_annotates_the_line_of_the_case(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,39 +42,39 @@ ADMITTED = (e.CallAdmitted(3.0, "a/1", 0, 0, 0), e.CallAdmitted(3.0, "a/2", 0, 0
 
 def test_an_arrival_is_a_waiting_call_of_a_waiting_agent() -> None:
     ledger = a_ledger(*ARRIVED)
-    assert list(ledger.waiting) == ["a/1", "a/2"]
-    assert list(ledger.agents) == ["a/x", "a/y"]
-    assert ledger.agents["a/x"].status is Status.WAITING
-    assert (ledger.block_tokens, ledger.gpu_blocks, ledger.host_blocks) == (16, 100, 50)
+    assert list(ledger.view.waiting) == ["a/1", "a/2"]
+    assert list(ledger.view.agents) == ["a/x", "a/y"]
+    assert ledger.view.agents["a/x"].status is Status.WAITING
+    assert (ledger.view.block_tokens, ledger.view.gpu_blocks, ledger.view.host_blocks) == (16, 100, 50)
 
 
 def test_a_preempted_call_waits_before_all_others() -> None:
     later = e.CallArrived(4.0, a_request("a/3", "a/z"))
     ledger = a_ledger(*ARRIVED, *ADMITTED, later, e.CallPreempted(5.0, "a/2", 7), e.CallPreempted(6.0, "a/1", 9))
-    assert list(ledger.waiting) == ["a/1", "a/2", "a/3"]
-    assert not ledger.running
-    again = ledger.waiting["a/2"]
+    assert list(ledger.view.waiting) == ["a/1", "a/2", "a/3"]
+    assert not ledger.view.running
+    again = ledger.view.waiting["a/2"]
     assert (again.waiting_since_s, again.arrived_at_s, again.admitted_at_s) == (5.0, 2.0, None)
     assert (again.preemptions, again.generated_tokens) == (1, 7)
-    assert ledger.agents["a/y"].status is Status.WAITING
+    assert ledger.view.agents["a/y"].status is Status.WAITING
 
 
 def test_an_agent_is_stalled_from_the_start_of_its_tool_to_its_return() -> None:
     finished = e.CallFinished(4.0, "a/1", 20, 7)
     ledger = a_ledger(*ARRIVED, *ADMITTED, finished)
-    assert ledger.agents["a/x"].status is Status.IDLE
-    assert ledger.agents["a/x"].context_blocks == 7
+    assert ledger.view.agents["a/x"].status is Status.IDLE
+    assert ledger.view.agents["a/x"].context_blocks == 7
     ledger.fold(e.ToolStarted(4.5, "a/1", "a/x"))
-    assert list(ledger.stalled) == ["a/x"]
-    assert (ledger.agents["a/x"].status, ledger.agents["a/x"].since_s) == (Status.STALLED, 4.5)
+    assert list(ledger.view.stalled) == ["a/x"]
+    assert (ledger.view.agents["a/x"].status, ledger.view.agents["a/x"].since_s) == (Status.STALLED, 4.5)
     ledger.fold(e.ToolReturned(6.0, "a/1", "a/x"))
-    assert not ledger.stalled
-    assert (ledger.agents["a/x"].status, ledger.agents["a/x"].since_s) == (Status.IDLE, 6.0)
+    assert not ledger.view.stalled
+    assert (ledger.view.agents["a/x"].status, ledger.view.agents["a/x"].since_s) == (Status.IDLE, 6.0)
 
 
 def test_copies_show_at_their_agent() -> None:
     ledger = a_ledger(*ARRIVED, *ADMITTED, e.CallFinished(4.0, "a/1", 20, 7), e.OffloadStarted(5.0, "a/x", 6, 6))
-    agent = ledger.agents["a/x"]
+    agent = ledger.view.agents["a/x"]
     assert (agent.offloading, agent.host_blocks) == (True, 0)
     ledger.fold(e.OffloadFinished(6.0, "a/x", 6, 6))
     assert (agent.offloading, agent.host_blocks) == (False, 6)
@@ -91,5 +91,5 @@ def test_copies_show_at_their_agent() -> None:
 def test_an_application_takes_its_agents_along() -> None:
     ends = (e.CallFinished(4.0, "a/1", 20, 7), e.CallFinished(4.0, "a/2", 20, 7), e.ToolStarted(4.0, "a/1", "a/x"))
     ledger = a_ledger(*ARRIVED, *ADMITTED, *ends, e.AppFinished(5.0, "a"), e.OffloadFinished(6.0, "a/x", 6, 6))
-    assert not ledger.agents
-    assert not ledger.stalled
+    assert not ledger.view.agents
+    assert not ledger.view.stalled

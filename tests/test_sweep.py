@@ -265,7 +265,9 @@ def test_a_policy_s_own_error_is_told(trace, capsys):
     Path("mine.py").write_text(DIVIDING)
     assert run(["sweep", trace, "--policy", "mine.py:Dividing", "--repeat", "1", "-o", "s.csv"]) == 1
     said = capsys.readouterr().err
-    assert "repeat 0: policy Dividing: plan() raised ZeroDivisionError: division by zero\n" in said
+    assert (
+        "repeat 0: policy Dividing: at 0.000000 s: plan() raised ZeroDivisionError: division by zero (mine.py:" in said
+    )
     assert "1 cell failed, and is played again next time\n" in said
 
 

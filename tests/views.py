@@ -43,8 +43,9 @@ class Story:
     def view(self) -> View:
         """The view of now. What happened since the last one is its news."""
         self._tell(e.Polled(self.now_s, self.step, self.free_blocks, self.growth_blocks, self.host_free_blocks))
-        self._ledger.news, self._news = self._news[:-1], []
-        return self._ledger
+        self._ledger.tell(self._news[:-1])
+        self._news.clear()
+        return self._ledger.view
 
     def passes(self, seconds: float, steps: int = 0) -> None:
         """Time goes by."""

@@ -10,7 +10,11 @@ class TraceError(TokencakeError):
 
 
 class PolicyError(TokencakeError):
-    """A policy is unknown, was given a wrong option, or returned a plan that means nothing."""
+    """A policy is unknown, was given a wrong option, or did something wrong (`PolicyFault`)."""
+
+
+class PolicyFault(PolicyError):
+    """What a policy's own code did: it raised, left the process, did not come back, or wanted what means nothing."""
 
 
 class MachineError(TokencakeError):

@@ -1,0 +1,100 @@
+"""The boundary around policies: whatever a policy's own code does is its error, said in one line."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import MutableSequence
+from pathlib import Path
+from traceback import walk_tb
+from types import TracebackType
+from typing import TextIO
+
+from ..traces.errors import PolicyError, PolicyFault
+
+TURNS = ("", "import", "constructor", "plan()")  # what of a policy can be under way
+NOBODY, IMPORT, CONSTRUCTOR, PLAN = range(len(TURNS))
+
+
+class Unanswered(PolicyError):
+    """A policy asked what nobody can answer: not its fault. A replay holds the answers that were recorded alone."""
+
+
+# Where a process says what of a policy is under way, for another process that watches it: the turn, since when by
+# `time.monotonic`, and the time of the run. None: nobody watches.
+_said: MutableSequence[float] | None = None
+
+
+def watched_by(word: MutableSequence[float]) -> None:
+    """From now on, say here what of a policy is under way: three numbers in memory that another process can see."""
+    global _said
+    _said = word
+
+
+class Turn:
+    """While a policy's own code runs. What it prints goes to stderr, for stdout is where results go.
+
+    Whatever it raises becomes a `PolicyFault` that names the policy, what was under way, and the line where it
+    happened: `SystemExit`, too. An interrupt by the user passes. It is told from a `KeyboardInterrupt` that the policy
+    raised only in processes that ignore SIGINT, as those do that play for others: nobody else can have raised it there.
+    """
+
+    __slots__ = ("_at_s", "_name", "_stdout", "_turn")
+
+    def __init__(self, name: str, turn: int, at_s: float | None = None) -> None:
+        self._name = name
+        self._turn = turn
+        self._at_s = at_s  # of the run
+        self._stdout: TextIO | None = None
+
+    def __enter__(self) -> None:
+        self._stdout, sys.stdout = sys.stdout, sys.stderr
+        if _said is not None:
+            _said[1] = time.monotonic()
+            _said[2] = self._at_s or 0.0
+            _said[0] = self._turn
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if _said is not None:
+            _said[0] = NOBODY
+        sys.stdout = self._stdout
+        if error is None or isinstance(error, Unanswered) or _is_the_users(error):
+            return
+        if isinstance(error, PolicyError) and self._turn != PLAN:
+            return  # it refuses an option, and says so itself
+        raise PolicyFault(
+            f"{said_by(self._name, self._turn, self._at_s)} raised {told(error)}{_place(trace)}"
+        ) from error
+
+
+def said_by(name: str, turn: int, at_s: float | None) -> str:
+    """How a message about something that a policy did begins."""
+    when = "" if at_s is None else f"at {at_s:.6f} s: "
+    return f"policy {name}: {when}{TURNS[turn]}"
+
+
+def told(error: BaseException) -> str:
+    """An error in one line. An error that cannot be shown is named."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _is_the_users(error: BaseException) -> bool:
+    return isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+
+
+def _place(trace: TracebackType | None) -> str:
+    """The innermost line of the file in which the policy's code began: what it called is less of a help."""
+    beyond = trace.tb_next if trace is not None else None  # the first frame is ours: it gave the policy its turn
+    places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(beyond)]
+    places = [(file, line) for file, line in places if not file.startswith("<frozen")]
+    if not places:
+        return ""
+    file, line = next(place for place in reversed(places) if place[0] == places[0][0])
+    return f" ({Path(file).name}:{line})"
