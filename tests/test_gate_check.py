@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,29 @@ def a_value_is_text(folder: Path) -> None:
     file.write_text(file.read_text().replace('"calls": 54', '"calls": "54"'))
 
 
+def a_value_is_below_zero(folder: Path) -> None:
+    replace_metrics(folder, lambda metrics: {**metrics, "makespan_s": -1.0})
+
+
+def a_metric_is_unknown(folder: Path) -> None:
+    replace_metrics(folder, lambda metrics: {**metrics, "latency_s": 1.0})
+
+
+def one_repeat_too_many(folder: Path) -> None:
+    replace_metrics(folder, lambda metrics: {**metrics, "calls": [54, 54]})
+
+
+def replace_metrics(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    file = folder / "baselines" / "one.json"
+    record = json.loads(file.read_text())
+    record["metrics"] = change(record["metrics"])
+    file.write_text(json.dumps(record) + "\n")
+
+
+def nested_without_end(folder: Path) -> None:
+    (folder / "baselines" / "one.json").write_text("[" * 100_000)
+
+
 def no_baseline(folder: Path) -> None:
     (folder / "baselines" / "one.json").unlink()
 
@@ -277,14 +301,18 @@ def damaged_decisions(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (damage_json, "one.json: not JSON: "),
+        (damage_json, "one.json: expected JSON: Expecting property name"),
         (another_schema, "one.json: expected a baseline of schema tokencake.baseline/1"),
-        (a_field_is_missing, "one.json: expected a baseline of schema tokencake.baseline/1"),
-        (a_value_is_text, "one.json: expected a baseline of schema tokencake.baseline/1"),
+        (a_field_is_missing, "one.json: inputs.machine: is missing: `tokencake check --update` writes it anew"),
+        (a_value_is_text, 'one.json: metrics.calls: expected 0 or a number from 1e-30 to 9.22337e+18, got "54": '),
+        (a_value_is_below_zero, "one.json: metrics.makespan_s: expected 0 or a number from 1e-30"),
+        (a_metric_is_unknown, "one.json: metrics.latency_s: there is no such metric: "),
+        (one_repeat_too_many, "one.json: metrics.calls: expected a value for each of 1 repeats, got 2: "),
+        (nested_without_end, "one.json: expected at most a few levels of lists and objects"),
         (no_baseline, "one.json: there is no baseline yet: `tokencake check --update` writes it"),
         (another_policy, 'one.json: stale: policy was "mine.py:Mine" and is "vllm" in the suite: '),
         (other_decisions, "one.decisions.gz: is not the one that one.json was written with: "),
-        (damaged_decisions, "one.decisions.gz: expected a gzip file that `tokencake check --update` wrote: "),
+        (damaged_decisions, "one.decisions.gz: expected a whole gzip file, got one that is cut off or damaged"),
     ],
 )
 def test_a_baseline_that_is_damaged_missing_or_stale_is_one_line(

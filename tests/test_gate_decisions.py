@@ -87,7 +87,7 @@ PLANS = st.dictionaries(
         st.booleans(),
         st.floats(0, 9),
         st.lists(st.text(max_size=3)),
-        st.dictionaries(st.text(max_size=2), st.integers()),
+        st.dictionaries(st.text(max_size=2), st.integers(-(2**62), 2**62)),
     ),
 )
 
@@ -118,14 +118,34 @@ def test_equal_decisions_make_equal_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{}\n", "[]\n", '{"schema": "tokencake.decisions/1", "kept": 1}\n'])
 def test_what_was_never_written_so_is_refused(text: str) -> None:
-    with pytest.raises(TokencakeError, match=r"^f: expected decisions as `tokencake check --update` writes them$"):
+    with pytest.raises(TokencakeError, match=r"^f: expected decisions as .* writes them: header"):
         unpacked(text, "f")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("7", "decisions[0]: expected [seconds, fields], got 7"),
+        ("[1]", "decisions[0]: expected [seconds, fields], got a list"),
+        ("[NaN, {}]", "expected JSON, which has no NaN"),
+        ("[-1, {}]", "decisions[0]: expected 0 or a number from 1e-30 to 9.22337e+18, got -1"),
+        ('["soon", {}]', 'decisions[0]: expected 0 or a number from 1e-30 to 9.22337e+18, got "soon"'),
+        ("[0, []]", "decisions[0]: expected an object, got a list"),
+        ('[0, {"offload": [[]]}]', "decisions[0].offload[0]: expected text of at most 1000 characters, got a list"),
+        ('[0, {"admit": [3]}]', "decisions[0].admit[0]: expected text of at most 1000 characters, got 3"),
+        ("[0, " + "[" * 9999, "expected at most a few levels of lists and objects, got them nested too deeply"),
+    ],
+)
+def test_a_line_that_is_no_decision_is_named(line: str, said: str) -> None:
+    with pytest.raises(TokencakeError) as refused:
+        unpacked('{"schema": "tokencake.decisions/1", "decisions": 1, "kept": 1}\n' + line + "\n", "f")
+    assert str(refused.value) == f"f: expected decisions as `tokencake check --update` writes them: {said}"
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "d.gz"
     file.write_bytes(write_bytes(packed(made(A, B).made))[:-9])
-    with pytest.raises(TokencakeError, match=r"d.gz: expected a gzip file that `tokencake check --update` wrote"):
+    with pytest.raises(TokencakeError, match=r"d.gz: expected a whole gzip file, got one that is cut off"):
         read_text(file)
     file.write_bytes(gzip.compress(bytes(5_000_000)))
     with pytest.raises(TokencakeError, match="expected at most 4000000 bytes"):

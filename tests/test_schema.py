@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tokencake.traces.fields import SHOWN, WrongField, shown, whole
 from tokencake.traces.schema import (
     digest,
+    free,
     inner,
     list_of,
     map_of,
@@ -16,7 +17,6 @@ from tokencake.traces.schema import (
     nullable,
     number_from,
     one_of,
-    plain,
     printable,
     record,
     string,
@@ -83,15 +83,15 @@ def test_numbers_have_open_and_closed_ends() -> None:
 
 
 def test_a_value_without_a_schema_has_a_depth_and_finite_numbers() -> None:
-    assert plain({"a": [1, 2.5, "x", None, True]}, "") == {"a": [1, 2.5, "x", None, True]}
+    assert free({"a": [1, 2.5, "x", None, True]}, "") == {"a": [1, 2.5, "x", None, True]}
     deep: object = 1
     for _ in range(30):
         deep = [deep]
     with pytest.raises(WrongField, match="expected at most 20 levels of lists and objects, got more"):
-        plain(deep, "x")
+        free(deep, "x")
     for odd in (float("inf"), float("nan"), 10**5000, date(2020, 1, 1), "\udfff"):
         with pytest.raises(WrongField, match=r"^x.a: expected "):
-            plain({"a": odd}, "x")
+            free({"a": odd}, "x")
 
 
 ODD_VALUES = (

@@ -142,14 +142,14 @@ def record(required: Mapping[str, Check[Any]], optional: Mapping[str, Check[Any]
     return checked
 
 
-def plain(value: object, field: str, levels: int = DEEPEST) -> Any:
+def free(value: object, field: str, levels: int = DEEPEST) -> Any:
     """A value that has no schema: text, finite numbers, true, false, null, and at most so many levels of them."""
     if not levels:
         raise WrongField(field, f"expected at most {DEEPEST} levels of lists and objects, got more")
     if isinstance(value, list):
-        return [plain(one, f"{field}[{index}]", levels - 1) for index, one in enumerate(value)]
+        return [free(one, f"{field}[{index}]", levels - 1) for index, one in enumerate(value)]
     if isinstance(value, dict):
-        return {name: plain(one, inner(field, name), levels - 1) for name, one in value.items()}
+        return {name: free(one, inner(field, name), levels - 1) for name, one in value.items()}
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -159,10 +159,10 @@ def plain(value: object, field: str, levels: int = DEEPEST) -> Any:
     raise WrongField(field, f"expected a finite number below {LARGEST:g}, or text, got {shown(value)}")
 
 
-def plain_object(value: object, field: str) -> dict[str, Any]:
-    """An object of values as `plain` has them."""
+def free_object(value: object, field: str) -> dict[str, Any]:
+    """An object of values as `free` has them."""
     _object(value, field)
-    found: dict[str, Any] = plain(value, field)
+    found: dict[str, Any] = free(value, field)
     return found
 
 

@@ -10,20 +10,36 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from ... import __version__
-from ...traces.errors import TokencakeError
+from ...traces.errors import TokencakeError, TraceError
+from ...traces.fields import MAX_NAME, WrongField, flag
+from ...traces.json_file import read_json
 from ...traces.reader import trace_digest
 from ...traces.replacing import replacing, unwritable
+from ...traces.schema import (
+    digest,
+    free_object,
+    inner,
+    list_of,
+    map_of,
+    measured,
+    nullable,
+    one_of,
+    printable,
+    record,
+    whole_from,
+)
 from ..interrupts import uninterrupted
 from ..machine import Machine
+from ..trials.metric import metric_names
 from .decisions import Kept, packed, read_text, unpacked, write_bytes
 from .suite import Case, Suite
-from .witness import Digests, Witness
+from .witness import DIGITS, Digests, Witness
 
 SCHEMA = "tokencake.baseline/1"
 MEND = "`tokencake check --update` writes it anew"
@@ -53,7 +69,7 @@ def inputs_of(suite: Suite, case: Case, machine: Machine) -> Inputs:
     """Raises TokencakeError if a file cannot be read."""
     file = suite.place.policy_file(case.policy)
     policy = None if file is None else trace_digest(file)
-    return Inputs(__version__, trace_digest(suite.place.path(case.trace)), _plain(machine.settings()), policy)
+    return Inputs(__version__, trace_digest(suite.place.path(case.trace)), _as_read(machine.settings()), policy)
 
 
 def baseline_of(case: Case, inputs: Inputs, repeats: Sequence[Witness]) -> Baseline:
@@ -66,7 +82,7 @@ def baseline_of(case: Case, inputs: Inputs, repeats: Sequence[Witness]) -> Basel
     metrics = {path: tuple(one.get(path) for one in flattened) for path in paths}
     digests = tuple(one.digests for one in repeats if one.digests is not None)
     made = repeats[0].decisions
-    return Baseline(_plain(case.definition()), inputs, digests, metrics, Kept(len(made), made))
+    return Baseline(_as_read(case.definition()), inputs, digests, metrics, Kept(len(made), made))
 
 
 def flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:
@@ -77,7 +93,7 @@ def flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float | None
     return found
 
 
-def _plain(table: Mapping[str, object]) -> dict[str, Any]:
+def _as_read(table: Mapping[str, object]) -> dict[str, Any]:
     """As it is read back from a file."""
     plain: dict[str, Any] = json.loads(json.dumps(table))
     return plain
@@ -96,63 +112,98 @@ def decisions_file(suite: Suite, case: Case) -> Path:
 
 def read_baseline(suite: Suite, case: Case) -> Baseline:
     """The baseline of a case. Raises TokencakeError if there is none, or it is damaged, or of another case."""
-    path = baseline_file(suite, case)
-    record = _record(path)
+    path, beside = baseline_file(suite, case), decisions_file(suite, case)
+    if not path.exists():
+        raise TokencakeError(f"{path}: there is no baseline yet: `tokencake check --update` writes it")
     try:
-        baseline = _parsed(record, case)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise TokencakeError(f"{path}: expected a baseline of schema {SCHEMA}: {MEND}") from None
+        found = read_json(path, _checked)
+    except TraceError as error:
+        raise TokencakeError(f"{error}: {MEND}") from None
+    inputs, digests = Inputs(**found["inputs"]), tuple(Digests(**one) for one in found["digests"])
+    baseline = Baseline(found["case"], inputs, digests, found["metrics"])
     _check_fresh(path, baseline, case)
-    text = read_text(decisions_file(suite, case))
+    try:
+        text = read_text(beside)
+        kept = None if text is None else unpacked(text, str(beside))
+    except TokencakeError as error:
+        raise TokencakeError(f"{error}: {MEND}") from None
     if text is None:
         return baseline
-    if sha256(text.encode()).hexdigest() != record["decisions_sha256"]:
-        raise TokencakeError(f"{decisions_file(suite, case)}: is not the one that {path.name} was written with: {MEND}")
-    kept = unpacked(text, str(decisions_file(suite, case)))
-    return Baseline(baseline.definition, baseline.inputs, baseline.digests, baseline.metrics, kept)
+    if sha256(text.encode()).hexdigest() != found["decisions_sha256"]:
+        raise TokencakeError(f"{beside}: is not the one that {path.name} was written with: {MEND}")
+    return replace(baseline, decisions=kept)
 
 
-def _record(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TokencakeError(f"{path}: there is no baseline yet: `tokencake check --update` writes it") from None
-    except OSError as error:
-        raise TokencakeError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from None
-    except (ValueError, RecursionError) as error:
-        raise TokencakeError(f"{path}: not JSON: {error}: {MEND}") from None
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise TokencakeError(f"{path}: expected a baseline of schema {SCHEMA}: {MEND}")
-    return record
+def _known(path: object, field: str) -> None:
+    if path not in metric_names():
+        raise WrongField(field, "there is no such metric")
 
 
-def _parsed(record: Mapping[str, Any], case: Case) -> Baseline:
-    inputs = Inputs(**record["inputs"])
-    repeats = record["case"]["repeats"]
-    metrics = {path: _values(value) for path, value in record["metrics"].items()}
-    digests = tuple(Digests(**one) for one in record["digests"])
-    if len(digests) != repeats or any(len(values) != repeats for values in metrics.values()):
-        raise ValueError
-    if not isinstance(inputs.machine, dict) or not isinstance(record["decisions_sha256"], str):
-        raise ValueError
-    return Baseline(dict(record["case"]), inputs, digests, metrics)
+def _values(value: object, field: str) -> tuple[float | None, ...]:
+    """A value for each repeat; of a single one, the value itself."""
+    return tuple(_each(value, field)) if isinstance(value, list) else (_figure(value, field),)
 
 
-def _values(value: object) -> tuple[float | None, ...]:
-    values = value if isinstance(value, list) else [value]
-    if all(one is None or (isinstance(one, int | float) and not isinstance(one, bool)) for one in values):
-        return tuple(values)
-    raise ValueError
+_figure = nullable(measured)
+_each = list_of(_figure)
+_words = printable(4096)
+_CASE = record(
+    {
+        **dict.fromkeys(("trace", "machine", "policy", "vary"), _words),
+        "settings": list_of(_words),
+        "repeats": whole_from(1),
+        "seed": whole_from(0),
+        "rate": _figure,
+        "arrivals": one_of("even", "poisson"),
+        "skip_oversized": flag,
+    }
+)
+_INPUTS = record(
+    {
+        "tokencake": _words,
+        "trace_sha256": digest(64),
+        "machine": free_object,
+        "policy_sha256": nullable(digest(64)),
+    }
+)
+_RECORD = record(
+    {
+        "schema": one_of(SCHEMA),
+        "case": _CASE,
+        "inputs": _INPUTS,
+        "digests": list_of(record(dict.fromkeys(Digests._fields, digest(DIGITS))), least=1),
+        "decisions_sha256": digest(64),
+        "metrics": map_of(_values, key=_known),
+    }
+)
+
+
+def _checked(value: object, field: str) -> dict[str, Any]:
+    """A check, see `traces.schema`: a baseline."""
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        raise WrongField(field, f"expected a baseline of schema {SCHEMA}")
+    found: dict[str, Any] = _RECORD(value, field)
+    repeats = found["case"]["repeats"]
+    lists = {"digests": found["digests"], **{f"metrics.{path}": values for path, values in found["metrics"].items()}}
+    for place, values in lists.items():
+        if len(values) != repeats:
+            raise WrongField(inner(field, place), f"expected a value for each of {repeats} repeats, got {len(values)}")
+    return found
 
 
 def _check_fresh(path: Path, baseline: Baseline, case: Case) -> None:
-    definition = _plain(case.definition())
+    definition = _as_read(case.definition())
     for key, value in definition.items():
         if (was := baseline.definition.get(key)) != value:
-            _stale(path, f"{key} was {json.dumps(was)} and is {json.dumps(value)} in the suite")
+            _stale(path, f"{key} was {_told(was)} and is {_told(value)} in the suite")
     for gate in case.gates:
         if gate.than is None and gate.metric not in baseline.metrics:
             _stale(path, f"it has no {gate.metric}")
+
+
+def _told(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= MAX_NAME else f"{text[:MAX_NAME]}..."
 
 
 def _stale(path: Path, why: str) -> NoReturn:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -18,6 +17,10 @@ from typing import Any, NamedTuple
 from ...policies.replay import differing, plain
 from ...traces.errors import TokencakeError
 from ...traces.events import Planned
+from ...traces.fields import WrongField, shown
+from ...traces.schema import free, map_of, measured, one_of, printable, record, string, whole_from
+from ...traces.source_file import whole
+from ...traces.strict_json import strict_json
 
 SCHEMA = "tokencake.decisions/1"
 KEPT_CHARACTERS = 400_000  # of decisions as JSON, that a baseline keeps: some 60 KB when compressed
@@ -140,31 +143,48 @@ def write_bytes(text: str) -> bytes:
 
 def read_text(path: Path) -> str | None:
     """The text of a decisions file; None if there is no such file. Raises TokencakeError if it is damaged."""
-    try:
-        with gzip.open(path) as file:
-            content = file.read(LARGEST_FILE_BYTES + 1)
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, EOFError, zlib.error) as error:
-        raise TokencakeError(f"{path}: expected a gzip file that `tokencake check --update` wrote: {error}") from None
-    if len(content) > LARGEST_FILE_BYTES:
-        raise TokencakeError(f"{path}: expected at most {LARGEST_FILE_BYTES} bytes of decisions")
-    return content.decode("utf-8", errors="replace")
+    try:
+        return whole(path, LARGEST_FILE_BYTES, TokencakeError).decode()
+    except UnicodeDecodeError:
+        raise TokencakeError(f"{path}: expected text in UTF-8, got other bytes") from None
 
 
 def unpacked(text: str, where: str) -> Kept:
     """The decisions of a file's text. Raises TokencakeError, with `where`, for what `packed` has not written."""
     try:
-        header, *lines = [json.loads(line) for line in text.splitlines()]
-        if header["schema"] != SCHEMA or header["kept"] != len(lines):
-            raise ValueError
-        return Kept(int(header["decisions"]), tuple(_restored(lines)))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise TokencakeError(f"{where}: expected decisions as `tokencake check --update` writes them") from None
+        header, *lines = [strict_json(line.encode()) for line in text.split("\n")[:-1]] or [None]
+        told = _HEADER(header, "header")
+        if told["kept"] != len(lines) or told["decisions"] < len(lines):
+            raise WrongField("header", f"expected {len(lines)} decisions that are kept, of as many or more")
+        return Kept(told["decisions"], tuple(_restored(lines)))
+    except WrongField as wrong:
+        raise TokencakeError(
+            f"{where}: expected decisions as `tokencake check --update` writes them: {wrong}"
+        ) from None
 
 
-def _restored(lines: Sequence[Any]) -> Iterator[Decision]:
+def _field(value: object, field: str) -> Any:
+    """A field of a plan: a switch, a time, a word, or the calls and agents that it names, each with its wishes."""
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            place = f"{field}[{index}]"
+            _word(item[0] if isinstance(item, list) and item else item, place)
+    return free(value, field, 4)
+
+
+_word = string(1000)
+_HEADER = record({"schema": one_of(SCHEMA), "decisions": whole_from(0), "kept": whole_from(0)})
+_CHANGES = map_of(_field, key=printable(100), most=100)
+
+
+def _restored(lines: Sequence[object]) -> Iterator[Decision]:
     plan: dict[str, Any] = {}
-    for at_s, changed in lines:
+    for index, line in enumerate(lines):
+        place = f"decisions[{index}]"
+        if not isinstance(line, list) or len(line) != 2:
+            raise WrongField(place, f"expected [seconds, fields], got {shown(line)}")
+        at_s, changed = measured(line[0], place), _CHANGES(line[1], place)
         plan = {name: value for name, value in {**plan, **changed}.items() if value is not None}
         yield Decision(float(at_s), plan)

@@ -19,6 +19,7 @@ from ..simulate import simulate
 from ..trials.cell import Cell, played
 from .decisions import Decision, Decisions
 
+DIGITS = 16  # of a digest: enough to tell runs apart, and short enough for a diff
 NO_BEHAVIOUR = (Polled, Planned, Asked, AskedShared)  # what the policy was asked, asked and said: nothing that happened
 
 
@@ -78,8 +79,7 @@ class _Digest:
 
 
 def short(digest: Any) -> str:
-    """Enough of a digest to tell runs apart, and short enough for a diff."""
-    return str(digest.hexdigest()[:16])
+    return str(digest.hexdigest()[:DIGITS])
 
 
 def _timeless(record: Any) -> str:

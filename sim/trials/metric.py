@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
+from ...traces.distribution import PERCENTILES
 from ...traces.errors import TokencakeError
-from ...traces.fields import MAX_NAME
+from ...traces.fields import MAX_NAME, WrongField
 from ...traces.metrics import Metrics
+from ...traces.schema import Check, inner, measured, nullable, record
 from ..report import milliseconds, number, seconds, share, size
 
 # More of these is better. Of all others less is, except for those that say nothing by themselves.
 HIGHER = frozenset({"effective_utilisation", "prefill_tokens.gpu_hit", "prefill_tokens.host_hit", "uploads.on_time"})
 SHARES = ("gpu_usage_mean", "effective_utilisation", "stalled_share")
+ROUNDING = 1e-9  # relative, of a figure that was computed in another order
 NEITHER = frozenset({"applications", "calls", "steps", "gpu_usage_mean", "stalled_share"})
 
 
@@ -66,6 +70,41 @@ def check_judged(path: str) -> str:
     if check_metric(path) in NEITHER:
         raise MetricError(f"metric {path}: neither more nor less of it is better: nobody can win by it")
     return path
+
+
+def run_metrics(value: object, field: str) -> dict[str, Any]:
+    """A check, see `traces.schema`: all metrics of a run as a report has them, and such as a run can have."""
+    found: dict[str, Any] = _shape(Metrics().result())(value, field)
+    for name, inside in found.items():
+        if isinstance(inside, Mapping) and PERCENTILES.keys() <= inside.keys():
+            _check_distribution(inside, inner(field, name))
+    for name in SHARES:
+        if found[name] is not None and found[name] > 1 + ROUNDING:
+            raise WrongField(inner(field, name), f"expected a share, at most 1, got {found[name]}")
+    return found
+
+
+def _shape(values: Mapping[str, Any]) -> Check[Any]:
+    """As these metrics are nested, with any values."""
+    return record({name: _shape(one) if isinstance(one, Mapping) else _figure for name, one in values.items()})
+
+
+_figure = nullable(measured)
+
+
+def _check_distribution(found: Mapping[str, float | None], field: str) -> None:
+    """All of it has values or none; percentiles rise, and neither they nor the mean are above the maximum."""
+    values = {name: value for name, value in found.items() if value is not None}
+    if values and len(values) < len(found):
+        raise WrongField(
+            inner(field, next(name for name in found if name not in values)), "expected a number, got null"
+        )
+    rising = [(name, values[name]) for name in (*PERCENTILES, "max") if name in values]
+    for (lower, low), (upper, high) in pairwise(rising):
+        if low > high * (1 + ROUNDING):
+            raise WrongField(inner(field, lower), f"expected at most {upper}, {high}, got {low}")
+    if values and values["mean"] > values["max"] * (1 + ROUNDING):
+        raise WrongField(inner(field, "mean"), f"expected at most max, {values['max']}, got {values['mean']}")
 
 
 @cache
