@@ -70,8 +70,8 @@ def rows(file):
 
 
 def lines(file):
-    """Of a file of what is kept, without the identity."""
-    return Path(file).read_text().splitlines()[1:]
+    """Of a file of what is kept, without the identity and without checksums, which depend on the order."""
+    return [line.rpartition(', "sha256": ')[0] for line in Path(file).read_text().splitlines()[1:]]
 
 
 def command(*arguments):
@@ -338,8 +338,12 @@ def test_another_sweep_s_file_is_refused_and_named_what_differs(trace, capsys):
 # -- what is kept
 
 
+def metrics(latency_s):
+    return Metrics().result() | {"app_latency_s": dict.fromkeys(("mean", "p50", "p90", "p95", "p99", "max"), latency_s)}
+
+
 IDENTITY = {"seed": 0, "variation": {"tools": None}}
-KEY = '{"policy": "vllm", "repeat": 0}'
+CELL = {"rate": None, "set": {}, "policy": "vllm", "repeat": 0}
 
 
 def kept(content):
@@ -348,27 +352,37 @@ def kept(content):
         return file.results
 
 
-@pytest.fixture
-def header():
+def written(*outcomes):
+    """The bytes of a file that keeps these metrics or errors, repeat after repeat."""
     Path("k").unlink(missing_ok=True)
-    with closing(Kept(Path("k"), IDENTITY)):
-        pass
+    with closing(Kept(Path("k"), IDENTITY)) as file:
+        for repeat, found in enumerate(outcomes):
+            key = json.dumps(CELL | {"repeat": repeat}, sort_keys=True)
+            if isinstance(found, str):
+                file.add(key, Outcome(None, None, found, 0.0))
+            else:
+                file.add(key, Outcome(None, found, None, 0.0))
     return Path("k").read_bytes()
 
 
+@pytest.fixture
+def header():
+    return written()
+
+
 def test_a_line_that_was_cut_off_is_dropped_wherever_it_was_cut(header):
-    line = json.dumps({"cell": json.loads(KEY), "metrics": {"makespan_s": 1.5}, "error": None, "oversized": 0}).encode()
-    for end in range(len(header) + len(line) + 2):
-        content = (header + line + b"\n")[:end]
+    whole = written(metrics(1.5))
+    for end in range(len(whole) + 1):
+        content = whole[:end]
         found = kept(content)
-        whole = end == len(header) + len(line) + 1
-        assert found == ({KEY: Result({"makespan_s": 1.5}, None, 0)} if whole else {})
-        assert Path("k").read_bytes() == (content if whole else header)
+        key = json.dumps(CELL, sort_keys=True)
+        assert found == ({key: Result(metrics(1.5), None, 0)} if end == len(whole) else {})
+        assert Path("k").read_bytes() == (whole if end == len(whole) else header)
 
 
-@pytest.mark.parametrize("damage", [b"\n", b"{}\n", b"[1]\n", b"nonsense\n", b"\xff\n"])
+@pytest.mark.parametrize("damage", [b"\n", b"nonsense\n", b"\xff\n", b"[" * 100_000 + b"\n", b'{"a": NaN}\n'])
 def test_a_damaged_line_in_the_middle_is_named(header, damage):
-    with pytest.raises(TokencakeError, match=r"^k:2: expected a line of tokencake.sweep-cells/1: --fresh replaces"):
+    with pytest.raises(TokencakeError, match=r"^k:2: expected a line of tokencake.sweep-cells/2: .*: --fresh replaces"):
         kept(header + damage)
 
 
@@ -379,11 +393,70 @@ def test_a_file_that_is_something_else_is_left_alone(content):
     assert Path("k").read_bytes() == content
 
 
+def test_a_figure_that_was_edited_is_no_figure():
+    whole = written(metrics(1.5), metrics(2.5), "lost", metrics(3.5))
+    first, *lines = whole.splitlines(keepends=True)
+    edited = {
+        2: [first, lines[0].replace(b"1.5", b"0.5"), *lines[1:]],
+        3: [first, lines[0], lines[2], lines[1], lines[3]],  # another order
+        4: [first, lines[0], lines[1], lines[3]],  # one is gone
+        5: [first, *lines, lines[0]],  # one is there twice
+        1: [first.replace(b'"seed": 0', b'"seed": 1'), *lines],
+    }
+    for number, content in edited.items():
+        place = {3: 3, 4: 4, 5: 6}.get(number, number)
+        with pytest.raises(TokencakeError, match=rf"^k:{place}: was edited, or what stood before it was: .*--fresh"):
+            kept(b"".join(content))
+        assert Path("k").read_bytes() == b"".join(content)
+    assert len(kept(whole)) == 4
+    assert len(kept(b"".join([first, *lines[:2]]))) == 2  # as it was once: those behind are played again
+
+
+def test_a_file_of_an_older_version_is_refused_in_one_line(header):
+    with pytest.raises(TokencakeError, match=r"^k: is of an older version, whose lines have no checksums: --fresh"):
+        kept(b'{"schema": "tokencake.sweep-cells/1", "seed": 0}\n')
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda metrics: {**metrics, "makespan_s": -1}, "metrics.makespan_s: expected 0 or a number from 1e-30 to"),
+        (lambda metrics: {**metrics, "makespan_s": "1"}, 'metrics.makespan_s: expected 0 or a number from .*got "1"'),
+        (lambda metrics: {**metrics, "makespan_s": 1e300}, "metrics.makespan_s: expected 0 or a number from 1e-30 to"),
+        (lambda metrics: {**metrics, "app_latency_s": 1.5}, "metrics.app_latency_s: expected an object, got 1.5"),
+        (lambda metrics: {**metrics, "effective_utilisation": 1.5}, "metrics.effective_utilisation: expected a share"),
+        (lambda metrics: {**metrics, "p": 1}, 'metrics: unknown field "p"'),
+        (lambda metrics: {}, "metrics.applications: is missing"),
+        (
+            lambda metrics: {
+                **metrics,
+                "ttft_s": {**dict.fromkeys(("mean", "p50", "p90", "p95", "max"), 2.0), "p99": 3},
+            },
+            "metrics.ttft_s.p99: expected at most max, 2.0, got 3",
+        ),
+        (
+            lambda metrics: {**metrics, "app_latency_s": {**metrics["app_latency_s"], "p50": None}},
+            "metrics.app_latency_s.p50: expected a number, got null",
+        ),
+    ],
+)
+def test_metrics_that_no_run_has_are_refused_whoever_wrote_their_checksum(change, said):
+    whole = written(change(metrics(1.5)))
+    with pytest.raises(TokencakeError, match=f"^k:2: expected a line of tokencake.sweep-cells/2: {said}"):
+        kept(whole)
+
+
+def test_one_sweep_at_a_time_writes_a_file(header):
+    with closing(Kept(Path("k"), IDENTITY)) as first:
+        with pytest.raises(TokencakeError, match=r"^k: another sweep is writing it: expected one at a time"):
+            Kept(Path("k"), IDENTITY)
+        with pytest.raises(TokencakeError, match=r"^k: another sweep is writing it"):
+            Kept(Path("k"), IDENTITY, fresh=True)
+        first.add(json.dumps(CELL, sort_keys=True), Outcome(None, metrics(1.5), None, 0.0))
+    assert len(kept(Path("k").read_bytes())) == 1
+
+
 # -- figures by hand
-
-
-def metrics(latency_s):
-    return Metrics().result() | {"app_latency_s": dict.fromkeys(("mean", "p50", "p95", "p99"), latency_s)}
 
 
 def played(sweep, latencies_s):
