@@ -343,7 +343,8 @@ def metrics(latency_s):
 
 
 IDENTITY = {"seed": 0, "variation": {"tools": None}}
-CELL = {"rate": None, "set": {}, "policy": "vllm", "repeat": 0}
+CELL: dict[str, object] = {"rate": None, "set": {}, "policy": "vllm", "repeat": 0}
+PLAYED = Cell(Path("t.jsonl"), load_machine(), "vllm")
 
 
 def kept(content):
@@ -359,9 +360,9 @@ def written(*outcomes):
         for repeat, found in enumerate(outcomes):
             key = json.dumps(CELL | {"repeat": repeat}, sort_keys=True)
             if isinstance(found, str):
-                file.add(key, Outcome(None, None, found, 0.0))
+                file.add(key, Outcome(PLAYED, None, found, 0.0))
             else:
-                file.add(key, Outcome(None, found, None, 0.0))
+                file.add(key, Outcome(PLAYED, found, None, 0.0))
     return Path("k").read_bytes()
 
 
@@ -452,7 +453,7 @@ def test_one_sweep_at_a_time_writes_a_file(header):
             Kept(Path("k"), IDENTITY)
         with pytest.raises(TokencakeError, match=r"^k: another sweep is writing it"):
             Kept(Path("k"), IDENTITY, fresh=True)
-        first.add(json.dumps(CELL, sort_keys=True), Outcome(None, metrics(1.5), None, 0.0))
+        first.add(json.dumps(CELL, sort_keys=True), Outcome(PLAYED, metrics(1.5), None, 0.0))
     assert len(kept(Path("k").read_bytes())) == 1
 
 
