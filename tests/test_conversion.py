@@ -321,7 +321,7 @@ def test_a_pause_that_began_long_before_is_not_the_answers_end(source: Path) -> 
     requests = [ask(0, [1]), ask(5, [1, 2], api_time=None), ask(10, [1, 2, 3], think_time=8.0)]
     done = Converted(source, "agentic-coding", lines(talk("a", *requests)))
     assert done.applications[0].calls[2].pause_s == 5.0
-    assert "1 requests have no recorded end" in done.words
+    assert "no recorded end: 1 request, whose time is part of the wait behind them" in done.words
 
 
 # rows without an answer
@@ -335,7 +335,7 @@ def test_a_request_without_an_answer_is_left_out_or_kept_or_refused(source: Path
     assert f"left out: requests without an answer: 1 (first: {source}:2)" in skipped.words
     kept = Converted(source, "mooncake", content, bad_rows="keep")
     assert [application.calls[0].output_tokens for application in kept.applications] == [5, 1, 5]
-    assert "kept with one token of answer: requests without an answer: 1" in kept.words
+    assert "kept, with one token of answer where none is recorded: requests without an answer: 1" in kept.words
     assert not kept.conversion.left_out
     assert refusal(source, "mooncake", content, bad_rows="fail").startswith(":2: output_length: expected at least one")
 
@@ -459,15 +459,25 @@ def test_a_long_list_is_read_in_pieces(tmp_path: Path) -> None:
 
 
 def test_what_is_too_large_is_refused(tmp_path: Path) -> None:
-    path = written(tmp_path / "large.json", "[" + json.dumps(talk("a")) + ", {" + " " * 17_000_000)
-    with pytest.raises(TraceError, match=r"\[1\]: expected at most 16000000 bytes"):
+    path = written(tmp_path / "large.json", "[" + json.dumps(talk("a")) + ", {" + " " * 49_000_000)
+    with pytest.raises(TraceError, match=r"\[1\]: expected at most 48000000 characters"):
         list(convert(path, "agentic-coding"))
-    path = written(tmp_path / "parts.json", '{"id": [' + "[]," * 2_100_000)
-    with pytest.raises(TraceError, match="expected at most 2000000 lists and objects"):
+    path = written(tmp_path / "parts.json", '{"id": [' + "[]," * 510_000)
+    with pytest.raises(TraceError, match="expected at most 500000 lists and objects"):
+        list(convert(path, "agentic-coding"))
+    path = written(tmp_path / "entries.json", '{"id": [' + "1," * 5_100_000)
+    with pytest.raises(TraceError, match="expected at most 5000000 entries"):
         list(convert(path, "agentic-coding"))
     path = written(tmp_path / "blank.json", " " * 10_300_000)
     with pytest.raises(TraceError, match="expected at most 10000000 blanks"):
         list(convert(path, "agentic-coding"))
+
+
+def test_a_value_may_be_almost_as_large_as_is_allowed(tmp_path: Path) -> None:
+    """40 MB of hashes, and more behind them."""
+    wide = talk("a", ask(0, list(range(2**63, 2**63 + 1_900_000))))
+    path = written(tmp_path / "wide.jsonl", lines(wide, talk("b", ask(0, [1]))) + " " * 9_000_000)
+    assert [application.id for application in convert(path, "agentic-coding")] == ["a", "b"]
 
 
 def written(path: Path, text: str) -> Path:
@@ -481,17 +491,14 @@ def written(path: Path, text: str) -> Path:
 def test_what_a_conversion_keeps_is_said(source: Path) -> None:
     requests = [ask(0, [1]), ask(5, [1, 2], api_time=10), ask(6, [1, 3], api_time=10), ask(20, [1, 4])]
     done = Converted(source, "agentic-coding", lines(talk("a", *requests)))
-    assert "4 requests, 2 of them beside another of their session: 0 put in sequence, 0 wait longer" in done.words
-    assert "within 1 % or 2 s of the recorded one in 1 of 1 sessions" in done.words
+    assert "4 requests, 2 beside another of the same session: 0 put in sequence, 0 waits added" in done.words
+    assert "within 1 % or 2 s of the recorded one in 1 of 1 session" in done.words
 
 
 def test_rounding_is_said_to_be(source: Path) -> None:
     requests = [ask(0, [1], api_time=8.25), ask(8, [1, 2])]
     words = Converted(source, "agentic-coding", lines(talk("a", *requests))).words
-    assert (
-        "1 put in sequence (they overlapped by at most 0.25 s), 1 wait longer than recorded (by at most 0.25 s)"
-        in words
-    )
+    assert "1 put in sequence (of at most 0.25 s of overlap), 1 wait added (of at most 0.25 s)" in words
 
 
 def test_a_session_that_is_off_is_named(source: Path) -> None:
@@ -503,7 +510,7 @@ def test_a_session_that_is_off_is_named(source: Path) -> None:
     assert fidelity.sessions_off == 1
     (words,) = fidelity.words()[1:]
     assert words.endswith(
-        "in 0 of 1 sessions; furthest off: a, 30.00 s for 17.00 s,"
+        "in 0 of 1 session; furthest off: a, 30.00 s for 17.00 s,"
         " because requests in it wait for others that the recording says ended later"
     )
     assert (fidelity.put_in_sequence, fidelity.sequence_s, fidelity.waiting, fidelity.waiting_s) == (1, 12, 1, 15)

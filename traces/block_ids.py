@@ -44,14 +44,15 @@ class Blocks:
     """The content of blocks that are told apart by ids: equal ids, equal content.
 
     Block i is the tokens from i × `block_tokens` of `source`. Ids too large for that, hashes of 64 bits, are numbered
-    densely as they come, in sources of their own, `SOURCE-hashes`; these are held in memory.
+    densely as they come, in sources of their own, `SOURCE-hashes`. The numbers are held in memory; several sources may
+    have them in common.
     """
 
-    def __init__(self, source: str, block_tokens: int) -> None:
+    def __init__(self, source: str, block_tokens: int, numbers: dict[int, int] | None = None) -> None:
         self._source = source
         self.block_tokens = block_tokens
         self._blocks_a_source = MAX_TOKENS // block_tokens
-        self._numbers: dict[int, int] = {}
+        self._numbers = {} if numbers is None else numbers
 
     def segments(self, ids: Sequence[int], tokens: int, rest_source: str) -> tuple[Segment, ...]:
         """A prompt of `tokens` tokens whose blocks are `ids`, as runs: consecutive blocks are one segment.

@@ -12,6 +12,9 @@ from .fields import shown
 from .foreign import Entry
 from .recorded_times import TimeUnit
 
+MOST_NAMED = 20  # fields, and words on what was assumed
+MOST_FIELDS = 1_000  # that are counted
+
 BadRows: TypeAlias = Literal["skip", "keep", "fail"]
 
 
@@ -61,7 +64,7 @@ class Conversion:
     asked: Asked = field(default_factory=Asked)
     rows: int = 0  # requests
     left_out: dict[str, Counted] = field(default_factory=dict)  # by what they are
-    kept: dict[str, Counted] = field(default_factory=dict)  # bad rows whose prompts were kept, with one token of answer
+    kept: dict[str, Counted] = field(default_factory=dict)  # bad rows whose prompts were kept
     ignored: dict[str, Counted] = field(default_factory=dict)  # by field
     unread: list[str] = field(default_factory=list)  # what lies in a folder and is no recording
     strangers: dict[str, Counted] = field(default_factory=dict)  # by field that is in no list
@@ -70,7 +73,9 @@ class Conversion:
     fidelity: Fidelity = field(default_factory=Fidelity)
 
     def assume(self, words: str) -> None:
-        self.assumed[words] = None
+        """Takes note of how the recording was read, where it does not say so itself."""
+        if len(self.assumed) < MOST_NAMED:
+            self.assumed[words] = None
 
     def look_at(self, entry: Entry, known: FieldLists) -> None:
         """Counts the fields of `entry` that are in no list; `null` says nothing and counts as absent."""
@@ -85,7 +90,9 @@ class Conversion:
             return
         first, *others = sorted(self.strangers, key=lambda name: (-self.strangers[name].rows, name))
         found = self.strangers[first]
-        also = "; also " + ", ".join(f"{name} ({_rows(self.strangers[name])})" for name in others) if others else ""
+        named = ", ".join(f"{name} ({_rows(self.strangers[name])})" for name in others[:MOST_NAMED])
+        also = f"; also {named}" if others else ""
+        also += f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
         raise TraceError(
             f"{found.first}: no known field of {source_format}, and one that may change what a row means, in"
             f" {_rows(found)}{also}; --ignore-field NAME goes on without it"
@@ -107,7 +114,10 @@ class Conversion:
         lines = list(self.assumed)
         if len(self.models) > 1:
             lines.append(f"{len(self.models)} models are taken for one, which serves all requests")
-        for what, counts in (("left out", self.left_out), ("kept with one token of answer", self.kept)):
+        for what, counts in (
+            ("left out", self.left_out),
+            ("kept, with one token of answer where none is recorded", self.kept),
+        ):
             lines += [f"{what}: {number_of(kind, found)}" for kind, found in counts.items()]
         lines += [f"ignored: the field {name} in {_rows(found)}" for name, found in sorted(self.ignored.items())]
         unmet = sorted({spelled(name) for name in self.asked.ignored_fields} - self.ignored.keys())
@@ -173,7 +183,7 @@ def spelled(name: str) -> str:
 def _count(counts: dict[str, Counted], name: str, place: str) -> None:
     if name in counts:
         counts[name].rows += 1
-    else:
+    elif len(counts) < MOST_FIELDS:
         counts[name] = Counted(place)
 
 

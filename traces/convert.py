@@ -72,7 +72,9 @@ def convert(
     conversion = conversion or Conversion()
     _check(FORMATS[source_format], source_format, conversion)
     applications = _applications(Path(path), FORMATS[source_format], conversion)
-    rate = DEFAULT_RATES.get(source_format) if rate is None else rate
+    if rate is None and source_format in DEFAULT_RATES:
+        rate = DEFAULT_RATES[source_format]
+        conversion.assume(f"arrivals are {60 * rate:g} a minute (they are not recorded; --rate says otherwise)")
     return applications if rate is None else retime(applications, rate, arrivals, seed)
 
 

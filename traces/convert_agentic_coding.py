@@ -53,7 +53,7 @@ SUBAGENT = FieldLists(
 def from_agentic_coding(entries: Iterable[Entry], conversion: Conversion) -> Iterator[Application]:
     """One application a conversation, all arriving at 0. Holds one at a time. Raises TraceError, naming the field."""
     seen: dict[str, str] = {}
-    shared: dict[int, Blocks] = {}  # by the size of blocks: those whose ids belong to all conversations
+    shared: dict[int, int] = {}  # the numbers of hashes that belong to all conversations
     known = known_entries(entries, "agentic-coding", conversion, lambda entry: _look_at(entry, conversion))
     for conversation in known:
         app = conversation.name("id")
@@ -88,7 +88,7 @@ def _look_at_requests(owner: Entry, conversion: Conversion, depth: int) -> None:
 class _Conversation:
     """One conversation, read and turned into calls."""
 
-    def __init__(self, entry: Entry, app: str, conversion: Conversion, shared: dict[int, Blocks]) -> None:
+    def __init__(self, entry: Entry, app: str, conversion: Conversion, shared: dict[int, int]) -> None:
         self._entry = entry
         self._app = app
         self._conversion = conversion
@@ -129,7 +129,7 @@ class _Conversation:
             for one in self._ordered
         }
 
-    def _blocks_of(self, entry: Entry, shared: dict[int, Blocks]) -> Blocks:
+    def _blocks_of(self, entry: Entry, shared: dict[int, int]) -> Blocks:
         asked = self._conversion.asked.block_tokens
         block_tokens = asked if asked is not None and not entry.has("block_size") else entry.whole("block_size", low=1)
         if asked not in (None, block_tokens):
@@ -141,7 +141,7 @@ class _Conversation:
             entry.refuse("hash_id_scope", '"local" or "global"')
         if scope == "global":
             self._conversion.assume("equal ids of different conversations are equal content (hash_id_scope global)")
-            return shared.setdefault(block_tokens, Blocks(f"/blocks-of-{block_tokens}", block_tokens))
+            return Blocks(f"/blocks-of-{block_tokens}", block_tokens, shared)
         why = "hash_id_scope local" if scope else "no hash_id_scope: taken for local"
         self._conversion.assume(f"equal ids of different conversations are different content ({why})")
         return Blocks(f"{self._app}/blocks", block_tokens)

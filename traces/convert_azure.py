@@ -39,6 +39,7 @@ def from_azure(entries: Iterable[Entry], conversion: Conversion) -> Iterator[App
             yield one_call_application(app, arrival_s, (prompt,), output_tokens)
     if conversion.rows:
         conversion.assume(times.words())
+        conversion.assume("each request is an application of its own: what follows what is not recorded")
 
 
 def csv_rows(path: Path) -> Iterator[Entry]:

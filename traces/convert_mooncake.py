@@ -43,6 +43,7 @@ def from_mooncake(entries: Iterable[Entry], conversion: Conversion) -> Iterator[
             yield _application(entry, f"r{index}", arrival_s, blocks, output_tokens)
     if conversion.rows:
         conversion.assume(times.words())
+        conversion.assume("each request is an application of its own: what follows what is not recorded")
 
 
 def _application(entry: Entry, app: str, arrival_s: float, blocks: Blocks, output_tokens: int) -> Application:

@@ -99,15 +99,15 @@ class Fidelity:
         if self.worst is None:
             return []
         lines = [
-            f"{self.requests:,} requests, {self.overlapping:,} of them beside another of their session:"
+            f"{_number(self.requests, 'request')}, {self.overlapping:,} beside another of the same session:"
             f" {self.put_in_sequence:,} put in sequence"
-            + (f" (they overlapped by at most {self.sequence_s:.2f} s)" if self.put_in_sequence else "")
-            + f", {self.waiting:,} wait longer than recorded"
-            + (f" (by at most {self.waiting_s:.2f} s)" if self.waiting else "")
+            + (f" (of at most {self.sequence_s:.2f} s of overlap)" if self.put_in_sequence else "")
+            + f", {_number(self.waiting, 'wait')} added"
+            + (f" (of at most {self.waiting_s:.2f} s)" if self.waiting else "")
         ]
         if self.endless:
             lines.append(
-                f"{self.endless:,} requests have no recorded end: how long they took is part of the pause behind them"
+                f"no recorded end: {_number(self.endless, 'request')}, whose time is part of the wait behind them"
             )
         return [*lines, self._makespan_words(self.worst)]
 
@@ -115,13 +115,17 @@ class Fidelity:
         near = self.sessions - self.sessions_off
         line = (
             "makespan with the recorded service times: within 1 % or 2 s of the recorded one in"
-            f" {near:,} of {self.sessions:,} sessions"
+            f" {near:,} of {_number(self.sessions, 'session')}"
         )
         if worst.off_s > _MOMENT_S:
             line += f"; furthest off: {worst.app}, {worst.played_s:,.2f} s for {worst.recorded_s:,.2f} s"
         if self.sessions_off:
             line += ", because requests in it wait for others that the recording says ended later"
         return line
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _overlapping(recorded: Mapping[CallId, Served]) -> int:

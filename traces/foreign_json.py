@@ -16,8 +16,14 @@ from typing import BinaryIO, NoReturn
 from .errors import TraceError
 from .fields import WrongField, shown
 from .foreign import Entry
-from .input_limits import BLANK_BYTES, LINE_BYTES, PARTS
+from .input_limits import BLANK_BYTES
 from .source_file import opened
+
+# Of one value. Conversations with hashes of 64 bits take tens of megabytes, most of them numbers, which are small in
+# memory; lists and objects are not, so there may be fewer of them than in a line of a trace.
+VALUE_CHARACTERS = 48_000_000
+VALUE_PARTS = 500_000  # lists and objects
+VALUE_ENTRIES = 5_000_000  # of all its lists and objects
 
 CHUNK_BYTES = 2**18
 _CUT = 16  # characters: an error so near the end of what was read may be gone once more is read
@@ -113,20 +119,16 @@ class _Values:
 
     def _grow(self, place: str) -> bool:
         """Reads as much again as there is: so a long value is tried a few times only. False at the end of the file."""
-        self._check_size(place)
-        grown = self._read(max(CHUNK_BYTES, len(self._text) - self._at))
-        self._check_size(place)
-        return grown
-
-    def _check_size(self, place: str) -> None:
         length = len(self._text) - self._at
-        if length <= 2 * CHUNK_BYTES:
-            return
-        if length > LINE_BYTES + CHUNK_BYTES:
-            raise TraceError(f"{place}: expected at most {LINE_BYTES} bytes, got more")
+        if length > VALUE_CHARACTERS:
+            raise TraceError(f"{place}: expected at most {VALUE_CHARACTERS} characters, got more")
+        grown = self._read(min(max(CHUNK_BYTES, length), VALUE_CHARACTERS + CHUNK_BYTES - length))
         parts = self._text.count("[", self._at) + self._text.count("{", self._at)
-        if parts > PARTS:
-            raise TraceError(f"{place}: expected at most {PARTS} lists and objects, got more")
+        if parts > VALUE_PARTS:
+            raise TraceError(f"{place}: expected at most {VALUE_PARTS} lists and objects, got more")
+        if self._text.count(",", self._at) > VALUE_ENTRIES:
+            raise TraceError(f"{place}: expected at most {VALUE_ENTRIES} entries of lists and objects, got more")
+        return grown
 
     def _read(self, count: int) -> bool:
         if self._ended:
