@@ -4,6 +4,7 @@ import gzip
 import json
 import lzma
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -549,3 +550,14 @@ def test_options_stand_in_the_header(tmp_path: Path) -> None:
         "ignored_fields": "delay",
         "bad_rows": "keep",
     }.items() <= about.items()
+
+
+DOCS = Path(__file__).parents[1] / "docs" / "traces-from-elsewhere.md"
+
+
+@pytest.mark.parametrize("source_format", FORMATS)
+def test_the_lists_of_fields_are_documented(source_format: str) -> None:
+    rows = [line for line in DOCS.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{source_format}`")]
+    documented = [tuple(frozenset(re.findall("`([^`]+)`", cell)) for cell in line.split("|")[2:4]) for line in rows]
+    for lists in FORMATS[source_format].fields:
+        assert (lists.understood, lists.harmless) in documented
