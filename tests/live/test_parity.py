@@ -96,9 +96,13 @@ def test_the_command_validates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "m.toml").write_text('base = "a800-qwen2.5-14b"\n')
     arguments = ["validate", "t.jsonl", "--model", "tiny", "--gpu-blocks", "60", "--host-gib", "0.05"]
     arguments += ["--machine", "m.toml", "--repeat", "2", "--json", "v.json", "--events", "e"]
+    arguments += ["--long-prefill-token-threshold", "48"]
     assert run(arguments) == 0
     report = json.loads((tmp_path / "v.json").read_text())
     assert report["schema"] == "tokencake.validation/1"
+    assert report["machine"]["long_prefill_token_threshold"] == 48  # what the engine tells; the file says nothing
+    prompts = max(call.prompt_tokens for app in workload()[:2] for call in app.calls)
+    assert prompts > 48
     assert [found["policy"] for found in report["runs"]] == ["vllm", "tokencake"]
     for found in report["runs"]:
         assert found["parity"]["plans"] > 0
