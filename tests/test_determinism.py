@@ -9,9 +9,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import pytest
 from adversary import Adversary, hard_workload
 from runs import MakePolicy, Record, play
+from seeds import seeds
 
 from tokencake.policies.tokencake import tokencake
 from tokencake.policies.vllm import Vllm
@@ -57,7 +57,7 @@ def policies(seed: int) -> list[MakePolicy]:
     return [Vllm, tokencake, partial(tokencake, rules="published", gate=False), partial(Adversary, seed)]
 
 
-@pytest.mark.parametrize("seed", range(30))
+@seeds(10, 30)
 def test_a_tool_that_is_still_running_does_not_show_how_long_it_will_take(seed: int) -> None:
     """One tool takes longer than in another run: up to its return in that one nothing differs, plans included."""
     applications, machine = hard_workload(seed)
@@ -80,7 +80,7 @@ def _with_slower_tool(application: Application, name: CallId) -> Application:
     return replace(application, calls=tuple(slower(call) if call.id == name else call for call in application.calls))
 
 
-@pytest.mark.parametrize("seed", range(30))
+@seeds(10, 30)
 def test_a_call_that_still_answers_does_not_show_how_long_its_answer_will_be(seed: int) -> None:
     """Only the declared budget is known: a longer answer within it changes nothing before it is longer."""
     applications, machine = hard_workload(seed)

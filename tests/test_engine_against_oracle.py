@@ -6,13 +6,14 @@ import pytest
 from differential.workloads import Workload, capped, published, workload
 from engine_steps import by, by_the_simulator
 from oracle import scheduler
+from seeds import seeds
 
 from tokencake.policies.vllm import Vllm
 from tokencake.sim.simulate import simulate
 from tokencake.traces.events import Fact
 
 
-@pytest.mark.parametrize("seed", range(240))
+@seeds(80, 240)
 def test_every_step_is_the_oracles(seed: int) -> None:
     made = workload(seed)
     assert by_the_simulator(*made) == by(scheduler.simulate(*made))
@@ -31,7 +32,7 @@ def test_every_step_of_the_published_workload_is_the_oracles(asynchronous: bool)
     assert by_the_simulator(*made) == by(scheduler.simulate(*made))
 
 
-@pytest.mark.parametrize("seed", range(240))
+@seeds(80, 240)
 def test_stretches_and_iterations_report_the_same_facts(seed: int) -> None:
     assert_stretches_are_iterations(workload(seed))
 

@@ -11,6 +11,7 @@ from itertools import cycle
 import pytest
 from adversary import Adversary, Hoarder, hard_workload
 from runs import MakePolicy, Record, assert_the_same_by_all_structures, play, play_to_rest
+from seeds import seeds
 from test_kv_pool import check_whole
 
 from tokencake.policies.interface import EVERYTHING, NATIVE, Move, Plan, View
@@ -23,28 +24,21 @@ from tokencake.sim.simulate import simulate
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, Call, Prompt, Segment, Tool
 
-SLOW_SEEDS = pytest.mark.slow
 
-
-def seeds(quick: int, most: int) -> pytest.MarkDecorator:
-    slow = [pytest.param(seed, marks=SLOW_SEEDS) for seed in range(quick, most)]
-    return pytest.mark.parametrize("seed", [*range(quick), *slow])
-
-
-@seeds(50, 150)
+@seeds(20, 150)
 def test_under_any_policy_everything_ends_and_no_structure_shows(seed: int) -> None:
     applications, machine = hard_workload(seed)
     records = assert_the_same_by_all_structures(applications, partial(Adversary, seed), machine)
     _check_ends(applications, records)
 
 
-@seeds(12, 50)
+@seeds(8, 50)
 def test_a_hoarder_stops_nobody(seed: int) -> None:
     applications, machine = hard_workload(seed)
     _check_ends(applications, play(applications, Hoarder, machine))
 
 
-@seeds(12, 50)
+@seeds(8, 50)
 def test_after_the_last_application_nothing_is_held(seed: int) -> None:
     """And an idle engine's blocks are nobody's: an idle time twice as long adds to no integral."""
     applications, machine = hard_workload(seed)
@@ -63,7 +57,7 @@ def _integrals(records: list[Record]) -> tuple[float, ...]:
     return last.used_block_s, last.stalled_block_s, last.held_block_s, last.busy_s
 
 
-@seeds(12, 50)
+@seeds(8, 50)
 def test_blocks_are_conserved_whenever_the_policy_is_asked(seed: int) -> None:
     pools: list[KvPool] = []
 

@@ -99,11 +99,11 @@ def smallest(seed: int) -> Workload:
 
 
 def chunks(quick: int, most: int, size: int) -> pytest.MarkDecorator:
-    """Seeds up to `most` in ranges of `size`; those from `quick` on are slow."""
-    ranges = [range(first, first + size) for first in range(0, most, size)]
+    """Seeds up to `most`: the first `quick` ones, then slow ranges of `size`."""
+    ranges = [range(quick), *(range(first, min(first + size, most)) for first in range(quick, most, size))]
     return pytest.mark.parametrize(
         "seeds",
-        [pytest.param(some, marks=[pytest.mark.slow] if some.start >= quick else []) for some in ranges],
+        [pytest.param(some, marks=[pytest.mark.slow] if some.start else []) for some in ranges],
         ids=[f"{some.start}-{some.stop - 1}" for some in ranges],
     )
 
@@ -118,7 +118,7 @@ def facts_on(spec: str, applications: Sequence[Application], machine: Machine) -
 
 
 @every
-@chunks(quick=100, most=500, size=100)
+@chunks(quick=25, most=500, size=95)
 def test_every_application_ends_where_only_one_call_fits(spec: str, seeds: range) -> None:
     for seed in seeds:
         applications, machine = smallest(seed)
@@ -126,7 +126,7 @@ def test_every_application_ends_where_only_one_call_fits(spec: str, seeds: range
 
 
 @every
-@chunks(quick=100, most=500, size=100)
+@chunks(quick=25, most=500, size=95)
 def test_every_application_ends_where_more_fits(spec: str, seeds: range) -> None:
     for seed in seeds:
         applications, machine = hard(seed + 1000)

@@ -74,6 +74,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     assert 88 <= held <= 100
 
 
+@pytest.mark.slow
 def test_a_floor_is_found_in_spite_of_noise_and_only_where_there_is_one():
     found = fit_steps(noisy(true_steps("gpu"), 1)).constants
     assert found["floor_s"].low is not None
@@ -219,7 +220,7 @@ def test_what_an_engine_tells_is_checked():
     assert limits_told({**told, "vllm": "0.32.0"}) == limits_of(CPU)
 
     with pytest.raises(
-        MachineError, match=r"tells of itself: max_running: expected a whole number from 1 to .*, got None"
+        MachineError, match=r"tells of itself: max_running: expected a whole number from 1 to .*, got null"
     ):
         limits_told({**told, "max_running": None})
     del told["long_prefill_token_threshold"]  # engines of earlier versions do not tell: it was vLLM's default

@@ -27,6 +27,7 @@ def pytest_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_guides_commands_and_its_tests_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     commands = [shlex.split(line) for line in blocks("sh")[0].splitlines()]
@@ -73,6 +74,7 @@ def repository(tmp_path: Path) -> Path:
     return Path(shutil.copytree(ROOT / "examples" / "ci", tmp_path / "ci"))
 
 
+@pytest.mark.slow
 def test_the_example_repository_is_good(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(repository)
     assert run(["check"]) == 0

@@ -69,6 +69,7 @@ def test_slow_ones_run_when_they_are_asked_for(project: Path) -> None:
     assert "3 passed" in said
 
 
+@pytest.mark.slow
 def test_workers_of_xdist_share_the_tests(project: Path) -> None:
     code, said = pytest_in(project, "-n", "2", "--tokencake-slow")
     assert code == 0, said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
 import tokens as spelled
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,6 +83,7 @@ def test_ids_lie_in_the_vocabulary_and_do_not_change_from_run_to_run() -> None:
     assert all(0 <= token < 4096 for token in tokens.prompt(call))
 
 
+@pytest.mark.slow
 def test_a_conversation_of_a_thousand_calls_is_no_recursion() -> None:
     chain: list[Call] = []
     for index in range(1_000):

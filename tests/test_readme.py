@@ -36,7 +36,7 @@ def test_two_commands_set_up_and_run() -> None:
     assert first[:2] == ["python3 -m venv .venv", ".venv/bin/pip install -q ."]
     assert first[2:] == [".venv/bin/tokencake simulate examples/code-writer.jsonl --machine a800-qwen2.5-14b"]
     assert second[0] == first[0]
-    assert second[1:] == [".venv/bin/pip install -q -e '.[test]'", ".venv/bin/pytest"]
+    assert second[1:] == [".venv/bin/pip install -q -e '.[test]'", ".venv/bin/pytest -n auto"]
 
 
 def test_continuous_integration_runs_the_same_two_commands() -> None:

@@ -10,6 +10,7 @@ import pytest
 from adversary import Adversary, hard_workload
 from differential.workloads import capped, workload
 from runs import MakePolicy, assert_equal, assert_the_same_by_all_structures, play
+from seeds import seeds
 
 from tokencake.policies.tokencake import tokencake
 from tokencake.policies.vllm import Vllm
@@ -22,7 +23,7 @@ from tokencake.traces.apps import Application, Call, Prompt, Segment
 from tokencake.traces.generate import code_writer, deep_research
 
 
-@pytest.mark.parametrize("seed", range(200))
+@seeds(80, 200)
 def test_forks_joins_and_little_memory(seed: int) -> None:
     applications, machine = workload(seed)
     assert_the_same_by_all_structures(applications, Vllm, machine)

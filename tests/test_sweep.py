@@ -182,6 +182,7 @@ def begun(folder, cells):
     return process
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_comes_to_the_same_bytes(trace, folder):
     Path("slow.py").write_text(SLOW)
     whole, cut = folder / "whole", folder / "cut"
