@@ -9,7 +9,10 @@ from typing import Any
 
 from ..traces.errors import TraceError
 from ..traces.events_io import Record, decode, encode
+from ..traces.fields import WrongField
+from ..traces.schema import free, map_of, one_of, printable, record
 from ..traces.source_file import lines
+from ..traces.strict_json import strict_json
 
 SCHEMA = "tokencake.samples/1"
 
@@ -38,10 +41,16 @@ def _records(path: Path) -> Iterator[Any]:
 
 def _engine(line: bytes, path: Path) -> dict[str, Any]:
     try:
-        head = json.loads(line)
-        if head["schema"] == SCHEMA and isinstance(head["engine"], dict):
-            engine: dict[str, Any] = head["engine"]
-            return engine
-    except (ValueError, KeyError, TypeError, RecursionError):
-        pass
-    raise TraceError(f'{path}:1: expected {{"schema": "{SCHEMA}", "engine": {{…}}}}, as calibrate --samples writes it')
+        found: dict[str, Any] = _HEAD(strict_json(line), "")["engine"]
+    except WrongField as wrong:
+        expected = f'expected {{"schema": "{SCHEMA}", "engine": {{…}}}}, as calibrate --samples writes it'
+        raise TraceError(f"{path}:1: {expected}: {wrong}") from None
+    return found
+
+
+def _told(value: object, field: str) -> Any:
+    """What an engine tells of itself: it is shown, and a line of comment in a machine's file."""
+    return printable(1000)(value, field) if isinstance(value, str) else free(value, field)
+
+
+_HEAD = record({"schema": one_of(SCHEMA), "engine": map_of(_told)})

@@ -14,6 +14,7 @@ from tokencake.cli import run
 from tokencake.policies.registry import is_bound
 from tokencake.sim.trials import comparing
 from tokencake.sim.trials.cell import Cell, Outcome
+from tokencake.traces.metrics import Metrics
 
 SEARCH = {"kind": "search", "duration_s": 1.5, "declared_s": 1.0}
 EXAMPLE = Path(__file__).parent.parent / "examples" / "code-writer.jsonl"
@@ -166,10 +167,32 @@ def test_without_a_trace_there_is_nothing_to_compare(tmp_path: Path, capsys: pyt
 # -- live
 
 
+TRACE = {
+    "path": "t.jsonl",
+    "sha256": "00" * 32,
+    "applications": 2,
+    "calls": 4,
+    "oversized": 0,
+    "rate": None,
+    "arrivals": None,
+}
+
+
 def live_report(folder: Path, name: str, latencies_s: dict[str, list[float]], **more: Any) -> Path:
     """A report as `tokencake live --repeat` writes it, of runs with these mean latencies."""
     runs = [
-        {"policy": policy, "repeat": repeat + 1, "errors": [], "metrics": metrics(latency_s)}
+        {
+            "policy": policy,
+            "options": {},
+            "seed": 0,
+            "repeat": repeat + 1,
+            "errors": [],
+            "wall_s": 1.5,
+            "calls_per_s": 2.0,
+            "policy_s": 0.5,
+            "metrics": metrics(latency_s),
+            "counters": {"vllm": {"preemptions": 0}},
+        }
         for policy, found in latencies_s.items()
         for repeat, latency_s in enumerate(found)
     ]
@@ -178,7 +201,7 @@ def live_report(folder: Path, name: str, latencies_s: dict[str, list[float]], **
         "version": "1",
         "engine": "vllm",
         "engine_version": "0.32.0",
-        "trace": {"path": "t.jsonl", "sha256": "00", "applications": 2, "calls": 4, "rate": None},
+        "trace": TRACE,
         "machine": {"name": "tiny"},
         "runs": runs,
         **more,
@@ -191,7 +214,8 @@ def live_report(folder: Path, name: str, latencies_s: dict[str, list[float]], **
 def metrics(latency_s: float) -> dict[str, Any]:
     names = ("mean", "p50", "p90", "p95", "p99", "max")
     distribution = dict.fromkeys(names, latency_s)
-    return {"app_latency_s": distribution, "ttft_s": distribution, "makespan_s": 2 * latency_s}
+    played = {"applications": 2, "calls": 4, "makespan_s": 2 * latency_s}
+    return Metrics().result() | {"app_latency_s": distribution, "ttft_s": distribution} | played
 
 
 def test_live_runs_of_several_reports_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -232,9 +256,17 @@ def test_a_live_policy_that_did_not_last_is_left_out(tmp_path: Path, capsys: pyt
     ("more", "said"),
     [
         ({"schema": "tokencake.comparison/1"}, "schema: expected 'tokencake.report/1'"),
-        ({"runs": []}, "runs: expected one at least"),
+        ({"runs": []}, "runs: expected a list of 1 to"),
         ({"engine_version": "0.33"}, "engine_version: expected that of"),
-        ({"trace": {"sha256": "11", "applications": 2, "calls": 4}}, "trace.sha256: expected that of"),
+        ({"trace": TRACE | {"sha256": "11" * 32}}, "trace.sha256: expected that of"),
+        ({"trace": TRACE | {"calls": 3}}, "runs[0].metrics.calls: expected at most the 3 of the trace, got 4"),
+        (
+            {"trace": TRACE | {"calls": "4"}},
+            "trace.calls: expected a whole number from 0 to 9",
+        ),
+        ({"trace": []}, "trace: expected an object, got a list"),
+        ({"machine": {}}, "machine.name: expected 1 to 4096 printable characters, got null"),
+        ({"runs": [{}]}, "runs[0].policy: is missing"),
         ({"machine": {"name": "other"}}, "machine.name: expected that of"),
     ],
 )
@@ -249,9 +281,29 @@ def test_a_report_that_cannot_be_compared_is_named(
     assert len(told.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"makespan_s": None, "calls": None}, "runs[0].metrics.calls: expected at most the 4 of the trace, got null"),
+        ({"makespan_s": -1}, "runs[0].metrics.makespan_s: expected 0 or a number from 1e-30 to 9.22337e+18, got -1"),
+        ({"makespan_s": 1e200}, "runs[0].metrics.makespan_s: expected 0 or a number from 1e-30 to 9.22337e+18, got 1e"),
+        ({"app_latency_s": None}, "runs[0].metrics.app_latency_s: expected an object, got null"),
+    ],
+)
+def test_a_live_figure_that_cannot_be_is_named(
+    tmp_path: Path, change: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = live_report(tmp_path, "one.json", {"vllm": [1.0]})
+    report = json.loads(file.read_text())
+    report["runs"][0]["metrics"] |= change
+    file.write_text(json.dumps(report))
+    assert run(["compare", "--live", str(file)]) == 2
+    assert f"one.json: {said}" in capsys.readouterr().err
+
+
 def test_what_is_no_live_report_is_named(tmp_path: Path, trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["compare", "--live", str(trace)]) == 2
-    assert "expected a report in JSON" in capsys.readouterr().err
+    assert "expected JSON: Extra data" in capsys.readouterr().err
     simulated = tmp_path / "simulated.json"
     assert run(["simulate", str(trace), "--json", str(simulated)]) == 0
     capsys.readouterr()

@@ -125,19 +125,27 @@ def map_of(check: Check[T], key: Check[object] | None = None, most: int = 100_00
     return checked
 
 
-def record(required: Mapping[str, Check[Any]], optional: Mapping[str, Check[Any]] | None = None) -> Check[Any]:
-    """An object that has all the `required` fields, and of others only those that are `optional`."""
+def record(
+    required: Mapping[str, Check[Any]],
+    optional: Mapping[str, Check[Any]] | None = None,
+    others: Check[Any] | None = None,
+) -> Check[Any]:
+    """An object that has all the `required` fields, and of others those that are `optional`.
+
+    Further ones are refused, or are as `others` has them.
+    """
     known = {**required, **(optional or {})}
 
     def checked(value: object, field: str) -> dict[str, Any]:
         entries = _object(value, field)
         for name in entries:
-            if name not in known:
+            if name not in known and others is None:
                 raise WrongField(field, unknown_field(name, known))
         for name in required:
             if name not in entries:
                 raise WrongField(inner(field, name), "is missing")
-        return {name: known[name](one, inner(field, name)) for name, one in entries.items()}
+        checks = {**dict.fromkeys(entries, others), **known}
+        return {name: check(one, inner(field, name)) for name, one in entries.items() if (check := checks[name])}
 
     return checked
 

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...traces.errors import TraceError
+from ...traces.fields import WrongField, shown
+from ...traces.json_file import read_json
+from ...traces.schema import (
+    digest,
+    free,
+    free_object,
+    inner,
+    list_of,
+    measured,
+    nullable,
+    one_of,
+    printable,
+    record,
+    string,
+    whole_from,
+)
 from ..report import SCHEMA
+from .how_many import MOST_RUNS
+from .metric import run_metrics
 
 WORKLOAD = ("sha256", "rate", "arrivals", "time_scale", "shrink", "applications")  # what has to be equal to be compared
 
@@ -29,7 +46,7 @@ def read_live_reports(paths: Sequence[Path]) -> LiveRuns:
     Raises TraceError, naming the file, for one that is no report of a live comparison, or whose trace, rate or engine
     is not that of the first.
     """
-    reports = [_read(path) for path in paths]
+    reports = [read_json(path, _report) for path in paths]
     first = reports[0]
     for path, report in zip(paths, reports, strict=True):
         if (different := _difference(report, first)) is not None:
@@ -46,21 +63,67 @@ def read_live_reports(paths: Sequence[Path]) -> LiveRuns:
     return found
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TraceError(f"{path}: expected a report in JSON: {error}") from error
-    if not isinstance(report, dict) or report.get("schema") != SCHEMA:
-        raise TraceError(f"{path}: schema: expected {SCHEMA!r}")
-    if "engine" not in report:
-        raise TraceError(f"{path}: engine: expected a report of `tokencake live`; this is a simulation")
-    names = ("version", "engine_version", "trace", "machine", "runs")
-    if missing := [name for name in names if name not in report]:
-        raise TraceError(f"{path}: {missing[0]}: is missing")
-    if not report["runs"]:
-        raise TraceError(f"{path}: runs: expected one at least")
-    return report
+def _machine(value: object, field: str) -> dict[str, Any]:
+    """The engine as it told of itself, or a machine's settings."""
+    found = free_object(value, field)
+    _words(found.get("name"), inner(field, "name"))
+    return found
+
+
+_count, _words = whole_from(0), printable(4096)
+_TRACE = record(
+    {
+        "path": _words,
+        "sha256": digest(64),
+        "applications": _count,
+        "calls": _count,
+        "oversized": _count,
+        "rate": nullable(measured),
+        "arrivals": nullable(one_of("even", "poisson")),
+    },
+    optional={"time_scale": measured, "shrink": whole_from(1)},
+)
+_RUN = record(
+    {
+        "policy": _words,
+        "options": free_object,
+        "seed": _count,
+        "wall_s": measured,
+        "calls_per_s": nullable(measured),
+        "policy_s": measured,
+        "metrics": run_metrics,
+    },
+    optional={"repeat": whole_from(1), "errors": list_of(string())},
+    others=free,  # what an engine has to say beside
+)
+_REPORT = record(
+    {
+        "schema": one_of(SCHEMA),
+        "version": _words,
+        "engine": _words,
+        "engine_version": _words,
+        "trace": _TRACE,
+        "machine": _machine,
+        "runs": list_of(_RUN, least=1, most=MOST_RUNS),
+    }
+)
+
+
+def _report(value: object, field: str) -> dict[str, Any]:
+    """A check, see `traces.schema`: the report of a live comparison."""
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        raise WrongField("schema", f"expected {SCHEMA!r}")
+    if "engine" not in value:
+        raise WrongField("engine", "expected a report of `tokencake live`; this is a simulation")
+    found: dict[str, Any] = _REPORT(value, field)
+    for index, run in enumerate(found["runs"]):
+        for name in ("applications", "calls"):
+            there, played = found["trace"][name], run["metrics"][name]
+            if played is None or played > there:
+                raise WrongField(
+                    f"runs[{index}].metrics.{name}", f"expected at most the {there} of the trace, got {shown(played)}"
+                )
+    return found
 
 
 def _difference(report: Mapping[str, Any], first: Mapping[str, Any]) -> str | None:
