@@ -282,7 +282,14 @@ def _report(
 @engine_options
 @click.option("--connect", "url", metavar="URL", help="Play against a server that runs with the plugin.")
 @click.option("--chat", is_flag=True, help="With --connect: send text in chat completions, and not token ids.")
+@click.option(
+    "--control-token-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --connect: has the server's control token. Without: the variable TOKENCAKE_CONTROL_TOKEN.",
+)
 @click.option("--print-serve-args", is_flag=True, help="Print the command that starts such a server, and stop.")
+@click.option("--control", is_flag=True, help="With --print-serve-args: a server that takes runs from --connect.")
 @policy_option
 @click.option(
     "--repeat", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Runs of each policy."
@@ -301,7 +308,9 @@ def live(
     engine: EngineOptions,
     url: str | None,
     chat: bool,
+    control_token_file: Path | None,
     print_serve_args: bool,
+    control: bool,
     specs: tuple[str, ...],
     repeat: int,
     time_scale: float,
@@ -325,8 +334,10 @@ def live(
     from .traces.reader import read_trace
 
     if print_serve_args:
-        _print_serve_args(engine, specs, _live_settings(machine_name, seed, steps=False))
+        _print_serve_args(engine, specs, _live_settings(machine_name, seed, steps=False), control)
         return 0
+    if control:
+        raise click.UsageError("--control: expected --print-serve-args, too")
     if trace is None:
         raise click.UsageError("Missing argument 'TRACE'.")
     contenders = list(specs or DEFAULT_POLICIES)
@@ -341,7 +352,7 @@ def live(
     finished: list[tuple[Run, Counts]] = []
     about: dict[str, object] = {}
     try:
-        with _progress(progress, outputs.quiet) as bar, _engine(engine, url, chat) as running:
+        with _progress(progress, outputs.quiet) as bar, _engine(engine, url, chat, control_token_file) as running:
             about = running.info()
             _check_playable(workload, running.limits)
             watching = _watching(bar, contenders * repeat, workload, "played")
@@ -358,7 +369,7 @@ def live(
     return max([_doubts(run) for run, _ in finished])
 
 
-def _engine(options: EngineOptions, url: str | None, chat: bool) -> InProcess | Remote:
+def _engine(options: EngineOptions, url: str | None, chat: bool, control_token_file: Path | None) -> InProcess | Remote:
     """An engine that is started here, or that of the server at `url`."""
     from .live.connect import Remote
     from .live.engine_options import EngineOptions
@@ -367,15 +378,30 @@ def _engine(options: EngineOptions, url: str | None, chat: bool) -> InProcess | 
     if url is None:
         if chat:
             raise click.UsageError("--chat: expected --connect, too")
+        if control_token_file is not None:
+            raise click.UsageError("--control-token-file: expected --connect, too")
         return InProcess(options)
     left = EngineOptions(model=options.model, seed=options.seed)
     for option in fields(EngineOptions):
         if getattr(options, option.name) != getattr(left, option.name):
             raise click.UsageError(f"--connect: the server's engine is up already: {option.name} cannot be asked for")
-    return Remote(url, options.model, chat=chat)
+    token = None if control_token_file is None else _key_in(control_token_file)
+    return Remote(url, options.model, chat=chat, control_token=token)
 
 
-def _print_serve_args(options: EngineOptions, specs: Sequence[str], settings: RunSettings) -> None:
+def _key_in(path: Path) -> str:
+    from .live.address import sound_key
+
+    try:
+        with path.open("rb") as file:
+            text = file.read(10_000).decode("ascii").strip()
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or "it is no ASCII text"
+        raise EngineError(f"--control-token-file {path}: cannot be read: {said}") from None
+    return sound_key(text, f"--control-token-file {path}")
+
+
+def _print_serve_args(options: EngineOptions, specs: Sequence[str], settings: RunSettings, control: bool) -> None:
     from .live.serve_args import serve_args, serve_command
     from .live.versions import for_cpus
     from .policies.registry import load_policy
@@ -385,7 +411,7 @@ def _print_serve_args(options: EngineOptions, specs: Sequence[str], settings: Ru
     policy = specs[0] if specs else DEFAULT_POLICIES[-1]
     load_policy(policy, seed=settings.seed)
     on_cpu = for_cpus()
-    args = serve_args(options, replace(settings, policy=policy), asynchronous=not on_cpu)
+    args = serve_args(options, replace(settings, policy=policy), asynchronous=not on_cpu, control=control)
     click.echo(serve_command(args, on_cpu=on_cpu))
 
 
@@ -440,7 +466,13 @@ def _doubts(run: Run) -> int:
         click.echo(f"warning: {run.policy}: vLLM counts differently: {line}", err=True)
     for line in run.more["errors"]:
         click.echo(f"error: {line}; the rest of its run was played without it", err=True)
-    return 1 if run.more["errors"] else 0
+    if again := run.more["asked_again"]:
+        click.echo(f"warning: {run.policy}: the server had to be asked again {again} times", err=True)
+    if failed := run.more["failed_calls"]:
+        first = run.more["failures"][0]
+        calls = f"{failed} call{'s' if failed > 1 else ''}"
+        click.echo(f"error: {run.policy}: {calls} failed, and what came behind: {first}", err=True)
+    return 1 if run.more["errors"] or failed else 0
 
 
 class _Outputs(NamedTuple):

@@ -3,6 +3,8 @@
 The scheduler (`live.scheduler`) and the connector (`live.connector`) tell what happens; everything here happens in the
 engine's own thread, at the start and the end of a step. `begin` starts a run, `end` ends it: one engine can serve
 several, each under another policy. Without a run, and for requests without metadata, vLLM does what it does by itself.
+What a run leaves behind when it ends, requests that vLLM still serves and copies under way, belongs to no run: no later
+one hears of it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf, nextafter
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import __version__
 from ..policies.boundary import told
@@ -26,6 +28,7 @@ from ..traces.errors import EngineError, PolicyError, PolicyFault
 from ..traces.events import Fact
 from ..traces.fields import WrongField
 from .agents import AgentCache, LiveCall
+from .client_events import ClientEvent, event_from_record
 from .copies import Copies
 from .gpu_pool import GpuPool, idle
 from .host_pool import HostPool
@@ -38,6 +41,16 @@ from .steps import Sums, sums_of
 logger = logging.getLogger(__name__)
 
 SOONEST_S = 0.001  # a policy that always wants to be asked at once must not keep an idle engine spinning
+MOST_AGENTS = 100_000  # with those of applications that nobody ended; beyond, the one longest unheard of ends
+
+
+class _Flight(NamedTuple):
+    """A step that computes something, until its outcome comes."""
+
+    output: Any  # vLLM's, by which the step is known again
+    run: int
+    from_s: float
+    sums: Sums | None
 
 
 class LiveApp:
@@ -67,12 +80,37 @@ class Adapter:
         self.load_policy: Callable[..., Policy] = load_policy
         self._start_s, self._start_wall_s = self._clock(), time.time()
         self._acknowledged: list[int] = []
+        self._flights: deque[_Flight] = deque()  # steps whose outcome has not come, whichever run they began in
+        self._runs = 0
+        self.copies = self._empty_copies()
         self._reset()
+
+    def _empty_copies(self) -> Copies:
+        return Copies(self._gpu, HostPool(self._host_slots), _unheard)
 
     def _reset(self) -> None:
         self._now_s = 0.0  # of the latest boundary or outcome
         self._boundary_s = -1.0  # of the latest boundary; none yet
-        self._apps: dict[AppId, LiveApp] = {}
+        self._wake_s: float | None = None
+        self._news = False  # whether there is news that is worth a step: what a plan itself brings about is not
+        self._idle = True  # whether nothing was scheduled last, and nothing is under way
+        self._native_once = False
+        self._stuck = 0
+        self.steps = 0
+        self._occupancy = Occupancy(self._gpu)
+        self._swept_s = 0.0
+        self.copies.refusing = False
+        self._forget_run()
+
+    def _forget_run(self) -> None:
+        """Nothing is left of a run but what copies under way hold."""
+        self.settings = None
+        self._controller: Controller | None = None
+        self._report: Callable[[Fact], None] = _unheard
+        self.copies.report = _unheard
+        self.plan: Plan = NATIVE
+        self._wake_s = None
+        self._apps: dict[AppId, LiveApp] = {}  # the one that was heard of last is the last
         self._agents: dict[AgentId, AgentCache] = {}
         self._calls: dict[CallId, LiveCall] = {}
         self._by_request: dict[str, LiveCall] = {}
@@ -80,57 +118,85 @@ class Adapter:
         self._holding: dict[CallId, LiveCall] = {}  # calls that got blocks; those that lost them hold 0 by vLLM's count
         self._stalled: dict[AgentId, AgentCache] = {}
         self._matched: dict[str, int] = {}  # by request, blocks that it was just found to hit
-        self._flights: deque[tuple[float, Sums | None]] = deque()  # steps whose outcome has not come
-        self._controller: Controller | None = None
-        self.plan: Plan = NATIVE
-        self._wake_s: float | None = None
-        self._news = False  # whether there is news that is worth a step: what a plan itself brings about is not
-        self._idle = True  # whether nothing was scheduled last, and nothing is under way
-        self._native_once = False
-        self._stuck = 0
-        self.steps = 0
-        self.copies = Copies(self._gpu, HostPool(self._host_slots), self._report)
-        self._occupancy = Occupancy(self._gpu)
-        self._swept_s = 0.0
 
     # -- runs
 
-    def begin(self, settings: RunSettings, sinks: Sequence[Sink] = (), journal: Sink | None = None) -> None:
-        """Start a run with a fresh policy on an empty cache, at time 0.
+    def begin(
+        self,
+        settings: RunSettings,
+        sinks: Sequence[Sink] = (),
+        journal: Sink | None = None,
+        *,
+        policy: Policy | None = None,
+        on_empty_cache: bool = True,
+    ) -> None:
+        """Start a run at time 0, on an empty cache, with a fresh policy: `policy`, or the one that `settings` name.
 
         Raises `PolicyError` for a policy that is not there, and `EngineError` while a run or a request is under way.
+        A run that needs no empty cache begins whatever is under way: it knows nothing of requests that came before it.
+        When anything is raised, no run is under way.
         """
         if self.settings is not None:
             raise EngineError("a run is under way: end it first")
-        policy = self.load_policy(settings.policy, seed=settings.seed)
-        if not self.at_rest:
-            raise EngineError("the engine has requests or copies under way: expected an idle one")
-        if not self._scheduler.kv_cache_manager.reset_prefix_cache():
-            raise EngineError("vLLM could not empty its prefix cache: some blocks are still held")
+        if policy is None:
+            policy = self.load_policy(settings.policy, seed=settings.seed)
+        if on_empty_cache:
+            if not self.at_rest:
+                raise EngineError("the engine has requests or copies under way: expected an idle one")
+            if not self._scheduler.kv_cache_manager.reset_prefix_cache():
+                raise EngineError("vLLM could not empty its prefix cache: some blocks are still held")
+            self.copies = self._empty_copies()
         self._reset()
         self.errors = []
+        self._runs += 1
         self._start_s, self._start_wall_s = self._clock(), time.time()
+        try:
+            if journal is not None:
+                journal(began(settings.policy, settings.seed, settings.costs))
+            self._listen(Controller(policy, settings.costs, self, sinks, journal))
+            size = self._about["block_bytes"]
+            assert isinstance(size, int)
+            self._report(e.RunStarted(0.0, self._size, self._gpu.blocks, self._host_slots, size))
+        except BaseException:
+            self._forget_run()
+            raise
         self.settings = settings
-        if journal is not None:
-            journal(began(settings.policy, settings.seed, settings.costs))
-        self._controller = Controller(policy, settings.costs, self, sinks, journal)
-        size = self._about["block_bytes"]
-        assert isinstance(size, int)
-        self._report(e.RunStarted(0.0, self._size, self._gpu.blocks, self._host_slots, size))
         self._news = False
 
+    def _listen(self, controller: Controller) -> None:
+        """From now on what happens is told to this controller, until its run ends."""
+
+        def report(fact: Fact) -> None:
+            if self._controller is controller:  # else: of a copy that outlived the run that began it
+                controller.hear(fact)
+                self._news = controller.due
+
+        self._controller = controller
+        self._report = self.copies.report = report
+
     def end(self) -> None:
-        """Give up all that is held, and report what the blocks were used for. Copies under way end by themselves."""
+        """Give up all that is held, and report what the blocks were used for.
+
+        Calls that vLLM has not finished are aborted as far as the run knows; vLLM goes on with their requests. Copies
+        under way end by themselves. Whatever a sink raises, no run is under way then.
+        """
         if self.settings is None:
             raise EngineError("no run is under way")
-        self._tick(self.now_s())
-        for app in list(self._apps):
-            self._end_app(app, self._now_s)
-        self._report(self._occupancy.reading(self.steps))
-        self.settings = None
-        self._controller = None
-        self.plan = NATIVE
-        self._wake_s = None
+        agents = list(self._agents.values())
+        try:
+            self._tick(self.now_s())
+            for call in list(self._calls.values()):
+                self._abort(call, self._now_s)
+            for app in list(self._apps):
+                self._end_app(app, self._now_s)
+            self._report(self._occupancy.reading(self.steps))
+        finally:
+            self._forget_run()
+            for agent in agents:  # has been done, unless somebody raised
+                agent.gone = True
+                self.copies.cancel(agent, self._now_s)
+                self.copies.unpin(agent)
+                self.copies.forget(agent, self._now_s)
 
     @property
     def at_rest(self) -> bool:
@@ -184,31 +250,28 @@ class Adapter:
 
     def tell(self, event: Mapping[str, object]) -> None:
         """Take in what a client says of an application or a tool. Raises `EngineError` for what means nothing."""
+        self.hear(event_from_record(event))
+
+    def hear(self, event: ClientEvent) -> None:
+        """The same, of an event that was looked at."""
         if self._controller is None:
             raise EngineError("no run is under way")
-        kind, app = event.get("event"), event.get("app")
-        if not isinstance(app, str) or not app:
-            raise EngineError(f"event: app: expected a name, got {app!r}")
         now_s = self.now_s()
-        at_s = event.get("at_s", now_s)
-        if isinstance(at_s, bool) or not isinstance(at_s, int | float) or not at_s >= 0:
-            raise EngineError(f"event: at_s: expected seconds since the run began, got {at_s!r}")
-        at_s = self._news_s(float(at_s), now_s)
-        if kind == "app_started":
-            self._app(app, at_s)
-        elif kind == "app_finished":
-            self._app_finished(app, at_s)
-        elif kind in ("tool_started", "tool_returned"):
-            agent = self._agents.get(f"{app}/{event.get('agent')}")
+        at_s = self._news_s(now_s if event.at_s is None else event.at_s, now_s)
+        if event.kind == "app_started":
+            if not self._makes_room(event.app, None, at_s):
+                raise EngineError(f"event: app: {MOST_AGENTS} applications and agents are known, and all have calls")
+            self._app(event.app, at_s)
+        elif event.kind == "app_finished":
+            self._app_finished(event.app, at_s)
+        else:
+            agent = self._agents.get(f"{event.app}/{event.agent}")
             if agent is not None:
-                self._apps[app].heard_s = now_s
-                if kind == "tool_started":
-                    self._stall(agent, str(event.get("call", "")), at_s)
+                self._heard(event.app, now_s)
+                if event.kind == "tool_started":
+                    self._stall(agent, event.call, at_s)
                 else:
                     self._unstall(agent, at_s)
-        else:
-            expected = "app_started, app_finished, tool_started or tool_returned"
-            raise EngineError(f"event: event: expected {expected}, got {kind!r}")
 
     def _news_s(self, due_s: float, now_s: float) -> float:
         """When something happened that was due then and is told now: after the latest boundary, which missed it."""
@@ -220,6 +283,23 @@ class Adapter:
             app = self._apps[name] = LiveApp(at_s)
             self._report(e.AppStarted(at_s, name))
         return app
+
+    def _heard(self, name: AppId, at_s: float) -> LiveApp:
+        """Something of an application was heard: it is the last that is given up for silence."""
+        app = self._apps[name] = self._apps.pop(name)
+        app.heard_s = at_s
+        return app
+
+    def _makes_room(self, app: AppId, agent: AgentId | None, at_s: float) -> bool:
+        """Whether these can be known, too. If there are too many, applications end that no call is under way of, as
+        far as there are any: those that were heard of first."""
+        new = (app not in self._apps) + (agent is not None and agent not in self._agents)
+        while new and len(self._apps) + len(self._agents) + new > MOST_AGENTS:
+            name = next((name for name, known in self._apps.items() if not known.calls and name != app), None)
+            if name is None:
+                return False
+            self._end_app(name, at_s)
+        return True
 
     def _app_finished(self, name: AppId, at_s: float) -> None:
         app = self._apps.get(name)
@@ -290,12 +370,15 @@ class Adapter:
         now_s = self.now_s()
         at_s = self._news_s(request.arrival_time - self._start_wall_s, now_s)
         said = told.request
+        if not self._makes_room(said.app, said.agent, at_s):
+            logger.warning("request %s is served without its metadata: too many agents", request.request_id)
+            return
         if said.id in self._calls:  # sent again before it ended
-            said = said._replace(id=f"{said.id}#{request.request_id}")
-        app = self._app(said.app, at_s)
+            said = said._replace(id=self._another_name(f"{said.id}#{request.request_id}"))
+        self._app(said.app, at_s)
+        app = self._heard(said.app, now_s)
         app.calls += 1
         app.ending = False
-        app.heard_s = now_s
         agent = self._agents.get(said.agent)
         if agent is None:
             agent = self._agents[said.agent] = AgentCache(said.agent, said.app)
@@ -308,6 +391,12 @@ class Adapter:
         self._calls[said.id] = call
         self._by_request[request.request_id] = call
         self._report(e.CallArrived(at_s, said))
+
+    def _another_name(self, name: CallId) -> CallId:
+        """One that no call has. Clients choose names, also those that look like ours."""
+        return next(
+            other for other in (name, *(f"{name}#{n}" for n in range(len(self._calls)))) if other not in self._calls
+        )
 
     def matched(self, request: Any, hit_tokens: int) -> tuple[int | None, bool]:
         """How many tokens of a waiting request to load from the host behind those that hit on the GPU, as vLLM asks.
@@ -389,10 +478,13 @@ class Adapter:
             call = self._by_request.get(request.request_id)
             if call is not None:
                 at_s = self.now_s()
-                call.loading = False
-                self._report(e.CallAborted(at_s, call.id))
-                self._leave(call, at_s)
+                self._abort(call, at_s)
                 self._end_if_over(call.agent.app, at_s)
+
+    def _abort(self, call: LiveCall, at_s: float) -> None:
+        call.loading = False
+        self._report(e.CallAborted(at_s, call.id))
+        self._leave(call, at_s)
 
     def _finished(self, call: LiveCall, at_s: float) -> None:
         request, agent = call.vllm, call.agent
@@ -414,21 +506,22 @@ class Adapter:
         agent.calls -= 1
         agent.waiting = min(agent.waiting, agent.calls)
         self.copies.refusing = False
-        app = self._apps[agent.app]
+        app = self._heard(agent.app, at_s)
         app.calls -= 1
         app.ending |= call.last
-        app.heard_s = at_s
 
     # -- a step
 
     def boundary(self) -> None:
         """vLLM is about to schedule: take in what is due, ask the policy, and do at once what it wants done at once."""
         controller = self._controller
+        self._native_once = False
         if controller is None:
+            if self._stuck:  # requests of a run that ended may hold loaded blocks, and vLLM alone takes none away
+                self._get_unstuck(self._now_s)
             return
         self._tick(self.now_s())
         now_s = self._boundary_s = self._now_s
-        self._native_once = False
         if self.copies.pinned:
             self.copies.unpin_expired(now_s)
         self._sweep(now_s)
@@ -512,8 +605,6 @@ class Adapter:
 
     def scheduled(self, output: Any, idle_calls: bool) -> None:
         """vLLM has scheduled a step. `idle_calls`: whether calls wait and none runs."""
-        if self._controller is None:
-            return
         self._idle = not output.total_num_scheduled_tokens and not self._flights
         self._news = False  # the policy is asked at the next step of a busy engine anyway
         self._occupancy.look(self.copies.held_blocks)
@@ -521,7 +612,7 @@ class Adapter:
             self.steps += 1
             wanted = self.settings is not None and self.settings.steps
             sums = sums_of(output, self._scheduler.requests) if wanted else None
-            self._flights.append((self._now_s, sums))
+            self._flights.append(_Flight(output, self._runs, self._now_s, sums))
             self._stuck = 0
         elif idle_calls and not self._flights:
             if not self.copies.under_way:
@@ -537,16 +628,23 @@ class Adapter:
         """A step's outcome came, and vLLM has taken it in."""
         if self._controller is not None:
             self._tick(self.now_s())
-            if scheduler_output.total_num_scheduled_tokens and self._flights:
-                self._outcome(outputs)
+        if scheduler_output.total_num_scheduled_tokens:
+            self._outcome(self._landed(scheduler_output), outputs)
         if self._acknowledged:
             jobs, self._acknowledged = self._acknowledged, []
             self.copies.finish(jobs, self._now_s)
         self._occupancy.look(self.copies.held_blocks)
 
-    def _outcome(self, outputs: Mapping[int, Any]) -> None:
+    def _landed(self, scheduler_output: Any) -> _Flight | None:
+        """The step that this was. Steps end in their order; of one that failed, no outcome comes."""
+        while self._flights:
+            flight = self._flights.popleft()
+            if flight.output is scheduler_output:
+                return flight
+        return None
+
+    def _outcome(self, flight: _Flight | None, outputs: Mapping[int, Any]) -> None:
         at_s, unseen = self._now_s, self._unseen
-        from_s, sums = self._flights.popleft()
         for of_client in outputs.values():
             outs = of_client.outputs
             if unseen:
@@ -555,8 +653,8 @@ class Adapter:
                 news = [out for out in outs if out.finish_reason is not None]
             for out in news:
                 self._came(out, at_s)
-        if sums is not None:
-            self._report(e.Stepped(at_s, from_s, *sums))
+        if flight is not None and flight.sums is not None and flight.run == self._runs:
+            self._report(e.Stepped(at_s, flight.from_s, *flight.sums))
 
     def _came(self, out: Any, at_s: float) -> None:
         call = self._by_request.get(out.request_id)
@@ -645,8 +743,6 @@ class Adapter:
                 growth += max(0, call.final_blocks - -(-computed // self._size))
         return growth
 
-    def _report(self, fact: Fact) -> None:
-        controller = self._controller
-        if controller is not None:
-            controller.hear(fact)
-            self._news = controller.due
+
+def _unheard(fact: Fact) -> None:
+    """What happens without a run, nobody hears."""

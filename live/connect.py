@@ -20,7 +20,7 @@ from ..policies.controller import Sink
 from ..traces.apps import AppId, Application, Call, CallId
 from ..traces.distribution import Distribution
 from ..traces.errors import EngineError, RunError, TokencakeError
-from ..traces.events import Asked, AskedShared, Began, CallArrived, Occupied, Planned, Request
+from ..traces.events import AppFinished, Asked, AskedShared, Began, CallArrived, Occupied, Planned, Request
 from ..traces.events_io import decode
 from ..traces.limits import problem
 from .chat import Messages
@@ -28,11 +28,14 @@ from .counters import Counters, FactCounters, disagreements
 from .in_process import LiveStats, Progress
 from .play import Player
 from .prometheus import since
-from .server import About, Server
+from .protocol import new_name
+from .server import About, Server, Unauthorized
 from .settings import RunSettings
 from .tokens import Tokens
 
 FACTS_EVERY_S = 0.5
+GIVE_UP_S = 20.0  # so long a run that has failed or was interrupted tries to end at the server
+MOST_FAILURES = 5  # that a report says more of than their number
 _JOURNAL_ONLY = (Began, Asked, AskedShared, Planned)  # what a replay needs and no sink gets
 
 
@@ -40,13 +43,15 @@ class Remote:
     """A server's engine. Plays any number of runs, one after another; a context manager, like `in_process.InProcess`.
 
     `chat`: calls are sent as messages of text, whose tokens are about as many as the trace says, and not as token ids.
-    Raises `EngineError` unless the server is up, serves the model, and fits this client.
+    `control_token`: opens the server's control routes; without, it is taken from TOKENCAKE_CONTROL_TOKEN. Raises
+    `EngineError` unless the server is up, serves the model, and fits this client.
     """
 
-    def __init__(self, url: str, model: str, *, chat: bool = False) -> None:
+    def __init__(self, url: str, model: str, *, chat: bool = False, control_token: str | None = None) -> None:
         self._url = url
         self._model = model
         self._chat = chat
+        self._token = control_token
         self._about = asyncio.run(_look(url, model))
 
     def __enter__(self) -> Self:
@@ -80,15 +85,16 @@ class Remote:
     ) -> LiveStats:
         """Run all applications to their ends under a policy, on an empty cache; the facts are reported as they come.
 
-        Raises `EngineError` for what the user can mend, and `RunError` if the server gave way. Then, and after an
-        interrupt, the calls under way are given up and the run is ended on the server, if there still is one.
+        A call that fails costs its application, and the run goes on. Raises `EngineError` for what the user can mend,
+        and `RunError` if the server gave way. Then, and after an interrupt, the calls under way are given up and the
+        run is ended on the server, if there still is one.
         """
         return asyncio.run(self._play(applications, settings, _Facts(sinks, journal), progress))
 
     async def _play(
         self, applications: Iterable[Application], settings: RunSettings, facts: _Facts, progress: Progress | None
     ) -> LiveStats:
-        server = Server(self._url, self._model)
+        server = Server(self._url, self._model, self._token)
         try:
             messages = Messages() if self._chat else None
             return await _Run(server, self._about, applications, facts, progress, messages).through(settings)
@@ -114,6 +120,7 @@ class _Facts:
         self._sinks = (*sinks, self.counters.add)
         self._journal = journal
         self._next = 0
+        self.given_up: set[AppId] = set()  # applications: they did not finish, though the server is told that they end
         self.steps = 0  # known when the run has ended
         self._due_s: dict[CallId, float] = {}  # of calls that the server has not reported
         self.lateness_s = Distribution()
@@ -122,18 +129,20 @@ class _Facts:
         """A call is about to be sent."""
         self._due_s[call] = due_s
 
-    async def fetch(self, server: Server) -> bool:
-        """Takes in what is new. Returns whether anything was."""
-        lines, following = await server.facts(self._next)
-        for number, line in enumerate(lines, self._next):
+    async def fetch(self, server: Server, run: str, *, ended: bool = False) -> bool:
+        """Takes in what is new. Returns whether anything was. Raises `RunError` if the server has ended the run."""
+        facts = await server.facts(run, self._next)
+        for number, line in enumerate(facts.lines, self._next):
             self._take(decode(line.encode() + b"\n", f"{server.url}: fact {number}"))
-        self._next = following
-        return bool(lines)
+        self._next = facts.following
+        if not facts.under_way and not ended:
+            raise RunError(f"{server.url}: the server has ended the run: it had not heard of this client for too long")
+        return bool(facts.lines)
 
     def _take(self, record: Any) -> None:
         if self._journal is not None:
             self._journal(record)
-        if isinstance(record, _JOURNAL_ONLY):
+        if isinstance(record, _JOURNAL_ONLY) or (isinstance(record, AppFinished) and record.app in self.given_up):
             return
         for sink in self._sinks:
             sink(record)
@@ -168,23 +177,25 @@ class _Run:
         self._player = Player(_checked(applications, about), messages or Tokens(about.vocabulary), self)
         self._events: list[dict[str, object]] = []  # not sent
         self._calls: list[Coroutine[Any, Any, None]] = []  # not sent
-        self._ended: deque[tuple[CallId, list[int]]] = deque()
+        self._ended: deque[tuple[CallId, list[int] | None]] = deque()  # and their answers; None: they failed
+        self._failures: list[str] = []  # of calls: the first ones
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._news = asyncio.Event()  # a call ended, or something failed
         self._start_s = 0.0
+        self._name = new_name()
 
     async def through(self, settings: RunSettings) -> LiveStats:
         before = await self._server.counters()
-        await self._server.begin(replace(settings, keep_facts=True))
-        self._start_s = time.monotonic()
         try:
+            await self._server.begin(self._name, replace(settings, keep_facts=True))
+            self._start_s = time.monotonic()
             fetching = self._spawn(self._keep_fetching())
             await self._drive()
             wall_s = self._now_s()
             fetching.cancel()
-            said = await self._server.end()
-            while await self._facts.fetch(self._server):
+            said = await self._server.end(self._name)
+            while await self._facts.fetch(self._server, self._name, ended=True):
                 pass
         except BaseException:
             await self._give_up()
@@ -205,6 +216,9 @@ class _Run:
             counters,
             [] if vllm is None else disagreements(vllm, counted),
             [str(error) for error in said.get("errors", ())],
+            self._player.failed_calls,
+            self._failures,
+            self._server.asked_again,
         )
 
     # -- what the player says
@@ -235,7 +249,10 @@ class _Run:
             await self._wait()
             while self._ended:
                 call, answer = self._ended.popleft()
-                self._player.finished(call, self._now_s(), answer)
+                if answer is None:
+                    self._facts.given_up.add(self._player.failed(call, self._now_s()))
+                else:
+                    self._player.finished(call, self._now_s(), answer)
             if self._progress is not None:
                 self._progress(self._player.applications, self._now_s())
 
@@ -259,19 +276,26 @@ class _Run:
             self._spawn(call)
 
     async def _serve(self, call: Call, request: Request, token_ids: list[int], last: bool) -> None:
-        answer: list[int] = []
-        if self._messages is None:
-            answer = await self._server.complete(call, request, token_ids, last)
-        else:
-            text = await self._server.chat(call, request, self._messages.of(call), last)
-            self._messages.said(call.id, text)
+        answer: list[int] | None = []
+        try:
+            if self._messages is None:
+                answer = await self._server.complete(call, request, token_ids, last)
+            else:
+                text = await self._server.chat(call, request, self._messages.of(call), last)
+                self._messages.said(call.id, text)
+        except Unauthorized:
+            raise
+        except TokencakeError as error:  # a server that is gone is found by who fetches the facts
+            answer = None
+            if len(self._failures) < MOST_FAILURES:
+                self._failures.append(str(error))
         self._ended.append((call.id, answer))
         self._news.set()
 
     async def _keep_fetching(self) -> None:
         while True:
             await asyncio.sleep(FACTS_EVERY_S)
-            await self._facts.fetch(self._server)
+            await self._facts.fetch(self._server, self._name)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -292,10 +316,11 @@ class _Run:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        with suppress(TokencakeError):  # what went wrong first is what counts
-            await self._server.end()
-            while await self._facts.fetch(self._server):
-                pass
+        with suppress(TokencakeError, TimeoutError):  # what went wrong first is what counts
+            async with asyncio.timeout(GIVE_UP_S):
+                await self._server.end(self._name)
+                while await self._facts.fetch(self._server, self._name, ended=True):
+                    pass
 
     def _now_s(self) -> float:
         return time.monotonic() - self._start_s

@@ -30,7 +30,7 @@ class Copies:
     def __init__(self, gpu: GpuPool, host: HostPool, report: Callable[[Fact], None]) -> None:
         self._gpu = gpu
         self._host = host
-        self._report = report
+        self.report = report  # of the run under way; a copy that outlives its run reports to nobody
         self._storing: Counter[Hash] = Counter()  # contents on their way to the host
         self._loading: Counter[Hash] = Counter()  # … and from it
         self._under_way: dict[int, Done] = {}
@@ -73,7 +73,7 @@ class Copies:
         held = len(agent.host) if agent.host is not None else 0
         if self.refusing or agent.offloading or agent.gone or not end or (held and end <= held):
             self._host.release(prefix)
-            self._report(e.OffloadRefused(now_s, agent.name))
+            self.report(e.OffloadRefused(now_s, agent.name))
             return
         blocks = self._gpu.found(hashes, first, end)
         self._gpu.hold(blocks)
@@ -82,7 +82,8 @@ class Copies:
         self._keep(blocks)
         agent.offloading = True
         self._storing.update(copied)
-        self._report(e.OffloadStarted(now_s, agent.name, len(blocks), end))
+        report = self.report
+        report(e.OffloadStarted(now_s, agent.name, len(blocks), end))
 
         def done(at_s: float) -> None:
             self._unmark(self._storing, copied)
@@ -93,7 +94,7 @@ class Copies:
             self._host.release(target)
             self._host.release(prefix)
             stored = self._host.end(hashes, 0, end)
-            self._report(e.OffloadFinished(at_s, agent.name, len(blocks), stored))
+            report(e.OffloadFinished(at_s, agent.name, len(blocks), stored))
             if not agent.gone:
                 before, agent.host = agent.host, self._host.hold(hashes[:stored])
                 if before is not None:
@@ -111,7 +112,7 @@ class Copies:
         before = self._host.free
         self._host.release(agent.host)
         agent.host = None
-        self._report(e.HostDropped(now_s, agent.name, self._host.free - before))
+        self.report(e.HostDropped(now_s, agent.name, self._host.free - before))
 
     # -- load on demand
 
@@ -136,7 +137,8 @@ class Copies:
         source = self._host.hold(copied)
         self._loading.update(copied)
         call.loading = True
-        self._report(e.LoadStarted(now_s, call.id, end - first, first))
+        report = self.report
+        report(e.LoadStarted(now_s, call.id, end - first, first))
 
         def done(at_s: float) -> None:
             self._unmark(self._loading, copied)
@@ -144,7 +146,7 @@ class Copies:
             if call.loading:  # else it was given up meanwhile
                 call.loading = False
                 filled()
-                self._report(e.LoadFinished(at_s, call.id, end - first))
+                report(e.LoadFinished(at_s, call.id, end - first))
 
         self._submit(False, blocks[first:end], source, call.vllm.request_id, done)
 
@@ -163,7 +165,7 @@ class Copies:
         cached = self._gpu.found(hashes, start, gpu_end)
         end = min(end, first + self._gpu.free - idle(cached))
         if self.refusing or agent.gone or agent.waiting or end <= first:
-            self._report(e.UploadRefused(now_s, agent.name))
+            self.report(e.UploadRefused(now_s, agent.name))
             return
         if first > gpu_end:
             cached = []  # an earlier upload holds them
@@ -175,20 +177,20 @@ class Copies:
         upload = Upload([*cached, *target], first, end, now_s)
         agent.uploads.append(upload)
         self._keep(upload.held)
-        self._report(e.UploadStarted(now_s, agent.name, end - first))
-        kept = agent.source
+        report, kept = self.report, agent.source
+        report(e.UploadStarted(now_s, agent.name, end - first))
 
         def done(at_s: float) -> None:
             self._unmark(self._loading, copied)
             self._host.release(source)
             if upload.cancelled:
                 self._give_up(upload)
-                self._report(e.UploadReleased(at_s, agent.name, upload.blocks))
+                report(e.UploadReleased(at_s, agent.name, upload.blocks))
                 return
             self._gpu.register(kept, target, first)
             upload.ready_s = at_s
             ready = sum(other.blocks for other in agent.uploads if other.ready_s is not None)
-            self._report(e.UploadFinished(at_s, agent.name, ready))
+            report(e.UploadFinished(at_s, agent.name, ready))
 
         self._submit(False, target, source, None, done)
 
@@ -205,7 +207,7 @@ class Copies:
             self._give_up(upload)
         blocks = sum(upload.blocks for upload in uploads)
         held_s, late_s = max(0.0, arrived_s - ready_s), max(0.0, ready_s - arrived_s)
-        self._report(e.UploadTaken(now_s, agent.name, blocks, held_s, late_s))
+        self.report(e.UploadTaken(now_s, agent.name, blocks, held_s, late_s))
 
     def cancel(self, agent: AgentCache, now_s: float) -> None:
         """Give up an agent's uploads: ready ones now, those on their way when they have come."""
@@ -218,7 +220,7 @@ class Copies:
             else:
                 self._give_up(upload)
         held_s = now_s - min(upload.started_s for upload in uploads)
-        self._report(e.UploadCancelled(now_s, agent.name, sum(upload.blocks for upload in uploads), held_s))
+        self.report(e.UploadCancelled(now_s, agent.name, sum(upload.blocks for upload in uploads), held_s))
 
     def _give_up(self, upload: Upload) -> None:
         self._keep_no_more(upload.held)

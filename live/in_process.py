@@ -57,11 +57,14 @@ class LiveStats:
     counters: Mapping[str, Mapping[str, int]]  # `vllm`: by its own statistics; `facts`: by the facts
     disagreements: Sequence[str]  # between the two; of an engine that is right there are none
     errors: Sequence[str]  # what the policy raised: the engine went on without it
+    failed_calls: int = 0  # that came to nothing: their applications were given up
+    failures: Sequence[str] = ()  # what went wrong with the first of them
+    asked_again: int = 0  # questions to a server that it had not answered
     outputs: Mapping[CallId, list[int]] = field(default_factory=dict)  # if they were asked for
 
     def record(self) -> dict[str, object]:
         """What a report says of a live run beside its metrics."""
-        names = ("lateness_s", "counters", "disagreements", "errors")
+        names = ("lateness_s", "counters", "disagreements", "errors", "failed_calls", "failures", "asked_again")
         return {name: getattr(self, name) for name in names}
 
 

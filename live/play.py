@@ -11,7 +11,7 @@ same, and is measured from then on (else a slow engine would slow down its own l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import NamedTuple, Protocol
 
@@ -43,18 +43,21 @@ class _Due(NamedTuple):
     is_call: bool
     order: tuple[int, int]
     act: Callable[[float], None]  # never compared: no two have the same order
+    app: AppId | None = None  # that has begun, and whose it is
 
 
 class _Play:
     """One application under way."""
 
-    __slots__ = ("app", "awaited", "followers", "left", "order", "unsent")
+    __slots__ = ("app", "awaited", "followers", "given_up", "left", "order", "under_way", "unsent")
 
     def __init__(self, app: Application, order: int) -> None:
         self.app = app
         self.order = {call.id: (order, i) for i, call in enumerate(app.calls)}
         self.left = len(app.calls)  # calls whose tools have not all returned
         self.unsent = len(app.calls)
+        self.under_way = 0  # calls that the engine has
+        self.given_up = False  # one of them failed: no other is sent
         self.awaited: dict[CallId, int] = {call.id: len(call.after) for call in app.calls}
         self.followers: dict[CallId, list[Call]] = {call.id: [] for call in app.calls}
         for call in app.calls:
@@ -80,6 +83,7 @@ class Player:
         self._now_s = 0.0
         self.applications = 0  # that ended
         self.calls = 0  # that ended
+        self.failed_calls = 0
         self.lateness_s = Distribution()
         self._draw(0.0)
 
@@ -107,14 +111,37 @@ class Player:
 
     def finished(self, call_id: CallId, at_s: float, answer: Sequence[int]) -> None:
         """A call ended: its tools start, or the calls behind it are due now (`advance` sends them)."""
-        call = self._sent.pop(call_id)
+        call, play = self._returned(call_id)
         self._tokens.answered(call.id, answer)
         self.calls += 1
-        if call.tools:
+        if play.given_up:
+            self._end_if_given_up(play, at_s)
+        elif call.tools:
             back_s = at_s + max(tool.duration_s for tool in call.tools)
-            self._later(back_s, lambda due_s: self._tools_returned(call, due_s))
+            self._later(back_s, lambda due_s: self._tools_returned(call, due_s), call.app)
         else:
             self._release_followers(call, at_s)
+
+    def failed(self, call_id: CallId, at_s: float) -> AppId:
+        """A call came to nothing. What its application would have said next contains its answer, so the application is
+        given up: of its calls those under way go on, and no other is sent. Returns which one."""
+        call, play = self._returned(call_id)
+        self.failed_calls += 1
+        play.given_up = True
+        self._heap = [due for due in self._heap if due.app != call.app]
+        heapify(self._heap)
+        self._end_if_given_up(play, at_s)
+        return call.app
+
+    def _returned(self, call_id: CallId) -> tuple[Call, _Play]:
+        call = self._sent.pop(call_id)
+        play = self._plays[call.app]
+        play.under_way -= 1
+        return call, play
+
+    def _end_if_given_up(self, play: _Play, at_s: float) -> None:
+        if not play.under_way:
+            self._leave(play, at_s)
 
     def _tools_returned(self, call: Call, due_s: float) -> None:
         self._engine.tool_returned(call, due_s)
@@ -132,11 +159,12 @@ class Player:
 
     def _release(self, call: Call, at_s: float) -> None:
         order = self._plays[call.app].order[call.id]
-        heappush(self._heap, _Due(at_s + call.pause_s, True, order, lambda due_s: self._send(call, due_s)))
+        heappush(self._heap, _Due(at_s + call.pause_s, True, order, lambda due_s: self._send(call, due_s), call.app))
 
     def _send(self, call: Call, due_s: float) -> None:
         play = self._plays[call.app]
         play.unsent -= 1
+        play.under_way += 1
         self._sent[call.id] = call
         self.lateness_s.add(self._now_s - due_s)
         self._engine.submit(call, request_of(call), self._tokens.prompt(call), due_s, last=not play.unsent)
@@ -165,10 +193,13 @@ class Player:
         self._draw(due_s)
 
     def _end(self, play: _Play, at_s: float) -> None:
+        self.applications += 1
+        self._leave(play, at_s)
+
+    def _leave(self, play: _Play, at_s: float) -> None:
         del self._plays[play.app.id]
         self._tokens.end(play.app)
-        self.applications += 1
         self._engine.app_finished(play.app.id, at_s)
 
-    def _later(self, at_s: float, act: Callable[[float], None]) -> None:
-        heappush(self._heap, _Due(at_s, False, (next(self._created), 0), act))
+    def _later(self, at_s: float, act: Callable[[float], None], app: AppId | None = None) -> None:
+        heappush(self._heap, _Due(at_s, False, (next(self._created), 0), act, app))

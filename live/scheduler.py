@@ -22,15 +22,13 @@ from .control import Control
 from .engine_core import EngineHandle
 from .limits import about, check_supported, host_slots
 from .queues import Queues
-from .settings import from_record
+from .settings import server_settings
 from .versions import check_vllm
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.scheduler import Scheduler as _Base
 else:
     _Base = object
-
-SETTINGS_KEY = "tokencake"  # in vLLM's `additional_config`
 
 
 class TokencakeMixin(_Base):
@@ -53,11 +51,11 @@ class TokencakeMixin(_Base):
         self.connector.adapter = self.tokencake
         self._tokencake_queues = Queues(self, self.tokencake, lambda: create_request_queue(SchedulingPolicy.FCFS))
         self._tokencake_allocate: Any = None
-        control = Control(self.tokencake)
+        told = server_settings(self.vllm_config.additional_config)
+        control = self._tokencake_control = Control(self.tokencake, told.client_timeout_s)
         self._tokencake_engine = EngineHandle.find(control)
-        settings = (self.vllm_config.additional_config or {}).get(SETTINGS_KEY)
-        if settings is not None:
-            control.begin_own(from_record(settings))
+        if told.run is not None:
+            control.begin_own(told.run)
 
     # -- a step
 
@@ -68,6 +66,7 @@ class TokencakeMixin(_Base):
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         adapter, queues = self.tokencake, self._tokencake_queues
+        self._tokencake_control.look()
         adapter.boundary()
         plan = adapter.laid
         self._tokencake_choose_victims(bool(plan.preempt))
@@ -97,9 +96,11 @@ class TokencakeMixin(_Base):
     # -- requests
 
     def add_request(self, request: Any) -> None:
+        self._tokencake_control.look()
         super().add_request(request)
         self._tokencake_queues.version += 1
-        self.tokencake.arrived(request)
+        if self.requests.get(request.request_id) is request:  # else: more input of one that is there
+            self.tokencake.arrived(request)
 
     def finish_requests(self, request_ids: str | Iterable[str] | None, finished_status: Any) -> Any:
         given_up = super().finish_requests(request_ids, finished_status)

@@ -6,8 +6,10 @@ import json
 import shlex
 from collections.abc import Mapping
 
+from ..traces.errors import EngineError
 from .engine_options import TINY, EngineOptions
-from .settings import RunSettings
+from .protocol import CONTROL_TOKEN
+from .settings import SECTION, RunSettings
 from .tiny import tiny_model
 
 SCHEDULER = "tokencake.live.scheduler.TokencakeScheduler"
@@ -16,19 +18,24 @@ ASYNCHRONOUS_SCHEDULER = "tokencake.live.scheduler.TokencakeAsyncScheduler"
 ENVIRONMENT: Mapping[str, str] = {"VLLM_PLUGINS": "tokencake"}
 
 
-def serve_args(options: EngineOptions, settings: RunSettings, *, asynchronous: bool = True) -> list[str]:
+def serve_args(
+    options: EngineOptions, settings: RunSettings, *, asynchronous: bool = True, control: bool = False
+) -> list[str]:
     """The arguments that follow `vllm serve`: the model first, then options with their values.
 
     `asynchronous`: whether a step is scheduled while the one before it runs, as vLLM does on GPUs; its CPU backend
-    cannot. Writes the model `tiny` if that is asked for and not there yet; raises `EngineError` if it cannot.
+    cannot. `control`: clients who have the token in TOKENCAKE_CONTROL_TOKEN may begin and end runs. Writes the model
+    `tiny` if that is asked for and not there yet; raises `EngineError` if it cannot, or if no server could start so.
     """
+    _check_context(options)
     args = [str(tiny_model()) if options.model == TINY else options.model]
     if options.model == TINY:
         args += ["--served-model-name", TINY, "--skip-tokenizer-init"]
     args += ["--async-scheduling" if asynchronous else "--no-async-scheduling"]
     args += ["--scheduler-cls", ASYNCHRONOUS_SCHEDULER if asynchronous else SCHEDULER]
     args += ["--kv-transfer-config", json.dumps(connector_config(options))]
-    args += ["--additional-config", json.dumps(additional_config(settings))]
+    args += ["--additional-config", json.dumps(additional_config(settings, control=control))]
+    args += ["--host", "127.0.0.1"]  # vLLM's own default is to listen to everybody
     for name, value in _limits(options).items():
         if value is not None:
             args += [name, str(value)]
@@ -60,11 +67,21 @@ def connector_config(options: EngineOptions) -> dict[str, object]:
     }
 
 
-def additional_config(settings: RunSettings) -> dict[str, object]:
+def additional_config(settings: RunSettings, *, control: bool = False) -> dict[str, object]:
     """vLLM's `additional_config`: the policy, and of the other settings those that are not at their defaults."""
     usual = RunSettings().as_record()
-    told = settings.as_record().items()
-    return {"tokencake": {key: value for key, value in told if key == "policy" or value != usual[key]}}
+    told = {key: value for key, value in settings.as_record().items() if key == "policy" or value != usual[key]}
+    return {SECTION: told | ({"control_token_env": CONTROL_TOKEN} if control else {})}
+
+
+def _check_context(options: EngineOptions) -> None:
+    """vLLM starts with no context that its blocks cannot hold."""
+    blocks, tokens, context = options.gpu_blocks, options.block_tokens, options.max_context_tokens
+    if blocks is not None and tokens is not None and context is not None and context > blocks * tokens:
+        raise EngineError(
+            f"--max-context {context}: expected at most {blocks * tokens}, as {blocks} blocks of {tokens} tokens hold:"
+            " ask for more --gpu-blocks, or leave --max-context out"
+        )
 
 
 def _limits(options: EngineOptions) -> dict[str, object]:
@@ -73,7 +90,8 @@ def _limits(options: EngineOptions) -> dict[str, object]:
     told: dict[str, object] = {
         "--num-gpu-blocks-override": None if options.gpu_blocks is None else options.gpu_blocks + 1,  # the null block
         "--block-size": options.block_tokens,
-        "--max-model-len": options.max_context_tokens,
+        # the model's own context may be more than so few blocks hold: then vLLM takes what they do
+        "--max-model-len": options.max_context_tokens or (None if options.gpu_blocks is None else "auto"),
         "--max-num-batched-tokens": options.step_budget_tokens,
         "--max-num-seqs": options.max_running,
         "--long-prefill-token-threshold": options.long_prefill_token_threshold,

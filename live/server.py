@@ -5,25 +5,32 @@ Over HTTP with the `openai` client, which is all that a client needs beside this
 
 from __future__ import annotations
 
+import asyncio
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from .. import __version__
 from ..traces.apps import Call
 from ..traces.errors import EngineError, RunError
 from ..traces.events import Request
+from .address import certificates, is_here, key_from, proxy_variable, proxy_variables, server_address
 from .counters import Counters
 from .metadata import KEY, to_metadata
 from .prometheus import read_counters
-from .settings import RunSettings
+from .protocol import API_KEY, BUSY, CONTROL_TOKEN, RUN_HEADER
+from .settings import RunSettings, to_server
 from .versions import check_version
 
 ANSWER_S = 60.0  # a server that says nothing for so long, to a question that takes no work, hangs
+PAUSES_S = (0.25, 0.5, 1.0, 2.0)  # before a question that may be asked twice is asked again
+BUSY_S = 15.0  # a server that serves others, or still copies what a run before this one left, is asked for so long
 IDLE_CONNECTION_S = 2.0  # vLLM closes connections that were idle for 5 s, maybe just when we use one
+LARGEST_MESSAGE = 2**19  # bytes of events at once; the server takes twice as many
 Message = dict[str, str]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,34 +46,62 @@ class About:
     everything: Mapping[str, object]  # that it says of itself
 
 
-class Server:
-    """One server. Every method raises `EngineError` for what the user can mend, `RunError` if the server gave way."""
+class Facts(NamedTuple):
+    """What happened since a number was asked for."""
 
-    def __init__(self, url: str, model: str) -> None:
-        """Opens nothing yet. The API key, if the server wants one, is taken from OPENAI_API_KEY."""
-        self.url = url.rstrip("/").removesuffix("/v1")
+    lines: list[str]  # of an events file
+    following: int  # the number of the next one
+    under_way: bool  # whether the run still is
+
+
+class Server:
+    """One server. Every method raises `EngineError` for what the user can mend, `RunError` if the server gave way.
+
+    Questions that may be asked twice are, a few times, if no answer comes or the server fails (`asked_again` counts
+    them). Calls are not: one that was sent twice would be measured twice.
+    """
+
+    def __init__(self, url: str, model: str, control_token: str | None = None) -> None:
+        """Opens nothing yet. The API key, if the server wants one, is taken from OPENAI_API_KEY; the token that begins
+        and ends runs, unless it is given, from TOKENCAKE_CONTROL_TOKEN."""
+        self.url = server_address(url)
         self.model = model
-        if not self.url.startswith(("http://", "https://")):
-            raise EngineError(f"{url}: expected the address of a server, such as http://localhost:8000")
+        self.asked_again = 0
+        self._token = control_token or key_from(CONTROL_TOKEN)
+        self._proxy = proxy_variable(self.url)
         openai = _openai()
         limits = type(openai.DEFAULT_CONNECTION_LIMITS)(max_connections=None, keepalive_expiry=IDLE_CONNECTION_S)
         self._openai = openai
-        self._root = openai.AsyncOpenAI(
-            base_url=self.url,
-            api_key=os.environ.get("OPENAI_API_KEY") or "none",
-            max_retries=0,  # a call that is sent twice is measured twice
-            timeout=ANSWER_S,
-            http_client=openai.DefaultAsyncHttpxClient(limits=limits),
-        )
+        trusted = certificates(self.url)
+        told: dict[str, Any] = {"limits": limits, "trust_env": not is_here(self.url)}
+        if trusted is not None:
+            told["verify"] = trusted
+        try:
+            self._root = openai.AsyncOpenAI(
+                base_url=self.url,
+                api_key=key_from(API_KEY) or "none",
+                max_retries=0,
+                timeout=ANSWER_S,
+                http_client=openai.DefaultAsyncHttpxClient(**told),
+            )
+        except Exception as error:  # whatever the client finds wrong in the environment, of several kinds
+            told_by = " and ".join(proxy_variables()) or "the environment"
+            raise EngineError(
+                f"{self.url}: no connection can be opened as {told_by} says: {_one_line(error)}"
+            ) from None
         self._calls = self._root.with_options(timeout=None)  # a call may wait for hours
+
+    @property
+    def _way(self) -> str:
+        return "" if self._proxy is None else f" through the proxy of {self._proxy}"
 
     async def close(self) -> None:
         await self._root.close()
 
     async def about(self) -> About:
         """What the server is, if it is one that can be played against."""
-        info = await self._asked("GET", "info")
-        served = await self._models()
+        info = await self._patiently(lambda: self._asked("GET", "info"))
+        served = await self._patiently(self._models)
         if self.model not in served:
             raise EngineError(f"{self.url}: model {self.model!r} is not served: expected one of {', '.join(served)}")
         if info.get("tokencake") != __version__:
@@ -84,34 +119,48 @@ class Server:
         except EngineError as error:
             raise EngineError(f"{self.url}: {error}") from None
 
-    async def begin(self, settings: RunSettings) -> None:
-        """A new run, on an empty cache; engine time starts at 0."""
-        await self._asked("POST", "run", settings.as_record())
+    async def begin(self, run: str, settings: RunSettings) -> None:
+        """A new run of that name, on an empty cache; engine time starts at 0."""
+        limit_s = time.monotonic() + BUSY_S
+        while True:
+            try:
+                await self._controlled("POST", "run", run, to_server(settings))
+            except _Busy as busy:
+                if time.monotonic() > limit_s:
+                    raise EngineError(str(busy)) from None
+                await asyncio.sleep(PAUSES_S[0])
+            else:
+                return
 
-    async def end(self) -> Mapping[str, object]:
+    async def end(self, run: str) -> Mapping[str, object]:
         """The run is over. Returns what the engine says of it that is in no fact."""
-        return await self._asked("POST", "end", {})
+        return await self._controlled("POST", "end", run, {})
 
     async def tell(self, events: Sequence[Mapping[str, object]], *, wait: bool = False) -> None:
         """Events of applications and tools. When this returns they are ahead of every later call, on their way; if
         `wait`, the engine has heard them."""
-        await self._asked("POST", "events", {"events": events}, {"wait": "true" if wait else "false"})
+        query = {"wait": "true" if wait else "false"}
+        for some in _batches(events):
+            await self._patiently(lambda some=some: self._asked("POST", "events", {"events": some}, query))  # type: ignore[misc]
 
-    async def facts(self, first: int) -> tuple[list[str], int]:
-        """What happened since the `first`-th record: lines of an events file, and the number of the next record."""
-        answer = await self._asked("GET", "facts", query={"from": str(first)})
+    async def facts(self, run: str, first: int) -> Facts:
+        """What happened in a run since the `first`-th record. Those before it are forgotten by the server."""
+        answer = await self._controlled("GET", "facts", run, query={"from": str(first)})
         lines, following = answer.get("lines"), answer.get("next")
         if not isinstance(lines, list) or not isinstance(following, int):
             raise EngineError(f"{self.url}: facts: expected lines, and the number of the next one")
-        return lines, following
+        return Facts(lines, following, bool(answer.get("under_way")))
 
     async def counters(self) -> Counters | None:
         """What vLLM itself has counted since the server started. None if the server was told to count nothing."""
-        try:
-            text = await self._root.get("/metrics", cast_to=str)
-        except self._openai.APIError as error:
-            raise self._trouble(error, "metrics") from None
-        return read_counters(text)
+
+        async def ask() -> str:
+            try:
+                return str(await self._root.get("/metrics", cast_to=str))
+            except self._openai.APIError as error:
+                raise self._trouble(error, "metrics") from None
+
+        return read_counters(await self._patiently(ask))
 
     async def complete(self, call: Call, request: Request, token_ids: Iterable[int], last: bool) -> list[int]:
         """Sends a call as token ids, and returns the ids of its answer, which has the length that the trace says."""
@@ -166,11 +215,35 @@ class Server:
         except (KeyError, TypeError):
             raise EngineError(f"{self.url}: models: expected a list of models") from None
 
+    async def _controlled(
+        self,
+        method: str,
+        name: str,
+        run: str,
+        body: Mapping[str, object] | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> Mapping[str, Any]:
+        """The plugin's answer to somebody who controls runs. Each of these may be asked twice."""
+        if self._token is None:
+            raise EngineError(
+                f"{self.url}: {name}: expected the server's control token in {CONTROL_TOKEN}, or in the file of"
+                " --control-token-file"
+            )
+        headers = {"Authorization": f"Bearer {self._token}", RUN_HEADER: run}
+        return await self._patiently(lambda: self._asked(method, name, body, query, headers))
+
     async def _asked(
-        self, method: str, name: str, body: Mapping[str, object] | None = None, query: Mapping[str, str] | None = None
+        self,
+        method: str,
+        name: str,
+        body: Mapping[str, object] | None = None,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Mapping[str, Any]:
         """The plugin's answer."""
-        options = {"params": query} if query else {}
+        options: dict[str, Any] = {"params": query} if query else {}
+        if headers:
+            options["headers"] = headers
         try:
             if method == "GET":
                 answer = await self._root.get(f"/tokencake/{name}", cast_to=object, options=options)
@@ -181,23 +254,62 @@ class Server:
                 f"{self.url}: has no routes of Tokencake: start vLLM as `tokencake live --print-serve-args` says"
             ) from None
         except self._openai.APIError as error:
-            raise self._trouble(error, name) from None
+            raise self._trouble(error, name, CONTROL_TOKEN if headers else API_KEY) from None
         if not isinstance(answer, dict):
             raise EngineError(f"{self.url}: {name}: expected the answer of a vLLM server, got something else")
         return answer
 
-    def _trouble(self, error: Any, what: str) -> EngineError | RunError:
-        """What went wrong, in one line."""
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask again if the server gave way, a few times."""
+        for pause_s in PAUSES_S:
+            try:
+                return await ask()
+            except RunError:
+                self.asked_again += 1
+                await asyncio.sleep(pause_s)
+        try:
+            return await ask()
+        except RunError as error:
+            raise RunError(f"{error} (asked {len(PAUSES_S) + 1} times in {sum(PAUSES_S):g} s)") from None
+
+    def _trouble(self, error: Any, what: str, key: str = API_KEY) -> EngineError | RunError:
+        """What went wrong, in one line. `key`: the variable that has the key for that."""
         if isinstance(error, self._openai.APIConnectionError):  # a timeout is one, too
-            return RunError(f"{self.url}: {what}: no answer from the server: {_cause(error)}")
+            return RunError(f"{self.url}: {what}: no answer from the server{self._way}: {_cause(error)}")
         status = getattr(error, "status_code", 0)
         said = error.body.get("message") if isinstance(error.body, dict) else error.body
-        line = " ".join(str(said or error).split())
-        if status in (401, 403):
-            return EngineError(f"{self.url}: {what}: the server refuses the API key in OPENAI_API_KEY: {line}")
+        line = _one_line(said or error)
+        if status == 401 or (status == 403 and key == API_KEY):
+            noun = "the control token" if key == CONTROL_TOKEN else "the API key"
+            return Unauthorized(f"{self.url}: {what}: the server refuses {noun} in {key}: {line}")
+        if status == BUSY:
+            return _Busy(f"{self.url}: {what}: {line}")
         if 400 <= status < 500:
             return EngineError(f"{self.url}: {what}: {line}")
-        return RunError(f"{self.url}: {what}: the server failed: {line}")
+        return RunError(f"{self.url}: {what}: the server failed{self._way}: {line}")
+
+
+class Unauthorized(EngineError):
+    """A key is wrong: no call will be served."""
+
+
+class _Busy(EngineError):
+    """Not now."""
+
+
+def _batches(events: Sequence[Mapping[str, object]]) -> Iterator[list[Mapping[str, object]]]:
+    """All events, in order, as many at once as a server takes."""
+    batch: list[Mapping[str, object]] = []
+    size = 0
+    for event in events:
+        length = len(json.dumps(event)) + 2
+        if batch and size + length > LARGEST_MESSAGE:
+            yield batch
+            batch, size = [], 0
+        batch.append(event)
+        size += length
+    if batch:
+        yield batch
 
 
 def _openai() -> Any:
@@ -221,4 +333,8 @@ def _cause(error: BaseException) -> str:
     """The innermost reason: `openai` says no more than that there was a connection error."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
-    return " ".join(str(error).split()) or type(error).__name__
+    return _one_line(error) or type(error).__name__
+
+
+def _one_line(said: object) -> str:
+    return " ".join(str(said).split())

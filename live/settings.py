@@ -1,13 +1,26 @@
-"""What a live run is told: the policy, what it believes that things cost, and what is to be written down."""
+"""What a live run is told: the policy, what it believes that things cost, and what is to be written down.
+
+A server's own settings come from the command line that starts it, and clients' from HTTP: each field is looked at, and
+a client may name neither files nor code.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ..policies.costs import LinearCosts
 from ..traces.errors import EngineError
+from ..traces.fields import WrongField, flag, members, seconds, shown, whole
+
+SECTION = "tokencake"  # in vLLM's `additional_config`
+LARGEST_SEED = 2**63 - 1
+LONGEST_POLICY = 1000  # characters
+LONGEST_FILE_NAME = 4096
+SHORTEST_TOKEN = 32  # characters
+CLIENT_TIMEOUT_S = 60.0
 
 # A 7B-class model on a PCIe 4 GPU, roughly: where nobody measured, a policy has to believe something.
 UNMEASURED = LinearCosts(copy_s=0.0005, copy_block_s=0.0001, prefill_token_s=0.00008, attention_s=2e-9)
@@ -29,34 +42,139 @@ class RunSettings:
         return asdict(self)
 
 
-def from_record(record: Mapping[str, Any]) -> RunSettings:
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """What a server is told when it starts."""
+
+    run: RunSettings | None = None  # its own run; None: it serves as plain vLLM until a client begins one
+    control_token_env: str | None = None  # the environment variable that has the token of the control routes
+    client_timeout_s: float = CLIENT_TIMEOUT_S  # a client of which nothing was heard for so long has left its run
+
+
+def from_record(record: object) -> RunSettings:
     """Settings from plain data. Raises `EngineError` that names the field."""
-    known = {f.name: f for f in fields(RunSettings)}
-    for key in record:
-        if key not in known:
-            raise EngineError(f"tokencake settings: unknown field {key!r}: known are {', '.join(known)}")
-    values = dict(record)
-    if "costs" in values:
-        values["costs"] = _costs(values["costs"])
-    _expect(values, "policy", str, "text")
-    _expect(values, "seed", int, "a whole number")
-    _expect(values, "steps", bool, "true or false")
-    _expect(values, "keep_facts", bool, "true or false")
-    _expect(values, "events", (str, type(None)), "a file's name or null")
-    _expect(values, "app_timeout_s", (int, float, type(None)), "seconds or null")
-    return RunSettings(**values)
+    return _settings(record, _CHECKS)
 
 
-def _expect(values: Mapping[str, Any], key: str, kind: Any, expected: str) -> None:
-    if key in values and (not isinstance(values[key], kind) or (kind is int and isinstance(values[key], bool))):
-        raise EngineError(f"tokencake settings: {key}: expected {expected}, got {values[key]!r}")
+def from_client(record: object) -> RunSettings:
+    """The same of settings that came over HTTP: no file is named in them."""
+    return _settings(record, {name: check for name, check in _CHECKS.items() if name != "events"})
 
 
-def _costs(said: object) -> LinearCosts:
-    names = {f.name for f in fields(LinearCosts)}
-    if not isinstance(said, Mapping) or set(said) != names:
-        raise EngineError(f"tokencake settings: costs: expected an object of {', '.join(sorted(names))}, got {said!r}")
-    for key, value in said.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-            raise EngineError(f"tokencake settings: costs.{key}: expected seconds, at least 0, got {value!r}")
-    return LinearCosts(**said)
+def to_server(settings: RunSettings) -> dict[str, Any]:
+    """What `from_client` reads."""
+    record = settings.as_record()
+    if record.pop("events") is not None:
+        raise EngineError("events: a server writes no file for its clients: they ask for the facts, and write it")
+    return record
+
+
+def server_settings(additional_config: Mapping[str, Any] | None) -> ServerSettings:
+    """What our section of vLLM's `additional_config` says. Raises `EngineError` that names the field."""
+    said = (additional_config or {}).get(SECTION)
+    if said is None:
+        return ServerSettings()
+    try:
+        own = members(said, frozenset(_CHECKS) | {"control_token_env", "client_timeout_s"})
+        environment = own.get("control_token_env")
+        return ServerSettings(
+            from_record({name: value for name, value in own.items() if name in _CHECKS}),
+            None if environment is None else _variable(environment, "control_token_env"),
+            _duration_s(own.get("client_timeout_s", CLIENT_TIMEOUT_S), "client_timeout_s"),
+        )
+    except WrongField as wrong:
+        raise _refused(wrong) from None
+
+
+def control_token(settings: ServerSettings, api_keys: list[str]) -> str | None:
+    """The token that opens the control routes; None if nobody asked for them.
+
+    It is read from the environment, since command lines are there for all to see, and vLLM writes its own into its log.
+    Raises `EngineError` for one that could be guessed, or that users have.
+    """
+    name = settings.control_token_env
+    if name is None:
+        return None
+    token = os.environ.get(name, "")
+    place = f"tokencake settings: control_token_env: {name}"
+    if len(token) < SHORTEST_TOKEN:
+        found = f"one of {len(token)}" if token else "none"
+        raise EngineError(
+            f"{place}: expected a token of at least {SHORTEST_TOKEN} characters in that environment variable, found"
+            f" {found}: `export {name}=$(openssl rand -hex 32)` makes one"
+        )
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise EngineError(f"{place}: expected a token of ASCII letters, digits and signs, without blanks")
+    if token in api_keys:
+        raise EngineError(f"{place}: expected a token of its own, found the API key that users have")
+    return token
+
+
+# -- fields
+
+
+def _settings(record: object, checks: Mapping[str, Callable[[object, str], Any]]) -> RunSettings:
+    try:
+        said = members(record, checks.keys())
+        return RunSettings(**{name: checks[name](value, name) for name, value in said.items()})
+    except WrongField as wrong:
+        raise _refused(wrong) from None
+
+
+def _refused(wrong: WrongField) -> EngineError:
+    return EngineError(f"tokencake settings: {wrong}")
+
+
+def _printable(value: object, field: str, longest: int) -> str:
+    if type(value) is str and 0 < len(value) <= longest and value.isprintable():
+        return value
+    raise WrongField(field, f"expected 1 to {longest} printable characters, got {shown(value)}")
+
+
+def _policy(value: object, field: str) -> str:
+    return _printable(value, field, LONGEST_POLICY)
+
+
+def _file_name(value: object, field: str) -> str:
+    return _printable(value, field, LONGEST_FILE_NAME)
+
+
+def _variable(value: object, field: str) -> str:
+    if type(value) is str and value.isascii() and value.isidentifier():
+        return value
+    raise WrongField(field, f"expected the name of an environment variable, got {shown(value)}")
+
+
+def _seed(value: object, field: str) -> int:
+    return whole(value, field, 0, LARGEST_SEED)
+
+
+def _duration_s(value: object, field: str) -> float:
+    duration_s = seconds(value, field)
+    if not duration_s:
+        raise WrongField(field, f"expected seconds above 0, got {shown(value)}")
+    return duration_s
+
+
+def _costs(value: object, field: str) -> LinearCosts:
+    names = tuple(f.name for f in fields(LinearCosts))
+    try:
+        said = members(value, frozenset(names), names)
+        return LinearCosts(**{name: seconds(said[name], name) for name in names})
+    except WrongField as wrong:
+        raise wrong.inside(field) from None
+
+
+def _or_none(check: Callable[[object, str], Any]) -> Callable[[object, str], Any]:
+    return lambda value, field: None if value is None else check(value, field)
+
+
+_CHECKS: Mapping[str, Callable[[object, str], Any]] = {
+    "policy": _policy,
+    "seed": _seed,
+    "costs": _costs,
+    "steps": flag,
+    "events": _or_none(_file_name),
+    "keep_facts": flag,
+    "app_timeout_s": _or_none(_duration_s),
+}

@@ -16,6 +16,8 @@ from tokencake.live.metadata import from_extra_args
 from tokencake.traces import events as e
 from tokencake.traces.events_io import encode
 
+TOKEN = "c" * 32  # that opens the control routes; a client takes it from TOKENCAKE_CONTROL_TOKEN
+
 MODEL = "made-up"
 VOCABULARY = 1000
 
@@ -43,6 +45,8 @@ class MadeUpServer:
         self.log: list[tuple[str, Any]] = []  # what came, in order: `run`, `end`, events by name, and calls
         self.records: list[e.Fact | e.Planned] = []
         self.keys: set[str] = set()  # that requests had
+        self.runs: list[str] = []  # names of runs, in the order in which they began
+        self.under_way = False
         self.fetched = 0  # records that the client has for sure, since it asked for those behind them
         self._prompt_tokens = 0
         self._answer_tokens = 0
@@ -50,10 +54,19 @@ class MadeUpServer:
         self._lock = threading.Lock()
         self.url = ""
 
-    def answer(self, path: str, query: Mapping[str, list[str]], body: Any) -> Answer:
+    def answer(self, path: str, query: Mapping[str, list[str]], body: Any, headers: Any) -> Answer:
         instead = self.before(path, body)
         if instead is not None:
             return instead
+        if path in ("/tokencake/run", "/tokencake/end", "/tokencake/facts"):
+            if headers["Authorization"] != f"Bearer {TOKEN}":
+                return 401, {"error": "expected the server's control token"}
+            run = headers["Tokencake-Run"]
+            if path == "/tokencake/run":
+                self.runs.append(run)
+                self.under_way = True
+            elif run not in self.runs[-1:]:
+                return 400, {"error": "no run of that name is under way"}
         with self._lock:
             return self._answers(path, query, body)
 
@@ -68,6 +81,7 @@ class MadeUpServer:
             return self._run(body)
         if path == "/tokencake/end":
             self.log.append(("end", None))
+            self.under_way = False
             self.records.append(e.Occupied(self.now_s(), 0.0, 0.0, 0.0, 0.0, steps=7))
             return 200, {"policy_s": 0.25, "errors": ["a policy raised"]}
         if path == "/tokencake/events":
@@ -76,7 +90,7 @@ class MadeUpServer:
         if path == "/tokencake/facts":
             first = self.fetched = int(query["from"][0])
             lines = [encode(record) for record in self.records[first : first + 5]]
-            return 200, {"lines": lines, "next": first + len(lines)}
+            return 200, {"lines": lines, "next": first + len(lines), "under_way": self.under_way}
         if path == "/v1/completions":
             ids = self._serve(body, len(body["prompt"]))
             return 200, {
@@ -159,7 +173,7 @@ def made_up_server() -> Iterator[MadeUpServer]:
         def _answer(self, body: Any) -> None:
             parts = urlsplit(self.path)
             server.keys.add(self.headers["Authorization"] or "")
-            status, answer = server.answer(parts.path, parse_qs(parts.query), body)
+            status, answer = server.answer(parts.path, parse_qs(parts.query), body, self.headers)
             if status == 0:  # the server dies
                 self.close_connection = True
                 return

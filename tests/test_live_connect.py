@@ -16,11 +16,12 @@ import pytest
 
 pytest.importorskip("openai", reason="the client of a server needs it: pip install tokencake[connect]")
 
-from made_up_server import MODEL, VOCABULARY, MadeUpServer, made_up_server
+from made_up_server import MODEL, TOKEN, VOCABULARY, MadeUpServer, made_up_server
 from trace_files import applications, written
 
 from tokencake.cli import run
-from tokencake.live.connect import Remote
+from tokencake.live.connect import Remote, _Facts
+from tokencake.live.server import _batches
 from tokencake.live.settings import RunSettings
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application
@@ -53,6 +54,16 @@ CHAT: dict[str, object] = {
     "arrival_s": 0.0,
     "calls": [{"id": "c", "prompt": [["/system", 40]], "output": 9}],
 }
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of somebody who has the control token, and no proxy."""
+    names = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir", "openai_api_key")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("TOKENCAKE_CONTROL_TOKEN", TOKEN)
 
 
 @pytest.fixture
@@ -188,7 +199,7 @@ def test_several_runs_follow_each_other(server: MadeUpServer, trace: list[Applic
 def test_the_api_key_is_taken_from_the_environment(server: MadeUpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     Remote(server.url, MODEL)
-    assert server.keys == {"Bearer secret"}
+    assert server.keys == {"Bearer secret"}  # it begins no run
 
 
 def test_progress_counts_applications(server: MadeUpServer, trace: list[Application]) -> None:
@@ -235,16 +246,24 @@ def problem(server: MadeUpServer) -> str:
     return str(caught.value)
 
 
-def test_a_server_that_is_down() -> None:
+def test_a_server_that_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokencake.live.server.PAUSES_S", (0.01,))
     with made_up_server() as server:
         pass
     assert "no answer from the server" in problem(server)
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "", "ftp://x"])
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:8000", "", "ftp://x", "http://", "http://[::1", "http://[::1]:99999", "http://x:port", "http://a b", "http://x\0",
+     "http://\u202ex\n", "http://x/?a=b", "http://x/#y", "http://user:secret@x", "http:///x", "x" * 10_000],
+)  # fmt: skip
 def test_something_that_is_no_address(url: str) -> None:
-    with pytest.raises(EngineError, match="expected the address of a server, such as http://localhost:8000"):
+    with pytest.raises(EngineError, match="expected the address of a server, such as http://localhost:8000") as caught:
         Remote(url, MODEL)
+    assert str(caught.value).isprintable()
+    assert "secret" not in str(caught.value)
+    assert len(str(caught.value)) < 300
 
 
 def test_a_server_without_the_plugin(server: MadeUpServer) -> None:
@@ -307,6 +326,7 @@ def test_a_server_that_dies_fails_the_run_and_what_was_measured_is_there(
     server: MadeUpServer, trace: list[Application], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tokencake.live.connect.FACTS_EVERY_S", 0.01)
+    monkeypatch.setattr("tokencake.live.server.PAUSES_S", (0.01,))
     journal: list[Any] = []
     dead = threading.Event()
 
@@ -324,30 +344,166 @@ def test_a_server_that_dies_fails_the_run_and_what_was_measured_is_there(
     assert finished == {"chat/c", "fix/plan", "fix/look", "fix/read"}
 
 
-@pytest.mark.parametrize(
-    ("status", "kind", "said"),
-    [
-        (500, RunError, "call 'fix/look': the server failed: engine died"),
-        (400, EngineError, "call 'fix/look': engine died"),
-    ],
-)
-def test_a_call_that_is_answered_with_an_error_ends_the_run(
-    server: MadeUpServer, trace: list[Application], status: int, kind: type[Exception], said: str
+@pytest.mark.parametrize("status", [500, 400, 0])
+def test_a_call_that_fails_costs_its_application_and_not_the_run(
+    server: MadeUpServer, trace: list[Application], status: int
 ) -> None:
     def refuse(path: str, body: Any) -> tuple[int, object] | None:
         wrong = path == "/v1/completions" and '"call": "look"' in body["vllm_xargs"]["tokencake"]
         return (status, {"error": {"message": "engine\n died"}}) if wrong else None
 
     server.before = refuse
-    with pytest.raises(kind, match=said):
-        Remote(server.url, MODEL).play(trace, RunSettings())
+    stats = Remote(server.url, MODEL).play(trace, RunSettings())
+    assert (stats.failed_calls, stats.applications, stats.calls) == (1, 1, 3)  # of `fix` `plan` and `read` were served
+    (failure,) = stats.failures
+    assert failure.startswith(f"{server.url}: call 'fix/look': ")
+    assert {call["call"] for call in server.calls} == {"chat/c", "fix/plan", "fix/read"}
+    ended = [what["app"] for kind, what in server.log if kind == "app_finished"]
+    assert ended == ["chat", "fix"]  # the server is told: nobody comes back
     assert server.log[-1][0] == "end"
 
 
-def test_an_answer_of_another_length_fails_the_run(server: MadeUpServer, trace: list[Application]) -> None:
+def test_an_application_that_was_given_up_did_not_finish_for_who_measures() -> None:
+    taken: list[Any] = []
+    facts = _Facts([taken.append], None)
+    facts.given_up.add("a")
+    for fact in (e.AppFinished(1.0, "a"), e.AppFinished(2.0, "b")):
+        facts._take(fact)
+    assert taken == [e.AppFinished(2.0, "b")]
+
+
+def test_an_answer_of_another_length_is_none(server: MadeUpServer, trace: list[Application]) -> None:
     server.answer_tokens_short = 1
-    with pytest.raises(RunError, match="call 'chat/c': expected 9 token ids, got 8"):
+    stats = Remote(server.url, MODEL).play(trace, RunSettings())
+    assert (stats.failed_calls, stats.calls) == (2, 0)
+    assert f"{server.url}: call 'chat/c': expected 9 token ids, got 8 token ids" in stats.failures
+
+
+@pytest.mark.parametrize("status", [500, 0], ids=["fails", "hangs up"])
+@pytest.mark.parametrize("path", ["/tokencake/info", "/v1/models", "/metrics", "/tokencake/run", "/tokencake/events",
+                                  "/tokencake/facts", "/tokencake/end"])  # fmt: skip
+def test_a_question_that_is_not_answered_is_asked_again(
+    server: MadeUpServer, trace: list[Application], monkeypatch: pytest.MonkeyPatch, path: str, status: int
+) -> None:
+    monkeypatch.setattr("tokencake.live.server.PAUSES_S", (0.01, 0.01))
+    left = [status] * 2
+    server.before = lambda asked, body: (left.pop(), {"error": "not now"}) if asked == path and left else None
+    stats = Remote(server.url, MODEL).play(trace, RunSettings())
+    assert (stats.calls, stats.failed_calls, left) == (6, 0, [])
+    assert stats.asked_again == (0 if path in ("/tokencake/info", "/v1/models") else 2)
+    assert len(server.runs) == 1
+
+
+def test_a_server_that_answers_nothing_is_not_asked_for_ever(
+    server: MadeUpServer, trace: list[Application], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokencake.live.server.PAUSES_S", (0.01, 0.01))
+    server.before = lambda path, body: (500, {"error": "dead"}) if path == "/tokencake/facts" else None
+    with pytest.raises(RunError, match=r"facts: the server failed: dead \(asked 3 times in 0.02 s\)"):
         Remote(server.url, MODEL).play(trace, RunSettings())
+
+
+def test_a_server_that_is_busy_is_asked_until_it_is_not(
+    server: MadeUpServer, trace: list[Application], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokencake.live.server.PAUSES_S", (0.01, 0.01))
+    busy = (423, {"error": "the engine serves others: expected an idle one"})
+    left = [busy] * 4
+    server.before = lambda path, body: left.pop() if path == "/tokencake/run" and left else None
+    assert Remote(server.url, MODEL).play(trace, RunSettings()).calls == 6
+
+    monkeypatch.setattr("tokencake.live.server.BUSY_S", 0.02)
+    server.before = lambda path, body: busy if path == "/tokencake/run" else None
+    with pytest.raises(EngineError, match="run: the engine serves others: expected an idle one"):
+        Remote(server.url, MODEL).play(trace, RunSettings())
+
+
+def test_a_run_that_the_server_ended_fails(
+    server: MadeUpServer, trace: list[Application], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokencake.live.connect.FACTS_EVERY_S", 0.01)
+
+    def end(path: str, body: Any) -> None:
+        server.under_way = False
+
+    server.before = end
+    with pytest.raises(RunError, match="the server has ended the run"):
+        Remote(server.url, MODEL).play(trace, RunSettings())
+
+
+def test_many_events_are_sent_in_messages_that_a_server_takes() -> None:
+    events = [{"event": "app_started", "app": "ä" * 200 + str(at)} for at in range(2000)]
+    batches = list(_batches(events))
+    assert [event for batch in batches for event in batch] == events
+    assert len(batches) == 5
+    assert all(len(json.dumps({"events": batch})) < 2**20 for batch in batches)
+
+
+# -- keys, certificates, proxies
+
+
+def test_the_control_token_opens_the_control_routes_and_nothing_else(
+    server: MadeUpServer, trace: list[Application], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "users")
+    with_key: dict[str, set[str]] = {}
+    answer = server.answer
+
+    def noting(path: str, query: Any, body: Any, headers: Any) -> Any:
+        with_key.setdefault(path, set()).add(headers["Authorization"].removeprefix("Bearer "))
+        return answer(path, query, body, headers)
+
+    server.answer = noting  # type: ignore[method-assign]
+    Remote(server.url, MODEL).play(trace, RunSettings())
+    control = {path for path, keys in with_key.items() if keys == {TOKEN}}
+    assert control == {"/tokencake/run", "/tokencake/facts", "/tokencake/end"}
+    assert all(keys == {"users"} for path, keys in with_key.items() if path not in control)
+
+    monkeypatch.setenv("TOKENCAKE_CONTROL_TOKEN", "wrong")
+    with pytest.raises(EngineError, match="run: the server refuses the control token in TOKENCAKE_CONTROL_TOKEN"):
+        Remote(server.url, MODEL).play(trace, RunSettings())
+    assert Remote(server.url, MODEL, control_token=TOKEN).play(trace, RunSettings()).calls == 6
+    monkeypatch.delenv("TOKENCAKE_CONTROL_TOKEN")
+    with pytest.raises(EngineError, match="expected the server's control token in TOKENCAKE_CONTROL_TOKEN"):
+        Remote(server.url, MODEL).play(trace, RunSettings())
+
+
+@pytest.mark.parametrize("variable", ["OPENAI_API_KEY", "TOKENCAKE_CONTROL_TOKEN"])
+@pytest.mark.parametrize("value", ["two words", "one\nline", "clé", "x" * 5000])
+def test_a_key_that_no_header_can_carry(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(EngineError, match=f"{variable}: expected a key of 1 to 4096 ASCII letters") as caught:
+        Remote("http://127.0.0.1:1", MODEL)
+    assert value not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["/nonexistent/ca.pem", __file__, "/"])
+def test_certificates_that_are_none(monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", file)
+    with pytest.raises(EngineError, match=f"https://localhost:1: SSL_CERT_FILE={file}: cannot be read as certificates"):
+        Remote("https://localhost:1", MODEL)
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9", "nonsense"])
+def test_no_proxy_leads_to_this_machine(
+    server: MadeUpServer, trace: list[Application], monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, proxy)
+    assert Remote(server.url, MODEL).play(trace, RunSettings()).calls == 6
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://user:secret@127.0.0.1:9", "socks5://127.0.0.1:9", "ftp://x", "nonsense", "http://[::"]
+)
+@pytest.mark.parametrize("variable", ["ALL_PROXY", "HTTP_PROXY"])
+def test_a_proxy_that_leads_nowhere_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, proxy: str) -> None:
+    monkeypatch.setattr("tokencake.live.server.PAUSES_S", ())
+    monkeypatch.setenv(variable, proxy)
+    with pytest.raises(EngineError, match=f"(through the proxy of|opened as) {variable}(: | says: )") as caught:
+        Remote("http://server.invalid:8000", MODEL)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_interrupt_gives_up_the_calls_under_way_and_ends_the_run(
@@ -412,9 +568,34 @@ def test_the_command_reports_a_servers_runs(
     assert declared == [0.25, 0.25]  # half of what the trace says, in each run
 
 
+def test_the_command_publishes_a_run_with_failed_calls_and_says_how_many(
+    server: MadeUpServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TOKENCAKE_CONTROL_TOKEN")
+    token = tmp_path / "token"
+    token.write_text(TOKEN + "\n")
+    report = tmp_path / "report.json"
+
+    def refuse(path: str, body: Any) -> tuple[int, object] | None:
+        wrong = path == "/v1/completions" and '"call": "plan"' in body["vllm_xargs"]["tokencake"]
+        return (500, {"error": {"message": "out of memory"}}) if wrong else None
+
+    server.before = refuse
+    told = ["--connect", server.url, "--model", MODEL, "--policy", "vllm", "--control-token-file", str(token)]
+    path = str(written(tmp_path, CHAT, AGENT))
+    code, _, err = command(path, *told, "--json", str(report), capsys=capsys)
+    assert code == 1
+    assert "error: vllm: 1 call failed, and what came behind: " in err
+    assert "call 'fix/plan': the server failed: out of memory" in err
+    (run,) = json.loads(report.read_text())["runs"]
+    assert (run["failed_calls"], len(run["failures"]), run["metrics"]["calls"]) == (1, 1, 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--control-token-file", "/nonexistent"], "--control-token-file /nonexistent: cannot be read: No such file"),
+        (["--control"], "--control: expected --print-serve-args, too"),
         (["--gpu-blocks", "7"], "--connect: the server's engine is up already: gpu_blocks cannot be asked for"),
         (["--model", "another"], "model 'another' is not served: expected one of other, made-up"),
     ],

@@ -54,7 +54,12 @@ class Recorder:
         heappush(self.under_way, (self.now_s + self.serves(call), len(self.seen), call))
 
 
-def played(apps: Iterable[Application], serves: Serves, late_s: float = 0.0) -> tuple[Recorder, Player]:
+def played(
+    apps: Iterable[Application],
+    serves: Serves,
+    late_s: float = 0.0,
+    fails: Callable[[Call], bool] = lambda call: False,
+) -> tuple[Recorder, Player]:
     """Drive a player through a run; the client looks only `late_s` after something has become due."""
     engine = Recorder(serves)
     player = Player(apps, Tokens(1 << 31), engine)
@@ -64,7 +69,11 @@ def played(apps: Iterable[Application], serves: Serves, late_s: float = 0.0) -> 
         engine.now_s = min(ends_s, float("inf") if due_s is None else max(due_s + late_s, engine.now_s))
         while engine.under_way and engine.under_way[0][0] <= engine.now_s:
             call = heappop(engine.under_way)[2]
-            player.finished(call.id, engine.now_s, [7] * call.output_tokens)
+            if fails(call):
+                assert player.failed(call.id, engine.now_s) == call.app
+                engine.seen.append((engine.now_s, "failed", call.id))
+            else:
+                player.finished(call.id, engine.now_s, [7] * call.output_tokens)
         player.advance(engine.now_s)
     return engine, player
 
@@ -192,3 +201,27 @@ def test_what_was_sent_and_has_not_ended_is_known(tmp_path: Path) -> None:
     assert (player.sent, player.next_due_s, player.done) == (("a0/c",), None, False)
     player.finished("a0/c", 1.0, [1] * 5)
     assert (player.sent, player.next_due_s, player.done) == ((), None, True)
+
+
+@given(apps=st.tuples(*(dags(f"a{at}", float(at)) for at in range(3))), period=st.integers(2, 6))
+def test_a_call_that_fails_ends_its_application_when_those_beside_it_have_ended(
+    apps: tuple[Application, ...], period: int
+) -> None:
+    calls = [call for app in apps for call in app.calls]
+    bad = {call.id for call in calls[::period]}
+    engine, player = played(apps, lambda call: 0.5 + call.output_tokens / 7, fails=lambda call: call.id in bad)
+    failed_s: dict[str, float] = {}
+    for at_s, what, name in engine.seen:
+        if what == "failed":
+            failed_s.setdefault(name.partition("/")[0], at_s)
+    for app in apps:
+        ends = [at_s for at_s, what, name in engine.seen if (what, name) == ("finished", app.id)]
+        assert len(ends) == 1
+        mine = [(at_s, what) for at_s, what, name in engine.seen if name.partition("/")[0] == app.id]
+        if app.id in failed_s:
+            assert not [at_s for at_s, what in mine if what in ("call", "returned") and at_s > failed_s[app.id]]
+        else:
+            assert sum(what == "call" for _, what in mine) == len(app.calls)
+    assert player.applications == len(apps) - len(failed_s)
+    assert player.failed_calls == sum(what == "failed" for _, what, _ in engine.seen) >= 1
+    assert player._tokens.held == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,16 @@ import pytest
 from tokencake.cli import run
 from tokencake.live.engine_options import EngineOptions
 from tokencake.live.serve_args import ENVIRONMENT, additional_config, serve_args, serve_command
-from tokencake.live.settings import RunSettings, from_record
+from tokencake.live.settings import (
+    RunSettings,
+    control_token,
+    from_client,
+    from_record,
+    server_settings,
+    to_server,
+)
 from tokencake.policies.costs import LinearCosts
+from tokencake.traces.errors import EngineError
 
 ROOT = Path(__file__).parents[1]
 MODEL = "Qwen/Qwen2.5-14B-Instruct"
@@ -38,6 +47,7 @@ def test_the_model_comes_first_and_nothing_is_said_that_nobody_asked_for() -> No
         "--scheduler-cls",
         "--kv-transfer-config",
         "--additional-config",
+        "--host",
     }
 
 
@@ -64,7 +74,7 @@ def test_without_asynchronous_scheduling_both_sides_are_told() -> None:
 def test_every_limit_that_was_asked_for_is_passed_on() -> None:
     asked = EngineOptions(
         model=MODEL,
-        gpu_blocks=100,
+        gpu_blocks=200,
         block_tokens=32,
         max_context_tokens=4096,
         step_budget_tokens=512,
@@ -79,7 +89,7 @@ def test_every_limit_that_was_asked_for_is_passed_on() -> None:
     )
     given = options(serve_args(asked, RunSettings()))
     assert {
-        "--num-gpu-blocks-override": "101",  # vLLM's null block is one of its blocks
+        "--num-gpu-blocks-override": "201",  # vLLM's null block is one of its blocks
         "--block-size": "32",
         "--max-model-len": "4096",
         "--max-num-batched-tokens": "512",
@@ -104,6 +114,68 @@ def test_every_limit_that_was_asked_for_is_passed_on() -> None:
 def test_the_scheduler_reads_the_settings_back(settings: RunSettings) -> None:
     travelled = json.loads(json.dumps(additional_config(settings)))
     assert from_record(travelled["tokencake"]) == settings
+
+
+def test_the_server_listens_to_its_own_machine_only() -> None:
+    assert options(serve_args(EngineOptions(model=MODEL), RunSettings()))["--host"] == "127.0.0.1"
+
+
+def test_clients_control_runs_only_if_that_was_asked_for_and_the_token_is_in_no_command_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TOKENCAKE_CONTROL_TOKEN", "s" * 40)
+    for control, added in ((False, {}), (True, {"control_token_env": "TOKENCAKE_CONTROL_TOKEN"})):
+        args = serve_args(EngineOptions(model=MODEL), RunSettings(policy="vllm"), control=control)
+        told = json.loads(options(args)["--additional-config"] or "")
+        assert told == {"tokencake": {"policy": "vllm", **added}}
+        assert "sss" not in " ".join(args)
+        assert control_token(server_settings(told), []) == ("s" * 40 if control else None)
+
+
+def test_a_server_with_few_blocks_can_start() -> None:
+    """The model's own context may be more than they hold, which vLLM refuses: it is told to take what they do."""
+    few = EngineOptions(model=MODEL, gpu_blocks=200)
+    assert options(serve_args(few, RunSettings()))["--max-model-len"] == "auto"
+    with pytest.raises(EngineError, match="--max-context 6401: expected at most 6400, as 200 blocks of 32 tokens"):
+        serve_args(replace(few, block_tokens=32, max_context_tokens=6401), RunSettings())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (3, "expected an object, got 3"),
+        ({"polcy": "vllm"}, 'unknown field "polcy" (did you mean "policy"?)'),
+        ({"policy": ""}, "policy: expected 1 to 1000 printable characters"),
+        ({"policy": "x\0"}, "policy: expected 1 to 1000 printable characters"),
+        ({"seed": 10**400}, "seed: expected a whole number from 0 to 9223372036854775807, got "),
+        ({"seed": -5}, "seed: expected a whole number"),
+        ({"seed": True}, "seed: expected a whole number"),
+        ({"steps": 1}, "steps: expected true or false, got 1"),
+        ({"app_timeout_s": float("nan")}, "app_timeout_s: expected seconds"),
+        ({"app_timeout_s": -1}, "app_timeout_s: expected seconds"),
+        ({"app_timeout_s": 0}, "app_timeout_s: expected seconds above 0"),
+        ({"app_timeout_s": 10**400}, "app_timeout_s: expected seconds"),
+        ({"events": "a\0b"}, "events: expected 1 to 4096 printable characters"),
+        ({"costs": {}}, "costs: the field "),
+        ({"costs": 5}, "costs: expected an object, got 5"),
+        ({"client_timeout_s": 0}, "client_timeout_s: expected seconds above 0"),
+        ({"control_token_env": "a b"}, "control_token_env: expected the name of an environment variable"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused_in_one_line(wrong: object, said: str) -> None:
+    with pytest.raises(EngineError) as caught:
+        server_settings({"tokencake": wrong})
+    assert str(caught.value).startswith(f"tokencake settings: {said}")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_clients_name_no_files() -> None:
+    with pytest.raises(EngineError, match='unknown field "events"'):
+        from_client({"events": "/etc/passwd"})
+    with pytest.raises(EngineError, match="a server writes no file for its clients"):
+        to_server(RunSettings(events="x"))
+    assert from_client(to_server(RunSettings(seed=3, app_timeout_s=2.0))) == RunSettings(seed=3, app_timeout_s=2.0)
 
 
 def test_a_shell_reads_the_command_as_it_was_meant() -> None:

@@ -15,7 +15,8 @@ from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
+from urllib.request import Request as Question
 from urllib.request import urlopen
 
 import pytest
@@ -24,9 +25,10 @@ pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an
 
 from trace_files import written
 
-from tokencake.live.connect import FACTS_EVERY_S, Remote
+from tokencake.live.connect import Remote
 from tokencake.live.engine_options import EngineOptions
 from tokencake.live.prometheus import read_counters
+from tokencake.live.protocol import new_name
 from tokencake.live.serve_args import ENVIRONMENT, serve_args
 from tokencake.live.server import Server
 from tokencake.live.settings import RunSettings
@@ -45,6 +47,8 @@ pytestmark = pytest.mark.slow
 START_S = 300.0
 WAIT_S = 60.0
 GPU_BLOCKS = 48
+CLIENT_TIMEOUT_S = 5.0
+TOKEN = "t" * 40  # of the control routes
 PACKAGE = Path(__file__).parents[2]
 
 
@@ -119,6 +123,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     told = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     if for_cpus():  # two threads that wait for each other on cores that others use are ten times slower than one
         told |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    told["TOKENCAKE_CONTROL_TOKEN"] = TOKEN  # commands inherit it, as users would set it
     return {**os.environ, **told, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
@@ -131,12 +136,16 @@ def running(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactor
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    args = serve_args(options, RunSettings(policy="tokencake"), asynchronous=not for_cpus())
+    args = serve_args(options, RunSettings(policy="tokencake"), asynchronous=not for_cpus(), control=True)
+    where = args.index("--additional-config") + 1
+    told = json.loads(args[where])
+    told["tokencake"]["client_timeout_s"] = CLIENT_TIMEOUT_S
+    args[where] = json.dumps(told)
     log = tmp_path_factory.mktemp("log") / "server.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *args,
-             "--host", "127.0.0.1", "--port", str(port)],
+             "--port", str(port)],
             env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     server = Running(f"http://127.0.0.1:{port}", process, environment, log)
@@ -151,6 +160,12 @@ def running(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactor
             os.killpg(process.pid, signal.SIGKILL)  # the engine, where the server was killed
 
 
+@pytest.fixture(autouse=True)
+def token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients in this process have it, too."""
+    monkeypatch.setenv("TOKENCAKE_CONTROL_TOKEN", TOKEN)
+
+
 @pytest.fixture
 def trace(tmp_path: Path) -> Path:
     return written(tmp_path, *(agent(f"a{i}", 0.1 * i) for i in range(5)))
@@ -163,11 +178,31 @@ def a_call(name: str, output_tokens: int, *tools: ToolHint) -> tuple[Call, Reque
     return call, Request(call.id, "app", "app/main", "main", 70, output_tokens, tools, NO_HINTS)
 
 
+class Talking(Server):
+    """A client that keeps the facts of its run."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, "tiny", TOKEN)
+        self.run = new_name()
+        self.seen: list[Any] = []
+
+    async def start(self, policy: str) -> None:
+        await self.begin(self.run, RunSettings(policy=policy, keep_facts=True))
+
+    async def stop(self) -> Any:
+        return await self.end(self.run)
+
+    async def facts_so_far(self) -> list[Any]:
+        while (found := await self.facts(self.run, len(self.seen))).lines:
+            self.seen += [decode(line.encode() + b"\n", "a fact") for line in found.lines]
+        return self.seen
+
+
 def talk(running: Running, conversation: Any) -> Any:
     """Has a conversation, a coroutine function, with the server."""
 
     async def through() -> Any:
-        server = Server(running.url, "tiny")
+        server = Talking(running.url)
         try:
             return await conversation(server)
         finally:
@@ -176,16 +211,11 @@ def talk(running: Running, conversation: Any) -> Any:
     return asyncio.run(through())
 
 
-async def facts_of(server: Server) -> list[Any]:
-    lines, _ = await server.facts(0)
-    return [decode(line.encode() + b"\n", "a fact") for line in lines]
-
-
-async def reported(server: Server, kind: type, many: int = 1) -> list[Any]:
+async def reported(server: Talking, kind: type, many: int = 1) -> list[Any]:
     """Waits until so many facts of a kind are there, and returns them."""
     limit_s = time.monotonic() + WAIT_S
     while True:
-        found = [fact for fact in await facts_of(server) if isinstance(fact, kind)]
+        found = [fact for fact in await server.facts_so_far() if isinstance(fact, kind)]
         if len(found) >= many:
             return found
         assert time.monotonic() < limit_s, f"{len(found)} facts of {kind.__name__}, expected {many}"
@@ -236,8 +266,8 @@ def test_a_trace_is_played_and_measured_by_facts_that_vllm_confirms(
 
 
 def test_tool_events_reach_the_scheduler(running: Running) -> None:
-    async def conversation(server: Server) -> list[Any]:
-        await server.begin(RunSettings(policy="tokencake", keep_facts=True))
+    async def conversation(server: Talking) -> list[Any]:
+        await server.start("tokencake")
         call, request = a_call("one", 3, ToolHint("web", 2.0))
         assert len(await server.complete(call, request, range(70), False)) == 3
         await reported(server, e.ToolStarted)
@@ -248,8 +278,8 @@ def test_tool_events_reach_the_scheduler(running: Running) -> None:
         call, request = a_call("three", 3)  # that it comes says that the tool returned
         await server.complete(call, request, range(70), False)
         await server.tell([{"event": "app_finished", "app": "app"}], wait=True)
-        await server.end()
-        return await facts_of(server)
+        await server.stop()
+        return await server.facts_so_far()
 
     facts = talk(running, conversation)
     told = [type(fact).__name__ for fact in facts if isinstance(fact, e.ToolStarted | e.ToolReturned | e.CallArrived)]
@@ -266,14 +296,14 @@ def test_tool_events_reach_the_scheduler(running: Running) -> None:
 
 
 def test_a_client_that_disconnects_gives_up_its_call(running: Running) -> None:
-    async def conversation(server: Server) -> list[Any]:
-        await server.begin(RunSettings(policy="tokencake", keep_facts=True))
+    async def conversation(server: Talking) -> list[Any]:
+        await server.start("tokencake")
         call, request = a_call("long", 900)
         sent = asyncio.create_task(server.complete(call, request, range(70), True))
         await reported(server, e.FirstToken)
         sent.cancel()
         aborted = await reported(server, e.CallAborted)
-        await server.end()
+        await server.stop()
         return aborted
 
     (aborted,) = talk(running, conversation)
@@ -281,7 +311,93 @@ def test_a_client_that_disconnects_gives_up_its_call(running: Running) -> None:
     running.await_idle()
 
 
-def test_what_is_refused_is_said_in_one_line_and_leaves_the_run_under_way_alone(running: Running) -> None:
+async def policy_of(running: Running) -> object:
+    other = Server(running.url, "tiny")
+    try:
+        return (await other.about()).everything["policy"]
+    finally:
+        await other.close()
+
+
+@pytest.mark.parametrize("order", [("end", "disconnect"), ("disconnect", "end"), ("both",), ("disconnect",)])
+@pytest.mark.parametrize("policy", ["tokencake", "native-offload"])
+def test_a_run_may_end_with_calls_under_way_in_any_order(running: Running, order: tuple[str, ...], policy: str) -> None:
+    """The last of the orders is a client that goes without a word: the server ends its run."""
+
+    async def conversation(server: Talking) -> object:
+        await server.start(policy)
+        calls = [a_call(name, 900) for name in ("one", "two", "three")]
+        sent = [asyncio.create_task(server.complete(call, request, range(70), False)) for call, request in calls]
+        await reported(server, e.FirstToken, 2)
+        for what in order:
+            if what in ("disconnect", "both"):
+                for task in sent:
+                    task.cancel()
+            if what in ("end", "both"):
+                await server.stop()
+                assert await policy_of(running) == "tokencake"
+        if "end" not in order and "both" not in order:
+            assert await policy_of(running) == policy
+            await asyncio.sleep(CLIENT_TIMEOUT_S + 1)
+            assert await policy_of(running) == "tokencake"
+        call, request = a_call("after", 5)
+        assert len(await server.complete(call, request, range(70), True)) == 5
+        return None
+
+    talk(running, conversation)
+    running.await_idle()
+    assert running.process.poll() is None
+
+
+def test_without_the_token_nobody_begins_a_run(running: Running) -> None:
+    async def through() -> str:
+        server = Server(running.url, "tiny", "w" * 40)
+        try:
+            with pytest.raises(EngineError) as caught:
+                await server.begin(new_name(), RunSettings(policy="vllm"))
+            return str(caught.value)
+        finally:
+            await server.close()
+
+    assert "the server refuses the control token" in asyncio.run(through())
+
+
+@pytest.mark.parametrize("policy", ["/usr/lib/python3/os.py:abort", "os.py:system:command=id", "vllm\0"])
+def test_a_client_names_no_code(running: Running, policy: str) -> None:
+    async def conversation(server: Talking) -> None:
+        with pytest.raises(EngineError, match="polic"):
+            await server.start(policy)
+
+    talk(running, conversation)
+    assert Remote(running.url, "tiny").info()["policy"] == "tokencake"
+
+
+def test_what_no_client_sends_is_refused_and_the_server_serves_on(running: Running) -> None:
+    def post(path: str, body: bytes, **headers: str) -> int:
+        asked = Question(f"{running.url}/tokencake/{path}", body, {"Authorization": f"Bearer {TOKEN}", **headers})
+        try:
+            with urlopen(asked, timeout=30) as answer:
+                return int(answer.status)
+        except HTTPError as error:
+            said, status = error.read(), error.code
+        assert b"\n" not in said
+        return status
+
+    chunked = {"Content-Type": "application/json"}
+    assert post("run", b" " * (2**20 + 1)) == 413
+    assert post("run", b'{"policy": "vllm", "events": "/tmp/x"}') == 400
+    assert post("run", b'{"seed": 1' + b"0" * 400 + b"}") == 400
+    assert post("run", b"[" * 100_000) == 400
+    assert post("events", b'{"events": [{"event": "app_started", "app": "\\u0000"}]}', **chunked) == 400
+    assert post("run", b"\x1f\x8b", **{"Content-Encoding": "gzip"}) == 415
+    assert Remote(running.url, "tiny").info()["policy"] == "tokencake"
+
+
+def test_what_is_refused_is_said_in_one_line_and_leaves_the_run_under_way_alone(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokencake.live.server.BUSY_S", 0.0)
+
     def refusal(ask: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, str]:
         async def refused() -> str:
             with pytest.raises(EngineError) as caught:
@@ -290,20 +406,20 @@ def test_what_is_refused_is_said_in_one_line_and_leaves_the_run_under_way_alone(
 
         return refused()
 
-    async def conversation(server: Server) -> tuple[list[str], list[Any]]:
-        unknown = await refusal(server.begin(RunSettings(policy="nope")))
-        await server.begin(RunSettings(policy="vllm", keep_facts=True))
-        second = await refusal(server.begin(RunSettings(policy="vllm")))
+    async def conversation(server: Talking) -> tuple[list[str], list[Any]]:
+        unknown = await refusal(server.start("nope"))
+        await server.start("vllm")
+        second = await refusal(server.begin(new_name(), RunSettings(policy="vllm")))
         wrong = await refusal(server.tell([{"event": "tea_break", "app": "a"}], wait=True))
-        facts = await facts_of(server)
-        await server.end()
-        again = await refusal(server.end())
+        facts = list(await server.facts_so_far())
+        await server.stop()
+        again = await refusal(server.end(new_name()))
         return [unknown, second, wrong, again], facts
 
     said, facts = talk(running, conversation)
     assert "unknown policy 'nope'" in said[0]
     assert "a run is under way" in said[1]
-    assert "event: expected app_started, app_finished, tool_started or tool_returned, got 'tea_break'" in said[2]
+    assert 'event: expected app_started, app_finished, tool_started or tool_returned, got "tea_break"' in said[2]
     assert "no run" in said[3]
     assert not any("\n" in line for line in said)
     assert any(isinstance(fact, e.RunStarted) for fact in facts)
@@ -342,7 +458,7 @@ def test_an_interrupt_leaves_a_server_that_serves(running: Running, tmp_path: Pa
         "live", str(path), "--connect", running.url, "--model", "tiny", "--policy", "vllm", "--events", str(tmp_path)
     )
     partial = tmp_path / "1-vllm.jsonl.partial"
-    await_first_token(running, "stopped/c")
+    await_first_token(partial)
     command.send_signal(signal.SIGINT)
     err = command.communicate(timeout=WAIT_S)[1]
     assert (command.returncode, err.strip()) == (130, "interrupted")
@@ -360,7 +476,7 @@ def test_a_server_that_dies_fails_the_run_and_what_was_measured_is_kept(running:
         "live", str(path), "--connect", running.url, "--model", "tiny", "--policy", "vllm", "--events", str(tmp_path)
     )
     partial = tmp_path / "1-vllm.jsonl.partial"
-    await_first_token(running, "cut/c")
+    await_first_token(partial)
     running.process.kill()
     err = command.communicate(timeout=WAIT_S)[1]
     assert command.returncode == 1
@@ -370,14 +486,9 @@ def test_a_server_that_dies_fails_the_run_and_what_was_measured_is_kept(running:
     assert "FirstToken" in partial.read_text()
 
 
-def await_first_token(running: Running, call: str) -> None:
-    """Until a call of another client's run is answered, and that client has had time to hear of it."""
-
-    async def answered(server: Server) -> None:
-        limit_s = time.monotonic() + WAIT_S
-        while call not in [fact.call for fact in await facts_of(server) if isinstance(fact, e.FirstToken)]:
-            assert time.monotonic() < limit_s, f"no first token of {call}"
-            await asyncio.sleep(0.1)
-
-    talk(running, answered)
-    time.sleep(4 * FACTS_EVERY_S)
+def await_first_token(partial: Path) -> None:
+    """Until the client of a run has heard of one, which its events tell."""
+    limit_s = time.monotonic() + WAIT_S
+    while not partial.exists() or "FirstToken" not in partial.read_text():
+        assert time.monotonic() < limit_s, "no first token"
+        time.sleep(0.1)
