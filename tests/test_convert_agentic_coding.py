@@ -246,6 +246,7 @@ BAD_REQUESTS: list[tuple[Entry, str]] = [
     ({"out": -1}, "requests[1].out: expected a whole number from 1 to 2147483647, got -1"),
     ({"out": True}, "requests[1].out: expected a whole number from 1 to 2147483647, got true"),
     ({"t": "soon"}, 'requests[1].t: expected a number, at least 0 and below 4.2e+09, got "soon"'),
+    ({"t": 10**400}, "requests[1].t: expected a number, at least 0 and below 4.2e+09, got a number"),
     ({"think_time": -2.0}, "requests[1].think_time: expected a number, at least 0 and below 4.2e+09, got -2.0"),
     ({"hash_ids": [1]}, "requests[1].hash_ids: expected an id for each 64 of the 128 tokens, got a list"),
     ({"hash_ids": [1, "2"]}, "requests[1].hash_ids: expected a list of whole numbers, got a list"),

@@ -164,6 +164,16 @@ def test_a_sub_agent_that_sends_nothing_itself_ends_with_those_that_it_started()
     assert waits(session) == {"A": "", "X": "A", "B": "A X"}
 
 
+def test_a_sub_agent_that_sends_nothing_itself_lasts_as_long_as_those_that_it_started() -> None:
+    session = Session()
+    session.request("A", 0, 1, [0])
+    outer = session.agent("outer", 1, 5)
+    session.request("X", 2, 9, [7], session.agent("in", 1, 9, outer))
+    session.request("B", 6, 7, [0, 1])
+    settle(session.main)
+    assert waits(session) == {"A": "", "X": "A", "B": "A"}
+
+
 def test_a_sub_agent_that_begins_beside_the_first_request_waits_for_nothing_but_time() -> None:
     session = Session()
     session.request("A", 10, 20, [0])

@@ -91,7 +91,8 @@ def settle(thread: Thread) -> None:
         starter = max((one for one in ordered if one.start_us < inner.start_us), key=_key, default=None)
         if starter is not None and 0 < starter.end_us - inner.start_us < thread.resolution_us:
             inner.start_us = starter.end_us
-        last_us = max((one.end_us for one in inner.requests), default=inner.end_us)
+        lasting: Sequence[_Item] = inner.requests or inner.threads
+        last_us = max((one.end_us for one in lasting), default=inner.end_us)
         if last_us - inner.end_us > inner.resolution_us:
             inner.end_us = last_us
         inner.end_us = max(inner.end_us, inner.start_us)

@@ -21,7 +21,7 @@ EPOCH_S = range(1_000_000_000, 4_200_000_000)
 
 def epoch_unit(value: float) -> TimeUnit | None:
     """The unit in which a number is a time since 1970; None: it is none."""
-    return next((unit for unit, per_s in UNITS.items() if EPOCH_S.start <= value / per_s < EPOCH_S.stop), None)
+    return next((unit for unit, per_s in UNITS.items() if EPOCH_S.start * per_s <= value < EPOCH_S.stop * per_s), None)
 
 
 class RecordedTimes:
