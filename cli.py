@@ -22,7 +22,9 @@ import click
 
 from . import __version__
 from .sim.interrupts import exit_code, heed
+from .sim.terminal import say, write_plainly
 from .traces.errors import EngineError, RunError, TokencakeError, TraceError
+from .traces.escaping import one_line
 from .traces.source_file import forget
 
 if TYPE_CHECKING:
@@ -136,6 +138,7 @@ def main() -> NoReturn:
     """Runs the command of the process's arguments, and exits with its code."""
     if sys.stderr is None:
         _open_stderr()
+    write_plainly()
     heed()
     sys.exit(run(sys.argv[1:]))
 
@@ -169,14 +172,14 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
     except (KeyboardInterrupt, click.Abort) as interrupt:
-        click.echo("interrupted", err=True)
+        say("interrupted", err=True)
         return exit_code(interrupt)
     finally:
         forget()
 
 
 def _fail(message: str) -> int:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    say(f"error: {one_line(message)}", err=True)
     return 2
 
 
@@ -412,7 +415,7 @@ def _print_serve_args(options: EngineOptions, specs: Sequence[str], settings: Ru
     load_policy(policy, seed=settings.seed)
     on_cpu = for_cpus()
     args = serve_args(options, replace(settings, policy=policy), asynchronous=not on_cpu, control=control)
-    click.echo(serve_command(args, on_cpu=on_cpu))
+    say(serve_command(args, on_cpu=on_cpu))
 
 
 def _live_settings(machine_name: str | None, seed: int, steps: bool) -> RunSettings:
@@ -463,15 +466,15 @@ def _live_run(
 def _doubts(run: Run) -> int:
     """Says what makes a run worth less than it looks; 1 if its policy did not last."""
     for line in run.more["disagreements"]:
-        click.echo(f"warning: {run.policy}: vLLM counts differently: {line}", err=True)
+        say(f"warning: {run.policy}: vLLM counts differently: {line}", err=True)
     for line in run.more["errors"]:
-        click.echo(f"error: {line}; the rest of its run was played without it", err=True)
+        say(f"error: {line}; the rest of its run was played without it", err=True)
     if again := run.more["asked_again"]:
-        click.echo(f"warning: {run.policy}: the server had to be asked again {again} times", err=True)
+        say(f"warning: {run.policy}: the server had to be asked again {again} times", err=True)
     if failed := run.more["failed_calls"]:
         first = run.more["failures"][0]
         calls = f"{failed} call{'s' if failed > 1 else ''}"
-        click.echo(f"error: {run.policy}: {calls} failed, and what came behind: {first}", err=True)
+        say(f"error: {run.policy}: {calls} failed, and what came behind: {first}", err=True)
     return 1 if run.more["errors"] or failed else 0
 
 
@@ -506,7 +509,7 @@ class _Outputs(NamedTuple):
         played = report["trace"]
         if left_out := played["oversized"]:
             everything = played["applications"] + left_out
-            click.echo(f"left out: {left_out} of {everything} applications, larger than the engine", err=True)
+            say(f"left out: {left_out} of {everything} applications, larger than the engine", err=True)
         try:
             if self.json_file is not None:
                 write_whole(self.json_file, json.dumps(report, indent=2, allow_nan=False) + "\n")
@@ -518,11 +521,10 @@ class _Outputs(NamedTuple):
 
 
 def _print(report: dict[str, Any], quiet: bool) -> None:
-    from rich.console import Console
-
     from .sim import report as reports
+    from .sim.printing import printing
 
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = printing()
     if not quiet:
         played, machine = report["trace"], report["machine"]
         console.print(f"{played['calls']:,} calls of {played['applications']:,} applications on {machine['name']}\n")
@@ -554,7 +556,7 @@ def replay(events: Path, policy: str | None, seed: int | None, machine_name: str
         write_whole(json_file, json.dumps(as_report(setup, parity), indent=2, allow_nan=False) + "\n")
     if json_file != STANDARD_OUTPUT:
         for line in words(setup, parity):
-            click.echo(line)
+            say(line)
     return 0 if parity.equal else 1
 
 
@@ -647,7 +649,7 @@ def _machine_of(running: InProcess, told: Machine | None, seed: int, bar: Bar) -
         return with_limits(told, limits)
     fitted = fit_facts(_measured(running, True, seed, bar), limits, seed)
     for warning in fitted.warnings():
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
     return fitted.machine(Path(str(info.get("model"))).name)
 
 
@@ -682,10 +684,9 @@ def _validation(
     about: Mapping[str, object], trials: Sequence[Trial], json_file: str | None, quiet: bool
 ) -> dict[str, Any]:
     """Write and print what was found."""
-    from rich.console import Console
-
     from .live import validation
     from .sim.outputs import write_whole
+    from .sim.printing import printing
 
     report = validation.build(about, trials)
     try:
@@ -693,7 +694,7 @@ def _validation(
             write_whole(json_file, json.dumps(report, indent=2, allow_nan=False) + "\n")
     finally:
         if json_file != STANDARD_OUTPUT:
-            console = Console(highlight=False, markup=False, emoji=False)
+            console = printing()
             if not quiet:
                 console.print(validation.tables(report))
             for line in validation.words(report):
@@ -790,11 +791,10 @@ def _measured(running: InProcess, quick: bool, seed: int, bar: Bar, samples: Pat
 
 
 def _print_calibration(fitted: Fit) -> None:
-    from rich.console import Console
-
     from .sim.calibration import tables
+    from .sim.printing import printing
 
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = printing()
     console.print(tables(fitted))
     for warning in fitted.warnings():
         console.print(f"warning: {warning}", soft_wrap=True)
@@ -852,7 +852,7 @@ def convert(
     header = Header(name=source.stem, source=source_format, about={**about, **conversion.asked.about()})
     _write(output, applications, header, progress, source)
     for line in conversion.words():
-        click.echo(line, err=True)
+        say(line, err=True)
     return 3 if strict and conversion.left_out else 0
 
 
@@ -890,7 +890,7 @@ def _write(
     with _progress(progress) as bar:
         written = write_trace(output, _watched(applications, bar, "writing", header.applications), header)
     to_data = outputs[0].is_standard
-    click.echo(f"{output}: {written:,} application{'' if written == 1 else 's'}", err=to_data)
+    say(f"{output}: {written:,} application{'' if written == 1 else 's'}", err=to_data)
 
 
 def _watched(items: Iterable[Item], bar: Bar, label: str, total: int | None) -> Iterator[Item]:
@@ -912,7 +912,7 @@ def inspect(file: Path, progress: bool) -> int:
     with _progress(progress) as bar:
         found = inspect_trace(source, lambda done: bar("reading", done, source.header.applications, ""))
     for line in describe(found):
-        click.echo(line)
+        say(line)
     for error in found.errors:
         _fail(str(error))
     return 2 if found.errors else 0
@@ -956,7 +956,7 @@ def check(init: bool, on_vllm: bool, progress: bool, **options: Any) -> int:
 
     if init:
         for line in start_suite(Path()):
-            click.echo(line)
+            say(line)
         return 0
     with _progress(progress) as bar:
         if on_vllm:
@@ -993,7 +993,7 @@ def _check_live(options: CheckOptions, bar: Bar) -> int:
         said += lines
         if "json" not in files or files["json"] is not None:
             for line in lines:
-                click.echo(line)
+                say(line)
     if "json" in files:
         record = json.dumps(as_record(suite, found, engines), indent=2, default=str)
         write_whole(files["json"] or STANDARD_OUTPUT, record + "\n")
@@ -1036,7 +1036,7 @@ def _both_sides(
 def _print_lines(lines: Sequence[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in lines)
     for name, about in lines:
-        click.echo(f"{name:<{width}}  {about}")
+        say(f"{name:<{width}}  {about}")
 
 
 @cli.command()
@@ -1123,13 +1123,12 @@ def compare(
 
 def _publish_comparison(report: Mapping[str, Any], outputs: _Outputs) -> int:
     """Write and print a comparison. 1 if a policy failed."""
-    from rich.console import Console
-
     from .sim.outputs import write_whole
+    from .sim.printing import printing
     from .sim.trials import comparison, comparison_words
 
     if left_out := report["trace"].get("oversized"):
-        click.echo(f"left out: {left_out} applications, larger than the engine", err=True)
+        say(f"left out: {left_out} applications, larger than the engine", err=True)
     try:
         if outputs.json_file is not None:
             write_whole(outputs.json_file, json.dumps(report, indent=2, allow_nan=False) + "\n")
@@ -1137,7 +1136,7 @@ def _publish_comparison(report: Mapping[str, Any], outputs: _Outputs) -> int:
             write_whole(outputs.csv_file, comparison.csv_text(report))
     finally:  # a disk that is full keeps nobody from seeing the results
         if STANDARD_OUTPUT not in (outputs.json_file, outputs.csv_file):
-            console = Console(highlight=False, markup=False, emoji=False)
+            console = printing()
             if not outputs.quiet:
                 played, machine = report["trace"], report["machine"]
                 console.print(
@@ -1220,8 +1219,8 @@ def sweep(
             metric,
             play,
             fresh,
-            lambda line: None if quiet else click.echo(line, file=said_to),
-            lambda line: click.echo(line, err=True),
+            lambda line: None if quiet else say(line, file=said_to),
+            lambda line: say(line, err=True),
             bar,
         )
     return 1 if failed else 0
@@ -1236,18 +1235,20 @@ def _progress(forced: bool, quiet: bool = False) -> Iterator[Bar]:
     if not forced and (quiet or not sys.stderr.isatty()):
         yield lambda label, done, total, note: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
-    console = Console(stderr=True, markup=False, force_terminal=forced or None)
-    bar = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+    from .sim.printing import printing
+
+    what, note = (TextColumn(field, markup=False) for field in ("{task.description}", "{task.fields[note]}"))
+    columns = (what, BarColumn(), MofNCompleteColumn(), note, TimeElapsedColumn())
+    bar = Progress(*columns, console=printing(stderr=True, force_terminal=forced or None), transient=True)
     tasks: dict[str, Any] = {}
     started = time.monotonic()
 
     def update(label: str, done: int, total: int | None, note: str) -> None:
         if time.monotonic() - started < QUIET_S:
             return
+        label, note = one_line(label), one_line(note)
         if label not in tasks:
             bar.start()
             for task in tasks.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 
+from ..traces.escaping import one_line
 from .machine import Machine
 
 
@@ -13,7 +14,7 @@ def machine_toml(machine: Machine, comments: Iterable[str] = ()) -> str:
     settings = machine.settings()
     beliefs = settings.pop("beliefs")
     assert isinstance(beliefs, Mapping)
-    lines = [f"# {' '.join(comment.split())}".rstrip() for comment in comments]
+    lines = [f"# {one_line(comment)}".rstrip() for comment in comments]
     lines += [f"{key} = {_value(value)}" for key, value in settings.items()]
     if beliefs:
         lines += ["", "[beliefs]", *(f"{key} = {_value(value)}" for key, value in beliefs.items())]

@@ -120,4 +120,4 @@ def prepare_folder(path: Path) -> None:
 def write_whole(path: str | Path, content: str | bytes) -> None:
     """Puts a file at `path`, at once; `-` is standard output. Raises TokencakeError if that cannot be."""
     with written(path) as file:
-        file.write(content if isinstance(content, bytes) else content.encode())
+        file.write(content if isinstance(content, bytes) else content.encode(errors="backslashreplace"))

@@ -10,8 +10,6 @@ have several runs each, told apart by `repeat`; tables and verdict are then abou
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +20,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from .csv_table import csv_table
+
 SCHEMA = "tokencake.report/1"
 SAME = 0.0005  # relative changes below this show as 0.0 %: nobody wins by them
 
+LEAST_LABEL_WIDTH = 8  # characters; where there is no room for more, labels go over several lines
 LABEL_WIDTH, VALUE_WIDTH, CHANGE_WIDTH, GAP = 25, 9, 8, 2  # characters in the summary
 
 
@@ -145,12 +146,15 @@ SUMMARY = (
     Row("simulated calls/s", "calls_per_s", number, None),
 )
 LIVE_SUMMARY = (*SUMMARY[:-1], Row("calls/s", "calls_per_s", number, None))
+COLUMNS = ("mean", "p50", "p90", "p95", "p99", "max")
+COLUMN_WIDTH = 7  # characters
 DISTRIBUTIONS = (
     ("application latency, s", "app_latency_s", 1.0),
     ("TTFT, s", "ttft_s", 1.0),
     ("TPOT, ms", "tpot_s", 1000.0),
     ("queueing, s", "queue_s", 1.0),
 )
+DISTRIBUTION_WIDTH = max(len(label) for label, _, _ in DISTRIBUTIONS)
 
 
 def value_at(record: Mapping[str, Any], path: str) -> float | None:
@@ -168,7 +172,7 @@ def change(value: float | None, base: float | None) -> float | None:
 
 
 def tables(report: Mapping[str, Any], width: int) -> Group:
-    """Metrics as rows and policies as columns, then the distributions. Readable from 60 characters on.
+    """Metrics as rows and policies as columns, then the distributions. Readable from 40 characters on.
 
     Where not all policies fit side by side, the summary comes in parts, each beginning with the first policy.
     """
@@ -176,7 +180,8 @@ def tables(report: Mapping[str, Any], width: int) -> Group:
     first, *others = runs
     rows = LIVE_SUMMARY if "engine" in report else SUMMARY
     room = width - LABEL_WIDTH - GAP - _width(first, VALUE_WIDTH)
-    return Group(*(_summary(rows, first, part) for part in _parts(others, room)), _distributions(runs))
+    parts = [_summary(rows, first, part, width) for part in _parts(others, room)]
+    return Group(*parts, *_distributions(runs, width))
 
 
 def averaged(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -225,13 +230,16 @@ def _parts(runs: Sequence[Mapping[str, Any]], room: int) -> Iterator[Sequence[Ma
     yield part
 
 
-def _summary(rows: Sequence[Row], first: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
-    table.add_column("", min_width=LABEL_WIDTH, no_wrap=True)
-    for run, least in [(first, VALUE_WIDTH), *((run, VALUE_WIDTH + CHANGE_WIDTH) for run in others)]:
-        width = _width(run, least)
+def _summary(rows: Sequence[Row], first: Mapping[str, Any], others: Sequence[Mapping[str, Any]], width: int) -> Table:
+    columns = [(first, VALUE_WIDTH), *((run, VALUE_WIDTH + CHANGE_WIDTH) for run in others)]
+    widths = [_width(run, least) for run, least in columns]
+    gap = GAP if LABEL_WIDTH + sum(GAP + column for column in widths) <= width else 1
+    label_width = min(LABEL_WIDTH, max(LEAST_LABEL_WIDTH, width - sum(gap + column for column in widths)))
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    table.add_column("", min_width=label_width, max_width=label_width, overflow="fold")
+    for (run, _), column in zip(columns, widths, strict=True):
         title = Text(heading(_named(run)), overflow="fold")
-        table.add_column(title, justify="right", vertical="bottom", min_width=width, max_width=width)
+        table.add_column(title, justify="right", vertical="bottom", min_width=column, max_width=column)
     for row in rows:
         base = value_at(first, row.path)
         cells = [_cell(row, value_at(run, row.path), base) for run in others]
@@ -267,12 +275,18 @@ def _percent(difference: float) -> str:
     return f"{100 * difference:+.1f}%" if difference < 9 else f"x{difference + 1:.1f}"
 
 
-def _distributions(runs: Sequence[Mapping[str, Any]]) -> Table:
-    names = ("mean", "p50", "p90", "p95", "p99", "max")
+def _distributions(runs: Sequence[Mapping[str, Any]], width: int) -> Iterator[Table]:
+    """Where not all columns fit beside the names of the rows, they come in parts."""
+    fitting = max(1, (width - DISTRIBUTION_WIDTH) // (COLUMN_WIDTH + 1))
+    for start in range(0, len(COLUMNS), fitting):
+        yield _distribution(runs, COLUMNS[start : start + fitting])
+
+
+def _distribution(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("", overflow="fold")
+    table.add_column("", overflow="fold", min_width=DISTRIBUTION_WIDTH)
     for name in names:
-        table.add_column(name, justify="right", no_wrap=True, min_width=7)
+        table.add_column(name, justify="right", no_wrap=True, min_width=COLUMN_WIDTH)
     for label, key, factor in DISTRIBUTIONS:
         table.add_row(Text(label, style="bold"))
         for run in runs:
@@ -341,11 +355,7 @@ def csv_text(report: Mapping[str, Any]) -> str:
     """One line a run; nested names are joined by dots, what is absent is empty."""
     rows = [dict(_flat(run)) for run in report["runs"]]
     names = list(dict.fromkeys(name for row in rows for name in row if not name.startswith("options.")))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_table(names, ([row.get(name) for name in names] for row in rows))
 
 
 def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -137,3 +137,17 @@ def test_the_command_draws_and_draws_again_without_playing(tmp_path, monkeypatch
     assert run([*sweep, "--plot", "again.png"]) == 0
     assert (tmp_path / "s.png").read_bytes() == (tmp_path / "again.png").read_bytes()
     assert (tmp_path / "s.csv.cells.jsonl").read_bytes() == kept
+
+
+@pytest.mark.parametrize("ending", [".svg", ".png"])
+def test_names_are_no_formulas_and_none_is_left_out(ending):
+    names = ("$x^$", "_hidden", "\x1b[31m\nred")
+    made = report(QPS)
+    made["trace"]["path"] = "$\\frac$\u202e.jsonl"
+    for point in made["points"]:
+        for one, name in zip(point["policies"], names, strict=True):
+            one["policy"] = name
+    drawn = plotted(made, ending)
+    if ending == ".svg":
+        comments = drawn.decode()
+        assert all(f"<!-- {shown} -->" in comments for shown in ("$x^$", " _hidden", "\\x1b[31m red (bound)"))

@@ -8,12 +8,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import click
-from rich.console import Console
-
 from ...traces.errors import TokencakeError
 from ...traces.replacing import STANDARD_OUTPUT
 from ..outputs import Output, check_apart, check_outputs, inputs_of, write_whole
+from ..printing import printing
+from ..terminal import say
 from .baseline import baseline_file, decisions_file
 from .check import Progress, check_suite
 from .github import github
@@ -69,7 +68,7 @@ def run_check(options: Options, progress: Progress) -> int:
     files = checked_files(options, suite)
     if options.update:
         for line in update_suite(suite, options.workers, progress):
-            click.echo(line)
+            say(line)
         return 0
     check = check_suite(suite, strict=options.strict, workers=options.workers, progress=progress)
     report = report_of(check)
@@ -124,6 +123,6 @@ def publish(report: Mapping[str, Any], files: list[tuple[str, Path | None]]) -> 
 
 def _print(name: str, report: Mapping[str, Any]) -> None:
     if name == TEXT:
-        print_text(report, Console(highlight=False, markup=False, emoji=False))
+        print_text(report, printing())
     else:
-        click.echo(FORMATS[name](report), nl=False)
+        write_whole(STANDARD_OUTPUT, FORMATS[name](report))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...traces.escaping import for_annotation, for_annotation_property
 from .words import budget, details, headline, sentence, summary
 
 
@@ -21,7 +22,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         if case["state"] != "good":
             yield _annotation(file, case)
     if over := budget(report):
-        yield f"::error file={_property(file)},title=tokencake check::{_data(over)}"
+        yield f"::error file={for_annotation_property(file)},title=tokencake check::{for_annotation(over)}"
     yield headline(report)
 
 
@@ -31,18 +32,11 @@ def _annotation(file: str, case: Mapping[str, Any]) -> str:
     told = [sentence(one) for one in case["metrics"] if one["verdict"] != "good"] or [summary(case)]
     causes = [f"cause: {cause}" for cause in case["causes"]]
     message = "\n".join([*causes, *told, *details(case)[len(causes) :]])
-    return f"::{kind} file={_property(file)},line={case['line']},title={_property(title)}::{_data(message)}"
+    place = f"file={for_annotation_property(file)},line={case['line']}"
+    return f"::{kind} {place},title={for_annotation_property(title)}::{for_annotation(message)}"
 
 
 def _from_here(file: str) -> str:
     """The path as the repository's root knows it: a workflow runs there."""
     path = Path(file)
     return os.path.relpath(path).replace(os.sep, "/") if path.is_absolute() else path.as_posix()
-
-
-def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")

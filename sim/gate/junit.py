@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree as tree
 
+from ...traces.escaping import for_xml
 from .words import budget, details, name, sentence
 
 
@@ -38,7 +39,7 @@ def _case(suite: tree.Element, case: Mapping[str, Any], strict: bool) -> None:
         return
     behaviour = _test(suite, case["name"], "behaviour")
     if said:
-        tree.SubElement(behaviour, "system-out").text = _printable(said)
+        tree.SubElement(behaviour, "system-out").text = for_xml(said)
     if strict and case["behaviour"] != "same":
         _problem(behaviour, "failure", f"{case['name']} behaves otherwise", said)
     for one in case["metrics"]:
@@ -46,18 +47,13 @@ def _case(suite: tree.Element, case: Mapping[str, Any], strict: bool) -> None:
         if one["verdict"] == "regressed" or (strict and one["verdict"] != "good"):
             _problem(test, "failure", sentence(one), "\n".join(part for part in (sentence(one), said) if part))
         elif one["verdict"] != "good":
-            tree.SubElement(test, "system-out").text = _printable(sentence(one))
+            tree.SubElement(test, "system-out").text = for_xml(sentence(one))
 
 
 def _test(suite: tree.Element, case: str, name: str) -> tree.Element:
-    return tree.SubElement(suite, "testcase", classname=f"tokencake.{case}", name=_printable(name), time="0")
+    return tree.SubElement(suite, "testcase", classname=for_xml(f"tokencake.{case}"), name=for_xml(name), time="0")
 
 
 def _problem(test: tree.Element, kind: str, message: str, text: str) -> None:
-    line = _printable(message)
-    tree.SubElement(test, kind, message=line, type=f"tokencake.{kind}").text = _printable(text)
-
-
-def _printable(text: str) -> str:
-    """What XML can hold."""
-    return "".join(character for character in text if character == "\n" or character.isprintable())
+    line = for_xml(message)
+    tree.SubElement(test, kind, message=line, type=f"tokencake.{kind}").text = for_xml(text)

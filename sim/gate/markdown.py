@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ...traces.escaping import for_markdown, for_markdown_block, for_markdown_code
 from ..trials.metric import shown
 from .words import about, allowed, budget, change, details, headline, interval, next_step, summary
 
@@ -20,24 +21,24 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield headline(report)
     yield ""
     if over := budget(report):
-        yield from (f"**{_safe(over)}**", "")
+        yield from (f"**{for_markdown(over)}**", "")
     yield from ("| | case | run | result |", "|---|---|---|---|")
     for case in report["cases"]:
         mark = "❌" if case["fails"] else "✅" if case["state"] == "good" else "⚠️"
-        yield f"| {mark} | {_safe(case['name'])} | {_safe(about(case))} | {_safe(summary(case))} |"
+        yield f"| {mark} | {for_markdown(case['name'])} | {for_markdown(about(case))} | {for_markdown(summary(case))} |"
     for case in report["cases"]:
         if case["state"] != "good":
             yield from _section(case)
     if step := next_step(report):
-        yield from ("", f"`{step}`" if "`" not in step else step)
+        yield from ("", f"`{for_markdown_code(step)}`")
 
 
 def _section(case: Mapping[str, Any]) -> Iterator[str]:
-    yield from ("", f"### {_safe(case['name'])}: {case['state']}", "")
+    yield from ("", f"### {for_markdown(case['name'])}: {case['state']}", "")
     if case["error"] is not None:
-        yield _safe(case["error"])
+        yield for_markdown(case["error"])
     if lines := details(case):
-        yield from ("```", *(line.replace("```", "'''") for line in lines), "```", "")
+        yield from ("```", *map(for_markdown_block, lines), "```", "")
     if case["metrics"]:
         yield "| metric | against | was | is | change | allowed | |"
         yield "|---|---|--:|--:|--:|--:|---|"
@@ -47,10 +48,13 @@ def _section(case: Mapping[str, Any]) -> Iterator[str]:
 def _row(one: Mapping[str, Any]) -> str:
     was, now = (shown(one["metric"], one[key]) for key in ("base", "value"))
     verdict = one["verdict"] if one["verdict"] == "good" else f"**{one['verdict']}**"
-    cells = (f"`{one['metric']}`", _safe(one["against"]), was, now, change(one), allowed(one), verdict + interval(one))
+    cells = (
+        f"`{for_markdown_code(one['metric'])}`",
+        for_markdown(one["against"]),
+        was,
+        now,
+        change(one),
+        allowed(one),
+        verdict + interval(one),
+    )
     return f"| {' | '.join(cells)} |"
-
-
-def _safe(text: str) -> str:
-    """As a cell of a table: no column begins in it, and no tag."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ..printing import printing
 from ..trials.metric import shown
 from .check import FAILING
 from .words import about, allowed, budget, change, details, findings, headline, name, next_step, summary
@@ -39,10 +41,9 @@ def print_text(report: Mapping[str, Any], console: Console) -> None:
 
 def plain_text(report: Mapping[str, Any], width: int) -> str:
     """The same without colours, for a file."""
-    console = Console(width=width, no_color=True, highlight=False, markup=False, emoji=False, force_terminal=False)
-    with console.capture() as captured:
-        print_text(report, console)
-    return captured.get()
+    file = io.StringIO()  # which holds every sign, whatever a terminal does
+    print_text(report, printing(file=file, width=width, no_color=True, force_terminal=False))
+    return file.getvalue()
 
 
 def _case(case: Mapping[str, Any]) -> Iterator[Text | Padding]:

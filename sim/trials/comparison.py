@@ -9,8 +9,6 @@ policy can better, see `lower_bound.py`.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +16,7 @@ from math import isfinite
 from typing import Any
 
 from ...traces.errors import TokencakeError
+from ..csv_table import csv_table
 from .cell import Cell, Outcome
 from .lower_bound import has_bound
 from .metric import higher_is_better, metric_value
@@ -235,25 +234,24 @@ COLUMNS = (
 
 def csv_text(report: Mapping[str, Any]) -> str:
     """One line for each metric and policy. What is absent is empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for judged in (report, *report["also"]):
-        for row in judged["policies"]:
-            against, gain = row["against_first"] or {}, row.get("oracle_gain") or {}
-            writer.writerow(
-                [
-                    judged["metric"],
-                    row["policy"],
-                    str(row["bound"]).lower(),
-                    report["repeats"],
-                    row["mean"],
-                    *(row["interval"] or ("", "")),
-                    against.get("ratio"),
-                    *(against.get("interval") or ("", "")),
-                    against.get("verdict"),
-                    gain.get("share"),
-                    *(gain.get("interval") or ("", "")),
-                ]
-            )
-    return text.getvalue()
+    return csv_table(
+        COLUMNS,
+        (_csv_row(report, judged, row) for judged in (report, *report["also"]) for row in judged["policies"]),
+    )
+
+
+def _csv_row(report: Mapping[str, Any], judged: Mapping[str, Any], row: Mapping[str, Any]) -> list[object]:
+    against, gain = row["against_first"] or {}, row.get("oracle_gain") or {}
+    return [
+        judged["metric"],
+        row["policy"],
+        str(row["bound"]).lower(),
+        report["repeats"],
+        row["mean"],
+        *(row["interval"] or ("", "")),
+        against.get("ratio"),
+        *(against.get("interval") or ("", "")),
+        against.get("verdict"),
+        gain.get("share"),
+        *(gain.get("interval") or ("", "")),
+    ]

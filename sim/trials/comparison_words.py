@@ -29,8 +29,7 @@ def tables(report: Mapping[str, Any], width: int) -> Group:
     return Group(
         f"by {report['metric']}:",
         Text(""),
-        _ranking(report, names),
-        Text(""),
+        *(part for table in _ranking(report, names, width) for part in (table, Text(""))),
         *(_others(report, part, names) for part in parts),
     )
 
@@ -41,23 +40,46 @@ def played(report: Mapping[str, Any]) -> str:
     return f"{trace['calls']:,} calls of {trace['applications']:,} applications on {machine['name']}"
 
 
-def _ranking(report: Mapping[str, Any], names: Sequence[str]) -> Table:
+def _ranking(report: Mapping[str, Any], names: Sequence[str], width: int) -> Iterator[Table]:
+    """In parts where not all columns fit beside the names."""
     metric, first = report["metric"], report["first"]
     gains = any("oracle_gain" in row for row in report["policies"])
-    table = _table("policy", (), names)
-    for title in ("mean", "", f"vs {first}", "interval", *(["gain"] if gains else [])):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    titles = ("mean", "", f"vs {first}", "interval", *(("gain",) if gains else ()), "verdict")
+    rows: list[tuple[str | Text, ...]] = []
     for row in report["policies"]:
-        cells = [*_mean(row, metric), *_against(row, first), *([_gain(row["oracle_gain"])] if gains else [])]
-        word = "" if row["policy"] == first else _word(row)
-        shown_word = SAME if word == "undecided" and report["repeats"] > 1 and _same(row, report["margin"]) else word
-        table.add_row(_name(row), *cells, Text(shown_word, style=STYLES.get(word, "")))
+        gain = (_gain(row["oracle_gain"]),) if gains else ()
+        rows.append((_name(row), *_mean(row, metric), *_against(row, first), *gain, _ranked(report, row)))
     if bound := report.get("lower_bound"):
-        table.add_row(
-            "lower bound" + BOUND, *_mean(bound, metric), "", "", *([""] if gains else []), Text("bound", "dim")
-        )
-    return table
+        nothing = ("",) * (len(titles) - 3)
+        rows.append(("lower bound" + BOUND, *_mean(bound, metric), *nothing, Text("bound", "dim")))
+    widths = [max(len(title), *(len(cells[at]) for cells in rows)) for at, title in enumerate(titles, 1)]
+    for part in _fitting(widths, names, width):
+        table = _table("policy", (), names)
+        for at in part:
+            table.add_column(titles[at], justify="left" if at == len(titles) - 1 else "right", no_wrap=True)
+        for cells in rows:
+            table.add_row(cells[0], *(cells[at + 1] for at in part))
+        yield table
+
+
+def _fitting(widths: Sequence[int], names: Sequence[str], width: int) -> Iterator[list[int]]:
+    """The columns of each part: as many as fit, one at least."""
+    part: list[int] = []
+    left = room = width - _name_width(names)
+    for at, needed in enumerate(widths):
+        if part and needed + GAP > left:
+            yield part
+            part, left = [], room
+        part.append(at)
+        left -= needed + GAP
+    yield part
+
+
+def _ranked(report: Mapping[str, Any], row: Mapping[str, Any]) -> Text:
+    """What is said of a policy."""
+    word = "" if row["policy"] == report["first"] else _word(row)
+    same = word == "undecided" and report["repeats"] > 1 and _same(row, report["margin"])
+    return Text(SAME if same else word, style=STYLES.get(word, ""))
 
 
 def _others(report: Mapping[str, Any], part: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...traces.errors import TokencakeError
+from ...traces.escaping import one_line
 from .grid import QPS, Axis, Value, written
 
 ENDINGS = (".png", ".svg", ".pdf")
@@ -35,6 +36,7 @@ STYLE: Mapping[str, object] = {
     "grid.linewidth": 0.5,
     "savefig.dpi": 150,
     "svg.hashsalt": "tokencake",  # else ids are drawn anew each time
+    "text.parse_math": False,  # two $ in a name are no formula
 }
 METADATA: Mapping[str, Mapping[str, None]] = {  # what would say when and by whom
     ".png": {"Software": None},
@@ -176,7 +178,7 @@ def _title(report: Mapping[str, Any]) -> str:
     """What was played, and what the bars are."""
     repeats = report["repeats"]
     sure = f"means of {repeats} repeats, {100 * report['confidence']:g} % intervals" if repeats > 1 else "one repeat"
-    return f"{Path(report['trace']['path']).name} on {report['machine']['name']}: {sure}"
+    return one_line(f"{Path(report['trace']['path']).name} on {report['machine']['name']}: {sure}")
 
 
 def _draw(place: Any, report: Mapping[str, Any], panel: Panel) -> None:
@@ -190,7 +192,7 @@ def _draw(place: Any, report: Mapping[str, Any], panel: Panel) -> None:
             found.at if numeric else [panel.axis.values.index(value) for value in found.at],
             found.means,
             yerr=(found.below, found.above),
-            label=policy["policy"] + (" (bound)" if policy["bound"] else ""),
+            label=_name(policy),
             color=colour,
             linestyle=line,
             linewidth=1.3,
@@ -206,6 +208,12 @@ def _draw(place: Any, report: Mapping[str, Any], panel: Panel) -> None:
         place.set_xticks(range(len(panel.axis.values)), [written(value) for value in panel.axis.values])
     elif 0 < WIDE * min(panel.axis.values) <= max(panel.axis.values):  # type: ignore[operator]
         _logarithmic(place, panel.axis)
+
+
+def _name(policy: Mapping[str, Any]) -> str:
+    """A legend leaves out what begins with an underscore, so it does not."""
+    name = one_line(policy["policy"]) + (" (bound)" if policy["bound"] else "")
+    return f" {name}" if name.startswith("_") else name
 
 
 def _logarithmic(place: Any, axis: Axis) -> None:

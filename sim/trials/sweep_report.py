@@ -5,8 +5,6 @@ All of it depends on what was played and on nothing else: not on who played it, 
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -15,6 +13,7 @@ from typing import Any
 from ... import __version__
 from ...policies.registry import is_bound
 from ...traces.reader import trace_digest
+from ..csv_table import csv_table
 from .comparison import STANDARD_METRICS, Method, finite
 from .comparison_words import BOUND, percent
 from .grid import Point
@@ -174,11 +173,7 @@ def csv_text(report: Mapping[str, Any]) -> str:
         for point in report["points"]
         for policy in point["policies"]
     ]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_table(list(rows[0]), (list(row.values()) for row in rows))
 
 
 def _cells(policy: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
