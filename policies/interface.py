@@ -98,6 +98,8 @@ class CallView(Protocol):
     @property
     def number(self) -> int: ...  # calls that arrived before it: what breaks ties
     @property
+    def place(self) -> int: ...  # orders the waiting calls, the first has the smallest
+    @property
     def arrived_at_s(self) -> float: ...
     @property
     def waiting_since_s(self) -> float: ...  # its arrival, or its last preemption
@@ -171,6 +173,8 @@ class View(Protocol):
     def news(self) -> Sequence[Fact]: ...  # facts since the policy was last asked
     @property
     def waiting(self) -> Mapping[CallId, CallView]: ...  # preempted calls are first, last preempted first
+    @property
+    def loading(self) -> Mapping[CallId, CallView]: ...  # of the waiting: those that are `loading`, by the load's start
     @property
     def running(self) -> Mapping[CallId, CallView]: ...  # by admission
     @property

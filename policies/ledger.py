@@ -7,6 +7,7 @@ writes past the lock.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn, Protocol
@@ -48,6 +49,7 @@ class CallState(ReadOnly):
         "generated_tokens",
         "loading",
         "number",
+        "place",
         "preemptions",
         "request",
         "waiting_since_s",
@@ -55,6 +57,7 @@ class CallState(ReadOnly):
 
     request: Request
     number: int
+    place: int
     arrived_at_s: float
     waiting_since_s: float
     admitted_at_s: float | None
@@ -65,6 +68,7 @@ class CallState(ReadOnly):
     def __init__(self, request: Request, number: int, at_s: float) -> None:
         _set(self, "request", request)
         _set(self, "number", number)
+        _set(self, "place", number)
         _set(self, "arrived_at_s", at_s)
         _set(self, "waiting_since_s", at_s)
         _set(self, "admitted_at_s", None)
@@ -130,6 +134,7 @@ class LedgerView(ReadOnly):
         "growth_blocks",
         "host_blocks",
         "host_free_blocks",
+        "loading",
         "news",
         "now_s",
         "running",
@@ -149,6 +154,7 @@ class LedgerView(ReadOnly):
     costs: Costs
     news: Sequence[Fact]
     waiting: Mapping[CallId, CallState]
+    loading: Mapping[CallId, CallState]
     running: Mapping[CallId, CallState]
     agents: Mapping[AgentId, AgentState]
     stalled: Mapping[AgentId, AgentState]
@@ -169,10 +175,12 @@ class Ledger:
     """Keeps the `view`."""
 
     def __init__(self, costs: Costs, cache: Cache) -> None:
-        self._waiting: dict[CallId, CallState] = {}
+        self._waiting: OrderedDict[CallId, CallState] = OrderedDict()  # a preempted call goes to its front
+        self._loading: dict[CallId, CallState] = {}
         self._running: dict[CallId, CallState] = {}
         self._agents: dict[AgentId, AgentState] = {}
         self._stalled: dict[AgentId, AgentState] = {}
+        self._preemptions = 0
         self._started_s: dict[AppId, float] = {}
         self._of_app: dict[AppId, list[AgentId]] = {}
         self.calls_seen, self.agents_seen = Names(), Names()
@@ -209,6 +217,7 @@ class Ledger:
         for gauge in ("step", "gpu_blocks", "free_blocks", "growth_blocks", "host_blocks", "host_free_blocks"):
             _set(view, gauge, 0)
         _set(view, "waiting", MappingProxyType(self._waiting))
+        _set(view, "loading", MappingProxyType(self._loading))
         _set(view, "running", MappingProxyType(self._running))
         _set(view, "agents", MappingProxyType(self._agents))
         _set(view, "stalled", MappingProxyType(self._stalled))
@@ -259,7 +268,7 @@ class Ledger:
         self._become(agent, Status.WAITING, fact.at_s)
 
     def _call_admitted(self, fact: e.CallAdmitted) -> None:
-        call = self._waiting.pop(fact.call)
+        call = self._no_longer_waits(fact.call)
         _set(call, "admitted_at_s", fact.at_s)
         _set(call, "loading", False)
         self._running[fact.call] = call
@@ -271,20 +280,24 @@ class Ledger:
         _set(call, "waiting_since_s", fact.at_s)
         _set(call, "preemptions", call.preemptions + 1)
         _set(call, "generated_tokens", fact.generated_tokens)
-        self._waiting = {fact.call: call, **self._waiting}
-        _set(self.view, "waiting", MappingProxyType(self._waiting))
+        self._preemptions += 1
+        _set(call, "place", -self._preemptions)
+        self._waiting[fact.call] = call
+        self._waiting.move_to_end(fact.call, last=False)
         self._become(self._agents[call.request.agent], Status.WAITING, fact.at_s)
 
     def _call_finished(self, fact: e.CallFinished) -> None:
-        call = self._running.pop(fact.call, None) or self._waiting.pop(
-            fact.call
-        )  # or: its last token came after a preemption
+        call = self._running.pop(fact.call, None)
+        if call is None:  # its last token came after a preemption
+            call = self._no_longer_waits(fact.call)
         agent = self._agents[call.request.agent]
         _set(agent, "context_blocks", fact.context_blocks)
         self._become(agent, Status.IDLE, fact.at_s)
 
     def _call_aborted(self, fact: e.CallAborted) -> None:
-        call = self._running.pop(fact.call, None) or self._waiting.pop(fact.call)
+        call = self._running.pop(fact.call, None)
+        if call is None:
+            call = self._no_longer_waits(fact.call)
         self._become(self._agents[call.request.agent], Status.IDLE, fact.at_s)
 
     def _tool_started(self, fact: e.ToolStarted) -> None:
@@ -297,7 +310,15 @@ class Ledger:
             self._become(self._agents[fact.agent], Status.IDLE, fact.at_s)
 
     def _load_started(self, fact: e.LoadStarted) -> None:
-        _set(self._waiting[fact.call], "loading", True)
+        call = self._waiting[fact.call]
+        _set(call, "loading", True)
+        self._loading[fact.call] = call
+
+    def _no_longer_waits(self, name: CallId) -> CallState:
+        call = self._waiting.pop(name)
+        if call.loading:
+            del self._loading[name]
+        return call
 
     def _offload_started(self, fact: e.OffloadStarted) -> None:
         agent = self._agents.get(fact.agent)

@@ -31,7 +31,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..traces import events as e
-from ..traces.apps import AgentId, CallId
+from ..traces.apps import AgentId, AppId, CallId
 from ..traces.events import Request
 from .admission import first_come
 from .endings import Endings
@@ -77,6 +77,8 @@ class Mori:
     def __init__(self) -> None:
         self._endings = Endings()
         self._lives: dict[AgentId, Life] = {}
+        self._agents_of: dict[AppId, list[AgentId]] = {}
+        self._idle: dict[AgentId, Life] = {}  # those that wait between two calls
         self._caller: dict[CallId, AgentId] = {}  # of the calls that have not ended
         self._pinned: frozenset[AgentId] = frozenset()  # by the last plan
         self._uploads: dict[AgentId, int] = {}  # blocks that are back on the GPU for them, or on their way
@@ -105,9 +107,8 @@ class Mori:
         """Agents with an idle context that they will use again, the busiest first."""
         now_s = view.now_s
         ranked = []
-        for name, agent in view.agents.items():
-            life = self._lives[name]
-            since_s = life.idle_since_s
+        for name, life in self._idle.items():
+            agent, since_s = view.agents[name], life.idle_since_s
             if since_s is not None and agent.context_blocks and self._endings.calls_again(life.last):
                 ranked.append((life.idleness(now_s), -since_s, agent.number, agent))
         ranked.sort()
@@ -184,18 +185,22 @@ class Mori:
         life = self._lives.get(request.agent)
         if life is None:
             self._lives[request.agent] = Life(request, fact.at_s)
+            self._agents_of.setdefault(request.app, []).append(request.agent)
             return
         self._endings.learn(life.last)
         life.last = request
         if life.idle_since_s is not None:
             life.waited_s += fact.at_s - life.idle_since_s
             life.idle_since_s = None
+            del self._idle[request.agent]
         life.sent = False
 
     def _finished(self, fact: e.CallFinished | e.CallAborted) -> None:
-        life = self._lives.get(self._caller.pop(fact.call))
+        agent = self._caller.pop(fact.call)
+        life = self._lives.get(agent)
         if life is not None:
             life.idle_since_s = fact.at_s
+            self._idle[agent] = life
 
     def _upload_started(self, fact: e.UploadStarted) -> None:
         self._uploads[fact.agent] = self._uploads.get(fact.agent, 0) + fact.blocks
@@ -204,6 +209,7 @@ class Mori:
         self._uploads.pop(fact.agent, None)
 
     def _app_finished(self, fact: e.AppFinished) -> None:
-        for agent in [agent for agent, life in self._lives.items() if life.last.app == fact.app]:
+        for agent in self._agents_of.pop(fact.app, ()):
             del self._lives[agent]
+            self._idle.pop(agent, None)
             self._uploads.pop(agent, None)

@@ -58,6 +58,7 @@ class Temporal:
         self._rules = rules
         self._gaps = GapEstimates(rules.gap_weight_share, rules.unknown_gap_s) if gaps is None else gaps
         self.stalls: dict[AgentId, Stall] = {}
+        self._stalled_of: dict[AppId, dict[AgentId, None]] = {}
         self._held_until_s: dict[AgentId, float] = {}  # copies on the host that this policy has not given up
         self._expires_s = inf  # no copy sooner
         self._copies_of: dict[AppId, dict[AgentId, int]] = {}  # how many copies were made of each agent
@@ -208,6 +209,7 @@ class Temporal:
         stall = Stall(fact.agent, request, fact.at_s, self._gaps.estimate_s(request), view.step)
         stall.saved = not request.hints.reusable
         self.stalls[fact.agent] = stall
+        self._stalled_of.setdefault(request.app, {})[fact.agent] = None
 
     def _tool_returned(self, fact: e.ToolReturned, view: View) -> None:
         self._end(fact.agent, fact.at_s)
@@ -218,6 +220,10 @@ class Temporal:
     def _end(self, agent: AgentId, at_s: float) -> None:
         stall = self.stalls.pop(agent, None)
         if stall is not None:
+            of_app = self._stalled_of[stall.request.app]
+            del of_app[agent]
+            if not of_app:
+                del self._stalled_of[stall.request.app]
             self._gaps.learn(stall.request, at_s - stall.since_s)
             self._give_up(agent)
 
@@ -238,9 +244,8 @@ class Temporal:
     def _app_finished(self, fact: e.AppFinished, view: View) -> None:
         for agent in self._copies_of.pop(fact.app, ()):
             self._held_until_s.pop(agent, None)
-        if self.stalls:  # a client may leave while its tools run
-            for agent in [agent for agent, stall in self.stalls.items() if stall.request.app == fact.app]:
-                del self.stalls[agent]
+        for name in self._stalled_of.pop(fact.app, ()):  # a client may leave while its tools run
+            del self.stalls[name]
 
 
 def waiting_blocks(view: View, enough_blocks: int) -> int:

@@ -211,14 +211,12 @@ class Engine:
     def _outcomes(self, firsts: list[Job], finished: list[Job], now: int) -> None:
         """A step ended: first tokens and finished calls, in the order in which they were scheduled."""
         at_s = now / PS_PER_S
-        jobs = [*firsts, *finished]
-        if len(jobs) > 1:
-            jobs = sorted(set(jobs), key=_by_order)
-        for job in jobs:
-            if not job.seen and job in firsts:
+        begun, ended = set(firsts), set(finished)
+        for job in sorted(begun | ended, key=_by_order):
+            if job in begun and not job.seen:
                 job.seen = True
                 self._report(e.FirstToken(at_s, job.id))
-            if job in finished:
+            if job in ended:
                 self._scheduler.finish(job)
                 self._report(e.CallFinished(at_s, job.id, job.output_tokens, job.agent.context_blocks))
                 self._finished(job.call)

@@ -7,6 +7,7 @@ scheduled is a stretch: as many iterations as go by before anything can change. 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import NamedTuple
@@ -64,7 +65,7 @@ class Scheduler:
         self._host = host
         self._copies = copies
         self.batch = Batch(machine.timing(), self._size)
-        self.waiting: dict[CallId, Job] = {}
+        self.waiting: OrderedDict[CallId, Job] = OrderedDict()  # a preempted call goes to its front
         self.running: dict[CallId, Job] = {}
         self._loaded: dict[CallId, Job] = {}  # of the waiting: those with blocks, in the order of their loads
         # Calls in the middle of their prompts, in order of admission. Nobody was admitted behind one that got less than
@@ -232,7 +233,7 @@ class Scheduler:
             else:
                 tokens = blocks = 0  # its last token is on its way
             while blocks > self._gpu.free:
-                victim = self._victim(running[at + 1 :] or running[at:])
+                victim = self._victim(running, min(at + 1, len(running) - 1))
                 running.remove(victim)
                 self._preempt(victim, now)
                 preempted = True
@@ -248,13 +249,14 @@ class Scheduler:
                     self.growth_blocks -= blocks
         return preempted
 
-    def _victim(self, candidates: list[Job]) -> Job:
+    def _victim(self, running: list[Job], first: int) -> Job:
+        """Who of the running calls from `first` on gives way."""
         if self._plan.preempt:
-            by_id = {job.id: job for job in candidates}
+            by_id = {job.id: job for job in running[first:]}
             for name in self._plan.preempt:
                 if name in by_id:
                     return by_id[name]
-        return candidates[-1]
+        return running[-1]
 
     def _preempt(self, job: Job, now: int) -> None:
         """A running call loses its blocks and waits again, before all others."""
@@ -273,7 +275,8 @@ class Scheduler:
         job.state = State.WAITING
         job.computed = 0
         job.agent.waiting += 1
-        self.waiting = {job.id: job, **self.waiting}
+        self.waiting[job.id] = job
+        self.waiting.move_to_end(job.id, last=False)
         if self._gpu.kept:
             self._copies.refusing = True
         self.report(e.CallPreempted(now / PS_PER_S, job.id, generated))
