@@ -33,14 +33,16 @@ What is left open, or differs here:
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Mapping
 from enum import Enum
 from itertools import count
 from math import isfinite
+from operator import itemgetter
 from typing import Any
 
 from ..traces import events as e
-from ..traces.apps import AgentId, CallId
+from ..traces.apps import AgentId, AppId, CallId
 from ..traces.errors import PolicyError
 from ..traces.events import Request
 from .endings import Endings
@@ -61,11 +63,12 @@ class Stage(Enum):
 class Program:
     """An agent: one context."""
 
-    __slots__ = ("agent", "last", "new", "number", "reasoning", "stage", "tokens")
+    __slots__ = ("agent", "calls", "last", "new", "number", "reasoning", "stage", "tokens")
 
     def __init__(self, request: Request, number: int) -> None:
         self.agent = request.agent
         self.number = number  # programs that came before it
+        self.calls: dict[CallId, None] = {}  # that have not ended
         self.last = request
         self.tokens = request.prompt_tokens
         self.reasoning = True
@@ -77,6 +80,72 @@ class Program:
         """Its place in the order of resumption: reasoning before, new, acting; ascending tokens; first come."""
         rank = 2 if not self.reasoning else 1 if self.new else 0
         return (rank, self.tokens, self.number)
+
+
+class Programs:
+    """Those that go on and those that are paused, and sums over them: nothing is added up anew, however many wait.
+
+    A program is taken out before anything of it changes, and put in again afterwards.
+    """
+
+    def __init__(self) -> None:
+        self.going_on: dict[AgentId, Program] = {}
+        self._paused: list[tuple[tuple[int, int, int], Program]] = []  # by resumption; no two are equal in it
+        self._paused_reasoning = 0
+        self._reasoning_tokens = 0  # of those that go on
+        self._acting_tokens = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.going_on or self._paused)
+
+    @property
+    def queued(self) -> bool:
+        """Whether a program is paused whose call waits."""
+        return self._paused_reasoning > 0
+
+    @property
+    def first_paused(self) -> Program | None:
+        """The first in the order of resumption."""
+        return self._paused[0][1] if self._paused else None
+
+    def paused(self) -> list[Program]:
+        """In the order of resumption."""
+        return [program for _, program in self._paused]
+
+    def tokens(self, acting_weight: float) -> float:
+        """What those that go on cost together."""
+        own = TOKENS_A_PROGRAM * len(self.going_on)
+        return self._reasoning_tokens + acting_weight * self._acting_tokens + own
+
+    def put(self, program: Program) -> None:
+        """Count a program as it is now."""
+        if program.stage is Stage.PAUSED:
+            insort(self._paused, (program.resumption, program))
+            self._paused_reasoning += program.reasoning
+        else:
+            self.going_on[program.agent] = program
+            self._count(program, 1)
+
+    def take(self, program: Program) -> None:
+        """Count it no longer."""
+        if program.stage is Stage.PAUSED:
+            del self._paused[bisect_left(self._paused, program.resumption, key=itemgetter(0))]
+            self._paused_reasoning -= program.reasoning
+        else:
+            del self.going_on[program.agent]
+            self._count(program, -1)
+
+    def become(self, program: Program, stage: Stage) -> None:
+        """Pause it, mark it, or let it go on."""
+        self.take(program)
+        program.stage = stage
+        self.put(program)
+
+    def _count(self, program: Program, sign: int) -> None:
+        if program.reasoning:
+            self._reasoning_tokens += sign * program.tokens
+        else:
+            self._acting_tokens += sign * program.tokens
 
 
 class ThunderAgent:
@@ -95,13 +164,18 @@ class ThunderAgent:
         self._acting_weight = acting_weight
         self._endings = Endings()
         self._numbers = count()  # of programs, as they come
-        self._programs: dict[AgentId, Program] = {}
-        self._over: dict[AgentId, Program] = {}  # believed to be, of applications that go on
+        self._programs = Programs()  # that are not over
+        self._of_agent: dict[AgentId, Program] = {}  # all of applications that go on
+        self._over: dict[AgentId, Program] = {}  # of these, believed to be
+        self._agents_of: dict[AppId, list[AgentId]] = {}
+        self._stragglers: dict[CallId, Program] = {}  # calls of programs that seemed to be over with an earlier call
+        self._preempted: dict[CallId, None] = {}  # calls that wait though they had started
         self._caller: dict[CallId, Program] = {}  # of the calls that have not ended
         self._next_s = 0.0  # when to weigh again
         self._handlers: Mapping[type, Callable[[Any, View], None]] = {
             e.CallArrived: self._arrived,
             e.CallAdmitted: self._admitted,
+            e.CallPreempted: self._was_preempted,
             e.CallFinished: self._finished,
             e.CallAborted: self._aborted,
             e.AppFinished: self._app_finished,
@@ -122,13 +196,14 @@ class ThunderAgent:
 
     def _admit(self, view: View) -> tuple[CallId, ...] | None:
         """Calls of programs that are not paused, and those that had started before; None if that is all of them."""
-        caller = self._caller
-        free = [
-            name
-            for name, call in view.waiting.items()
-            if caller[name].stage is not Stage.PAUSED or call.preemptions or call.loading
-        ]
-        return None if len(free) == len(view.waiting) else tuple(free)
+        waiting = view.waiting
+        names = dict.fromkeys(self._preempted)
+        names.update(dict.fromkeys(view.loading))
+        for program in self._programs.going_on.values():
+            names.update(program.calls)
+        names.update({name: None for name, program in self._stragglers.items() if program.stage is not Stage.PAUSED})
+        free = sorted((waiting[name].place, name) for name in names if name in waiting)
+        return None if len(free) == len(waiting) else tuple([name for _, name in free])
 
     # -- weigh
 
@@ -138,7 +213,7 @@ class ThunderAgent:
 
     def _room(self, view: View) -> float:
         """Tokens that the GPU holds beyond the programs that are not paused; negative: they are too many."""
-        taken = sum(self._cost(program) for program in self._programs.values() if program.stage is not Stage.PAUSED)
+        taken = self._programs.tokens(self._acting_weight)
         return view.gpu_blocks * view.block_tokens + _shared_tokens(view) - taken
 
     def _weigh(self, view: View) -> None:
@@ -146,82 +221,115 @@ class ThunderAgent:
         if room >= 0:
             self._resume(room)
             return
-        room += sum(self._cost(program) for program in self._programs.values() if program.stage is Stage.MARKED)
-        active = [program for program in self._programs.values() if program.stage is Stage.ACTIVE]
+        going_on = self._programs.going_on.values()
+        room += sum(self._cost(program) for program in going_on if program.stage is Stage.MARKED)
+        active = [program for program in going_on if program.stage is Stage.ACTIVE]
         for program in sorted(active, key=lambda program: (program.reasoning, program.tokens, program.number)):
             if room >= 0:
                 return
             room += self._cost(program)
-            program.stage = Stage.MARKED if program.reasoning else Stage.PAUSED
+            self._programs.become(program, Stage.MARKED if program.reasoning else Stage.PAUSED)
 
     def _resume(self, room: float) -> None:
-        held = [program for program in self._programs.values() if program.stage is not Stage.ACTIVE]
-        for program in sorted(held, key=lambda program: program.resumption):
-            cost = self._cost(program) if program.stage is Stage.PAUSED else 0
+        for program in self._programs.going_on.values():
+            program.stage = Stage.ACTIVE  # the marked ones: they take their room already
+        for program in self._programs.paused():
+            if room < TOKENS_A_PROGRAM:
+                return  # too little for any
+            cost = self._cost(program)
             if cost <= room:
                 room -= cost
-                program.stage = Stage.ACTIVE
+                self._programs.become(program, Stage.ACTIVE)
 
     def _keep_going(self) -> None:
         """If all are paused, one goes on."""
-        programs = self._programs.values()
-        if programs and all(program.stage is Stage.PAUSED for program in programs):
-            min(programs, key=lambda program: program.resumption).stage = Stage.ACTIVE
+        first = self._programs.first_paused
+        if first is not None and not self._programs.going_on:
+            self._programs.become(first, Stage.ACTIVE)
 
     # -- facts
 
     def _arrived(self, fact: e.CallArrived, view: View) -> None:
         request = fact.request
-        program = self._programs.get(request.agent)
+        program = self._of_agent.get(request.agent)
         if program is None:
-            program = self._over.pop(request.agent, None)
-        if program is None:
-            program = Program(request, next(self._numbers))
+            program = self._of_agent[request.agent] = Program(request, next(self._numbers))
+            self._agents_of.setdefault(request.app, []).append(request.agent)
             if self._is_held_back(program, view):
                 program.stage = Stage.PAUSED
         else:
+            if self._over.pop(request.agent, None) is None:
+                self._programs.take(program)
             self._endings.learn(program.last)
             program.last = request
             program.tokens = request.prompt_tokens
             program.reasoning = True
-        self._programs[request.agent] = program
+        self._programs.put(program)
+        program.calls[request.id] = None
         self._caller[request.id] = program
 
     def _is_held_back(self, program: Program, view: View) -> bool:
-        others = self._programs.values()
-        queued = any(other.stage is Stage.PAUSED and other.reasoning for other in others)
-        return queued or self._cost(program) > self._room(view)
+        return self._programs.queued or self._cost(program) > self._room(view)
 
     def _admitted(self, fact: e.CallAdmitted, view: View) -> None:
-        self._caller[fact.call].new = False
+        self._preempted.pop(fact.call, None)
+        program = self._caller[fact.call]
+        if program.new:
+            counted = self._is_counted(program)
+            if counted:
+                self._programs.take(program)
+            program.new = False
+            if counted:
+                self._programs.put(program)
+
+    def _was_preempted(self, fact: e.CallPreempted, view: View) -> None:
+        self._preempted[fact.call] = None
 
     def _finished(self, fact: e.CallFinished, view: View) -> None:
-        program = self._caller.pop(fact.call)
+        program = self._left(fact.call)
         self._act(program, program.last.prompt_tokens + fact.output_tokens)
-        if program.agent in self._programs and not self._endings.calls_again(program.last):
-            self._over[program.agent] = self._programs.pop(program.agent)
+        if self._is_counted(program) and not self._endings.calls_again(program.last):
+            self._programs.take(program)
+            self._over[program.agent] = program
+            self._stragglers.update(dict.fromkeys(program.calls, program))
 
     def _aborted(self, fact: e.CallAborted, view: View) -> None:
-        program = self._caller.pop(fact.call)
+        program = self._left(fact.call)
         self._act(program, program.tokens)
 
-    @staticmethod
-    def _act(program: Program, tokens: int) -> None:
+    def _left(self, call: CallId) -> Program:
+        self._preempted.pop(call, None)
+        self._stragglers.pop(call, None)
+        program = self._caller.pop(call)
+        del program.calls[call]
+        return program
+
+    def _is_counted(self, program: Program) -> bool:
+        """Whether its application goes on, and it is not believed to be over."""
+        return self._of_agent.get(program.agent) is program and program.agent not in self._over
+
+    def _act(self, program: Program, tokens: int) -> None:
+        counted = self._is_counted(program)
+        if counted:
+            self._programs.take(program)
         program.tokens = tokens
         program.reasoning = False
         if program.stage is Stage.MARKED:
             program.stage = Stage.PAUSED
+        if counted:
+            self._programs.put(program)
 
     def _app_finished(self, fact: e.AppFinished, view: View) -> None:
-        for programs in (self._programs, self._over):
-            for agent in [agent for agent, program in programs.items() if program.last.app == fact.app]:
-                del programs[agent]
+        for agent in self._agents_of.pop(fact.app, ()):
+            program = self._of_agent.pop(agent)
+            if self._over.pop(agent, None) is None:
+                self._programs.take(program)
 
 
 def _shared_tokens(view: View) -> int:
     """Tokens that running calls hold in common, counted once less than there are holders."""
     size = view.block_tokens
-    calls = list(view.running.values()) + [call for call in view.waiting.values() if call.loading]
+    calls = [*view.running.values(), *view.loading.values()]
     alone = sum(-(-(call.request.prompt_tokens + call.request.max_output_tokens) // size) for call in calls)
     together = view.gpu_blocks - view.free_blocks + view.growth_blocks
     return max(0, alone - together) * size
