@@ -19,10 +19,12 @@ class Endings:
         """Whether an agent whose latest call is `last` is expected to call again."""
         return _says_so(last) or last.agent_type in self._came_back
 
-    def learn(self, last: Request) -> None:
-        """The agent whose latest call was `last` has called again."""
-        if not _says_so(last):
-            self._came_back.add(last.agent_type)
+    def learn(self, last: Request) -> bool:
+        """The agent whose latest call was `last` has called again. Whether more is expected of some agents now."""
+        if _says_so(last) or last.agent_type in self._came_back:
+            return False
+        self._came_back.add(last.agent_type)
+        return True
 
 
 def _says_so(last: Request) -> bool:

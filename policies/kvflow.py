@@ -54,10 +54,9 @@ from .admission import Admission, Rival, first_come
 from .endings import Endings
 from .interface import AgentView, Move, Plan, Status, View
 from .news import tell
+from .ranked_queue import RankedQueue
 
 RETRY_SHARE = 1 / 8  # of the GPU's blocks: handed out before a refused prefetch is asked for again
-
-Steps = Mapping[AgentId, float]
 
 
 class KvFlow:
@@ -71,6 +70,11 @@ class KvFlow:
         self._prefetch_steps = prefetch_steps
         self._endings = Endings()
         self._last: dict[AgentId, Request] = {}
+        self._agents_of: dict[AppId, list[AgentId]] = {}
+        self._changed: dict[AppId, None] = {}  # applications whose agents' steps may be others now
+        self._steps: dict[AgentId, float] = {}  # of agents whose calls neither wait nor run
+        self._furthest = RankedQueue()  # these agents, in the order in which their caches go
+        self._nearest = RankedQueue()  # those of them that are near enough to be prefetched
         self._caller: dict[CallId, AgentId] = {}  # of the calls that have not ended
         self._ended: list[AgentId] = []  # agents whose calls ended since the last plan
         self._held_blocks: dict[AgentId, int] = {}  # prefetched, or on their way
@@ -79,8 +83,11 @@ class KvFlow:
         self._handlers: Mapping[type, Callable[[Any, View], None]] = {
             e.CallArrived: self._arrived,
             e.CallAdmitted: self._admitted,
+            e.CallPreempted: self._preempted,
             e.CallFinished: self._finished,
             e.CallAborted: self._aborted,
+            e.ToolStarted: self._tool_changed,
+            e.ToolReturned: self._tool_changed,
             e.UploadStarted: self._upload_started,
             e.UploadTaken: self._upload_ended,
             e.UploadCancelled: self._upload_ended,
@@ -91,29 +98,51 @@ class KvFlow:
     def plan(self, view: View) -> Plan:
         """Rank idle caches, save what ended, prefetch what comes next or make room for what waits."""
         tell(view.news, self._handlers, view)
-        steps = self.steps_to_execution(view)
+        self._rank_anew(view)
         admission, rival = first_come(view, ())
-        forget, offload = self._saves(steps, view)
+        forget, offload = self._saves(view)
         cancel: tuple[AgentId, ...] = ()
         upload: tuple[Move, ...] = ()
         if rival is None:
-            upload = self._prefetches(steps, admission.room_blocks, view)
+            upload = self._prefetches(admission.room_blocks, view)
         elif self._held_blocks:
-            cancel = self._cancelled(steps, rival.need_blocks - (view.free_blocks - admission.fit_blocks), view)
-        evict = self._evicted(steps, admission, rival, view)
+            cancel = self._cancelled(rival.need_blocks - (view.free_blocks - admission.fit_blocks), view)
+        evict = self._evicted(admission, rival, view)
         return Plan(evict=evict, offload=offload, upload=upload, cancel=cancel, forget=forget)
 
     # -- steps to execution
 
-    def steps_to_execution(self, view: View) -> dict[AgentId, float]:
-        """Of every agent, in the order of the view; infinite if it is not expected to call again."""
-        live: dict[AppId, list[Request]] = {}
-        for agent in view.agents.values():
-            if agent.status is not Status.IDLE:
-                live.setdefault(agent.app, []).append(agent.last)
-        return {name: self._steps(agent, live.get(agent.app, ())) for name, agent in view.agents.items()}
+    def steps_to_execution(self, name: AgentId) -> float:
+        """Of an agent at the time of the last plan; infinite if it is not expected to call again."""
+        return self._steps.get(name, 0)
 
-    def _steps(self, agent: AgentView, live: Iterable[Request]) -> float:
+    def _rank_anew(self, view: View) -> None:
+        """Find the steps of those agents again whose applications changed."""
+        for app in self._changed:
+            agents = [view.agents[name] for name in self._agents_of.get(app, ())]
+            live = [agent.last for agent in agents if agent.status is not Status.IDLE]
+            for agent in agents:
+                self._rank(agent, self._found_steps(agent, live))
+        self._changed.clear()
+
+    def _rank(self, agent: AgentView, steps: float) -> None:
+        name = agent.id
+        if not steps:
+            self._drop(name)
+            return
+        self._steps[name] = steps
+        self._furthest.put(name, (-steps, agent.since_s, agent.number))
+        if steps <= self._prefetch_steps:
+            self._nearest.put(name, (steps, agent.since_s, agent.number))
+        else:
+            self._nearest.remove(name)
+
+    def _drop(self, name: AgentId) -> None:
+        self._steps.pop(name, None)
+        self._furthest.remove(name)
+        self._nearest.remove(name)
+
+    def _found_steps(self, agent: AgentView, live: Iterable[Request]) -> float:
         if agent.status is Status.WAITING or agent.status is Status.RUNNING:
             return 0
         last = agent.last
@@ -134,95 +163,86 @@ class KvFlow:
 
     # -- evict
 
-    def _evicted(self, steps: Steps, admission: Admission, rival: Rival | None, view: View) -> tuple[AgentId, ...]:
+    def _evicted(self, admission: Admission, rival: Rival | None, view: View) -> tuple[AgentId, ...]:
         """Idle agents, the furthest first: as many as may have to give up blocks until the next plan."""
         need_blocks = admission.fit_blocks + view.growth_blocks + (0 if rival is None else rival.need_blocks)
-        agents = view.agents
-        idle = [
-            (-steps[name], agent.since_s, agent.number, name, agent.context_blocks)
-            for name, agent in agents.items()
-            if steps[name] and agent.context_blocks
-        ]
-        idle.sort()
         evict = []
-        for *_, name, blocks in idle:
+        for name in self._furthest:
             if need_blocks <= 0:
                 break
-            evict.append(name)
-            need_blocks -= blocks
+            blocks = view.agents[name].context_blocks
+            if blocks:
+                evict.append(name)
+                need_blocks -= blocks
         return tuple(evict)
 
     # -- save
 
-    def _saves(self, steps: Steps, view: View) -> tuple[tuple[AgentId, ...], tuple[Move, ...]]:
+    def _saves(self, view: View) -> tuple[tuple[AgentId, ...], tuple[Move, ...]]:
         """Copies to give up, and contexts to save, of agents whose calls have ended."""
         if not self._ended:
             return (), ()
         room = view.host_free_blocks
-        forget: list[AgentId] = []
+        forget: dict[AgentId, None] = {}
         moves = []
         for name in self._ended:
             agent = view.agents.get(name)
-            if agent is None or not steps[name]:
+            steps = self._steps.get(name)
+            if agent is None or steps is None:
                 continue  # its application ended, or it goes on already
-            if steps[name] == inf:
+            if steps == inf:
                 if agent.host_blocks:
-                    forget.append(name)
+                    forget[name] = None
                 continue
             new = agent.context_blocks - agent.host_blocks
             if new > room:
-                forget += self._given_up(new - room, steps, name, forget, view)
+                forget.update(self._given_up(new - room, name, forget, view))
             if new > 0:
                 room -= new
                 moves.append(Move(name, agent.context_blocks))
         self._ended.clear()
         return tuple(forget), tuple(moves)
 
-    @staticmethod
-    def _given_up(blocks: int, steps: Steps, name: AgentId, chosen: list[AgentId], view: View) -> list[AgentId]:
+    def _given_up(self, blocks: int, name: AgentId, chosen: Mapping[AgentId, None], view: View) -> dict[AgentId, None]:
         """Copies to give up for so many blocks: of agents that are no nearer than this one, the furthest first."""
-        further = sorted(
-            (-steps[other], agent.since_s, agent.number, other, agent.host_blocks)
-            for other, agent in view.agents.items()
-            if agent.host_blocks and steps[other] >= steps[name] and other != name and other not in chosen
-        )
-        given_up = []
-        for *_, other, held in further:
-            if blocks <= 0:
+        given_up: dict[AgentId, None] = {}
+        for other in self._furthest:
+            if blocks <= 0 or self._steps[other] < self._steps[name]:
                 break
-            given_up.append(other)
-            blocks -= held
+            held = view.agents[other].host_blocks
+            if held and other != name and other not in chosen:
+                given_up[other] = None
+                blocks -= held
         return given_up
 
     # -- prefetch
 
-    def _prefetches(self, steps: Steps, room_blocks: int, view: View) -> tuple[Move, ...]:
+    def _prefetches(self, room_blocks: int, view: View) -> tuple[Move, ...]:
         """Copies to bring back into room that nobody needs: the nearest first, then the longest idle."""
-        near = [
-            (steps[name], agent.since_s, agent.number, name, agent.host_blocks)
-            for name, agent in view.agents.items()
-            if 0 < steps[name] <= self._prefetch_steps
-            and agent.host_blocks
-            and not agent.offloading
-            and name not in self._held_blocks
-            and self._retry_blocks.get(name, 0) <= self._handed_out_blocks
-        ]
-        near.sort()
         moves = []
-        for *_, name, blocks in near:
-            if blocks <= room_blocks:
+        for name in self._nearest:
+            if room_blocks <= 0:
+                break
+            agent = view.agents[name]
+            blocks = agent.host_blocks
+            if (
+                0 < blocks <= room_blocks
+                and not agent.offloading
+                and name not in self._held_blocks
+                and self._retry_blocks.get(name, 0) <= self._handed_out_blocks
+            ):
                 room_blocks -= blocks
                 moves.append(Move(name, blocks))
         return tuple(moves)
 
-    def _cancelled(self, steps: Steps, missing_blocks: int, view: View) -> tuple[AgentId, ...]:
+    def _cancelled(self, missing_blocks: int, view: View) -> tuple[AgentId, ...]:
         """Prefetches to give up for the first call that waits, the furthest first; none if they do not help it."""
         held = [name for name in self._held_blocks if name in view.agents]
         cancel = []
-        for name in sorted(held, key=lambda name: (-steps[name], view.agents[name].number)):
+        for name in sorted(held, key=lambda name: (-self.steps_to_execution(name), view.agents[name].number)):
             if missing_blocks <= 0:
                 break
-            if steps[name] == 0:
+            if not self.steps_to_execution(name):
                 continue  # its call waits and takes them
             cancel.append(name)
             missing_blocks -= self._held_blocks[name]
@@ -233,22 +253,40 @@ class KvFlow:
     def _arrived(self, fact: e.CallArrived, view: View) -> None:
         request = fact.request
         before = self._last.get(request.agent)
-        if before is not None:
-            self._endings.learn(before)
+        if before is None:
+            self._agents_of.setdefault(request.app, []).append(request.agent)
+        elif self._endings.learn(before):
+            self._changed.update(dict.fromkeys(self._agents_of))  # once an agent type
         self._last[request.agent] = request
+        self._changed[request.app] = None
         self._caller[request.id] = request.agent
         self._retry_blocks.pop(request.agent, None)
 
     def _admitted(self, fact: e.CallAdmitted, view: View) -> None:
-        request = self._last[self._caller[fact.call]]
+        agent = self._caller[fact.call]
+        self._touch(agent)
+        request = self._last[agent]
         tokens = request.prompt_tokens + request.max_output_tokens - fact.gpu_hit_tokens
         self._handed_out_blocks += max(0, tokens) // view.block_tokens
 
+    def _preempted(self, fact: e.CallPreempted, view: View) -> None:
+        self._touch(self._caller[fact.call])
+
     def _finished(self, fact: e.CallFinished, view: View) -> None:
-        self._ended.append(self._caller.pop(fact.call))
+        agent = self._caller.pop(fact.call)
+        self._ended.append(agent)
+        self._touch(agent)
 
     def _aborted(self, fact: e.CallAborted, view: View) -> None:
-        self._caller.pop(fact.call)
+        self._touch(self._caller.pop(fact.call))
+
+    def _tool_changed(self, fact: e.ToolStarted | e.ToolReturned, view: View) -> None:
+        self._touch(fact.agent)
+
+    def _touch(self, agent: AgentId) -> None:
+        last = self._last.get(agent)
+        if last is not None:
+            self._changed[last.app] = None
 
     def _upload_started(self, fact: e.UploadStarted, view: View) -> None:
         self._held_blocks[fact.agent] = self._held_blocks.get(fact.agent, 0) + fact.blocks
@@ -260,8 +298,8 @@ class KvFlow:
         self._retry_blocks[fact.agent] = self._handed_out_blocks + RETRY_SHARE * view.gpu_blocks
 
     def _app_finished(self, fact: e.AppFinished, view: View) -> None:
-        gone = [name for name, request in self._last.items() if request.app == fact.app]
-        for name in gone:
+        for name in self._agents_of.pop(fact.app, ()):
             del self._last[name]
+            self._drop(name)
             self._held_blocks.pop(name, None)
             self._retry_blocks.pop(name, None)

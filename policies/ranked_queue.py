@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Iterator
 
 from ..traces.apps import CallId
 
@@ -36,6 +37,10 @@ class RankedQueue:
         if key is not None:
             del self._ranked[bisect_left(self._ranked, (key, call))]
             self._names = None
+
+    def __iter__(self) -> Iterator[str]:
+        """The names in order, one after another."""
+        return (name for _, name in self._ranked)
 
     def names(self) -> tuple[CallId, ...]:
         """The calls in order."""

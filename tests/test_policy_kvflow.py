@@ -5,15 +5,16 @@ from typing import Any
 
 import pytest
 from crowded_runs import count, crowded, facts_of
+from fickle_clients import FickleClients
 from views import Story
 
 from tokencake.policies.endings import Endings
-from tokencake.policies.interface import Move
+from tokencake.policies.interface import Move, Plan, Status, View
 from tokencake.policies.kvflow import KvFlow
 from tokencake.traces import events as e
 from tokencake.traces.apps import Hints
 from tokencake.traces.errors import PolicyError
-from tokencake.traces.events import ToolHint
+from tokencake.traces.events import Request, ToolHint
 
 TOOL = (ToolHint("search", 2.0),)
 TEN_BLOCKS: dict[str, Any] = {"prompt_tokens": 145, "max_output_tokens": 16}  # a context of 161 tokens: ten full blocks
@@ -21,6 +22,11 @@ TEN_BLOCKS: dict[str, Any] = {"prompt_tokens": 145, "max_output_tokens": 16}  # 
 
 def hints(remaining: int, group: str | None = None, reusable: bool = True) -> Hints:
     return Hints(remaining_depth=remaining, join_group=group, reusable=reusable)
+
+
+def steps(rule: KvFlow, story: Story) -> dict[str, float]:
+    rule.plan(story.view())
+    return {name: rule.steps_to_execution(name) for name in story.view().agents}
 
 
 def a_join() -> Story:
@@ -45,7 +51,7 @@ def test_steps_follow_the_hints():
     story = a_join()
     rule = KvFlow()
     rule.plan(story.view())
-    assert rule.steps_to_execution(story.view()) == {
+    assert steps(rule, story) == {
         "c/main": inf,  # nobody goes on with its context
         "a/lead": 5,  # at the latest with the last call of the application: 5, 4, 3, 2, 1
         "a/fast": 3,  # two more calls of `slow`, then the join: 5 - (3 - 1)
@@ -59,7 +65,7 @@ def test_an_idle_agent_of_an_application_where_nothing_else_happens_is_next():
     story.runs("a/1", agent="a/main", hints=hints(4))
     rule = KvFlow()
     rule.plan(story.view())
-    assert rule.steps_to_execution(story.view()) == {"a/main": 1}
+    assert steps(rule, story) == {"a/main": 1}
 
 
 def test_an_agent_that_went_on_with_what_it_called_not_reusable_teaches_about_its_type():
@@ -68,7 +74,7 @@ def test_an_agent_that_went_on_with_what_it_called_not_reusable_teaches_about_it
     for call in ("a/1", "a/2", "b/1"):
         story.runs(call, agent=f"{call[0]}/main", agent_type="architect", hints=hints(3, reusable=False))
     rule.plan(story.view())
-    assert rule.steps_to_execution(story.view()) == {"a/main": 1, "b/main": 1}
+    assert steps(rule, story) == {"a/main": 1, "b/main": 1}
 
 
 def test_endings_believes_what_a_call_says_before_what_its_type_did():
@@ -185,7 +191,7 @@ def test_an_application_that_ends_early_is_forgotten():
     story.happens(e.CallAborted(story.now_s, "a/3"))
     story.happens(e.AppFinished(story.now_s, "a"))
     rule.plan(story.view())
-    assert rule.steps_to_execution(story.view()) == {"c/main": inf}
+    assert steps(rule, story) == {"c/main": inf}
 
 
 def test_a_negative_number_of_steps_is_refused():
@@ -196,3 +202,32 @@ def test_a_negative_number_of_steps_is_refused():
 def test_what_is_saved_is_loaded():
     facts = facts_of(KvFlow, crowded()[0])
     assert count(facts, e.LoadFinished) > 0
+
+
+# -- what is known of the steps is what a look at all agents would say
+
+
+class LooksAtAll:
+    """KVFlow, and beside it the steps of every agent found anew at each plan."""
+
+    def __init__(self) -> None:
+        self.rule = KvFlow()
+        self.hears = self.rule.hears
+
+    def plan(self, view: View) -> Plan:
+        plan = self.rule.plan(view)
+        live: dict[str, list[Request]] = {}
+        for agent in view.agents.values():
+            if agent.status is not Status.IDLE:
+                live.setdefault(agent.app, []).append(agent.last)
+        found = {name: self.rule._found_steps(agent, live.get(agent.app, ())) for name, agent in view.agents.items()}
+        assert {name: self.rule.steps_to_execution(name) for name in view.agents} == found
+        away = [view.agents[name] for name, steps in found.items() if steps]
+        away.sort(key=lambda agent: (-found[agent.id], agent.since_s, agent.number))
+        assert [*self.rule._furthest] == [agent.id for agent in away]
+        return plan
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_steps_are_kept_up_to_date_whatever_clients_do(seed: int):
+    FickleClients(seed, LooksAtAll()).happen(300)

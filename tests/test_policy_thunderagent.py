@@ -1,10 +1,11 @@
 """ThunderAgent by hand: 1,600 tokens of GPU memory, weighed every 5 s, a hundred tokens for each program."""
 
 import pytest
+from fickle_clients import FickleClients
 from views import Story
 
-from tokencake.policies.interface import Plan
-from tokencake.policies.thunderagent import ThunderAgent
+from tokencake.policies.interface import Plan, View
+from tokencake.policies.thunderagent import Stage, ThunderAgent
 from tokencake.traces import events as e
 from tokencake.traces.errors import PolicyError
 from tokencake.traces.events import ToolHint
@@ -179,3 +180,36 @@ def test_a_bad_option_is_named(option):
     (name,) = option
     with pytest.raises(PolicyError, match=rf"^thunderagent: option {name}: expected .*, got"):
         ThunderAgent(**option)
+
+
+# -- what is kept up to date is what a look at all programs would say
+
+
+class LooksAtAll:
+    """ThunderAgent, and beside it the sums over its programs made anew at each plan."""
+
+    def __init__(self) -> None:
+        self.rule = ThunderAgent()
+        self.hears = self.rule.hears
+
+    def plan(self, view: View) -> Plan:
+        plan = self.rule.plan(view)
+        rule = self.rule
+        counted = [program for name, program in rule._of_agent.items() if name not in rule._over]
+        paused = [program for program in counted if program.stage is Stage.PAUSED]
+        going_on = [program for program in counted if program.stage is not Stage.PAUSED]
+        assert rule._programs.paused() == sorted(paused, key=lambda program: program.resumption)
+        assert rule._programs.queued == any(program.reasoning for program in paused)
+        assert rule._programs.tokens(1.0) == sum(rule._cost(program) for program in going_on)
+        free = [
+            name
+            for name, call in view.waiting.items()
+            if rule._caller[name].stage is not Stage.PAUSED or call.preemptions or call.loading
+        ]
+        assert plan.admit == (None if len(free) == len(view.waiting) else tuple(free))
+        return plan
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_sums_are_kept_up_to_date_whatever_clients_do(seed: int):
+    FickleClients(seed, LooksAtAll()).happen(300)
