@@ -138,6 +138,11 @@ def test_an_ignored_field_is_said_to_be(source: Path) -> None:
     assert "ignored: the field dealy, which no row has" in done.words
 
 
+def test_a_harmless_field_may_be_ignored_by_name(source: Path) -> None:
+    done = Converted(source, "mooncake", lines(chat(model="m")), ignored_fields={"model"})
+    assert "ignored: the field model in 1 row" in done.words
+
+
 @pytest.mark.parametrize(("source_format", "name"), [("mooncake", "hash_ids"), ("agentic-coding", "think_time")])
 def test_a_field_that_says_what_a_row_means_cannot_be_ignored(source: Path, source_format: str, name: str) -> None:
     message = refusal(source, source_format, GOOD[source_format], ignored_fields={name})

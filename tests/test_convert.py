@@ -168,8 +168,9 @@ GOOD = {
         {
             "id": "a",
             "block_size": 64,
+            "hash_id_scope": "local",
             "requests": [
-                {"type": "n", "t": 0, "in": 70, "out": 1, "hash_ids": [1], "input_types": ["text"], "api_time": 1.0},
+                {"type": "n", "t": 0, "in": 70, "out": 1, "hash_ids": [1], "stop": "", "api_time": 1.0, "model": "m"},
                 {
                     "type": "subagent",
                     "t": 4,

@@ -79,7 +79,8 @@ class Conversion:
 
     def look_at(self, entry: Entry, known: FieldLists) -> None:
         """Counts the fields of `entry` that are in no list; `null` says nothing and counts as absent."""
-        for name in sorted(entry.values.keys() - known.understood - known.harmless):
+        harmless = known.harmless - self.asked.ignored_fields
+        for name in sorted(entry.values.keys() - known.understood - harmless):
             if entry.has(name):
                 counts = self.ignored if name in self.asked.ignored_fields else self.strangers
                 _count(counts, spelled(name), entry.place(spelled(name)))

@@ -194,7 +194,8 @@ class _Conversation:
         self._conversion.rows += 1
         start_us = self._us(entry, "t")
         service_us = self._us(entry, "api_time") if entry.has("api_time") else 0
-        failed = entry.values.get("stop") in FAILED
+        stop = entry.values.get("stop")
+        failed = isinstance(stop, str) and stop in FAILED
         output_tokens = answer_tokens(self._conversion, entry, "in", "out", "stop" if failed else None)
         if output_tokens is None:
             return

@@ -8,19 +8,20 @@ rows with blocks of another size, or with times since 1970.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain
 
 from .apps import Application
 from .block_ids import MAX_ID, Blocks, covers, fitting_block_tokens
 from .conversion import Conversion, FieldLists, answer_tokens, known_entries
 from .errors import TraceError
-from .fields import WrongField
+from .fields import MAX_NAME, WrongField
 from .foreign import Entry
 from .one_call import one_call_application
 from .recorded_times import RecordedTimes
 
 BLOCK_TOKENS = 512
 LOOKED_AT = 1_000  # rows, to find out how large blocks are that are not of that size
+IDS_LOOKED_AT = 1_000_000
 FIELDS = FieldLists(
     frozenset({"timestamp", "input_length", "output_length", "hash_ids"}), frozenset({"request_id", "model"})
 )
@@ -64,33 +65,44 @@ def _block_tokens(entries: Iterator[Entry], conversion: Conversion) -> tuple[int
     if (asked := conversion.asked.block_tokens) is not None:
         conversion.assume(f"blocks are {asked} tokens (as asked)")
         return asked, entries
-    head = []
-    for entry in entries:
-        head.append(entry)
-        if (listed := _listed(entry)) and BLOCK_TOKENS in fitting_block_tokens([listed]):
-            break
-        if listed or len(head) == LOOKED_AT:
-            head += islice(entries, LOOKED_AT - len(head))
-            return _detected(head, conversion), chain(head, entries)
-    conversion.assume(f"blocks are {BLOCK_TOKENS} tokens (as documented)")
-    return BLOCK_TOKENS, chain(head, entries)
+    head = list(_looked_at(entries))
+    lists = [listed for entry in head if (listed := _listed(entry))]
+    if not lists or BLOCK_TOKENS in fitting_block_tokens(lists[:1]):
+        conversion.assume(f"blocks are {BLOCK_TOKENS} tokens (as documented)")
+        return BLOCK_TOKENS, chain(head, entries)
+    sizes = fitting_block_tokens(lists)
+    if len(sizes) != 1:
+        fit = f"blocks of {', '.join(map(str, sizes))} tokens would fit" if sizes else "no power of two fits, either"
+        entry = next(entry for entry in head if _listed(entry))
+        expected = f"an id for each {BLOCK_TOKENS} of the {entry.values['input_length']} tokens"
+        entry.refuse("hash_ids", f"{expected} ({fit}; --block-tokens says it)")
+    rows = "row" if len(head) == 1 else f"{len(head):,} rows"
+    conversion.assume(f"blocks are {sizes[0]} tokens (the only power of two that fits the first {rows})")
+    return sizes[0], chain(head, entries)
 
 
-def _detected(head: list[Entry], conversion: Conversion) -> int:
-    sizes = fitting_block_tokens(listed for entry in head if (listed := _listed(entry)))
-    if len(sizes) == 1:
-        conversion.assume(
-            f"blocks are {sizes[0]} tokens (the only power of two that fits the first {len(head):,} rows)"
-        )
-        return sizes[0]
-    entry = next((entry for entry in head if _listed(entry)), head[0])
-    if not _listed(entry):
-        return BLOCK_TOKENS
-    fit = f"blocks of {', '.join(map(str, sizes))} tokens would fit" if sizes else "no power of two fits, either"
-    entry.refuse(
-        "hash_ids",
-        f"an id for each {BLOCK_TOKENS} of the {entry.values['input_length']} tokens ({fit}; --block-tokens says it)",
-    )
+def _looked_at(entries: Iterator[Entry]) -> Iterator[Entry]:
+    """The first rows: as far as one that has blocks of the documented size, or as many as it takes to tell another.
+
+    They are held, so there are not many ids in them, and none has anything large that is no list of ids.
+    """
+    ids, others = 0, False
+    for number, entry in enumerate(entries, 1):
+        yield entry
+        listed = _listed(entry)
+        if not others and listed and BLOCK_TOKENS in fitting_block_tokens([listed]):
+            return
+        others = others or listed is not None
+        ids += listed[0] if listed else 0
+        if number == LOOKED_AT or ids > IDS_LOOKED_AT or not all(map(_small, entry.values.values())):
+            return
+
+
+def _small(value: object) -> bool:
+    """Whether it is a number, short text, or a list of nothing but numbers."""
+    if isinstance(value, list):
+        return set(map(type, value)) <= {int}
+    return value is None or isinstance(value, int | float) or (isinstance(value, str) and len(value) <= MAX_NAME)
 
 
 def _listed(entry: Entry) -> tuple[int, int] | None:

@@ -18,6 +18,7 @@ Times are whole microseconds from the start of the session, so that no compariso
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -75,6 +76,14 @@ class Thread:
             yield from thread.all_requests()
 
 
+_Item: TypeAlias = "Request | Thread"
+
+
+def _key(item: _Item) -> tuple[int, int, int]:
+    """Whoever comes first here never waits for one that comes later."""
+    return item.start_us, item.end_us, item.position
+
+
 def settle(thread: Thread) -> None:
     """Takes out of the times what only rounding brought in; `resolution_us` says how much that can be.
 
@@ -88,9 +97,9 @@ def settle(thread: Thread) -> None:
             before.end_us = min(before.end_us, request.start_us)
     for inner in thread.threads:
         settle(inner)
-        starter = max((one for one in ordered if one.start_us < inner.start_us), key=_key, default=None)
-        if starter is not None and 0 < starter.end_us - inner.start_us < thread.resolution_us:
-            inner.start_us = starter.end_us
+        begun = bisect_left(ordered, inner.start_us, key=lambda one: one.start_us)
+        if begun and 0 < ordered[begun - 1].end_us - inner.start_us < thread.resolution_us:
+            inner.start_us = ordered[begun - 1].end_us
         lasting: Sequence[_Item] = inner.requests or inner.threads
         last_us = max((one.end_us for one in lasting), default=inner.end_us)
         if last_us - inner.end_us > inner.resolution_us:
@@ -100,9 +109,6 @@ def settle(thread: Thread) -> None:
 
 def _goes_on(before: Request, request: Request) -> bool:
     return request.tokens > before.tokens and common_blocks(before.ids, request.ids) == len(before.ids)
-
-
-_Item: TypeAlias = "Request | Thread"
 
 
 def plan(main: Thread, taken: Iterable[str] = ()) -> list[Request]:
@@ -123,11 +129,6 @@ def plan(main: Thread, taken: Iterable[str] = ()) -> list[Request]:
 
 
 # who waits for whom
-
-
-def _key(item: _Item) -> tuple[int, int, int]:
-    """Whoever comes first here never waits for one that comes later."""
-    return item.start_us, item.end_us, item.position
 
 
 class _Ended:
