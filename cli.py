@@ -25,7 +25,7 @@ from .sim.interrupts import exit_code, heed
 from .sim.terminal import say, write_plainly
 from .traces.errors import EngineError, RunError, TokencakeError, TraceError
 from .traces.escaping import one_line
-from .traces.source_file import forget
+from .traces.source_file import forget, is_read_once
 
 if TYPE_CHECKING:
     from .live.connect import Remote
@@ -849,7 +849,11 @@ def convert(
     conversion = Conversion(Asked(block_tokens, time_unit, frozenset(ignored), bad_rows))
     applications = converters.convert(source, source_format, rate, arrivals, seed, conversion)
     about = {"rate": rate, "arrivals": arrivals if rate is not None else None, "seed": seed}
-    header = Header(name=source.stem, source=source_format, about={**about, **conversion.asked.about()})
+    header = Header(
+        name=None if is_read_once(source) else source.stem,
+        source=source_format,
+        about={**about, **conversion.asked.about()},
+    )
     _write(output, applications, header, progress, source)
     for line in conversion.words():
         say(line, err=True)

@@ -53,7 +53,7 @@ def check_outputs(outputs: Sequence[Output], inputs: Sequence[Path] = ()) -> Non
 
 
 def check_apart(outputs: Sequence[Output], inputs: Sequence[Path] = ()) -> None:
-    """Raises TokencakeError if an output is an input, or two outputs are the same file.
+    """Raises TokencakeError if an output is an input, or lies in a folder that is one, or two are the same file.
 
     Files are the same if they are one file in the end, whatever they are called, or would be on some systems.
     """
@@ -64,6 +64,8 @@ def check_apart(outputs: Sequence[Output], inputs: Sequence[Path] = ()) -> None:
         if (file := read.get(identity)) is not None:
             also = "" if output.path == file else f" {file}"
             raise TokencakeError(f"{output.path}: cannot be written: it is the input{also}")
+        if (folder := read.get(_identity(Path(realpath(output.path)).parent))) is not None:
+            raise TokencakeError(f"{output.path}: cannot be written: it would lie in the folder that is read, {folder}")
         if (other := there.setdefault(identity, output)) is not output:
             options = " and ".join(dict.fromkeys((other.option, output.option)))
             both = f"{output.path} twice" if output.path == other.path else f"{other.path} and {output.path}, the same"

@@ -199,6 +199,23 @@ def test_files_that_are_not_there_yet_are_compared_too(here: Path):
     assert names(here) == ["dangling", "folder"]
 
 
+def test_a_folder_that_is_read_is_not_written_into(here: Path):
+    (here / "recorded").mkdir()
+    (here / "link").symlink_to("recorded")
+    for name in ("recorded/a.json", "link/new", "recorded/../recorded/a"):
+        with pytest.raises(TokencakeError, match="would lie in the folder that is read, recorded"):
+            check_apart([Output("-o", Path(name))], [Path("recorded")])
+    check_apart([Output("-o", Path("out.jsonl"))], [Path("recorded")])
+
+
+def test_a_sweep_does_not_empty_what_a_link_leads_to(trace: str, here: Path, capsys: pytest.CaptureFixture[str]):
+    (here / "victim").write_text("precious")
+    (here / "s.csv.cells.jsonl").symlink_to("victim")
+    assert run(["sweep", trace, "--qps", "1", "--fresh", "-o", "s.csv"]) == 2
+    assert "s.csv.cells.jsonl: is in the way: expected no link" in capsys.readouterr().err
+    assert (here / "victim").read_text() == "precious"
+
+
 def test_standard_output_holds_one(here: Path):
     with pytest.raises(TokencakeError, match="-o and --json: expected two files, got - twice"):
         check_apart([Output("-o", Path("-")), Output("--json", Path("-"))])

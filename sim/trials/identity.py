@@ -14,6 +14,7 @@ from pathlib import Path
 from ... import __version__
 from ...traces.errors import PolicyError
 from ...traces.reader import trace_digest
+from ...traces.source_file import digest
 from ..machine import Machine
 from .cell import Cell
 
@@ -72,17 +73,14 @@ def policy_file(spec: str) -> Path | None:
 @lru_cache(maxsize=1)
 def code_digest() -> str:
     """SHA-256 of the code that plays: who changes a policy gets new figures, whatever the version says."""
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     for pattern in PLAYING:
         for file in sorted(PACKAGE.glob(pattern)):
-            digest.update(f"{file.relative_to(PACKAGE).as_posix()}\0".encode())
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
+            found.update(f"{file.relative_to(PACKAGE).as_posix()}\0".encode())
+            found.update(hashlib.sha256(file.read_bytes()).digest())
+    return found.hexdigest()
 
 
 @lru_cache(maxsize=64)
 def _file_digest(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise PolicyError(f"policy file {path}: cannot be read: {error.strerror or error}") from None
+    return digest(path, PolicyError)

@@ -77,8 +77,11 @@ class Kept:
         self.path = path
         self.results: dict[str, Result] = {}
         self._sum = ""  # of the last line
+        if path.is_symlink():  # its name is known beforehand, and --fresh empties what is there
+            raise TokencakeError(f"{path}: is in the way: expected no link")
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
         try:
-            self._file: BinaryIO = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+            self._file: BinaryIO = os.fdopen(os.open(path, flags, 0o666), "r+b")
         except OSError as error:
             raise unwritable(path, error) from None
         try:
