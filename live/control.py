@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..policies.interface import Policy
-from ..traces.errors import EngineError, TokencakeError
+from ..traces.errors import EngineError, RunError, TokencakeError
 from ..traces.events_io import EventsWriter
 from ..traces.fields import WrongField, whole
 from .adapter import Adapter
@@ -167,6 +167,7 @@ class Control:
         writer = self._writer
         if writer is not None and not self._guarded(lambda: writer.add(record)):
             self._writer = None
+            self._guarded(lambda: writer.__exit__(RunError, None, None))  # what is written stays, as a part
 
     def _guarded(self, write: Callable[[], None]) -> bool:
         try:

@@ -22,7 +22,7 @@ from .control import Control
 from .engine_core import EngineHandle
 from .limits import about, check_supported, host_slots
 from .queues import Queues
-from .settings import server_settings
+from .settings import control_token, server_settings
 from .versions import check_vllm
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class TokencakeMixin(_Base):
         self._tokencake_queues = Queues(self, self.tokencake, lambda: create_request_queue(SchedulingPolicy.FCFS))
         self._tokencake_allocate: Any = None
         told = server_settings(self.vllm_config.additional_config)
+        control_token(told, [])  # one that is none is found before the model is loaded
         control = self._tokencake_control = Control(self.tokencake, told.client_timeout_s)
         self._tokencake_engine = EngineHandle.find(control)
         if told.run is not None:

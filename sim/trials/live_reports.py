@@ -58,6 +58,8 @@ def read_live_reports(paths: Sequence[Path]) -> LiveRuns:
             found.runs.setdefault(run["policy"], []).append(run["metrics"])
             for error in run.get("errors", ()):
                 found.failed.setdefault(run["policy"], f"{path}: {error}")
+            if failed := run.get("failed_calls"):  # what came behind them was not played: it is another workload
+                found.failed.setdefault(run["policy"], f"{path}: {failed} calls failed")
     for policy in found.failed:
         del found.runs[policy]
     return found
@@ -93,7 +95,7 @@ _RUN = record(
         "policy_s": measured,
         "metrics": run_metrics,
     },
-    optional={"repeat": whole_from(1), "errors": list_of(string())},
+    optional={"repeat": whole_from(1), "errors": list_of(string()), "failed_calls": _count},
     others=free,  # what an engine has to say beside
 )
 _REPORT = record(

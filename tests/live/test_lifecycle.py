@@ -23,13 +23,11 @@ from witness import Witness
 
 from tokencake.live import adapter as adapter_module
 from tokencake.live.control import Control
-from tokencake.live.kept_facts import KeptFacts
 from tokencake.live.metadata import KEY
 from tokencake.live.settings import RunSettings
 from tokencake.policies.interface import EVERYTHING, Plan, Policy, View
 from tokencake.policies.registry import load_policy
 from tokencake.sim.machine import PS_PER_S
-from tokencake.traces import events as e
 from tokencake.traces.errors import PolicyError
 
 OPERATIONS = 700  # of each of 16 runs: 11,200 in all
@@ -421,16 +419,3 @@ def test_of_too_many_applications_those_end_that_were_heard_of_first(monkeypatch
     assert list(engine.adapter._apps) == [f"b{at}" for at in range(5)]
     engine.run_until(lambda: not engine.scheduler.requests)
     assert len(engine.answers) == 12
-
-
-def test_facts_are_kept_until_they_were_fetched() -> None:
-    kept = KeptFacts()
-    for at in range(5):
-        kept.add(e.AppStarted(float(at), f"a{at}"))
-    first, following = kept.since(0, 3)
-    assert (len(first), following) == (3, 3)
-    assert kept.since(0, 3) == (first, 3)  # asked again: the answer was lost
-    assert kept.since(3, 3)[1] == 5
-    with pytest.raises(Exception, match="those before 3 were fetched"):
-        kept.since(2, 1)
-    assert kept.since(9, 1) == ([], 9)
