@@ -491,6 +491,50 @@ def written(path: Path, text: str) -> Path:
     return path
 
 
+# when sub-agents ran
+
+
+def in_between(sub_agent: Row) -> list[Row]:
+    """A sub-agent from 2.5 to 12.5 s beside its parent, whose next requests begin at 8 s and at 14 s."""
+    fields = {"type": "subagent", "agent_id": "x", "subagent_type": "y", "status": "completed"}
+    return [ask(0, [1]), fields | sub_agent, ask(8, [1, 2]), ask(14, [1, 2, 3])]
+
+
+def test_a_sub_agents_time_is_its_end_or_its_start(source: Path) -> None:
+    """The same session as the two kinds of recordings have it."""
+    inside = [ask(0, [7]), ask(6, [7, 8])]
+    ended = {"t": 12.5, "duration_ms": 10_000, "requests": inside}
+    began = {"t": 2.5, "duration_ms": 10_000, "requests": [one | {"t": one["t"] + 2.5} for one in inside]}
+    as_ended = Converted(source, "agentic-coding", lines(talk("a", *in_between(ended))))
+    as_began = Converted(source, "agentic-coding", lines(talk("a", *in_between(began))))
+    assert as_ended.applications == as_began.applications
+    assert "t of sub-agents is when they ended, and their requests count from their start" in as_ended.words
+    assert "t of sub-agents is when they began, where their requests or status say so" in as_began.words
+    calls = {call.id: call for call in as_ended.applications[0].calls}
+    assert calls["a/main_2"].after == ("a/main_1",)
+    assert calls["a/main_3"].after == ("a/main_2", "a/x_2")
+
+
+def test_a_sub_agent_that_nobody_waited_for_begins_where_it_was_launched(source: Path) -> None:
+    launched = {"t": 2.5, "status": "async_launched", "requests": [ask(0, [7]), ask(6, [7, 8], api_time=20)]}
+    done = Converted(source, "agentic-coding", lines(talk("a", *in_between(launched))))
+    calls = {call.id: call for call in done.applications[0].calls}
+    assert (calls["a/x_1"].after, calls["a/x_1"].pause_s) == (("a/main_1",), 0.5)
+    assert calls["a/main_3"].after == ("a/main_2",)
+
+
+@pytest.mark.parametrize("since_1970", [0, EPOCH])
+def test_a_start_in_whole_seconds_may_lie_behind_its_requests(source: Path, since_1970: int) -> None:
+    """The sub-agent begins at 2.5 s, its first request, in whole seconds, at 2 s."""
+    began = {"t": since_1970 + 2.5, "duration_ms": 10_000, "requests": [ask(since_1970 + 2, [7])]}
+    requests = [one | {"t": since_1970 + one["t"]} if one["type"] == "n" else one for one in in_between(began)]
+    done = Converted(source, "agentic-coding", lines(talk("a", *requests)))
+    calls = {call.id: call for call in done.applications[0].calls}
+    assert calls["a/x_1"].after == ("a/main_1",)
+    assert calls["a/x_1"].pause_s == 0
+    assert calls["a/main_3"].after == ("a/main_2", "a/x_1")
+
+
 # how true it is
 
 

@@ -11,7 +11,7 @@ pauses follow from the recorded times, see `recorded_session`:
   then shared by less than they might be).
 - Answers come back tokenised anew in the next prompt's blocks, so no prompt refers to them.
 - A `subagent` entry is an agent of its own. Its `t` is when it ended, its requests count from its own start, which
-  is `duration_ms` before.
+  is `duration_ms` before; in later recordings `t` is when it began, and its requests count as all others.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ REQUEST = FieldLists(
     frozenset({"model", "output_types", "ttft"}),
 )
 SUBAGENT = FieldLists(
-    frozenset({"t", "type", "agent_id", "subagent_type", "duration_ms", "requests"}),
-    frozenset({"models", "tool_tokens", "system_tokens", "total_tokens", "tool_use_count", "status"}),
+    frozenset({"t", "type", "agent_id", "subagent_type", "duration_ms", "status", "requests"}),
+    frozenset({"models", "tool_tokens", "system_tokens", "total_tokens", "tool_use_count"}),
 )
 
 
@@ -174,21 +174,44 @@ class _Conversation:
         if len(agent) > LONGEST_AGENT:
             entry.refuse("agent_id", f"at most {LONGEST_AGENT} characters")
         self._agents.add(agent)
-        thread = Thread(next(self._positions), agent, entry.name("subagent_type"), end_us=self._us(entry, "t"))
+        thread = Thread(next(self._positions), agent, entry.name("subagent_type"))
         self._read(entry, thread)
-        requests = list(thread.all_requests())
-        if not requests:
+        if any(thread.all_requests()):
+            self._place(entry, thread)
+            parent.threads.append(thread)
+        else:
             self._conversion.bad("sub-agents without requests", entry, "requests", "at least one request", keep=False)
-            return
-        begin_us = min(request.start_us for request in requests)
-        since_1970 = begin_us >= EPOCH_S.start * 1_000_000
-        lasted_us = max(request.end_us for request in requests) - (begin_us if since_1970 else 0)
+
+    def _place(self, entry: Entry, thread: Thread) -> None:
+        """When a sub-agent began and ended, and its requests in the times of its parent's.
+
+        `t` is when it ended, and its requests count from its own start; or it is when it began, and they count as the
+        parent's do, which can be told: no request begins before its sub-agent, and none after it. A sub-agent that was
+        started and not waited for (`async_launched`) has neither end nor length, so `t` is when it began.
+        """
+        t_us = self._us(entry, "t")
+        begin_us = min(request.start_us for request in thread.all_requests())
+        last_us = max(request.end_us for request in thread.all_requests())
+        lasted_us = None
         if entry.has("duration_ms"):
             lasted_us = round(entry.number("duration_ms", high=MAX_SECONDS * 1e3) * 1e3)
-        thread.start_us = thread.end_us - lasted_us
-        if not since_1970:
+        as_parents = begin_us >= t_us or 0 < begin_us >= t_us - thread.resolution_us
+        launched = entry.values.get("status") == "async_launched"
+        if as_parents or launched:
+            self._conversion.assume("t of sub-agents is when they began, where their requests or status say so")
+        else:
+            self._conversion.assume("t of sub-agents is when they ended, and their requests count from their start")
+        if as_parents:
+            thread.start_us = min(t_us, begin_us)
+            thread.end_us = last_us if lasted_us is None else t_us + lasted_us
+        elif begin_us >= EPOCH_S.start * 1_000_000:  # since 1970, as the parent's
+            thread.start_us = t_us if launched else t_us - (last_us - begin_us if lasted_us is None else lasted_us)
+            thread.end_us = last_us if launched else t_us
+        else:
+            lasted_us = last_us if lasted_us is None else lasted_us
+            thread.start_us = t_us if launched else t_us - lasted_us
+            thread.end_us = thread.start_us + lasted_us
             _shift_requests(thread, thread.start_us)
-        parent.threads.append(thread)
 
     def _read_request(self, entry: Entry, thread: Thread, thinks: dict[int, int]) -> None:
         self._conversion.rows += 1
