@@ -1,8 +1,10 @@
 """The command line. What a command does is imported when it is asked for: `simulate` needs no vLLM and starts at once.
 
-Exit codes: 0 · 1 for other decisions in a replay or a validation, or a run that failed in a real engine · 2 for
-anything that the user can mend, said in one line on stderr · 130 after an interrupt, and 128 + N after a signal N that
-asks to end.
+Exit codes: 0 when the result was written, and not before · 1 for other decisions in a replay or a validation, a case
+of the gate that regressed or failed, a policy that failed in a comparison, or a run that failed in a real engine · 2
+for anything that the user can mend, said in one line on stderr · 3 for a conversion that left something out, with
+--strict · 70 for a bug of ours, with its traceback in a file · 130 after an interrupt, and 128 + N after a signal N
+that asks to end.
 """
 
 from __future__ import annotations
@@ -10,20 +12,23 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields, replace
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO, TypeVar
 
 import click
 
 from . import __version__
 from .sim.interrupts import exit_code, heed
+from .sim.supervisor import earned, supervise
 from .sim.terminal import say, write_plainly
-from .traces.errors import EngineError, RunError, TokencakeError, TraceError
+from .traces.errors import BugError, EngineError, RunError, TokencakeError, TraceError
 from .traces.escaping import one_line
 from .traces.source_file import forget, is_read_once
 
@@ -50,6 +55,7 @@ Item = TypeVar("Item")
 DEFAULT_POLICIES = ("vllm", "tokencake")
 QUIET_S = 1.0  # what is done sooner needs no progress bar
 STANDARD_OUTPUT = "-"
+BUG = 70  # the exit code for one of ours, as in sysexits.h
 
 arrivals_option = click.option(
     "--arrivals", type=click.Choice(["even", "poisson"]), default="even", show_default=True, help="How they are spaced."
@@ -58,6 +64,12 @@ seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_def
 progress_option = click.option("--progress", is_flag=True, help="Show progress even if stderr is no terminal.")
 policy_option = click.option(
     "--policy", "specs", multiple=True, metavar="P", help="NAME or FILE.py:CLASS, then :key=value,…"
+)
+timeout_option = click.option(
+    "--policy-timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="End a policy that takes longer to be made, or to plan.",
 )
 rate_option = click.option(
     "--rate", type=float, metavar="R", help="Applications a second, instead of the trace's arrivals."
@@ -136,11 +148,28 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def main() -> NoReturn:
     """Runs the command of the process's arguments, and exits with its code."""
+    global _supervisable
     if sys.stderr is None:
         _open_stderr()
+    if sys.stdout is None:
+        sys.exit(_fail("standard output is closed: expected it to be open, or >/dev/null"))
     write_plainly()
     heed()
-    sys.exit(run(sys.argv[1:]))
+    _supervisable = True
+    code = run(sys.argv[1:])
+    earned(code)
+    sys.exit(code)
+
+
+_supervisable = False  # whether the process is the command's own
+
+
+def _beware(specs: Sequence[str]) -> None:
+    """Before policies are made in this process: other people's may end it, and that must be no success."""
+    from .policies.registry import is_ours
+
+    if _supervisable and not all(is_ours(spec) for spec in specs):
+        supervise()
 
 
 def _open_stderr() -> None:
@@ -154,13 +183,37 @@ def _open_stderr() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Runs a command and returns its exit code. Whatever a user can mend is one line on stderr, never a traceback."""
+    return _flushed(_run(arguments))
+
+
+def _flushed(code: int) -> int:
+    """The exit code, once what was written to standard output has arrived there."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read our output has gone
+        _to_nowhere(sys.stdout)
+        return code or 1
+    except (OSError, ValueError) as error:
+        _to_nowhere(sys.stdout)
+        _fail(f"standard output: cannot be written: {getattr(error, 'strerror', None) or error}")
+        return code or 2
+    return code
+
+
+def _to_nowhere(stream: TextIO) -> None:
+    """Keeps Python from complaining when it flushes at the end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         code = cli.main(list(arguments), prog_name="tokencake", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
         return _fail(error.format_message())
-    except BrokenPipeError:  # who read our output has gone; keep Python from complaining when it flushes at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # who read our output has gone
+        _to_nowhere(sys.stdout)
         return 1
     except RunError as error:
         _fail(str(error))
@@ -174,13 +227,37 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort) as interrupt:
         say("interrupted", err=True)
         return exit_code(interrupt)
+    except MemoryError:
+        return _fail("out of memory")
+    except BaseException as error:
+        if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+            return 1  # Rich's word for a reader that has gone
+        return _bug(error, arguments)
     finally:
         forget()
 
 
 def _fail(message: str) -> int:
-    say(f"error: {one_line(message)}", err=True)
+    with suppress(OSError, ValueError):  # nobody hears it; the exit code says it, too
+        say(f"error: {one_line(message)}", err=True)
     return 2
+
+
+def _bug(error: BaseException, arguments: Sequence[str]) -> int:
+    """Says that it is ours, and keeps what is needed to mend it in a file that nobody else can read."""
+    trace = str(error) if isinstance(error, BugError) else traceback.format_exc()
+    about = f"tokencake {__version__}, Python {sys.version}\n{list(arguments)}\n"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="tokencake-bug-", suffix=".txt", encoding="utf-8", errors="backslashreplace", delete=False
+        ) as file:
+            file.write(f"{about}\n{trace}")
+        where = f"the traceback is in {file.name}"
+    except OSError as problem:
+        where = f"the traceback could not be written: {problem.strerror}"
+    last = trace.strip().splitlines()[-1]
+    _fail(f"a bug in tokencake, please report: {last}: {where}")
+    return BUG
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -201,6 +278,7 @@ def cli(context: click.Context) -> None:
 @rate_option
 @arrivals_option
 @oversized_option
+@timeout_option
 @output_options
 @progress_option
 def simulate(
@@ -212,6 +290,7 @@ def simulate(
     rate: float | None,
     arrivals: Any,
     skip_oversized: bool,
+    policy_timeout: float | None,
     outputs: _Outputs,
     progress: bool,
 ) -> None:
@@ -225,7 +304,7 @@ def simulate(
     from .traces.reader import read_trace
 
     machine = load_machine(machine_name or DEFAULT_MACHINE, settings)
-    contenders = [Contender.of(spec, seed) for spec in specs or DEFAULT_POLICIES]
+    contenders = Contender.all_of(specs or DEFAULT_POLICIES, seed, policy_timeout)
     if rate is not None:
         arrival_times(rate, arrivals, seed)  # a wrong rate is found now
     outputs.check(trace, machine=machine_name, policies=specs or DEFAULT_POLICIES)
@@ -336,6 +415,8 @@ def live(
     from .traces.arrivals import arrival_times
     from .traces.reader import read_trace
 
+    if url is None:
+        _beware(specs)
     if print_serve_args:
         _print_serve_args(engine, specs, _live_settings(machine_name, seed, steps=False), control)
         return 0
@@ -551,6 +632,8 @@ def replay(events: Path, policy: str | None, seed: int | None, machine_name: str
     inputs = inputs_of(events, machine=machine_name, policies=() if policy is None else (policy,))
     check_outputs(outputs_of(json=json_file), inputs)
     costs = None if machine_name is None else load_machine(machine_name).beliefs()
+    if policy is not None:
+        _beware([policy])
     setup, parity = replay_file(events, policy, seed, costs)
     if json_file is not None:
         write_whole(json_file, json.dumps(as_report(setup, parity), indent=2, allow_nan=False) + "\n")
@@ -608,6 +691,7 @@ def validate(
     from .traces.arrivals import arrival_times
     from .traces.reader import read_trace
 
+    _beware(specs)
     contenders = [Contender(spec, options_of(spec), load_policy(spec, seed=seed)) for spec in specs or DEFAULT_POLICIES]
     if rate is not None:
         arrival_times(rate, arrivals, seed)
@@ -948,6 +1032,12 @@ def machines() -> None:
 @click.option("--format", "formats", multiple=True, type=click.Choice(["text", "github", "junit", "markdown", "json"]))
 @click.option("-o", "--output", "outputs", multiple=True, type=click.Path(path_type=Path), metavar="FILE")
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Processes. [default: one a core]")
+@click.option(
+    "--policy-timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="End a policy that takes longer to be made, or to plan. [default: the suite's, else 60]",
+)
 @progress_option
 def check(init: bool, on_vllm: bool, progress: bool, **options: Any) -> int:
     """Run a suite of cases and compare them with their baselines: has a policy become worse?
@@ -974,7 +1064,7 @@ def _check_live(options: CheckOptions, bar: Bar) -> int:
     from .live.in_process import InProcess
     from .live.versions import check_vllm
     from .sim.gate.command import checked_files, suite_of
-    from .sim.gate.live_verdict import as_record, compare_sides, fails, live_cases, words
+    from .sim.gate.live_verdict import as_record, compare_sides, fails, live_cases, live_policies, words
     from .sim.gate.suite_file import LIVE_KEYS
     from .sim.outputs import write_whole
 
@@ -983,6 +1073,7 @@ def _check_live(options: CheckOptions, bar: Bar) -> int:
     suite = suite_of(options)
     cases = live_cases(suite)
     files = dict(checked_files(options, suite))
+    _beware([policy for case in cases for policy in live_policies(case)])
     check_vllm()
     found: dict[str, Sequence[Compared]] = {}
     engines: dict[str, object] = {}
@@ -1064,6 +1155,7 @@ def _print_lines(lines: Sequence[tuple[str, str]]) -> None:
 @rate_option
 @arrivals_option
 @oversized_option
+@timeout_option
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Processes. [default: the cores]")
 @click.option("--json", "json_file", metavar="FILE", help="Write the comparison as JSON; - is standard output.")
 @click.option("--csv", "csv_file", metavar="FILE", help="Write it as CSV; - is standard output.")
@@ -1084,6 +1176,7 @@ def compare(
     rate: float | None,
     arrivals: Any,
     skip_oversized: bool,
+    policy_timeout: float | None,
     jobs: int | None,
     json_file: str | None,
     csv_file: str | None,
@@ -1112,7 +1205,7 @@ def compare(
     machine = load_machine(machine_name or DEFAULT_MACHINE, settings)
     policies = tuple(dict.fromkeys(specs)) or comparing.default_policies()
     cell = Cell(files[0], machine, policies[0], variation, 0, seed, rate, arrivals, skip_oversized)
-    asked = comparing.Asked(cell, policies, repeat, metric, method, jobs)
+    asked = comparing.Asked(cell, policies, repeat, metric, method, jobs, policy_timeout)
     comparing.check(asked)
     gathered = Gathered(policies)
     try:
@@ -1166,6 +1259,7 @@ def _publish_comparison(report: Mapping[str, Any], outputs: _Outputs) -> int:
 @seed_option
 @arrivals_option
 @oversized_option
+@timeout_option
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Cells at a time. [default: the cores]")
 @click.option("--ray", "on_cluster", is_flag=True, help="Play on a Ray cluster, or on one that is started here.")
 @click.option("--ray-address", metavar="A", help="Which cluster. [default: RAY_ADDRESS]")
@@ -1187,6 +1281,7 @@ def sweep(
     seed: int,
     arrivals: Any,
     skip_oversized: bool,
+    policy_timeout: float | None,
     jobs: int | None,
     on_cluster: bool,
     ray_address: str | None,
@@ -1208,10 +1303,12 @@ def sweep(
     from .sim.trials.sweep import Sweep, players
     from .traces.vary import EVERYTHING, parse_variation
 
-    play = players(on_cluster, ray_address, jobs)
+    play = players(on_cluster, ray_address, jobs, policy_timeout)
     variation = EVERYTHING if vary is None else parse_variation(vary)
     grid = make_grid(qps, settings, machine_name or DEFAULT_MACHINE)
-    asked = Sweep(trace, grid, specs or DEFAULT_POLICIES, repeat, variation, seed, arrivals, skip_oversized)
+    asked = Sweep(
+        trace, grid, specs or DEFAULT_POLICIES, repeat, variation, seed, arrivals, skip_oversized, policy_timeout
+    )
     files = sweeping.Files(output, json_file, plot)
     sweeping.check(asked, files, metric, machine_name)
     # Before a bar takes over what is written to a terminal.

@@ -158,10 +158,10 @@ def trial(name: str | None, baselines: str) -> dict[str, Any]:
     began = time.perf_counter()
     suite = replace(load_suite(SUITE), baselines=baselines)
     if name is None:
-        report = report_of(check_suite(suite, workers=1))
+        report = report_of(check_suite(suite, workers=0))
     else:
         with MUTATIONS[name].patch():
-            report = report_of(check_suite(suite, workers=1))
+            report = report_of(check_suite(suite, workers=0))
     cases = report["cases"]
     return {
         "mutation": name,
@@ -186,7 +186,7 @@ def other_day(seed: int, baselines: str) -> dict[str, Any]:
     drawn = replace(suite, cases=tuple(replace(case, seed=seed) for case in suite.cases))
     words: dict[str, int] = {}
     failing = []
-    for case, (_, came) in zip(suite.cases, run_suite(drawn, workers=1), strict=True):
+    for case, (_, came) in zip(suite.cases, run_suite(drawn, workers=0), strict=True):
         base, chance = read_baseline(suite, case), Chance(suite.confidence, suite.comparisons, case.seed)
         for gate in case.gates:
             word = judge(gate, came.metrics[gate.metric], base.metrics[gate.metric], chance).word

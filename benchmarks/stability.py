@@ -24,9 +24,10 @@ from tokencake.policies.registry import is_bound
 from tokencake.sim.machine_file import load_machine
 from tokencake.sim.trials.cell import Cell, cells
 from tokencake.sim.trials.comparing import default_policies
-from tokencake.sim.trials.executors import run_in_processes
+from tokencake.sim.trials.executors import run_on_workers
 from tokencake.sim.trials.metric import metric_value
 from tokencake.sim.trials.verdict import judge_paired
+from tokencake.sim.trials.workers import cores
 from tokencake.traces.vary import parse_variation
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -56,7 +57,7 @@ def stability(trace: Path, studies: int, repeats: int) -> dict[str, Any]:
     varied = parse_variation("arrivals,tools,declared,order")
     cell = Cell(trace, load_machine("a800-qwen2.5-14b", []), "", varied)
     runs: dict[tuple[str, int], Mapping[str, Any]] = {}
-    for outcome in run_in_processes(cells(cell, policies, studies * repeats)):
+    for outcome in run_on_workers(cells(cell, policies, studies * repeats), cores()):
         assert outcome.metrics is not None, outcome.error
         runs[outcome.cell.policy, outcome.cell.repeat] = outcome.metrics
     found = {}

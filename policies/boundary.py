@@ -86,7 +86,9 @@ def told(error: BaseException) -> str:
 
 
 def _is_the_users(error: BaseException) -> bool:
-    return isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    if type(error) is KeyboardInterrupt:
+        return signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    return isinstance(error, KeyboardInterrupt)  # a kind of our own, for a signal that asks to end
 
 
 def _place(trace: TracebackType | None) -> str:

@@ -119,6 +119,11 @@ def is_bound(spec: str, registered_only: bool = False) -> bool:
     return FUTURE in _parameters(name, row.options)
 
 
+def is_ours(spec: str) -> bool:
+    """Whether the policy is this package's own code, and nobody else's."""
+    return not is_file(spec) and spec.partition(":")[0] in ROWS
+
+
 def is_file(spec: str) -> bool:
     """Whether the policy is a class in a user's file."""
     return ".py:" in spec

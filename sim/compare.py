@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..policies.interface import Policy
-from ..policies.registry import is_bound, load_policy
+from ..policies.registry import is_ours, load_policy
 from ..policies.replay import began
 from ..traces.apps import Application
 from ..traces.arrivals import ArrivalProcess, retime
@@ -23,21 +24,40 @@ from ..traces.shrinking import shrunk
 from .machine import Machine
 from .report import Run
 from .simulate import Progress, simulate
+from .trials.trying import tried
+from .trials.workers import Worker, tell
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A policy as it was asked for, ready to run once. A bound is made anew when it is known what is played."""
+    """A policy as it was asked for, ready to run once. A bound is made anew when it is known what is played.
+
+    Without a policy it is made in another process, and plays there: nothing that it does ends this one.
+    """
 
     spec: str
     options: Mapping[str, str]
-    policy: Policy
+    policy: Policy | None
     bound: bool = False
+    timeout_s: float | None = None  # without a policy: for it to be made, and for a plan
 
     @classmethod
-    def of(cls, spec: str, seed: int) -> Contender:
-        """What `spec` asks for. Errors as `load_policy`."""
-        return cls(spec, options_of(spec), load_policy(spec, seed=seed, applications=()), is_bound(spec))
+    def all_of(cls, specs: Sequence[str], seed: int, policy_timeout_s: float | None = None) -> list[Contender]:
+        """What the specs ask for. Those of other people's code, and all if they may time out, play apart.
+
+        Errors as `load_policy`.
+        """
+        bounds = tried(tuple(specs), seed, policy_timeout_s)
+        return [
+            cls(
+                spec,
+                options_of(spec),
+                load_policy(spec, seed=seed, applications=()) if is_ours(spec) and policy_timeout_s is None else None,
+                bounds[spec],
+                policy_timeout_s,
+            )
+            for spec in specs
+        ]
 
 
 @dataclass(slots=True)
@@ -93,7 +113,32 @@ def compare(
     """
     for index, contender in enumerate(policies):
         path = events / events_name(index, contender.spec) if events else None
-        yield _run(workload, contender, machine, path, progress(index) if progress else None)
+        run = _run if contender.policy is not None else _run_apart
+        yield run(workload, contender, machine, path, progress(index) if progress else None)
+
+
+class _Apart(NamedTuple):
+    """What another process plays."""
+
+    workload: Workload
+    contender: Contender
+    machine: Machine
+    events: Path | None
+
+
+def _run_apart(
+    workload: Workload, contender: Contender, machine: Machine, events: Path | None, progress: Progress | None
+) -> tuple[Run, Counts]:
+    worker = Worker(contender.timeout_s)
+    try:
+        asked = _Apart(workload, contender, machine, events)
+        return worker.ask_of(contender.spec, _play_apart, asked, lambda done: progress(*done) if progress else None)
+    finally:
+        worker.end()
+
+
+def _play_apart(asked: _Apart) -> tuple[Run, Counts]:
+    return _run(*asked, lambda applications, at_s: tell((applications, at_s)))
 
 
 def _run(
@@ -101,11 +146,11 @@ def _run(
 ) -> tuple[Run, Counts]:
     counts, metrics = Counts(), Metrics()
     applications: Iterable[Application] = workload.play(machine, counts)
-    if contender.bound:
-        applications = tuple(applications)
-        policy = load_policy(contender.spec, seed=workload.seed, applications=applications)
-    else:
-        policy = contender.policy
+    policy = contender.policy
+    if contender.bound or policy is None:
+        played = tuple(applications) if contender.bound else None
+        applications = applications if played is None else played
+        policy = load_policy(contender.spec, seed=workload.seed, applications=played)
     with EventsWriter(events) if events else nullcontext() as writer:
         journal = writer.add if writer else None
         if journal:

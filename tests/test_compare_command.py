@@ -114,15 +114,15 @@ def test_a_policy_that_fails_is_reported_and_the_others_are_compared(
 def test_an_interrupt_reports_what_every_policy_has_finished(
     tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tokencake.sim.trials.executors import run_here
+    from tokencake.sim.trials.attempt import attempt
 
-    def interrupted(cells: Iterator[Cell], jobs: int | None) -> Iterator[Outcome]:
-        for index, outcome in enumerate(run_here(cells)):
+    def interrupted(cells: Iterator[Cell], jobs: int, policy_timeout_s: float | None) -> Iterator[Outcome]:
+        for index, outcome in enumerate(map(attempt, cells)):
             if index == 5:
                 raise KeyboardInterrupt
             yield outcome
 
-    monkeypatch.setattr(comparing, "run_in_processes", interrupted)
+    monkeypatch.setattr(comparing, "run_on_workers", interrupted)
     asked = ["--policy", "vllm", "--policy", "tokencake", "--repeat", "9", "--json", str(tmp_path / "c.json")]
     assert run(["compare", str(trace), *asked]) == 130
     assert json.loads((tmp_path / "c.json").read_text())["repeats"] == 2

@@ -364,7 +364,7 @@ def test_a_case_that_cannot_be_run_is_one_line(
 def test_ctrl_c_while_it_runs_leaves_the_old_baselines(folder: Path) -> None:
     accepted(folder)
     before = {file.name: file.read_bytes() for file in (folder / "baselines").iterdir()}
-    pressed = POLICY.replace("waiting = ", "import os, signal; os.kill(os.getpid(), signal.SIGINT); waiting = ")
+    pressed = POLICY.replace("waiting = ", "import os, signal; os.kill(os.getppid(), signal.SIGINT); waiting = ")
     (folder / "mine.py").write_text(pressed)
     assert check("--update") == 130
     assert {file.name: file.read_bytes() for file in (folder / "baselines").iterdir()} == before

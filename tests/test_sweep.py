@@ -233,7 +233,9 @@ def test_a_worker_that_dies_is_a_failed_cell_and_the_rest_goes_on(trace, capsys,
     assert run([*sweep, "-o", "s.csv", "--json", "s.json"]) == 1
     said = capsys.readouterr()
     died = (
-        r"^failed: the trace: mine.py:Dying, repeat [01]: the process that played it was ended by signal 9 \(Killed\)$"
+        r"^failed: the trace: mine.py:Dying, repeat [01]: the process that played it "
+        r"was ended by signal 9 \(Killed\) "
+        r"during plan\(\) at 0.000000 s$"
     )
     assert len(re.findall(died, said.err, re.MULTILINE)) == 1  # two in the same way
     assert "2 cells failed, and are played again next time" in said.err

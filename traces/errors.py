@@ -27,3 +27,7 @@ class EngineError(TokencakeError):
 
 class RunError(TokencakeError):
     """A run failed in the engine, and nothing that the user asked for is to blame. The command line exits with 1."""
+
+
+class BugError(Exception):
+    """A bug of ours in a process that works for this one. Its text is the traceback there."""

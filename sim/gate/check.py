@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from ...policies.registry import load_policy
-from ...traces.errors import TokencakeError
+from ...traces.errors import PolicyFault, TokencakeError
 from ...traces.reader import read_trace
 from ..machine import Machine
 from ..trials.cell import Cell, played
@@ -19,7 +18,7 @@ from .baseline import Baseline, Inputs, baseline_of, inputs_of, read_baseline
 from .decisions import Difference, first_difference
 from .judge import Chance, Finding, judge
 from .suite import Case, Gate, Suite
-from .witness import Digests, Witness, witnesses
+from .witness import Digests, Made, Players, Witness
 
 Behaviour: TypeAlias = Literal["same", "times", "changed"]
 State: TypeAlias = Literal["good", "changed", "improved", "uncertain", "regressed", "failed"]
@@ -112,23 +111,47 @@ def prepare(suite: Suite, case: Case) -> Prepared:
     try:
         machine = suite.place.machine(case.machine, case.settings)
         read_trace(suite.place.path(case.trace))
-        for policy in (case.policy, *case.rivals):
-            load_policy(suite.place.policy(policy), seed=case.seed, applications=())
         return Prepared(case, machine, inputs_of(suite, case, machine))
     except TokencakeError as error:
         raise _bad(suite, case, str(error)) from None
+
+
+def _try_out(suite: Suite, players: Players) -> dict[str, str]:
+    """Makes all policies once, where they can do no harm: what those did that failed, by policy.
+
+    Raises TokencakeError, naming the case, for one that the suite asks for wrongly.
+    """
+    asked = {
+        Made(suite.place.policy(policy), case.seed): case
+        for case in suite.cases
+        for policy in (case.policy, *case.rivals)
+    }
+    faults: dict[str, str] = {}
+    for made, error in players.try_out(asked).items():
+        if not isinstance(error, PolicyFault):
+            raise _bad(suite, asked[made], str(error))
+        faults[made.policy] = str(error)
+    return faults
 
 
 def _bad(suite: Suite, case: Case, problem: str) -> TokencakeError:
     return TokencakeError(f"{suite.file}: cases.{case.name}: {problem}")
 
 
-def run_cells(cells: Sequence[Cell], workers: int | None, progress: Progress | None = None) -> dict[Cell, Witness]:
-    """Each cell once, on `workers` processes (None: one a core, if there is enough to do)."""
+def _players(suite: Suite, plans: Sequence[Prepared], workers: int | None) -> Players:
+    """`workers` processes (None: one a core, if there is enough to do)."""
+    runs = sum(plan.case.repeats * (1 + len(plan.case.rivals)) for plan in plans)
+    count = min(cores(), max(1, runs // CELLS_WORTH_A_PROCESS)) if workers is None else workers
+    return Players(count, suite.policy_timeout_s)
+
+
+def _run_cells(
+    players: Players, faults: Mapping[str, str], cells: Sequence[Cell], progress: Progress | None
+) -> dict[Cell, Witness]:
+    """Each cell once, but for those of policies that cannot be made."""
     todo = list(dict.fromkeys(cells))
-    count = workers or min(cores(), max(1, len(todo) // CELLS_WORTH_A_PROCESS))
-    done: dict[Cell, Witness] = {}
-    for one in witnesses(todo, count):
+    done = {cell: Witness(cell, error=faults[cell.policy]) for cell in todo if cell.policy in faults}
+    for one in players.play(cell for cell in todo if cell.policy not in faults):
         done[one.cell] = one
         if progress is not None:
             progress(len(done), len(todo))
@@ -138,9 +161,11 @@ def run_cells(cells: Sequence[Cell], workers: int | None, progress: Progress | N
 def run_suite(
     suite: Suite, workers: int | None = None, progress: Progress | None = None
 ) -> list[tuple[Case, Baseline]]:
-    """What each case comes to now. Raises TokencakeError if one cannot be run."""
+    """What each case comes to now, on so many processes. Raises TokencakeError if one cannot be run."""
     plans = [prepare(suite, case) for case in suite.cases]
-    done = run_cells([cell for plan in plans for cell in plan.cells(suite)], workers, progress)
+    with _players(suite, plans, workers) as players:
+        faults = _try_out(suite, players)
+        done = _run_cells(players, faults, [cell for plan in plans for cell in plan.cells(suite)], progress)
     came: list[tuple[Case, Baseline]] = []
     for plan in plans:
         repeats = [done[cell] for cell in plan.cells(suite)]
@@ -154,15 +179,17 @@ def run_suite(
 def check_suite(
     suite: Suite, *, strict: bool = False, workers: int | None = None, progress: Progress | None = None
 ) -> Check:
-    """Runs each case and compares it with its baseline and its rivals.
+    """Runs each case on so many processes (see `Players`) and compares it with its baseline and its rivals.
 
     Raises TokencakeError for what is wrong with the suite, its files or its baselines, mostly before the first run.
     """
     began = time.perf_counter()
     plans = [prepare(suite, case) for case in suite.cases]
-    baselines = [read_baseline(suite, case) for case in suite.cases]
     wanted = [cell for plan in plans for cell in (*plan.cells(suite), *sum(plan.rivals(suite).values(), ()))]
-    done = run_cells(wanted, workers, progress)
+    with _players(suite, plans, workers) as players:
+        faults = _try_out(suite, players)
+        baselines = [read_baseline(suite, case) for case in suite.cases]
+        done = _run_cells(players, faults, wanted, progress)
     cases = tuple(_checked(suite, plan, base, done) for plan, base in zip(plans, baselines, strict=True))
     return Check(suite, cases, time.perf_counter() - began, strict)
 

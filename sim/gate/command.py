@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,11 +56,13 @@ class Options(NamedTuple):
     formats: tuple[str, ...] = ()
     outputs: tuple[Path, ...] = ()
     workers: int | None = None
+    policy_timeout: float | None = None
 
 
 def suite_of(options: Options) -> Suite:
     """The cases that are asked for. Raises TokencakeError for a suite file that is wrong, or not there."""
-    return load_suite(options.suite or find_suite(Path())).only(options.cases)
+    suite = load_suite(options.suite or find_suite(Path())).only(options.cases)
+    return suite if options.policy_timeout is None else replace(suite, policy_timeout_s=options.policy_timeout)
 
 
 def run_check(options: Options, progress: Progress) -> int:

@@ -87,6 +87,7 @@ class Suite:
     cases: tuple[Case, ...] = ()
     baselines: str = "baselines"  # a folder, from the suite's
     budget_s: float | None = None  # of wall time
+    policy_timeout_s: float | None = 60.0  # wall time that a policy has to be made, or for a plan
     confidence: float = 0.95
     comparisons: int = 1  # gates of the whole file that leave something to chance: each of them could fail by it
 

@@ -168,6 +168,7 @@ LIVE_RUN_KEYS: Mapping[str, Check[object]] = {  # what is simulated beside it, a
 SUITE_KEYS: Mapping[str, Check[object]] = {
     "baselines": _text,
     "budget_s": _above_zero,
+    "policy_timeout_s": _above_zero,
     "confidence": number_from(0.5, 1, below=True),
 }
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple, Self
 
 from ...policies.registry import load_policy
-from ...traces.errors import PolicyError, RunError, TokencakeError
+from ...traces.errors import PolicyError, PolicyFault, TokencakeError
 from ...traces.events import Asked, AskedShared, CallArrived, Planned, Polled
 from ...traces.events_io import encode
 from ...traces.metrics import Metrics
 from ..simulate import simulate
 from ..trials.cell import Cell, played
+from ..trials.executors import run_on
+from ..trials.trying import try_out
+from ..trials.workers import Died, Workers
 from .decisions import Decision, Decisions
 
 DIGITS = 16  # of a digest: enough to tell runs apart, and short enough for a diff
@@ -88,25 +88,69 @@ def _timeless(record: Any) -> str:
     return f"{type(record).__name__} {[value for value in record if not isinstance(value, float)]}"
 
 
-def witnesses(cells: Sequence[Cell], workers: int) -> Iterator[Witness]:
-    """Play the cells, on so many processes, and give back what is finished.
+class Players:
+    """Plays cells, `workers` at a time, each in a process that its policy may leave or keep as it likes.
 
-    Raises RunError if one of the processes dies, as when memory runs out.
+    0 workers: here, where a policy can end this process; for tests of what is built of this.
     """
-    if workers == 1:
-        yield from map(witness, cells)
-        return
-    context = multiprocessing.get_context("spawn")  # a fork would copy what threads of this process hold
-    pool = ProcessPoolExecutor(workers, context, initializer=_leave_interrupts)
+
+    def __init__(self, workers: int, policy_timeout_s: float | None) -> None:
+        self._workers = workers
+        self._pool = Workers(workers, policy_timeout_s) if workers else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+
+    def try_out(self, policies: Iterable[Made]) -> Mapping[Made, PolicyError]:
+        """Makes each policy once: what is wrong with those that cannot be made."""
+        wanted = list(dict.fromkeys(policies))
+        pool = self._pool
+        makes = [partial(try_out, one) if pool is None else pool.submit(try_out, one).result for one in wanted]
+        return {one: error for one, made in zip(wanted, makes, strict=True) if (error := _tried(one, made)) is not None}
+
+    def play(self, cells: Iterable[Cell]) -> Iterator[Witness]:
+        """What each cell comes to, as they finish. A policy that did something wrong once is not asked again."""
+        failed: dict[str, Witness] = {}
+        passed_over: list[Cell] = []
+
+        def wanted() -> Iterator[Cell]:
+            for cell in cells:
+                if cell.policy in failed:
+                    passed_over.append(cell)
+                else:
+                    yield cell
+
+        for one in self._played(wanted()):
+            if one.error is not None and not one.mendable:
+                failed.setdefault(one.cell.policy, one)
+            yield one
+        yield from (failed[cell.policy]._replace(cell=cell) for cell in passed_over)
+
+    def _played(self, cells: Iterator[Cell]) -> Iterator[Witness]:
+        return map(witness, cells) if self._pool is None else run_on(self._pool, witness, cells, self._workers, lost)
+
+
+def lost(cell: Cell, why: str) -> Witness:
+    """What a cell came to whose process has died."""
+    return Witness(cell, error=f"policy {cell.policy}: {why}")
+
+
+class Made(NamedTuple):
+    """A policy, as `load_policy` takes it, and the seed that it gets."""
+
+    policy: str
+    seed: int
+
+
+def _tried(made: Made, make: Callable[[], bool]) -> PolicyError | None:
     try:
-        for future in as_completed([pool.submit(witness, cell) for cell in cells]):
-            yield future.result()
-    except BrokenProcessPool:
-        raise RunError("a process that played a case has died: try --workers 1") from None
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _leave_interrupts() -> None:
-    """Ctrl-C ends the command, and the command ends its processes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+        make()
+    except Died as died:
+        return PolicyFault(f"policy {made.policy}: {died}")
+    except PolicyError as error:
+        return error
+    return None

@@ -7,16 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...policies.registry import ROWS, is_bound, load_policy
+from ...policies.registry import ROWS, is_bound
 from ...traces.errors import EngineError
 from ...traces.limits import problem
 from ...traces.reader import trace_digest
 from .cell import Cell, cells, played
 from .comparison import ComparisonError, Gathered, Method, build
-from .executors import run_in_processes
+from .executors import run_on_workers
 from .live_reports import read_live_reports
 from .lower_bound import lower_bounds
 from .metric import check_judged
+from .trying import tried
+from .workers import cores
 
 Progress = Callable[[str, int, int], None]  # the policy that has just been played, how many runs are done, of how many
 
@@ -31,6 +33,11 @@ class Asked:
     metric: str
     method: Method
     jobs: int | None = None  # processes; None: as many as there are cores
+    policy_timeout_s: float | None = None  # for a policy to be made, and for a plan
+
+    def bounds(self) -> Mapping[str, bool]:
+        """Of each policy, whether it sees the future. Raises PolicyError for one that cannot be made."""
+        return tried(self.policies, self.cell.seed, self.policy_timeout_s)
 
 
 def default_policies() -> tuple[str, ...]:
@@ -45,16 +52,15 @@ def check(asked: Asked) -> None:
     for application in applications:
         if (text := problem(application, asked.cell.machine)) is not None:
             raise EngineError(text)
-    for policy in asked.policies:
-        load_policy(policy, seed=asked.cell.seed, applications=applications)
-    if all(is_bound(policy) for policy in asked.policies):
+    if all(asked.bounds().values()):
         raise ComparisonError("policies: expected one at least that does not see the future: nobody can run the others")
 
 
 def run(asked: Asked, gathered: Gathered, progress: Progress) -> None:
     """Play all repeats, into `gathered` as they finish. A policy that fails once is not tried again."""
     total = len(asked.policies) * asked.repeats
-    for outcome in run_in_processes(gathered.wanted(cells(asked.cell, asked.policies, asked.repeats)), asked.jobs):
+    wanted = gathered.wanted(cells(asked.cell, asked.policies, asked.repeats))
+    for outcome in run_on_workers(wanted, min(asked.jobs or cores(), total), asked.policy_timeout_s):
         gathered.add(outcome)
         progress(outcome.cell.policy, gathered.outcomes, total)
 
@@ -70,7 +76,7 @@ def report(asked: Asked, gathered: Gathered, version: str) -> dict[str, Any]:
         asked.metric,
         gathered.finished(),
         asked.method,
-        bounds=[policy for policy in asked.policies if is_bound(policy)],
+        bounds=[policy for policy, bound in asked.bounds().items() if bound],
         lower=[lower_bounds(played(replace(cell, repeat=repeat))[0], cell.machine) for repeat in repeats],
         failed=gathered.failed,
     )

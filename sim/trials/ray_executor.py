@@ -53,7 +53,7 @@ def on_ray(address: str | None, count: int | None, todo: Sequence[Cell]) -> Gene
         workers = count or max(1, int(ray.cluster_resources().get("CPU", 1)))
         pool = RayExecutor(ray, _contents(todo))
         try:
-            yield from run_on(pool, attempt, todo, workers)
+            yield from run_on(pool, attempt, todo, workers, lost)
         finally:
             pool.shutdown()
 

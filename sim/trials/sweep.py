@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ...policies.registry import load_policy
 from ...traces.arrivals import ArrivalProcess
 from ...traces.errors import TokencakeError
 from ...traces.reader import read_trace
@@ -18,6 +17,7 @@ from .executors import run_on_workers
 from .grid import Grid, Point
 from .identity import identity_of, key_of
 from .kept import Kept, Result
+from .trying import tried
 from .workers import cores
 
 DEFAULT_METRIC = "app_latency_s.mean"
@@ -37,14 +37,19 @@ class Sweep:
     seed: int = 0
     arrivals: ArrivalProcess = "even"
     skip_oversized: bool = False
+    policy_timeout_s: float | None = None  # for a policy to be made, and for a plan
 
     def check(self) -> None:
         """Finds what would be wrong with every cell. Raises TokencakeError, in one line."""
         if len(set(self.policies)) < len(self.policies):
             raise TokencakeError(f"--policy: expected different policies, got {', '.join(self.policies)}")
-        applications = tuple(read_trace(self.trace))
-        for policy in self.policies:
-            load_policy(policy, seed=self.seed, applications=applications)
+        for _ in read_trace(self.trace):
+            pass  # what is wrong with it is found now
+        self.bounds()
+
+    def bounds(self) -> Mapping[str, bool]:
+        """Of each policy, whether it sees the future. Raises PolicyError for one that cannot be made."""
+        return tried(self.policies, self.seed, self.policy_timeout_s)
 
     def cells_at(self, point: Point) -> Iterator[Cell]:
         """All policies in each repeat, one repeat after the other."""
@@ -114,7 +119,7 @@ def play_sweep(sweep: Sweep, kept: Kept, play: Play, progress: Progress) -> None
                 progress.point(point)
 
 
-def players(on_cluster: bool, address: str | None, count: int | None) -> Play:
+def players(on_cluster: bool, address: str | None, count: int | None, policy_timeout_s: float | None = None) -> Play:
     """Who plays: a Ray cluster, see `on_ray`, or processes of this machine. `count` cells at a time; None: all it can.
 
     Raises TokencakeError if there is no Ray, or an address without a cluster.
@@ -122,16 +127,18 @@ def players(on_cluster: bool, address: str | None, count: int | None) -> Play:
     if not on_cluster:
         if address is not None:
             raise TokencakeError("--ray-address: expected --ray, too")
-        return partial(on_cores, count or cores())
+        return partial(on_cores, count or cores(), policy_timeout_s)
+    if policy_timeout_s is not None:
+        raise TokencakeError("--policy-timeout: not with --ray, whose workers nobody here can end")
     from .ray_executor import check_ray, on_ray
 
     check_ray()
     return partial(on_ray, address, count)
 
 
-def on_cores(count: int, todo: Sequence[Cell]) -> Generator[Outcome, None, None]:
+def on_cores(count: int, policy_timeout_s: float | None, todo: Sequence[Cell]) -> Generator[Outcome, None, None]:
     """On processes of this machine, at most `count` of them, in the order in which they finish."""
-    return run_on_workers(todo, min(count, len(todo)))
+    return run_on_workers(todo, min(count, len(todo)), policy_timeout_s)
 
 
 def _has(results: Mapping[str, Result], key: str) -> bool:

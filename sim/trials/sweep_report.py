@@ -11,7 +11,6 @@ from dataclasses import asdict
 from typing import Any
 
 from ... import __version__
-from ...policies.registry import is_bound
 from ...traces.reader import trace_digest
 from ..csv_table import csv_table
 from .comparison import STANDARD_METRICS, Method, finite
@@ -104,7 +103,7 @@ def _policy(
 ) -> dict[str, Any]:
     return {
         "policy": policy,
-        "bound": is_bound(policy),
+        "bound": sweep.bounds()[policy],
         "repeats": len(runs[policy]),
         "metrics": {
             path: {
@@ -155,7 +154,7 @@ def _against_first(sweep: Sweep, runs: Mapping[str, Runs], policy: str, path: st
     return {
         "ratio": finite(judged.ratio),
         "interval": [finite(end) for end in judged.interval] if several else None,
-        "verdict": judged.verdict if several and not is_bound(policy) else None,
+        "verdict": judged.verdict if several and not sweep.bounds()[policy] else None,
     }
 
 
