@@ -87,19 +87,19 @@ def refusal(path: Path, source_format: str, content: str, **asked: Any) -> str:
 # fields
 
 NEIGHBOURS: list[tuple[str, str, str]] = [
-    ("mooncake", lines(chat(), chat(session_id="s", delay=3)), ":2: delay: no known field of mooncake"),
-    ("mooncake", lines(chat(), chat(wait_for=["r0"])), ":2: wait_for: no known field"),
-    ("mooncake", lines(chat(tool_wait_ms=70)), ":1: tool_wait_ms: no known field"),
-    ("mooncake", lines(chat(branches=[])), ":1: branches: no known field"),
-    ("mooncake", lines(chat(prefix_reset=True)), ":1: prefix_reset: no known field"),
-    ("mooncake", lines(chat(61.1, chat_id=1, parent_chat_id=-1, type="text", turn=1)), ":1: chat_id: no known"),
-    ("azure", table("2023-11-16 18:17:03,5,1,7", more=",SessionId"), ":2: SessionId: no known field of azure"),
-    ("agentic-coding", lines(talk("a", ask(0, [1]), version=2)), ": version: no known field of agentic-coding"),
-    ("agentic-coding", lines(talk("a", ask(0, [1], parent=3))), ": requests[0].parent: no known field"),
+    ("mooncake", lines(chat(), chat(session_id="s", delay=3)), ":2: delay: unknown field of mooncake"),
+    ("mooncake", lines(chat(), chat(wait_for=["r0"])), ":2: wait_for: unknown field"),
+    ("mooncake", lines(chat(tool_wait_ms=70)), ":1: tool_wait_ms: unknown field"),
+    ("mooncake", lines(chat(branches=[])), ":1: branches: unknown field"),
+    ("mooncake", lines(chat(prefix_reset=True)), ":1: prefix_reset: unknown field"),
+    ("mooncake", lines(chat(61.1, chat_id=1, parent_chat_id=-1, type="text", turn=1)), ":1: chat_id: unknown"),
+    ("azure", table("2023-11-16 18:17:03,5,1,7", more=",SessionId"), ":2: SessionId: unknown field of azure"),
+    ("agentic-coding", lines(talk("a", ask(0, [1]), version=2)), ": version: unknown field of agentic-coding"),
+    ("agentic-coding", lines(talk("a", ask(0, [1], parent=3))), ": requests[0].parent: unknown field"),
     (
         "agentic-coding",
         lines(talk("a", ask(0, [1]), {"type": "subagent", "requests": [ask(0, [1], wait_for=[])]})),
-        ": requests[1].requests[0].wait_for: no known field",
+        ": requests[1].requests[0].wait_for: unknown field",
     ),
 ]
 
@@ -114,13 +114,13 @@ def test_a_neighbouring_dialect_is_refused_by_its_field(
 def test_a_refusal_counts_the_rows_of_the_whole_file(source: Path) -> None:
     rows = [chat(), chat(delay=1), chat(delay=2, session_id="s"), chat(), chat(delay=3)]
     assert refusal(source, "mooncake", lines(*rows)) == (
-        ":2: delay: no known field of mooncake, and one that may change what a row means, in 3 rows;"
+        ":2: delay: unknown field of mooncake, which may change what a row means, in 3 rows;"
         " also session_id (1 row); --ignore-field NAME goes on without it"
     )
 
 
 def test_a_field_that_is_not_known_is_named_before_what_is_wrong_behind_it(source: Path) -> None:
-    assert refusal(source, "mooncake", lines(chat(delay=1)) + "broken").startswith(":1: delay: no known field")
+    assert refusal(source, "mooncake", lines(chat(delay=1)) + "broken").startswith(":1: delay: unknown field")
 
 
 def test_a_field_that_says_nothing_is_no_field(source: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_field_that_says_nothing_is_no_field(source: Path) -> None:
 
 def test_a_field_with_a_strange_name_fits_into_a_line(source: Path) -> None:
     message = refusal(source, "mooncake", lines(chat(**{"a\nb\x1b[31m": 1})))
-    assert message.startswith(r':1: "a\nb\u001b[31m": no known field')
+    assert message.startswith(r':1: "a\nb\u001b[31m": unknown field')
 
 
 def test_an_ignored_field_is_said_to_be(source: Path) -> None:
@@ -164,7 +164,7 @@ def test_any_other_field_anywhere_is_refused(
         return
     where[name] = value
     path = tmp_path_factory.getbasetemp() / "strange.json"
-    assert "no known field of agentic-coding" in refusal(path, "agentic-coding", json.dumps(document))
+    assert "unknown field of agentic-coding" in refusal(path, "agentic-coding", json.dumps(document))
 
 
 # block ids

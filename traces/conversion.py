@@ -95,7 +95,7 @@ class Conversion:
         also = f"; also {named}" if others else ""
         also += f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
         raise TraceError(
-            f"{found.first}: no known field of {source_format}, and one that may change what a row means, in"
+            f"{found.first}: unknown field of {source_format}, which may change what a row means, in"
             f" {_rows(found)}{also}; --ignore-field NAME goes on without it"
         )
 
