@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from .. import __version__
 from ..policies.boundary import told
 from ..policies.controller import Controller, Sink
-from ..policies.interface import NATIVE, Hits, Plan, Policy
+from ..policies.interface import NATIVE, Extent, Hits, Plan, Policy
 from ..policies.registry import load_policy
 from ..policies.replay import began
 from ..traces import events as e
@@ -116,6 +116,8 @@ class Adapter:
         self._by_request: dict[str, LiveCall] = {}
         self._unseen: set[str] = set()  # requests that started, and whose first token has not come
         self._holding: dict[CallId, LiveCall] = {}  # calls that got blocks; those that lost them hold 0 by vLLM's count
+        self._prefilling: dict[str, LiveCall] = {}  # by request, calls that started and had not computed their prompts
+        self._ended: list[LiveCall] = []  # calls whose contexts are to be written through
         self._stalled: dict[AgentId, AgentCache] = {}
         self._matched: dict[str, int] = {}  # by request, blocks that it was just found to hit
 
@@ -231,7 +233,7 @@ class Adapter:
             return True
         if self._controller is None:
             return False
-        if self._news and not self.broken:
+        if self._ended or (self._news and not self.broken):
             return True
         wake_s = self.wake_s()
         return False if wake_s is None else wake_s <= self.now_s()
@@ -406,11 +408,14 @@ class Adapter:
         call = self._by_request.get(request.request_id)
         if call is None:
             return 0, False
-        if call.agent.uploads and self.copies.uploading(call.agent):
+        if call.stores or (call.agent.uploads and self.copies.uploading(call.agent)):
             return None, False
         hashes = request.block_hashes
         hits = self._matched[request.request_id] = hit_tokens // self._size
-        upto = self.copies.host_end(hashes, hits, (request.num_tokens - 1) // self._size)
+        limit = (request.num_tokens - 1) // self._size
+        upto = self.copies.host_end(hashes, hits, limit)
+        if self.laid.write_through and self.copies.coming(hashes, upto, limit):
+            return None, False
         if upto > hits and self.copies.copying(hashes, hits, upto):
             return None, False
         if self.laid.skip and not self._fits(request, hits, upto):
@@ -450,6 +455,8 @@ class Adapter:
             agent.waiting -= 1
             resumed = request.num_tokens if call.started else 0
             call.started = True
+            call.target = request.num_tokens
+            self._prefilling[request.request_id] = call
             if not call.seen:
                 self._unseen.add(request.request_id)
             self._report(e.CallAdmitted(self._now_s, call.id, call.gpu_hit_tokens, call.host_hit_tokens, resumed))
@@ -468,6 +475,8 @@ class Adapter:
             return
         call.agent.waiting += 1
         self._holding.pop(call.id, None)
+        self._prefilling.pop(request.request_id, None)
+        self.copies.stops(call)
         if self.copies.held_blocks:
             self.copies.refusing = True
         self._report(e.CallPreempted(self._now_s, call.id, generated_tokens))
@@ -490,6 +499,9 @@ class Adapter:
         request, agent = call.vllm, call.agent
         output_tokens = int(request.num_output_tokens)
         self.copies.remember(agent, request, (request.num_prompt_tokens + output_tokens - 1) // self._size)
+        if self.plan.write_through:
+            self._ended.append(call)
+            self.copies.used(call, self._to_store(call, self.plan.write_through))
         self._report(e.CallFinished(at_s, call.id, output_tokens, agent.context_blocks))
         self._leave(call, at_s)
         if call.request.tools:
@@ -503,6 +515,8 @@ class Adapter:
         self._unseen.discard(request_id)
         self._holding.pop(call.id, None)
         self._matched.pop(request_id, None)
+        self._prefilling.pop(request_id, None)
+        self.copies.stops(call)
         agent.calls -= 1
         agent.waiting = min(agent.waiting, agent.calls)
         self.copies.refusing = False
@@ -525,12 +539,45 @@ class Adapter:
         if self.copies.pinned:
             self.copies.unpin_expired(now_s)
         self._sweep(now_s)
+        self._store_ended(now_s)
         due = self._news or (controller.due and not self._idle)
         if not self.broken and (due or (self._wake_s is not None and self._wake_s <= now_s)):
             self._ask(controller, now_s)
         if self._stuck:
             self._get_unstuck(now_s)
         self._occupancy.sample(now_s, self._stalled)
+
+    def _store_ended(self, now_s: float) -> None:
+        """Write through what the calls leave that have ended since the last boundary."""
+        ended, self._ended = self._ended, []
+        extent = self.plan.write_through
+        if extent is None:
+            return
+        for call in ended:
+            self.copies.store_rest(call, self._to_store(call, extent), now_s)
+
+    def _to_store(self, call: LiveCall, extent: Extent) -> int:
+        """How many blocks of a call that has ended are written through."""
+        request = call.vllm
+        tokens: int = request.num_prompt_tokens
+        if extent == "contexts":
+            tokens += request.num_output_tokens - 1  # the last one has no KV
+        return min(tokens // self._size, len(request.block_hashes))
+
+    def _write_through(self, extent: Extent, scheduled: Mapping[str, int]) -> None:
+        """When the step ends that computes these prompts' next tokens, their full blocks are copied to the host."""
+        for request_id, call in list(self._prefilling.items()):
+            if request_id not in scheduled:
+                continue
+            request = call.vllm
+            upto = request.num_computed_tokens  # scheduling has counted the step's tokens already
+            if upto >= call.target:
+                del self._prefilling[request_id]
+            if extent == "prompts":
+                upto = min(upto, request.num_prompt_tokens)
+            blocks = min(upto // self._size, len(request.block_hashes))  # a token in flight is not known yet
+            if blocks > call.stored:
+                self.copies.store(call, blocks, self._now_s)
 
     def _tick(self, now_s: float) -> None:
         self._now_s = now_s
@@ -607,6 +654,8 @@ class Adapter:
         """vLLM has scheduled a step. `idle_calls`: whether calls wait and none runs."""
         self._idle = not output.total_num_scheduled_tokens and not self._flights
         self._news = False  # the policy is asked at the next step of a busy engine anyway
+        if (extent := self.laid.write_through) is not None:
+            self._write_through(extent, output.num_scheduled_tokens)
         self._occupancy.look(self.copies.held_blocks)
         if output.total_num_scheduled_tokens:
             self.steps += 1
@@ -695,6 +744,8 @@ class Adapter:
             self.copies.unpin(agent)
             self.copies.forget(agent, self._now_s)
             agent.context_blocks = 0
+        for call in self._calls.values():
+            call.stored = 0
         self.copies.clear()
         return True
 

@@ -14,7 +14,7 @@ class LiveCall:
     """A call that vLLM has not finished. `vllm` is vLLM's own request."""
 
     __slots__ = ("agent", "arrived_s", "final_blocks", "gpu_hit_tokens", "host_hit_tokens", "id", "last", "loading",
-                 "request", "seen", "started", "vllm")  # fmt: skip
+                 "request", "seen", "started", "stored", "stores", "target", "vllm")  # fmt: skip
 
     def __init__(self, request: Request, vllm: Any, agent: AgentCache, arrived_s: float, block_tokens: int) -> None:
         self.id: CallId = request.id
@@ -29,6 +29,19 @@ class LiveCall:
         self.seen = False  # its first token came
         self.gpu_hit_tokens = 0
         self.host_hit_tokens = 0
+        self.stored = 0  # how many of its first blocks were written through, or had no need to be
+        self.stores: list[Store] = []  # its copies under way
+        self.target = 0  # tokens that it computes before it decodes, known when it was admitted
+
+
+class Store:
+    """Blocks of a call that are written through."""
+
+    __slots__ = ("held", "kept")
+
+    def __init__(self, held: list[Any]) -> None:
+        self.held = held  # GPU blocks
+        self.kept = False  # whether they are held for no running call
 
 
 class Upload:

@@ -15,7 +15,7 @@ from ..policies.interface import Move
 from ..traces import events as e
 from ..traces.apps import AgentId
 from ..traces.events import Fact
-from .agents import AgentCache, LiveCall, Upload
+from .agents import AgentCache, LiveCall, Store, Upload
 from .gpu_pool import GpuPool, Source, idle
 from .host_pool import Hash, HostPool
 from .jobs import CopyJob
@@ -114,6 +114,74 @@ class Copies:
         agent.host = None
         self.report(e.HostDropped(now_s, agent.name, self._host.free - before))
 
+    # -- write-through
+
+    def store(self, call: LiveCall, upto: int, now_s: float) -> None:
+        """Copy what the host lacks of a call's blocks up to `upto`, which are on the GPU. Without room for all: none.
+
+        What another copy under way writes is not written twice.
+        """
+        hashes, first, host = call.vllm.block_hashes, call.stored, self._host
+        here = [at for at in range(first, upto) if host.has(hashes[at])]
+        present = set(here)
+        missing = [at for at in range(first, upto) if at not in present and hashes[at] not in self._storing]
+        if missing:
+            kept = host.hold(hashes[at] for at in here)
+            room = host.free >= len(missing)  # without what the host has of this call
+            target = host.take(len(missing)) if room else []
+            host.release(kept)
+            if not room:
+                self.report(e.StoreRefused(now_s, call.id, len(missing)))
+                return
+            self._store(call, missing, target, now_s)
+        call.stored = max(first, upto)
+
+    def _store(self, call: LiveCall, missing: Sequence[int], target: Sequence[int], now_s: float) -> None:
+        hashes = call.vllm.block_hashes
+        blocks = [self._gpu.cached(hashes[at]) for at in missing]
+        copied = [hashes[at] for at in missing]
+        self._gpu.hold(blocks)
+        self._storing.update(copied)
+        store = Store(blocks)
+        call.stores.append(store)
+        report = self.report
+        report(e.StoreStarted(now_s, call.id, len(blocks)))
+
+        def done(at_s: float) -> None:
+            self._unmark(self._storing, copied)
+            self._host.register(target, copied)
+            self._host.release(target)
+            call.stores.remove(store)
+            if store.kept:
+                self._keep_no_more(blocks)
+            self._gpu.release(blocks)
+            report(e.StoreFinished(at_s, call.id, len(blocks)))
+
+        self._submit(True, blocks, target, None, done)
+
+    def store_rest(self, call: LiveCall, upto: int, now_s: float) -> None:
+        """Store what is left of the first `upto` blocks of a call that has ended, as far as they are on the GPU.
+
+        They are all there, unless it was preempted before its last token came.
+        """
+        self.store(call, self._gpu.end(call.vllm.block_hashes, call.stored, upto), now_s)
+
+    def used(self, call: LiveCall, upto: int) -> None:
+        """A call has ended: what the host has of its first `upto` blocks was used now, the first of them last."""
+        hashes = call.vllm.block_hashes
+        self._host.release(self._host.hold(content for content in hashes[:upto] if self._host.has(content)))
+
+    def stops(self, call: LiveCall) -> None:
+        """A call has ended, or was preempted: what its copies under way hold is held for no running call."""
+        for store in call.stores:
+            if not store.kept:
+                store.kept = True
+                self._keep(store.held)
+
+    def coming(self, hashes: Sequence[Hash], at: int, limit: int) -> bool:
+        """Whether block `at` of a waiting call's prompt, before `limit`, is being written to the host."""
+        return at < limit and hashes[at] in self._storing
+
     # -- load on demand
 
     def host_end(self, hashes: Sequence[Hash], first: int, upto: int) -> int:
@@ -137,6 +205,7 @@ class Copies:
         source = self._host.hold(copied)
         self._loading.update(copied)
         call.loading = True
+        call.stored = end
         report = self.report
         report(e.LoadStarted(now_s, call.id, end - first, first))
 

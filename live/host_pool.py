@@ -27,6 +27,10 @@ class HostPool:
         """Slots that nobody holds, readable or not."""
         return len(self._idle)
 
+    def has(self, content: Hash) -> bool:
+        """Whether this content can be read."""
+        return content in self._slot_of
+
     def end(self, hashes: Sequence[Hash], first: int, upto: int) -> int:
         """How far the blocks from `first` on are here without a gap, at most to `upto`."""
         slot_of = self._slot_of

@@ -1,26 +1,28 @@
-"""vLLM's own offloading: every context is written through to the host, and loaded when a call hits it there.
+"""vLLM's own offloading: every full block is written through to the host, and loaded by any call whose prompt hits it.
 
 Source: vLLM's OffloadingConnector and its two managers of host memory, `lru` and `arc` (vLLM 0.26 to 0.32,
 `vllm/v1/kv_offload`); ARC is Megiddo and Modha, *ARC: A Self-Tuning, Low Overhead Replacement Cache*, FAST 2003.
 
-What the published rule leaves open here:
+The engine writes through by itself (`Plan.write_through`), so with `lru` there is nothing to decide. What the published
+rule leaves open here:
 
-- *When.* vLLM stores blocks as they are computed. Here a context is saved when its call ends, because a plan copies the
-  contexts of idle agents. What a running call has computed cannot be lost before, but for a preemption: its blocks
-  are then cached on the GPU alone until they are overwritten.
-- *What ARC manages.* vLLM's keys are blocks. Here they are agents' contexts, weighed by their blocks, because that is
-  what a plan can give up. A context that is saved the first time is *recent*; one that was loaded or saved again since
-  is *frequent*. What is given up leaves its name behind, and when it is saved again, the target of the recent part
-  moves as in the paper.
+- *Answers.* vLLM copies a block when the step has ended that fills it. Here that is so for prompts; an answer's blocks
+  are copied when its call ends. vLLM saves answers only with `offload_prompt_only=false`; its default is
+  `save=prompts`.
+- *What ARC manages.* vLLM's keys are blocks. Here they are the contexts of agents that live, weighed by their blocks,
+  because that is what a plan can hold and give up; all else on the host goes by last use. A context that is saved the
+  first time is *recent*; one that was loaded or saved again since is *frequent*. What is given up leaves its name
+  behind, and when it is saved again, the target of the recent part moves as in the paper.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from ..traces import events as e
 from ..traces.apps import AgentId, AppId
-from .interface import NATIVE, Plan, View
+from .interface import Extent, Plan, View
 from .news import tell
 from .write_through import WriteThrough, whole_contexts
 
@@ -28,39 +30,40 @@ Evict = Literal["lru", "arc"]
 
 
 class NativeOffload:
-    """Write-through, load on demand. `evict`: who leaves a full host, the least recently used block or ARC's choice.
+    """Write-through, load on demand.
 
-    With `lru` a copy is given up as soon as it is made: then the host drops blocks in the order of their last use.
+    `evict`: who leaves a full host, the least recently used block or ARC's choice. `save`: whether answers are saved
+    or prompts alone.
     """
 
-    hears = frozenset({e.CallFinished, e.OffloadFinished})
-
-    def __init__(self, evict: Evict = "lru") -> None:
+    def __init__(self, evict: Evict = "lru", save: Extent = "contexts") -> None:
         self._through = WriteThrough()
         self._arc = Arc() if evict == "arc" else None
+        self._save = save
+        self._plan = Plan(write_through=save if evict == "lru" else "prompts")
+        self.hears: frozenset[type] = frozenset()
+        if self._arc is not None:
+            self.hears = frozenset({e.CallFinished, e.OffloadFinished})
 
     def plan(self, view: View) -> Plan:
-        """Save what ended; make room for it."""
-        saved = self._take_in(view)
+        """Write through; with ARC, save what ended and hold it, and make room for it."""
+        if self._arc is None:
+            return self._plan
+        self._take_in(self._arc, view)
         agents = self._through.ended(view)
         moves = tuple(whole_contexts(agents))
-        if self._arc is None:
-            forget = tuple(name for name in saved if name in view.agents)
-        else:
-            missing = sum(max(0, agent.context_blocks - agent.host_blocks) for agent in agents) - view.host_free_blocks
-            forget = self._arc.room_for(missing, keep={agent.id for agent in agents})
-        return Plan(offload=moves, forget=forget) if moves or forget else NATIVE
+        if self._save == "prompts":
+            prompts = (view.agents[move.agent].last.prompt_tokens // view.block_tokens for move in moves)
+            moves = tuple(move._replace(blocks=blocks) for move, blocks in zip(moves, prompts, strict=True) if blocks)
+        new = (move.blocks - view.agents[move.agent].host_blocks for move in moves)
+        missing = sum(max(0, blocks) for blocks in new) - view.host_free_blocks
+        forget = self._arc.room_for(missing, keep={agent.id for agent in agents})
+        return replace(self._plan, offload=moves, forget=forget) if moves or forget else self._plan
 
-    def _take_in(self, view: View) -> list[AgentId]:
-        """The agents whose copies are complete."""
-        saved = []
+    def _take_in(self, arc: Arc, view: View) -> None:
         for fact in view.news:
             tell((fact,), self._through.handlers, view)
-            if self._arc is not None:
-                self._tell(self._arc, fact, view)
-            if isinstance(fact, e.OffloadFinished):
-                saved.append(fact.agent)
-        return saved
+            self._tell(arc, fact, view)
 
     def _tell(self, arc: Arc, fact: e.Fact, view: View) -> None:
         if isinstance(fact, e.LoadStarted):

@@ -8,6 +8,8 @@ comes next; how long calls will wait and run it does not know, since that follow
   (Belady, *A study of replacement algorithms for a virtual-storage computer*, 1966). A stalled agent's next use is
   known. Of an agent that waits for others, the earliest time is taken at which its call could come if nobody had to
   wait and all answers came at 50 tokens/s; one that calls no more is the first to go.
+- *Content.* Prompts are written through, whoever they belong to, and contexts are saved when their calls end. Of what
+  belongs to no agent any more the least recently used goes first.
 - *Order.* Tokencake's (`seniority`), since a bound with vLLM's order would be passed by whoever orders better;
   `space=off` is vLLM's.
 
@@ -49,7 +51,7 @@ class Oracle:
         offload, forget = _host(plan.offload, uses, view)
         idle = [agent for agent in view.agents.values() if agent.context_blocks and agent.status is not Status.RUNNING]
         evict = tuple(agent.id for agent in sorted(idle, key=lambda agent: -uses[agent.id]))
-        return replace(plan, offload=offload, forget=forget, evict=evict)
+        return replace(plan, offload=offload, forget=forget, evict=evict, write_through="prompts")
 
 
 def _host(

@@ -28,7 +28,7 @@ from .kvflow import KvFlow
 from .mori import Mori
 from .native_offload import NativeOffload
 from .oracle import Oracle
-from .prefetch_at_pause import prefetch_at_pause
+from .prefetch_at_pause import PrefetchAtPause
 from .rules import Rules
 from .saga import Saga
 from .thunderagent import ThunderAgent
@@ -61,7 +61,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
             "vLLM's offloading: write-through to the host, load on demand", NativeOffload, NativeOffload
         ),
         "prefetch-at-pause": Row(
-            "native offload, and back to the GPU as soon as there is room", prefetch_at_pause, prefetch_at_pause
+            "native offload, and back to the GPU as soon as there is room", PrefetchAtPause, PrefetchAtPause
         ),
         "infercept": Row("keeps, swaps or discards at each stall, whichever wastes least memory", InferCept, InferCept),
         "continuum": Row("keeps a context for the time that pays by what tools took before", Continuum, Continuum),

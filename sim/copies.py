@@ -6,7 +6,7 @@ end. What is copied can be hit from then on, not before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 
 from ..policies.interface import Move
@@ -15,7 +15,7 @@ from ..traces.apps import AgentId
 from ..traces.events import Fact
 from .content import Node, Path
 from .jobs import AgentCache, Job, State, Upload
-from .kv import KvPool
+from .kv import Hold, KvPool, Span
 from .link import Link
 from .machine import PS_PER_S
 
@@ -94,6 +94,73 @@ class Copies:
         agent.host = None
         self.report(e.HostDropped(now_ps / PS_PER_S, agent.name, self._host.free - before))
 
+    # -- write-through
+
+    def store(self, job: Job, upto: int, now_ps: int, from_ps: int) -> None:
+        """Copy what the host lacks of a call's blocks up to `upto`, which are on the GPU. Without room for all: none.
+
+        What another copy under way writes is not written twice.
+        """
+        path, first, host = job.path, job.stored, self._host
+        absent = host.missing(path, first, upto)
+        missing = _unmarked(absent, path, _STORING)
+        blocks = sum(end - start for start, end in missing)
+        if blocks:
+            kept = [host.open(path, end, start) for start, end in _between(absent, first, upto)]
+            room = host.free >= blocks  # without what the host has of this call
+            targets = [host.open(path, start, start) for start, _ in missing] if room else []
+            for target, (start, end) in zip(targets, missing, strict=False):
+                host.take(target, end - start)
+            for hold in reversed(kept):
+                host.release(hold, None)
+            if not room:
+                self.report(e.StoreRefused(now_ps / PS_PER_S, job.id, blocks))
+                return
+            self._store(job, missing, targets, now_ps, from_ps)
+        job.stored = max(first, upto)
+
+    def _store(self, job: Job, spans: list[Span], targets: list[Hold], now_ps: int, from_ps: int) -> None:
+        path, owner = job.path, job.agent.owner
+        sources = [self._gpu.open(path, end, start) for start, end in spans]
+        for start, end in spans:
+            _mark(path, start, end, _STORING)
+        job.stores += sources
+        blocks = sum(end - start for start, end in spans)
+        self.report(e.StoreStarted(now_ps / PS_PER_S, job.id, blocks))
+
+        def done(at_ps: int) -> None:
+            for (start, end), target, source in zip(reversed(spans), reversed(targets), reversed(sources), strict=True):
+                _unmark(path, start, end, _STORING)
+                self._host.register(target, path, end)
+                self._host.release(target, None)
+                self._gpu.release(source, owner)
+                job.stores.remove(source)
+            self.report(e.StoreFinished(at_ps / PS_PER_S, job.id, blocks))
+
+        self._link.to_host(blocks, from_ps, done)
+
+    def store_rest(self, job: Job, upto: int, now_ps: int, from_ps: int) -> None:
+        """Store what is left of the first `upto` blocks of a call that has ended, as far as they are on the GPU.
+
+        They are all there, unless it was preempted before its last token came.
+        """
+        self.store(job, self._gpu.hits(job.path, upto, job.stored)[0], now_ps, from_ps)
+
+    def used(self, job: Job, upto: int) -> None:
+        """A call has ended: what the host has of its first `upto` blocks was used now, the first of them last."""
+        absent = self._host.missing(job.path, 0, upto)
+        for start, end in reversed(_between(absent, 0, upto)):
+            self._host.release(self._host.open(job.path, end, start), None)
+
+    def stops(self, job: Job) -> None:
+        """A call has ended, or was preempted: what its copies under way hold is held for no running call."""
+        for source in job.stores:
+            self._gpu.keep(source, job.agent.owner)
+
+    def coming(self, job: Job, at: int) -> bool:
+        """Whether block `at` of a waiting call's prompt is being written to the host."""
+        return at < (job.target - 1) // self._block_tokens and _stored(job.path, at) > at
+
     # -- load on demand
 
     def host_hits(self, job: Job, gpu_hit_blocks: int) -> int:
@@ -119,6 +186,7 @@ class Copies:
         source = self._host.open(path, end, first)
         _mark(path, first, end, _LOADING)
         job.state = State.LOADING
+        job.stored = end
         job.gpu_hit_tokens = first * self._block_tokens
         job.host_hit_tokens = (end - first) * self._block_tokens
         self.report(e.LoadStarted(now_ps / PS_PER_S, job.id, end - first, first))
@@ -269,3 +337,39 @@ def _stored(path: Path, at: int) -> int:
                 return at
             at = min(max(ends), piece.end)  # what else the node has there is another context's
     return at
+
+
+def _unmarked(spans: Sequence[Span], path: Path, marks: Marks) -> list[Span]:
+    """What of these spans of a context no mark covers."""
+    marked = sorted(
+        (max(first, piece.first), min(end, piece.end))
+        for piece in path
+        for first, end in marks(piece.node)
+        if first < piece.end and end > piece.first
+    )
+    if not marked:
+        return list(spans)
+    left: list[Span] = []
+    for at, end in spans:
+        for first, upto in marked:
+            if first >= end:
+                break
+            if first > at:
+                left.append((at, first))
+            at = max(at, upto)
+        if at < end:
+            left.append((at, end))
+    return left
+
+
+def _between(spans: Sequence[Span], first: int, end: int) -> list[Span]:
+    """What these spans leave of the blocks `first` … `end − 1`."""
+    left: list[Span] = []
+    at = first
+    for start, upto in spans:
+        if start > at:
+            left.append((at, start))
+        at = upto
+    if at < end:
+        left.append((at, end))
+    return left

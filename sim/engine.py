@@ -227,6 +227,7 @@ class Engine:
         self._boundary = None
         self._scheduling = True
         controller = self._controller
+        self._scheduler.store_ended(now, self._next_start_ps(now))
         if controller.due or (self._wake_ps is not None and self._wake_ps <= now):
             self._ask(now)
         step = self._schedule(now)

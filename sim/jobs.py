@@ -24,7 +24,7 @@ class Job:
     __slots__ = (
         "agent", "arrived_ps", "call", "computed", "decoding", "final_blocks", "gpu_hit_tokens", "hold",
         "host_hit_tokens", "id", "joined", "last_iteration", "order", "output_tokens", "path", "prompt_tokens", "seen",
-        "started", "state", "target",
+        "started", "state", "stored", "stores", "target",
     )  # fmt: skip
 
     def __init__(self, call: Call, agent: AgentCache, path: Path, final_blocks: int, arrived_ps: int) -> None:
@@ -48,6 +48,8 @@ class Job:
         self.order = 0  # of admission, the latest one
         self.gpu_hit_tokens = 0
         self.host_hit_tokens = 0
+        self.stored = 0  # how many of its first blocks were written through, or had no need to be
+        self.stores: list[Hold] = []  # sources of its copies under way
 
 
 class AgentCache:

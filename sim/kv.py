@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from .content import ContextTree, Node, Path
 
+Span = tuple[int, int]  # blocks of a context: the first one, and the end
+
 
 class Owner:
     """Whose cache a free block is: the one who released it last."""
@@ -114,6 +116,30 @@ class KvPool:
             if at < end or at == limit:
                 break
         return at, idle
+
+    def missing(self, path: Path, first: int, end: int) -> list[Span]:
+        """The spans of the blocks `first` … `end − 1` that are not registered, by position."""
+        spans: list[Span] = []
+        at = first
+        for node, _, upto in path:
+            if upto <= at:
+                continue
+            if at >= end:
+                break
+            if upto > end:
+                upto = end
+            for run in node.runs[self._side]:
+                if run.end <= at:
+                    continue
+                if run.first >= upto:
+                    break
+                if run.first > at:
+                    _append(spans, at, run.first)
+                at = run.end if run.end < upto else upto
+            if at < upto:
+                _append(spans, at, upto)
+                at = upto
+        return spans
 
     def held(self, path: Path, limit: int) -> int:
         """How many of the first `limit` blocks are registered from the start on and held by somebody."""
@@ -466,6 +492,12 @@ class KvPool:
             if owner.stalled:
                 self.stalled_idle -= size
             run.owner = None
+
+
+def _append(spans: list[Span], first: int, end: int) -> None:
+    if spans and spans[-1][1] == first:
+        first = spans.pop()[0]
+    spans.append((first, end))
 
 
 def _new(hold: Hold, node: Node, first: int, end: int, found: bool) -> Run:

@@ -36,15 +36,18 @@ from .moments import Clock
 from .workload import Play
 
 World = e.AppStarted | e.AppFinished | e.CallArrived | e.ToolStarted | e.ToolReturned
-CopyEnd = e.OffloadFinished | e.UploadFinished | e.UploadReleased | e.LoadFinished
-SCHEDULING = (e.Polled, e.CallAdmitted, e.CallPreempted, e.LoadStarted)  # what a step begins with
+CopyEnd = e.OffloadFinished | e.UploadFinished | e.UploadReleased | e.LoadFinished | e.StoreFinished
+OfACall = e.LoadStarted | e.LoadFinished | e.StoreStarted | e.StoreFinished
+# What a step begins with.
+SCHEDULING = (e.Polled, e.CallAdmitted, e.CallPreempted, e.LoadStarted, e.StoreStarted, e.StoreRefused)
 ADMISSIONS = "CallAdmitted"
 
 # What the engine decides, or what follows from it. Not compared: what the record tells the simulator.
 COMPARED = (
     e.CallAdmitted, e.CallPreempted, e.FirstToken, e.CallFinished, e.LoadStarted, e.OffloadStarted, e.OffloadFinished,
     e.OffloadRefused, e.HostDropped, e.UploadStarted, e.UploadFinished, e.UploadTaken, e.UploadCancelled,
-    e.UploadReleased, e.UploadRefused, e.Stepped, e.Polled, e.Asked, e.AskedShared, e.Planned,
+    e.UploadReleased, e.UploadRefused, e.StoreStarted, e.StoreFinished, e.StoreRefused, e.Stepped, e.Polled, e.Asked,
+    e.AskedShared, e.Planned,
 )  # fmt: skip
 
 
@@ -217,8 +220,8 @@ class _RecordedLink(Link):
 
     def told(self, fact: Fact) -> None:
         """Hear of copies: the next submission is the one that was told of last."""
-        if isinstance(fact, e.OffloadStarted | e.UploadStarted | e.LoadStarted):
-            whose = fact.call if isinstance(fact, e.LoadStarted) else fact.agent
+        if isinstance(fact, e.OffloadStarted | e.UploadStarted | e.LoadStarted | e.StoreStarted):
+            whose = fact.call if isinstance(fact, OfACall) else fact.agent
             self._starting = (_FINISHED[type(fact)], whose)
         elif isinstance(fact, e.UploadCancelled):
             for order, whose_copy in self._of.items():
@@ -227,7 +230,7 @@ class _RecordedLink(Link):
 
     def end(self, fact: CopyEnd, now_ps: int) -> None:
         """The record tells of the end of a copy. If none such is under way here, that shows elsewhere."""
-        whose = (type(fact), fact.call if isinstance(fact, e.LoadFinished) else fact.agent)
+        whose = (type(fact), fact.call if isinstance(fact, OfACall) else fact.agent)
         entry = next((entry for entry in sorted(self.under_way) if self._of[entry[1]] == whose), None)
         if entry is not None:
             self.under_way.remove(entry)
@@ -249,6 +252,7 @@ _FINISHED: Mapping[type, type] = {
     e.OffloadStarted: e.OffloadFinished,
     e.UploadStarted: e.UploadFinished,
     e.LoadStarted: e.LoadFinished,
+    e.StoreStarted: e.StoreFinished,
 }
 
 

@@ -8,11 +8,11 @@ scheduled is a stretch: as many iterations as go by before anything can change. 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import NamedTuple
 
-from ..policies.interface import NATIVE, Hits, Plan
+from ..policies.interface import NATIVE, Extent, Hits, Plan
 from ..traces import events as e
 from ..traces.apps import CallId
 from ..traces.events import Fact
@@ -77,6 +77,7 @@ class Scheduler:
         self.blocked = False  # nobody can be admitted before something changes that is a boundary anyway
         self._alone = False  # a prompt takes more than the threshold, until there is somebody to starve
         self.preempted = False  # whether the latest schedule took room from a running call
+        self._ended: list[Job] = []  # calls whose contexts are to be written through
         self._admissions = 0
         self.growth_blocks = 0  # that running and loading calls will yet take until their declared budgets
         self.report: Callable[[Fact], None]
@@ -151,9 +152,9 @@ class Scheduler:
             self.blocked = False
         elif self._refused != self._situation():
             self._admit(now, from_ps, budget, prefill, finals)
-        return self._close(now, prefill, finals, single or preempted or self._one_by_one)
+        return self._close(now, from_ps, prefill, finals, single or preempted or self._one_by_one)
 
-    def _close(self, now: int, prefill: dict[Job, int], finals: list[Job], single: bool) -> Step | None:
+    def _close(self, now: int, from_ps: int, prefill: dict[Job, int], finals: list[Job], single: bool) -> Step | None:
         batch = self.batch
         if not batch.calls and not prefill:
             return None
@@ -165,8 +166,35 @@ class Scheduler:
             job.last_iteration = batch.iteration + job.output_tokens - 1 - (job.target - job.prompt_tokens)
         if self._step_log is not None:
             self._log(now, prefill)
-        iterations = 1 if single or finals or len(prefill) > 1 else self._stretch(prefill)
-        return Step(batch.pace(tokens, attended, tokens if batch.chunk else 0), iterations, prefill, finals)
+        through = self._plan.write_through if prefill else None
+        iterations = 1 if single or finals or len(prefill) > 1 or through else self._stretch(prefill)
+        pace = batch.pace(tokens, attended, tokens if batch.chunk else 0)
+        if through:
+            self._write_through(through, prefill, now, from_ps + pace.first)
+        return Step(pace, iterations, prefill, finals)
+
+    def _write_through(self, extent: Extent, prefill: Mapping[Job, int], now: int, end_ps: int) -> None:
+        """When the step ends that computes these prompts' next tokens, their full blocks are copied to the host."""
+        for job, chunk in prefill.items():
+            upto = job.computed + chunk
+            if extent == "prompts":
+                upto = min(upto, job.prompt_tokens)
+            if upto // self._size > job.stored:
+                self._copies.store(job, upto // self._size, now, end_ps)
+
+    def store_ended(self, now: int, from_ps: int) -> None:
+        """Write through what the calls leave that have ended since this was last asked."""
+        ended, self._ended = self._ended, []
+        extent = self._plan.write_through
+        if extent is None:
+            return
+        for job in ended:
+            self._copies.store_rest(job, self._to_store(job, extent), now, from_ps)
+
+    def _to_store(self, job: Job, extent: Extent) -> int:
+        """How many blocks of a call that has ended are written through."""
+        tokens = job.prompt_tokens if extent == "prompts" else job.prompt_tokens + job.output_tokens - 1
+        return tokens // self._size
 
     def _stretch(self, prefill: dict[Job, int]) -> int:
         """How many iterations go by before anything changes: decoding, or whole chunks of one prompt beside it."""
@@ -317,6 +345,9 @@ class Scheduler:
         agent.path = job.path
         agent.context_blocks = (job.prompt_tokens + job.output_tokens - 1) // self._size
         self._copies.refusing = False
+        if self._plan.write_through:
+            self._ended.append(job)
+            self._copies.used(job, self._to_store(job, self._plan.write_through))
         if job.state is State.RUNNING:
             del self.running[job.id]
             self._release(job, agent.context_blocks)
@@ -332,6 +363,8 @@ class Scheduler:
         hold.blank = held - hold.registered
         self._gpu.register(hold, job.path, registered_blocks)
         self._gpu.release(hold, job.agent.owner)
+        if job.stores:
+            self._copies.stops(job)
         self.growth_blocks -= job.final_blocks - held
         job.hold = None
 
@@ -340,7 +373,7 @@ class Scheduler:
     def _admit(self, now: int, from_ps: int, budget: int, prefill: dict[Job, int], finals: list[Job]) -> None:
         """Start waiting calls while tokens, places and memory last."""
         self.blocked = False
-        skip = self._plan.skip
+        skip, through = self._plan.skip, self._plan.write_through
         before = budget
         started = []
         for job in self._candidates():
@@ -353,6 +386,8 @@ class Scheduler:
                 hits, idle = self._gpu.hits(job.path, (job.target - 1) // self._size)
                 fits = -(-job.target // self._size) - hits + idle <= self._gpu.free
                 loads_to = self._copies.host_hits(job, hits)
+                if through and self._copies.coming(job, loads_to):
+                    continue
                 if loads_to > hits:
                     if self._copies.under_way(job, hits, loads_to):
                         continue
@@ -392,8 +427,12 @@ class Scheduler:
         return chain(self._loaded.values(), (job for job in waiting.values() if job.state is State.WAITING))
 
     def _awaits_copy(self, job: Job) -> bool:
-        """Whether an upload for this call's agent is on its way: the call takes it when it has come."""
-        return bool(job.agent.uploads) and self._copies.uploading(job.agent)
+        """Whether the call waits for a copy that is on its way.
+
+        An upload for its agent: the call takes it when it has come. Or what it computed before it was preempted, on its
+        way to the host.
+        """
+        return bool(job.stores) or (bool(job.agent.uploads) and self._copies.uploading(job.agent))
 
     def _promised(self) -> int:
         """Blocks that calls lack which hold some and have not computed their prompts: no load may take them.

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from differential.workloads import Workload, workload
 
-from tokencake.policies.interface import EVERYTHING, Move, Plan, View
+from tokencake.policies.interface import EVERYTHING, Extent, Move, Plan, View
 from tokencake.sim.machine import Machine
 from tokencake.traces.apps import AgentId, Application, Call, CallId
 from tokencake.traces.derive import with_hints
@@ -30,6 +30,7 @@ class Adversary:
         self._pins = rng.choice((0.0, 0.2, 0.8))
         self._wakes = rng.choice((0.0, 0.3, 1.0))
         self._reorders = rng.choice((0.0, 0.5))
+        self._through: Extent | None = rng.choice((None, None, "prompts", "contexts"))
 
     @property
     def hears(self) -> frozenset[type]:
@@ -53,6 +54,7 @@ class Adversary:
             cancel=self._some(agents, self._copies / 2),
             forget=self._some(agents, self._copies / 2),
             pin={agent: view.now_s + self._seconds() for agent in self._some(agents, self._pins)},
+            write_through=self._through if rng.random() < 0.9 else None,
             wake_at_s=view.now_s + self._seconds() if rng.random() < self._wakes else None,
         )
 

@@ -59,7 +59,7 @@ class Rest(NamedTuple):
 
 
 def play_to_rest(applications: tuple[Application, ...], make: MakePolicy, machine: Machine, idle_s: float) -> Rest:
-    """Play, then leave the engine idle for about so long, until a last call without a full block comes and goes."""
+    """Play, then leave the engine idle for about so long, until a last call that leaves nothing new comes and goes."""
     pools: list[KvPool] = []
 
     class Kept(KvPool):
@@ -67,8 +67,12 @@ def play_to_rest(applications: tuple[Application, ...], make: MakePolicy, machin
             super().__init__(tree, blocks, side)
             pools.append(self)
 
+    prompt = Prompt((Segment("last/x", 0, 1),), tokens=1)
     end_s = play(applications, make, machine)[-1].at_s
-    call = Call("last/call", "last", "last/agent", "last", Prompt((Segment("last/x", 0, 1),), tokens=1), 1, 1)
-    records = play((*applications, Application("last", end_s + idle_s, (call,))), make, machine, pool=Kept)
+    last = [
+        Application(app, end_s + times * idle_s, (Call(f"{app}/call", app, f"{app}/agent", "last", prompt, 1, 1),))
+        for times, app in enumerate(("first", "last"), 1)
+    ]
+    records = play((*applications, *last), make, machine, pool=Kept)
     gpu, host = pools
     return Rest(gpu, host, records)

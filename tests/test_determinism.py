@@ -117,4 +117,12 @@ def _time(records: list[Record], kind: type[e.ToolReturned] | type[e.CallFinishe
 
 
 def _before(records: list[Record], at_s: float) -> list[Record]:
-    return [record for record in records if record.at_s < at_s]
+    """What a policy can have been told by then.
+
+    Not what the last step stores: a step that is scheduled while one runs has the tokens of a call that ends with that
+    one, and the policy is asked only afterwards.
+    """
+    before = [record for record in records if record.at_s < at_s]
+    while before and isinstance(before[-1], e.StoreStarted | e.StoreRefused):
+        before.pop()
+    return before

@@ -47,6 +47,7 @@ OPTIONS = (
     "tokencake:commit=on",
     "tokencake-space:rules=published",
     "tokencake-time:rules=published",
+    "native-offload:save=prompts",
     "native-offload:evict=arc",
     "infercept:gap=declared",
     "infercept:rule=heuristic",

@@ -192,6 +192,7 @@ class Twins:
             limit = self.rng.randint(start, text.blocks)
             for first, upto in ((0, text.blocks), (start, text.blocks), (start, limit)):
                 assert fast.hits(text.fast_path, upto, first) == plain.hits(text.plain_path, upto, first)
+                assert fast.missing(text.fast_path, first, upto) == plain.missing(text.plain_path, first, upto)
             assert fast.held(text.fast_path, limit) == plain.held(text.plain_path, limit)
 
     def _compare_spared(self) -> None:

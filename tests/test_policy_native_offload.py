@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from runs import play
 from views import Story
 
-from tokencake.policies.interface import NATIVE, Move
+from tokencake.policies.interface import Move, Plan
 from tokencake.policies.native_offload import Arc, NativeOffload
 from tokencake.traces import events as e
 
 HOST_BLOCKS = 30
+PROMPTS = Plan(write_through="prompts")
 
 
 # -- write-through
@@ -36,53 +37,53 @@ def saves(story: Story, agent: str, blocks: int = 10, upto_blocks: int | None = 
     story.host_free_blocks -= blocks
 
 
-@pytest.mark.parametrize("evict", ["lru", "arc"])
-def test_every_context_is_written_through_when_its_call_ends_with_or_without_a_tool(evict):
-    story, policy = Story(), NativeOffload(evict)
+@pytest.mark.parametrize("save", ["prompts", "contexts"])
+def test_with_lru_the_engine_does_it_all_and_asks_once(save):
+    """Write-through lasts until the next plan, and there is none."""
+    policy = NativeOffload(save=save)
+    assert policy.plan(Story().view()) == Plan(write_through=save)
+    assert policy.hears == frozenset()
+
+
+def test_with_arc_every_context_is_held_when_its_call_ends_with_or_without_a_tool():
+    story, policy = Story(), NativeOffload("arc")
     ends(story, "a/1")
     ends(story, "b/1", blocks=3)
     story.tool_starts("b/1")
     assert policy.plan(story.view()).offload == (Move("a/main", 10), Move("b/main", 3))
-    assert policy.plan(story.view()) is NATIVE
+    assert policy.plan(story.view()) == PROMPTS
+
+
+def test_without_answers_arc_holds_the_prompts():
+    story, policy = Story(), NativeOffload("arc", save="prompts")
+    story.runs("a/1", agent="a/main", prompt_tokens=159, max_output_tokens=40)
+    story.runs("b/1", agent="b/main", prompt_tokens=15, max_output_tokens=40)
+    assert policy.plan(story.view()).offload == (Move("a/main", 9),)
 
 
 def test_a_context_of_less_than_a_block_and_one_that_is_gone_are_not():
-    story, policy = Story(), NativeOffload()
+    story, policy = Story(), NativeOffload("arc")
     story.runs("a/1", prompt_tokens=8, max_output_tokens=8)  # 15 tokens have KV
     ends(story, "b/1")
     story.happens(e.AppFinished(0.0, "b"))
-    assert policy.plan(story.view()) is NATIVE
+    assert policy.plan(story.view()) == PROMPTS
 
 
 def test_two_calls_of_an_agent_between_two_plans_are_one_context():
-    story, policy = Story(), NativeOffload()
+    story, policy = Story(), NativeOffload("arc")
     ends(story, "a/1")
     ends(story, "a/2", blocks=20)
     assert policy.plan(story.view()).offload == (Move("a/main", 20),)
 
 
-@pytest.mark.parametrize("evict", ["lru", "arc"])
-def test_a_call_that_is_given_up_leaves_nothing(evict):
-    story, policy = Story(), NativeOffload(evict)
+def test_a_call_that_is_given_up_leaves_nothing():
+    story, policy = Story(), NativeOffload("arc")
     story.arrives("a/1", agent="a/main")
     story.arrives("a/2", agent="a/other")
     story.starts("a/2")
     for call in ("a/1", "a/2"):
         story.happens(e.CallAborted(0.0, call))
-    assert policy.plan(story.view()) is NATIVE
-
-
-def test_with_lru_a_copy_is_given_up_as_soon_as_it_is_made():
-    story, policy = Story(), NativeOffload()
-    ends(story, "a/1")
-    policy.plan(story.view())
-    saves(story, "a/main")
-    assert policy.plan(story.view()).forget == ("a/main",)
-    ends(story, "b/1")
-    policy.plan(story.view())
-    story.happens(e.AppFinished(0.0, "b"))
-    saves(story, "b/main")  # it was on its way
-    assert policy.plan(story.view()) is NATIVE
+    assert policy.plan(story.view()) == PROMPTS
 
 
 # -- ARC, by hand: a host of 30 blocks, contexts of ten
@@ -204,7 +205,7 @@ def test_a_full_host_gives_up_as_much_as_the_new_context_lacks():
         ends(story, f"{app}/1")
         policy.plan(story.view())
         saves(story, f"{app}/main")
-        assert policy.plan(story.view()) is NATIVE
+        assert policy.plan(story.view()) == PROMPTS
     ends(story, "c/1")  # ten blocks are free
     assert policy.plan(story.view()).forget == ()
     saves(story, "c/main")
@@ -245,26 +246,21 @@ def test_a_copy_that_holds_nothing_is_none():
 def test_a_host_that_is_too_small_for_all_still_takes_what_is_new(evict):
     apps = crowded()[0]
     facts = facts_of(partial(NativeOffload, evict), apps, host_gib=2)
-    saved = [fact for fact in facts if isinstance(fact, e.OffloadFinished)]
+    saved = [fact for fact in facts if isinstance(fact, e.StoreFinished | e.OffloadFinished)]
     started = next(fact for fact in facts if isinstance(fact, e.RunStarted))
     assert sum(fact.blocks for fact in saved) > 2 * started.host_blocks
     calls = [fact for fact in facts if isinstance(fact, e.CallFinished)]
-    late = {fact.agent for fact in saved if fact.at_s > calls[len(calls) // 2].at_s}
+    late = {fact[1] for fact in saved if fact.at_s > calls[len(calls) // 2].at_s}
     assert len(late) > 10  # it did not fill up once and for all
     assert count(facts, e.LoadFinished) > 0
 
 
-def test_in_a_large_host_it_makes_no_difference_who_would_leave_first():
-    apps = crowded()[0]
-    lru, arc = (
-        [
-            fact
-            for fact in facts_of(partial(NativeOffload, evict), apps)
-            if not isinstance(fact, e.HostDropped | e.Polled)
-        ]
-        for evict in ("lru", "arc")
-    )
-    assert lru == arc
+def test_in_a_large_host_arc_gives_nothing_up_before_its_application_ends():
+    facts = facts_of(partial(NativeOffload, "arc"), crowded()[0])
+    ended = {fact.app: fact.at_s for fact in facts if isinstance(fact, e.AppFinished)}
+    dropped = [fact for fact in facts if isinstance(fact, e.HostDropped)]
+    assert len(dropped) > len(ended)
+    assert all(fact.at_s == ended[fact.agent.split("/")[0]] for fact in dropped)
 
 
 @pytest.mark.parametrize("seed", [48, 49])

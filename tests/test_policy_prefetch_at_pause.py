@@ -1,21 +1,22 @@
 """Prefetch at pause: write-through, then back to the GPU as soon as there is room. A block copies in a millisecond."""
 
+from dataclasses import replace
+
 from crowded_runs import count, crowded, facts_of
 from views import Story
 
-from tokencake.policies.interface import Move
-from tokencake.policies.prefetch_at_pause import prefetch_at_pause
+from tokencake.policies.interface import Move, Plan, View
+from tokencake.policies.prefetch_at_pause import PrefetchAtPause
 from tokencake.policies.registry import load_policy
-from tokencake.policies.tokencake import Tokencake
 from tokencake.traces import events as e
 from tokencake.traces.events import ToolHint
 
 SEARCH = (ToolHint("search", 4.0),)
 
 
-def a_pause(free_blocks: int) -> tuple[Story, Tokencake]:
+def a_pause(free_blocks: int) -> tuple[Story, PrefetchAtPause]:
     """An agent left 50 blocks; they were saved when its call ended, and its tool runs."""
-    story, policy = Story(gpu_blocks=100, free_blocks=free_blocks), prefetch_at_pause()
+    story, policy = Story(gpu_blocks=100, free_blocks=free_blocks), PrefetchAtPause()
     story.runs("a/1", agent="a/main", prompt_tokens=785, tools=SEARCH)
     story.tool_starts("a/1")
     assert policy.plan(story.view()).offload == (Move("a/main", 50),)
@@ -34,7 +35,7 @@ def test_the_upload_begins_as_soon_as_the_copy_is_there():
 
 
 def test_what_ended_without_a_tool_is_saved_too():
-    story, policy = Story(), prefetch_at_pause()
+    story, policy = Story(), PrefetchAtPause()
     story.runs("a/1", agent="a/main", prompt_tokens=785)
     assert policy.plan(story.view()).offload == (Move("a/main", 50),)
 
@@ -67,7 +68,7 @@ def test_a_part_that_is_smaller_than_a_fifth_waits_for_more():
     assert policy.plan(story.view()).upload == (Move("a/main", 10),)
 
 
-def uploaded() -> tuple[Story, Tokencake]:
+def uploaded() -> tuple[Story, PrefetchAtPause]:
     story, policy = a_pause(free_blocks=50)
     policy.plan(story.view())
     story.happens(e.UploadStarted(story.now_s, "a/main", 50))
@@ -94,13 +95,25 @@ def test_the_host_copy_is_given_up_when_the_tool_returns():
     assert policy.plan(story.view()).forget == ("a/main",)
 
 
-def test_it_is_tokencakes_temporal_half_with_these_rules():
+def test_it_is_tokencakes_temporal_half_with_these_rules_and_write_through():
     """So a comparison with `tokencake:upload=pause` shows what the spatial half adds."""
     apps = crowded()[0]
     spec = "tokencake-time:save=all,upload=pause,rules=published"
-    assert facts_of(prefetch_at_pause, apps) == facts_of(lambda: load_policy(spec), apps)
+
+    class WrittenThrough:
+        def __init__(self) -> None:
+            self._policy = load_policy(spec)
+
+        @property
+        def hears(self) -> frozenset[type]:
+            return self._policy.hears
+
+        def plan(self, view: View) -> Plan:
+            return replace(self._policy.plan(view), write_through="prompts")
+
+    assert facts_of(PrefetchAtPause, apps) == facts_of(WrittenThrough, apps)
 
 
 def test_agents_find_their_contexts_on_the_gpu_when_they_come_back():
-    facts = facts_of(prefetch_at_pause, crowded()[0])
+    facts = facts_of(PrefetchAtPause, crowded()[0])
     assert count(facts, e.UploadTaken) > 0

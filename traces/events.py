@@ -133,6 +133,31 @@ class LoadFinished(NamedTuple):
     blocks: int
 
 
+class StoreStarted(NamedTuple):
+    """Full blocks of a call, which it computed or found on the GPU, are being copied to the host: write-through.
+
+    A copy begins when the step has ended that computes them. It belongs to nobody: any later call can load it.
+    """
+
+    at_s: float
+    call: CallId
+    blocks: int
+
+
+class StoreFinished(NamedTuple):
+    at_s: float
+    call: CallId
+    blocks: int
+
+
+class StoreRefused(NamedTuple):
+    """The host had no room for all of these blocks at once: it is tried again when more of the call is computed."""
+
+    at_s: float
+    call: CallId
+    blocks: int
+
+
 class OffloadStarted(NamedTuple):
     """Blocks of an idle agent's context are being copied to the host. `blocks` are the ones really copied."""
 
@@ -275,6 +300,9 @@ Fact = (
     | ToolReturned
     | LoadStarted
     | LoadFinished
+    | StoreStarted
+    | StoreFinished
+    | StoreRefused
     | OffloadStarted
     | OffloadFinished
     | OffloadRefused

@@ -26,6 +26,7 @@ from .events import (
     Occupied,
     OffloadStarted,
     RunStarted,
+    StoreStarted,
     UploadCancelled,
     UploadStarted,
     UploadTaken,
@@ -82,6 +83,7 @@ class Metrics:
             CallAborted: self._call_aborted,
             LoadStarted: self._load_started,
             OffloadStarted: self._offload_started,
+            StoreStarted: self._store_started,
             UploadStarted: self._upload_started,
             UploadTaken: self._upload_taken,
             UploadCancelled: self._upload_cancelled,
@@ -263,6 +265,10 @@ class Metrics:
         self._waiting_critical.pop(fact.call, None)  # it has its room: it waits for a copy, not for other calls
 
     def _offload_started(self, fact: OffloadStarted) -> None:
+        self._offload_jobs += 1
+        self._offload_blocks += fact.blocks
+
+    def _store_started(self, fact: StoreStarted) -> None:
         self._offload_jobs += 1
         self._offload_blocks += fact.blocks
 

@@ -34,6 +34,7 @@ POLICIES = (
     "tokencake-time:rules=published,upload=predictive",
     "tokencake:rules=published",
     "native-offload",
+    "native-offload:save=prompts",
     "native-offload:evict=arc",
     "prefetch-at-pause",
     "infercept",

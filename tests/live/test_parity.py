@@ -36,6 +36,8 @@ POLICIES = (
     "tokencake-time:gate=off,upload=pause",
     "tokencake-time:gate=off,upload=demand",
     "tokencake:gate=off",
+    "native-offload",
+    "prefetch-at-pause",
 )
 
 
@@ -86,7 +88,15 @@ def test_the_simulator_does_what_vllm_did(policy: str, engine: InProcess, record
 def test_the_recorded_runs_are_about_something(recorded: dict[str, Path]) -> None:
     """Without copies and preemptions in them, equal runs would say little."""
     kinds = Counter(type(record).__name__ for file in recorded.values() for record in read_events(file))
-    for kind in ("CallPreempted", "OffloadFinished", "LoadFinished", "UploadFinished", "UploadTaken", "HostDropped"):
+    for kind in (
+        "CallPreempted",
+        "OffloadFinished",
+        "LoadFinished",
+        "UploadFinished",
+        "UploadTaken",
+        "HostDropped",
+        "StoreFinished",
+    ):
         assert kinds[kind], f"{kind}: {kinds}"
 
 

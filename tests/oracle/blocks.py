@@ -102,6 +102,11 @@ class BlockPool:
             at += 1
         return at, idle
 
+    def missing(self, path: Path, first: int, end: int) -> list[tuple[int, int]]:
+        gaps = [first + i for i, key in enumerate(_keys(path, first, end)) if key not in self._known]
+        starts = [at for at in gaps if at - 1 not in gaps]
+        return [(at, next(end for end in range(at, end + 1) if end not in gaps)) for at in starts]
+
     def held(self, path: Path, limit: int) -> int:
         end, idle = self.hits(path, limit)
         return end - idle
