@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fuzz_mutations import mutated
+from idle_engine import IdleEngine
 from measured import limits_of
 from rich.console import Console
 
 from tokencake import __version__
 from tokencake.live.metadata import KEY, from_extra_args
-from tokencake.live.settings import RunSettings, from_record
+from tokencake.live.settings import RunSettings, from_record, server_settings
 from tokencake.policies.registry import load_policy
 from tokencake.policies.replay import replay_file
 from tokencake.policies.replay import words as replay_words
@@ -399,6 +400,41 @@ def _settings(data: bytes, folder: Path) -> None:
     from_record(record if isinstance(record, dict) else {})
 
 
+SERVER = {"tokencake": {"policy": "tokencake", "seed": 3, "app_timeout_s": 9.5, "client_timeout_s": 60,
+                        "control_token_env": "TOKEN", "costs": RunSettings().as_record()["costs"]}}  # fmt: skip
+
+
+def _server_settings(data: bytes, folder: Path) -> None:
+    record = _json_or_nothing(data)
+    server_settings(record if isinstance(record, dict) else {})
+
+
+CONTROL_CALLS = [
+    ["begin", {"run": "r" * 32, "settings": {"policy": "tokencake", "seed": 1, "keep_facts": True}}],
+    ["tell", {"events": [{"event": "app_started", "app": "a", "at_s": 0.5}, {"event": "app_finished", "app": "a"}]}],
+    ["tell", {"events": [{"event": "tool_returned", "app": "a", "agent": "g", "call": "c"}]}],
+    ["facts", {"run": "r" * 32, "from": 0, "limit": 10}],
+    ["info", {}],
+    ["end", {"run": "r" * 32}],
+]
+
+
+def _control_calls(data: bytes, folder: Path) -> None:
+    """A server has a run after each of them, and answers in plain data of one line if it refuses."""
+    calls = _json_or_nothing(data)
+    engine = IdleEngine()
+    refused = None
+    for call in calls if isinstance(calls, list) else []:
+        if isinstance(call, list) and len(call) == 2 and isinstance(call[0], str) and isinstance(call[1], dict):
+            said = engine.control.handle(*call)
+            json.dumps(said)
+            assert said.get("status") != 500, said
+            refused = said.get("error", refused)
+            engine.check()
+    if refused is not None:
+        raise TokencakeError(refused)
+
+
 def _metadata(data: bytes, folder: Path) -> None:
     try:
         from_extra_args({KEY: data.decode("utf-8", "replace")}, "r", 10, 5)
@@ -462,6 +498,8 @@ READERS: Mapping[str, Reader] = {
     "samples": Reader("json", _samples, _calibration),
     "events": Reader("json", _events, _replay),
     "run settings": Reader("json", lambda: [json.dumps(RunSettings().as_record()).encode()], _settings),
+    "server settings": Reader("json", lambda: [json.dumps(SERVER).encode()], _server_settings),
+    "control calls": Reader("json", lambda: [json.dumps(CONTROL_CALLS).encode()], _control_calls),
     "metadata": Reader("json", lambda: [json.dumps(METADATA).encode()], _metadata),
     "--set": Reader(
         "text",

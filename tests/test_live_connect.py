@@ -568,6 +568,19 @@ def test_the_command_reports_a_servers_runs(
     assert declared == [0.25, 0.25]  # half of what the trace says, in each run
 
 
+def test_the_command_publishes_a_run_of_which_every_call_failed(
+    server: MadeUpServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.before = lambda path, body: (503, {"error": {"message": "no"}}) if path == "/v1/completions" else None
+    report = tmp_path / "report.json"
+    told = ["--connect", server.url, "--model", MODEL, "--policy", "vllm", "--json", str(report)]
+    code, _, err = command(str(written(tmp_path, CHAT, AGENT)), *told, capsys=capsys)
+    assert code == 1
+    assert "error: vllm: 2 calls failed, and what came behind: " in err
+    (run,) = json.loads(report.read_text())["runs"]
+    assert (run["failed_calls"], run["metrics"]["calls"], run["metrics"]["applications"]) == (2, 0, 0)
+
+
 def test_the_command_publishes_a_run_with_failed_calls_and_says_how_many(
     server: MadeUpServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,24 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from idle_engine import OWN, IdleEngine
 
-from tokencake.live.adapter import Adapter
 from tokencake.live.control import Control
 from tokencake.live.kept_facts import KeptFacts
 from tokencake.live.settings import RunSettings
-from tokencake.policies.interface import Policy
-from tokencake.policies.registry import load_policy
 from tokencake.traces import events as e
 from tokencake.traces.errors import EngineError
 
 NAMES = ("r" * 32, "s" * 40)
-OWN = RunSettings(policy="tokencake", app_timeout_s=10.0)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(10**400),
@@ -66,64 +62,24 @@ CALLS = SENSIBLE | st.tuples(st.sampled_from(["begin", "end", "facts", "tell", "
 WORLD = st.sampled_from(["busy", "idle", "time passes", "blocks are held", "blocks are free", "step"])
 
 
-class Engine:
-    """As much of vLLM's scheduler as control calls look at."""
-
-    def __init__(self) -> None:
-        self.requests: dict[str, object] = {}
-        self.emptied = True
-        pool = SimpleNamespace(num_gpu_blocks=11, get_num_free_blocks=lambda: 10, enable_kv_cache_events=False)
-        self.kv_cache_manager = SimpleNamespace(block_pool=pool, reset_prefix_cache=lambda: self.emptied)
-        self.now_s = 0.0
-        self.adapter = Adapter(self, 16, 10, {"block_bytes": 1})
-        self.adapter._clock = lambda: self.now_s
-        self.adapter.load_policy = loaded
-        self.control = Control(self.adapter, 60.0, lambda: self.now_s)
-        self.control.begin_own(OWN)
-
-    def becomes(self, what: str) -> None:
-        if what == "busy":
-            self.requests["one"] = object()
-        elif what == "idle":
-            self.requests.clear()
-        elif what == "time passes":
-            self.now_s += 45.0
-        elif what == "step":
-            self.control.look()
-            self.adapter.boundary()
-        else:
-            self.emptied = what == "blocks are free"
-
-
-def loaded(spec: str, *, seed: int, registered_only: bool = False) -> Policy:
-    if spec == "raises":
-        raise MemoryError("no\nroom")
-    if spec == "exits":
-        raise SystemExit(0)
-    return load_policy(spec, seed=seed, registered_only=registered_only)
-
-
 @given(calls=st.lists(CALLS | WORLD, max_size=30))
 def test_no_control_call_leaves_the_server_without_a_run(calls: Sequence[str | tuple[str, dict[str, Any]]]) -> None:
-    engine = Engine()
-    control, adapter = engine.control, engine.adapter
+    engine = IdleEngine()
     for call in calls:
         if isinstance(call, str):
             engine.becomes(call)
         else:
             with suppress(SystemExit):  # nobody but the process itself may be asked to end
-                said = control.handle(*call)
+                said = engine.control.handle(*call)
                 assert said.get("error", "").isprintable()
                 json.dumps(said)
-        client = control._client
-        assert adapter.settings is (OWN if client is None else client.settings)
-        assert adapter._controller is not None
+        engine.check()
 
 
 @pytest.mark.parametrize("wrong", [MemoryError("no room"), ValueError("embedded null byte"), SystemExit(0)])
 def test_a_run_that_cannot_begin_gives_the_server_back(wrong: BaseException) -> None:
     """When its own run has ended already, too."""
-    engine = Engine()
+    engine = IdleEngine()
     begin = engine.adapter.begin
 
     def failing(settings: RunSettings, *arguments: Any, **more: Any) -> None:
@@ -141,7 +97,7 @@ def test_a_run_that_cannot_begin_gives_the_server_back(wrong: BaseException) -> 
 
 def test_a_sink_that_fails_takes_neither_the_engine_nor_its_policy() -> None:
     """As a disk that is full does, when the run that is measured ends."""
-    engine = Engine()
+    engine = IdleEngine()
     engine.control.handle("begin", {"run": NAMES[0], "settings": {"keep_facts": True}})
     client = engine.control._client
     assert client is not None
@@ -157,7 +113,7 @@ def _raise(record: object) -> None:
 
 
 def test_a_file_of_events_that_cannot_be_written_any_more_stops_nobody(tmp_path: Any) -> None:
-    engine = Engine()
+    engine = IdleEngine()
     own = RunSettings(policy="vllm", events=str(tmp_path / "events.jsonl"))
     control = Control(engine.adapter, 60.0, lambda: engine.now_s)
     engine.adapter.end()

@@ -359,3 +359,12 @@ def test_messages_to_an_engine_that_does_not_listen_are_not_gathered_for_ever() 
             for _ in range(MOST_UNHEARD + 1)
         ]
     assert statuses == [202] * MOST_UNHEARD + [503]
+
+
+def test_questions_that_no_client_sends_leave_a_server_that_has_a_run() -> None:
+    """`tests/fuzz_routes.py` asks more."""
+    from fuzz_routes import FuzzedServer
+
+    server = FuzzedServer()
+    statuses = {server.ask(seed) for seed in range(1500)}
+    assert statuses >= {200, 202, 400, 401, 423}
