@@ -1242,7 +1242,14 @@ def _publish_comparison(report: Mapping[str, Any], outputs: _Outputs) -> int:
                 console.print(comparison_words.tables(report, console.width))
             for line in comparison_words.words(report):
                 console.print(line, soft_wrap=True)
-    return 1 if report["failed"] else 0
+    return _for_failures([failure["error"] for failure in report["failed"]])
+
+
+def _for_failures(errors: Sequence[str]) -> int:
+    """The exit code of what goes on where something fails."""
+    from .sim.trials.attempt import OUR_BUG
+
+    return BUG if any(error.startswith(OUR_BUG) for error in errors) else 1 if errors else 0
 
 
 @cli.command()
@@ -1324,7 +1331,7 @@ def sweep(
             lambda line: say(line, err=True),
             bar,
         )
-    return 1 if failed else 0
+    return _for_failures(failed)
 
 
 Bar = Callable[[str, int, int | None, str], None]  # what is being done, how much of it is done, of how much, a note

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tokencake.cli import run
+from tokencake.cli import _for_failures, run
 from tokencake.sim.machine_file import load_machine
-from tokencake.sim.trials.attempt import attempt
+from tokencake.sim.trials.attempt import OUR_BUG, attempt
 from tokencake.sim.trials.cell import Cell, Outcome
 from tokencake.sim.trials.grid import make_grid
 from tokencake.sim.trials.kept import Kept, Result
@@ -277,7 +277,13 @@ def test_a_policy_s_own_error_is_told(trace, capsys):
 def test_what_nobody_foresaw_is_a_failed_cell_with_its_place():
     outcome = attempt(Cell(None, load_machine(), "vllm"))  # type: ignore[arg-type]
     assert outcome.metrics is None
-    assert re.fullmatch(r"AttributeError: .* \(\w+\.py:\d+\)", outcome.error or "")
+    assert re.fullmatch(OUR_BUG + r"AttributeError: .* \(\w+\.py:\d+\)", outcome.error or "")
+
+
+def test_a_bug_of_ours_in_a_cell_is_70_at_the_end():
+    assert _for_failures([]) == 0
+    assert _for_failures(["policy Mine: plan() raised"]) == 1
+    assert _for_failures(["policy Mine: plan() raised", f"{OUR_BUG}KeyError: 1 (kv.py:3)"]) == 70
 
 
 def test_a_policy_whose_file_has_changed_is_played_anew(trace):

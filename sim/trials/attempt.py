@@ -7,15 +7,17 @@ from pathlib import Path
 
 from .cell import Cell, Outcome, play
 
+OUR_BUG = "a bug in tokencake, please report: "  # how the error of a cell begins that nobody else is to blame for
+
 
 def attempt(cell: Cell) -> Outcome:
-    """As `play`; an error in a policy's own code is the outcome's error, too, with the line where it happened."""
+    """As `play`; a bug of ours is the outcome's error, too, with the line where it happened: see `OUR_BUG`."""
     try:
         return play(cell)
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-        return lost(cell, f"{type(error).__name__}: {error}{where}")
+        return lost(cell, f"{OUR_BUG}{type(error).__name__}: {error}{where}")
 
 
 def lost(cell: Cell, why: str) -> Outcome:

@@ -72,8 +72,8 @@ def check(sweep: Sweep, files: Files, metric: str, machine_name: str | None = No
     sweep.check()
 
 
-def run(sweep: Sweep, files: Files, metric: str, play: Play, fresh: bool, say: Say, warn: Say, bar: Bar) -> int:
-    """Plays what is missing and writes what is there, also at an interrupt. Returns how many cells have failed."""
+def run(sweep: Sweep, files: Files, metric: str, play: Play, fresh: bool, say: Say, warn: Say, bar: Bar) -> list[str]:
+    """Plays what is missing and writes what is there, also at an interrupt. Returns the errors of failed cells."""
     with (
         TemporaryDirectory(prefix="tokencake-") as nowhere,
         closing(Kept(files.kept or Path(nowhere) / "cells", sweep.identity(), fresh)) as kept,
@@ -83,11 +83,11 @@ def run(sweep: Sweep, files: Files, metric: str, play: Play, fresh: bool, say: S
         try:
             play_sweep(sweep, kept, play, Watcher(sweep, kept, metric, say, warn, bar))
         finally:
-            failed = _publish(sweep, kept, files, metric, warn) if kept.results else 0
+            failed = _publish(sweep, kept, files, metric, warn) if kept.results else []
     return failed
 
 
-def _publish(sweep: Sweep, kept: Kept, files: Files, metric: str, warn: Say) -> int:
+def _publish(sweep: Sweep, kept: Kept, files: Files, metric: str, warn: Say) -> list[str]:
     report = build(sweep, kept.results, metric)
     write_whole(files.csv, csv_text(report))
     if files.json is not None:
@@ -96,4 +96,4 @@ def _publish(sweep: Sweep, kept: Kept, files: Files, metric: str, warn: Say) -> 
         write_whole(files.plot, plotted(report, files.plot.suffix))
     for line in problems(report):
         warn(line)
-    return len(report["failures"])
+    return [str(failure["error"]) for failure in report["failures"]]
