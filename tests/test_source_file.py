@@ -208,7 +208,7 @@ def test_line_ends_of_a_checkout_make_no_other_digest(tmp_path: Path):
     assert digest(path) == hashlib.sha256(TEXT).hexdigest()
 
 
-@given(st.integers(source_file.BUFFER_BYTES - 3, source_file.BUFFER_BYTES + 3), st.binary(max_size=4))
+@given(st.integers(source_file.DIGEST_BYTES - 3, source_file.DIGEST_BYTES + 3), st.binary(max_size=4))
 def test_nor_where_one_lies_across_two_pieces(tmp_path_factory: pytest.TempPathFactory, before: int, more: bytes):
     path = tmp_path_factory.mktemp("f") / "f"
     path.write_bytes(b"a" * before + b"\r\n\r" + more)

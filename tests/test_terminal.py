@@ -1,6 +1,7 @@
 """What is printed: on terminals that are narrow, that lack signs, and that obey what they are sent."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,24 @@ def test_rankings_have_names_in_each_of_their_parts(trace: str):
     assert [cell for line in narrow[:2] for cell in line.split()[1:]] == wide[1:]
 
 
+def test_a_check_that_fails_says_by_how_much_however_narrow(trace: str):
+    suite = f'metrics.makespan_s = {{ relative = 0.02 }}\n[cases.one]\ntrace = "{trace}"\npolicy = "vllm"\n'
+    Path("tokencake.toml").write_text(suite)
+    printed("check --update")
+    baseline = Path("baselines/one.json")
+    baseline.write_text(re.sub(r'"makespan_s": [0-9.]+', '"makespan_s": 10.0', baseline.read_text()))
+
+    def lines(width: int) -> list[str]:
+        command = [TOKENCAKE, "check"]
+        done = subprocess.run(command, env=os.environ | {"COLUMNS": str(width)}, capture_output=True, text=True)
+        assert done.returncode == 1
+        return [line for line in done.stdout.splitlines() if line.startswith("  makespan_s")]
+
+    assert "10.00 s" in lines(100)[0]
+    assert "regressed: " in lines(40)[0]
+    assert "baseline 10.00 s, +" in lines(40)[0]
+
+
 def test_what_comes_from_files_does_nothing_to_a_terminal(trace: str, capfd: pytest.CaptureFixture[str]):
     title, bell, backwards = "\x1b]0;TITLE\x07", "\x07", "\u202e"
     Path("e.jsonl").write_text(
@@ -131,3 +150,16 @@ def test_progress_shows_names_as_they_are(capfd: pytest.CaptureFixture[str], mon
     err = capfd.readouterr().err
     assert r"[red]x[/red] \x1b]0;TITLE\x07" in err
     assert "\x07" not in err
+
+
+def test_a_checkout_with_line_ends_of_windows_is_the_same(trace: str):
+    Path("mine.py").write_text("from tokencake.policies.vllm import Vllm\n\n\nclass Mine(Vllm):\n    pass\n")
+    Path("m.toml").write_text('base = "h100-llama-3.1-8b"\ngpu_blocks = 3000\n')
+    suite = f'[cases.one]\ntrace = "{trace}"\npolicy = "mine.py:Mine"\nmachine = "./m.toml"\n'
+    Path("tokencake.toml").write_text(suite)
+    printed("check --update")
+    for name in ("mine.py", "m.toml", "tokencake.toml", trace, "baselines/one.json"):
+        Path(name).write_bytes(Path(name).read_bytes().replace(b"\n", b"\r\n"))
+    out = printed("check --strict").decode()
+    assert "1 good" in out
+    assert "another" not in out

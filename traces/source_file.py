@@ -30,6 +30,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MOST_DECODER_BYTES = 2**28  # what an xz file may ask for; `xz -9` asks for 65 MiB
 WIDEST_WINDOW_BYTES = 2**27  # the same of zstandard, whose own limit this is unless --long is given
 BUFFER_BYTES = 2**16
+DIGEST_BYTES = 2**20  # at a time
 
 Wrong = type[TokencakeError]
 
@@ -85,13 +86,15 @@ def digest(path: str | Path, error: Wrong = TraceError) -> str:
     found = hashlib.sha256()
     with _raw(path, error) as raw:
         text = _compression(raw, path, error) is None
-        content = io.BufferedReader(_Content(raw, path, error), BUFFER_BYTES)
         held = b""  # a CR, of which the next piece says whether it ends a line
-        while piece := content.read(BUFFER_BYTES):
-            piece = held + piece
-            held = b"\r" if text and piece.endswith(b"\r") else b""
-            piece = piece.removesuffix(held)
-            found.update(piece.replace(b"\r\n", b"\n") if text else piece)
+        try:
+            while more := raw.read(DIGEST_BYTES):
+                piece = held + more
+                held = b"\r" if text and piece.endswith(b"\r") else b""
+                piece = piece.removesuffix(held)
+                found.update(piece.replace(b"\r\n", b"\n") if text and b"\r" in piece else piece)
+        except OSError as problem:
+            raise error(f"{path}: {_unreadable(problem)}") from None
         found.update(held)
     return found.hexdigest()
 

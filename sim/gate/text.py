@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -14,7 +15,7 @@ from rich.text import Text
 from ..printing import printing
 from ..trials.metric import shown
 from .check import FAILING
-from .words import about, allowed, budget, change, details, findings, headline, name, next_step, summary
+from .words import about, allowed, budget, change, details, findings, headline, name, next_step, sentence, summary
 
 STYLES = {
     "failed": "red",
@@ -26,12 +27,13 @@ STYLES = {
 }
 STATE_WIDTH = 10  # characters
 INDENT = 2
+UNLIMITED = 10_000
 
 
 def print_text(report: Mapping[str, Any], console: Console) -> None:
     """A line a case, and what is to be said of it below. Long lines are the terminal's to wrap."""
     for case in report["cases"]:
-        for part in _case(case):
+        for part in _case(case, console):
             console.print(part, soft_wrap=isinstance(part, Text))
     console.print()
     for line in (headline(report), budget(report), next_step(report)):
@@ -46,7 +48,7 @@ def plain_text(report: Mapping[str, Any], width: int) -> str:
     return file.getvalue()
 
 
-def _case(case: Mapping[str, Any]) -> Iterator[Text | Padding]:
+def _case(case: Mapping[str, Any], console: Console) -> Iterator[Text | Padding]:
     first = Text(f"{case['state']:<{STATE_WIDTH}}", style=STYLES[case["state"]])
     first.append(case["name"], style="bold default").append(f"  {about(case)}", style="not bold default")
     if case["fails"] and case["state"] not in FAILING:
@@ -55,8 +57,13 @@ def _case(case: Mapping[str, Any]) -> Iterator[Text | Padding]:
     told = findings(case)
     for line in details(case) if told or case["state"] == "good" else [*details(case), summary(case)]:
         yield Text(f"{'':{INDENT}}{line}")
-    if told:
-        yield Padding(_table(told), (0, 0, 0, INDENT), expand=False)
+    if not told:
+        return
+    table = Padding(_table(told), (0, 0, 0, INDENT), expand=False)
+    if Measurement.get(console, console.options.update(max_width=UNLIMITED), table).maximum <= console.width:
+        yield table
+    else:  # squeezed, it would lose figures
+        yield from (Text(f"{'':{INDENT}}{sentence(one)}") for one in told)
 
 
 def _table(told: list[Mapping[str, Any]]) -> Table:
