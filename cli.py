@@ -780,7 +780,7 @@ def _validation(
         if json_file != STANDARD_OUTPUT:
             console = printing()
             if not quiet:
-                console.print(validation.tables(report))
+                console.print(validation.tables(report, console.width))
             for line in validation.words(report):
                 console.print(line, soft_wrap=True)
     return report

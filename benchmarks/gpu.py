@@ -402,7 +402,7 @@ def shown(record: Record) -> bool:
     if "validation" not in record.known:
         return True
     screen, report = console(), record.known["validation"]
-    screen.print(validation.tables(report))
+    screen.print(validation.tables(report, screen.width))
     for line in validation.words(report):
         screen.print(line, soft_wrap=True)
     runs = record.known["runs"]

@@ -211,21 +211,31 @@ def outcome(change: float | None, noise: float | None) -> str:
 # -- what is shown
 
 
-def tables(report: Mapping[str, Any]) -> Group:
-    """A table for each policy: what was simulated, what was live, and how far they are from each other."""
-    return Group(*(_table(run) for run in report["runs"]))
+COLUMNS = ("simulated", "live", "error", "spread")
+LABEL_WIDTH, COLUMN_WIDTH, GAP = 28, 9, 2  # characters
 
 
-def _table(run: Mapping[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column(run["policy"], overflow="fold", min_width=28)
-    for name in ("simulated", "live", "error", "spread"):
-        table.add_column(name, justify="right", no_wrap=True, min_width=8)
+def tables(report: Mapping[str, Any], width: int) -> Group:
+    """A table for each policy: what was simulated, what was live, and how far they are from each other.
+
+    Where not all columns fit beside the names of the rows, they come in parts.
+    """
+    fitting = max(1, (width - LABEL_WIDTH) // (COLUMN_WIDTH + GAP))
+    parts = [range(len(COLUMNS))[start : start + fitting] for start in range(0, len(COLUMNS), fitting)]
+    return Group(*(_table(run, part) for run in report["runs"] for part in parts))
+
+
+def _table(run: Mapping[str, Any], part: Sequence[int]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    table.add_column(run["policy"], overflow="fold", min_width=LABEL_WIDTH)
+    for at in part:
+        table.add_column(COLUMNS[at], justify="right", no_wrap=True, min_width=COLUMN_WIDTH)
     for label, path in SHOWN:
         values = [value_at(run["simulated"], path), value_at(run["live"], path)]
         if not any(values):
             continue
-        table.add_row(label, *map(_number, values), _percent(run["error"][path], "+"), _percent(run["spread"][path]))
+        cells = [*map(_number, values), _percent(run["error"][path], "+"), _percent(run["spread"][path])]
+        table.add_row(label, *(cells[at] for at in part))
     table.add_row("")
     return table
 

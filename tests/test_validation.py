@@ -126,10 +126,10 @@ def test_a_policy_without_a_live_run_is_left_out() -> None:
     assert words(report) == [words(report)[0]]
 
 
-def shown(report: dict[str, Any]) -> str:
-    console = Console(width=100, record=True, highlight=False)
+def shown(report: dict[str, Any], width: int = 100) -> str:
+    console = Console(width=width, record=True, highlight=False)
     with console.capture() as capture:
-        console.print(tables(report))
+        console.print(tables(report, width))
     return capture.get()
 
 
@@ -138,6 +138,13 @@ def test_the_table_has_simulated_live_error_and_spread() -> None:
     (makespan,) = (line.split() for line in said.splitlines() if line.startswith("makespan"))
     assert makespan == ["makespan,", "s", "11", "10", "+10.0%", "20.0%"]
     assert "preemptions" not in said  # there were none on either side
+
+
+def test_a_narrow_table_comes_in_parts_that_have_all() -> None:
+    said = shown(build({}, [trial("vllm", 11.0, 9.0, 11.0)]), width=40)
+    makespans = [line.split() for line in said.splitlines() if line.startswith("makespan, s")]
+    assert [cells[2:] for cells in makespans] == [["11"], ["10"], ["+10.0%"], ["20.0%"]]
+    assert all(len(line) <= 40 for line in said.splitlines())
 
 
 def test_every_shown_metric_is_one_of_the_folds() -> None:
