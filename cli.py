@@ -57,6 +57,17 @@ QUIET_S = 1.0  # what is done sooner needs no progress bar
 STANDARD_OUTPUT = "-"
 BUG = 70  # the exit code for one of ours, as in sysexits.h
 
+
+class _Number(click.FloatRange):
+    """A number in a range. click lets NaN through, which is in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return number
+
+
 arrivals_option = click.option(
     "--arrivals", type=click.Choice(["even", "poisson"]), default="even", show_default=True, help="How they are spaced."
 )
@@ -93,8 +104,8 @@ ENGINE_OPTIONS = (  # by the fields of live.engine_options.EngineOptions
     click.option("--model", metavar="M", help="A name, a folder, or tiny: a small random model.  [required]"),
     click.option("--gpu-blocks", type=click.IntRange(1), metavar="N", help="KV blocks. [default: what fits]"),
     click.option("--block-tokens", type=click.IntRange(1), metavar="N", help="Tokens of a block. [default: vLLM's]"),
-    click.option("--host-gib", type=click.FloatRange(0), default=1.0, show_default=True, help="Memory for copies."),
-    click.option("--link-gbps", type=click.FloatRange(0, min_open=True), help="Copies go no faster, in GB/s."),
+    click.option("--host-gib", type=_Number(0), default=1.0, show_default=True, help="Memory for copies."),
+    click.option("--link-gbps", type=_Number(0, min_open=True), help="Copies go no faster, in GB/s."),
     click.option("--max-context", "max_context_tokens", type=click.IntRange(2), metavar="N", help="Tokens of a call."),
     click.option("--step-budget", "step_budget_tokens", type=click.IntRange(1), metavar="N", help="Tokens of a step."),
     click.option("--max-running", type=click.IntRange(1), metavar="N", help="Calls of a step."),
@@ -104,7 +115,7 @@ ENGINE_OPTIONS = (  # by the fields of live.engine_options.EngineOptions
     click.option("--dtype", default="auto", show_default=True),
     click.option("--load-format", default="auto", show_default=True, help="dummy: a model without weights."),
     click.option("--tensor-parallel-size", type=click.IntRange(1), default=1, show_default=True, metavar="N"),
-    click.option("--gpu-memory-utilization", type=click.FloatRange(0, 1, min_open=True), metavar="SHARE"),
+    click.option("--gpu-memory-utilization", type=_Number(0, 1, min_open=True), metavar="SHARE"),
     click.option("--enforce-eager/--compile", default=None, help="[default: eager without a GPU, else compiled]"),
     click.option("--verbose", is_flag=True, help="Show vLLM's log."),
 )
@@ -412,9 +423,11 @@ def live(
     """
     from .policies.registry import load_policy
     from .sim.compare import Workload
+    from .sim.trials.how_many import check_repeats
     from .traces.arrivals import arrival_times
     from .traces.reader import read_trace
 
+    check_repeats(repeat)
     if url is None:
         _beware(specs)
     if print_serve_args:
@@ -688,9 +701,11 @@ def validate(
     from .policies.registry import load_policy
     from .sim.compare import Contender, Workload, compare, options_of
     from .sim.machine_file import load_machine
+    from .sim.trials.how_many import check_repeats
     from .traces.arrivals import arrival_times
     from .traces.reader import read_trace
 
+    check_repeats(repeat)
     _beware(specs)
     contenders = [Contender(spec, options_of(spec), load_policy(spec, seed=seed)) for spec in specs or DEFAULT_POLICIES]
     if rate is not None:
@@ -1147,8 +1162,8 @@ def _print_lines(lines: Sequence[tuple[str, str]]) -> None:
     "--vary", metavar="A,…", help="What differs: arrivals, tools[=X], declared[=X], order; none. [default: all]"
 )
 @click.option("--metric", default="app_latency_s.mean", show_default=True, metavar="M", help="Who is best by it?")
-@click.option("--confidence", type=click.FloatRange(0.5, 0.9999), default=0.95, show_default=True)
-@click.option("--margin", type=click.FloatRange(0, 0.5), default=0.02, show_default=True, help="Less is no difference.")
+@click.option("--confidence", type=_Number(0.5, 0.9999), default=0.95, show_default=True)
+@click.option("--margin", type=_Number(0, 0.5), default=0.02, show_default=True, help="Less is no difference.")
 @click.option("--machine", "machine_name", metavar="M", help="As for simulate.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the machine.")
 @seed_option
@@ -1207,6 +1222,8 @@ def compare(
     cell = Cell(files[0], machine, policies[0], variation, 0, seed, rate, arrivals, skip_oversized)
     asked = comparing.Asked(cell, policies, repeat, metric, method, jobs, policy_timeout)
     comparing.check(asked)
+    if line := comparing.announcement(asked):
+        click.echo(line, err=True)
     gathered = Gathered(policies)
     try:
         with _progress(progress, quiet) as bar:

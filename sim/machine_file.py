@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,31 @@ def load_machine(name_or_path: str = DEFAULT_MACHINE, settings: Sequence[str] = 
     """
     path = machine_path(name_or_path)
     machine = _preset(name_or_path) if path is None else _read(path)
-    changes: dict[str, object] = {}
-    for setting in settings:
-        key, value = _parsed(setting)
-        changes[key] = value
-    return _made({**flat_settings(machine.settings()), **changes}, "--set") if changes else machine
+    return changed(machine, dict(map(parse_setting, settings)))
+
+
+def changed(machine: Machine, changes: Mapping[str, object]) -> Machine:
+    """The machine with settings as `parse_setting` gives them. Raises MachineError if they do not go together."""
+    believed = dict(machine.believed) | {
+        key.removeprefix("beliefs."): _exact(key, value) for key, value in changes.items() if key.startswith("beliefs.")
+    }
+    truth: dict[str, Any] = {key: _exact(key, value) for key, value in changes.items() if key in RULES}
+    ordered = tuple((key, believed[key]) for key in BELIEVABLE if key in believed)
+    try:
+        return replace(machine, **truth, believed=ordered)
+    except MachineError as error:
+        raise MachineError(f"--set: {error}") from None
+
+
+def parse_setting(setting: str) -> tuple[str, object]:
+    """The key and the value of a `key=value` of the command line. Raises MachineError if they mean nothing."""
+    key, equals, text = (part.strip() for part in setting.partition("="))
+    if not equals or not key:
+        raise MachineError(f"--set {shown(setting)}: expected key=value, such as gpu_blocks=20000")
+    value = _value(key, text)
+    if problem := setting_problem(key, value):
+        raise MachineError(f"--set {problem}")
+    return key, value
 
 
 def machine_path(name_or_path: str) -> Path | None:
@@ -97,7 +117,7 @@ def _made(values: Mapping[str, object], where: str) -> Machine:
 
 def _exact(key: str, value: Any) -> Any:
     """A checked value in its setting's type: `link_gbps = 12` is a real number that happens to be whole."""
-    return float(value) if isinstance(RULES[key], Real) else value
+    return float(value) if isinstance(RULES[key.removeprefix("beliefs.")], Real) else value
 
 
 def setting_problem(key: str, value: object) -> str | None:
@@ -113,17 +133,6 @@ def setting_problem(key: str, value: object) -> str | None:
         return f"unknown setting {shown(key)}{_near(key, KEYS)}"
     problem = RULES[key.removeprefix("beliefs.")].problem(value)
     return f"{key}: {problem}" if problem else None
-
-
-def _parsed(setting: str) -> tuple[str, object]:
-    """A `key=value` of the command line."""
-    key, equals, text = (part.strip() for part in setting.partition("="))
-    if not equals or not key:
-        raise MachineError(f"--set {shown(setting)}: expected key=value, such as gpu_blocks=20000")
-    value = _value(key, text)
-    if problem := setting_problem(key, value):
-        raise MachineError(f"--set {problem}")
-    return key, value
 
 
 def _value(key: str, text: str) -> object:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 
 from .machine import Machine
@@ -161,7 +162,8 @@ def gpus_needed(gpu: Gpu, model: Model) -> int:
     return gpus
 
 
-def presets() -> dict[str, Machine]:
+@cache
+def presets() -> Mapping[str, Machine]:
     """Every preset by name, in the order of `GPUS` and `MODELS`."""
     found = {}
     for gpu_name, gpu in GPUS.items():
@@ -169,7 +171,7 @@ def presets() -> dict[str, Machine]:
             gpus = gpus_needed(gpu, model)
             name = f"{gpu_name}-{model_name}" + (f"-tp{gpus}" if gpus > 1 else "")
             found[name] = PUBLISHED if name == PUBLISHED.name else derive(gpu, model, gpus, name)
-    return found
+    return MappingProxyType(found)
 
 
 def preset_lines() -> dict[str, str]:

@@ -218,6 +218,7 @@ def test_chat_needs_no_more_memory_for_more_calls() -> None:
     ("make", "message"),
     [
         (lambda: code_writer(apps=-1), "apps: expected a whole number, at least 0, got -1"),
+        (lambda: code_writer(apps=10**9), "apps: expected at most 1,000,000, got 1,000,000,000"),
         (lambda: code_writer(qps=0.0), "rate: expected a number of applications a second from 1e-06 to 1e+06, got 0.0"),
         (
             lambda: deep_research(qps=float("nan")),

@@ -12,7 +12,7 @@ from tokencake.traces.errors import TraceError
 from tokencake.traces.input_limits import LINE_BYTES
 from tokencake.traces.reader import read_trace, trace_digest
 
-WHOLE = "expected a whole number from 1 to 2147483647, got"
+WHOLE = "expected a whole number from 1 to 10000000, got"
 TIME = "expected seconds, at least 0 and below 1e+09, got"
 
 
@@ -36,7 +36,7 @@ CALLS: list[tuple[tuple[object, ...], str]] = [
     ((one_call(output=0),), f"calls[0].output: {WHOLE} 0"),
     ((one_call(output=True),), f"calls[0].output: {WHOLE} true"),
     ((one_call(output=3.0),), f"calls[0].output: {WHOLE} 3.0"),
-    ((one_call(output=2**31),), f"calls[0].output: {WHOLE} 2147483648"),
+    ((one_call(output=10_000_001),), f"calls[0].output: {WHOLE} 10000001"),
     ((one_call(output=None),), f"calls[0].output: {WHOLE} null"),
     ((one_call(output=[1]),), f"calls[0].output: {WHOLE} a list"),
     ((one_call(max_output=4),), "calls[0].max_output: expected a whole number from 5 to 2147483647, got 4"),

@@ -18,13 +18,15 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from types import NoneType, TracebackType, UnionType
-from typing import IO, Any, NoReturn, Self, get_args, get_origin, get_type_hints
+from typing import IO, Any, Self, get_args, get_origin, get_type_hints
 
 from .errors import RunError, TraceError
 from .events import Began, CallArrived, Fact, Planned, Request
 from .fields import WrongField, flag, items, members, shown, whole
 from .replacing import compressing, hold, unwritable
+from .schema import free_object, string
 from .source_file import is_compressed, lines
+from .strict_json import strict_json
 
 Record = Fact | Planned | Began
 
@@ -152,20 +154,9 @@ def decode(line: bytes, where: str) -> Record:
     if not line.endswith(b"\n"):
         raise TraceError(f"{where}: the line is cut off: expected a JSON object and the end of the line")
     try:
-        fields = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
-        return _tagged_record(fields)
+        return _tagged_record(strict_json(line))
     except WrongField as error:
         raise TraceError(f"{where}: {error}") from None
-    except UnicodeDecodeError:
-        raise TraceError(f"{where}: expected text in UTF-8, got other bytes") from None
-    except RecursionError:
-        raise TraceError(f"{where}: expected a JSON object, got values nested without end") from None
-    except ValueError as error:
-        raise TraceError(f"{where}: expected a JSON object: {error}") from None
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number of JSON")
 
 
 def _tagged_record(fields: object) -> Record:
@@ -201,25 +192,13 @@ def _value(hint: object, value: object, field: str) -> object:
         kind = get_args(hint)[0]
         return tuple(_value(kind, item, f"{field}[{index}]") for index, item in enumerate(items(value, field)))
     if not isinstance(hint, type):
-        return _plan(value, field)
+        return free_object(value, field)  # a plan
     if hint in _SCALARS:
         return _SCALARS[hint](value, field)
     try:
         return _record(hint, value)
     except WrongField as error:
         raise error.inside(field) from None
-
-
-def _plan(value: object, field: str) -> dict[str, object]:
-    if isinstance(value, dict):
-        return value
-    raise WrongField(field, f"expected an object, got {shown(value)}")
-
-
-def _text(value: object, field: str) -> str:
-    if isinstance(value, str):
-        return value
-    raise WrongField(field, f"expected a string, got {shown(value)}")
 
 
 def _count(value: object, field: str) -> int:
@@ -232,4 +211,4 @@ def _real(value: object, field: str) -> float:
     raise WrongField(field, f"expected a finite number, got {shown(value)}")
 
 
-_SCALARS: Mapping[type, Callable[[object, str], object]] = {str: _text, bool: flag, int: _count, float: _real}
+_SCALARS: Mapping[type, Callable[[object, str], object]] = {str: string(), bool: flag, int: _count, float: _real}

@@ -11,6 +11,7 @@ from .arrivals import ArrivalProcess, arrival_times
 from .code_writer import code_writer_application, read_code_writer_dag
 from .deep_research import deep_research_application
 from .errors import TraceError
+from .input_limits import APPLICATIONS
 from .one_call import one_call_application
 
 SHARED_TOKENS = 540  # of the code writer's fixed instructions: 2,900 characters are 540 to 660 tokens
@@ -30,7 +31,7 @@ def code_writer(
     of each tool's result is drawn uniformly from (1 ± spread) times the published one; with 0 all applications are
     alike, as measured, and the seed matters to Poisson arrivals alone. Raises TraceError for arguments out of range.
     """
-    _check_count("apps", apps)
+    _check_count("apps", apps, most=APPLICATIONS)
     _check_count("shared_tokens", shared_tokens)
     if not 0 <= spread < 1:
         raise TraceError(f"spread: expected a number from 0 to below 1, got {spread!r}")
@@ -50,7 +51,7 @@ def deep_research(
 
     What an application looks like is said in `deep_research`. Raises TraceError for arguments out of range.
     """
-    _check_count("apps", apps)
+    _check_count("apps", apps, most=APPLICATIONS)
     rng = random.Random(f"{seed} deep-research")
     times = arrival_times(qps, arrivals, seed)
     return (deep_research_application(f"a{index}", at_s, rng) for index, at_s in enumerate(islice(times, apps)))
@@ -73,6 +74,8 @@ def chat(
     )
 
 
-def _check_count(name: str, value: int, low: int = 0) -> None:
+def _check_count(name: str, value: int, low: int = 0, most: int | None = None) -> None:
     if value < low:
         raise TraceError(f"{name}: expected a whole number, at least {low}, got {value!r}")
+    if most is not None and value > most:
+        raise TraceError(f"{name}: expected at most {most:,}, got {value:,}")

@@ -15,3 +15,5 @@ TOML_BYTES = 1_000_000  # of a machine or a suite: pages of text
 CALLS = 20_000  # of an application: what each call waits for is a bit set of its predecessors
 EDGES = 1_000_000  # of an application: the entries of all its calls' `after`
 SEGMENTS = 100_000  # of a prompt
+ANSWER_TOKENS = 10_000_000  # of a call's answer: the simulator needs some 7 bytes for each while it is generated
+APPLICATIONS = 1_000_000  # of a trace that is generated: minutes, and gigabytes on the disk

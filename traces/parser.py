@@ -12,7 +12,7 @@ from heapq import heapify, heappop, heappush
 from .apps import NO_HINTS, Application, Call, Hints, Prompt, Segment, Tool
 from .derive import HintValue, derive_hints
 from .fields import MAX_TOKENS, WrongField, flag, items, members, name, number, seconds, shown, text, whole
-from .input_limits import CALLS, EDGES, SEGMENTS
+from .input_limits import ANSWER_TOKENS, CALLS, EDGES, SEGMENTS
 
 MAX_NUMBER = 1e9  # exclusive, of hints
 
@@ -141,7 +141,7 @@ class _Calls:
         agent = name(entry["agent"], "agent") if "agent" in entry else call
         self._follow(agent, position, waits_for)
         prompt = self._prompt(entry, waits_for)
-        output_tokens = whole(entry["output"], "output", 1)
+        output_tokens = whole(entry["output"], "output", 1, ANSWER_TOKENS)
         self._order[call] = position
         prefix = self._prefix
         return Call(

@@ -14,6 +14,7 @@ from ...traces.reader import trace_digest
 from .cell import Cell, cells, played
 from .comparison import ComparisonError, Gathered, Method, build
 from .executors import run_on_workers
+from .how_many import announced, check_count, check_repeats
 from .live_reports import read_live_reports
 from .lower_bound import lower_bounds
 from .metric import check_judged
@@ -39,6 +40,10 @@ class Asked:
         """Of each policy, whether it sees the future. Raises PolicyError for one that cannot be made."""
         return tried(self.policies, self.cell.seed, self.policy_timeout_s)
 
+    @property
+    def runs(self) -> int:
+        return len(self.policies) * self.repeats
+
 
 def default_policies() -> tuple[str, ...]:
     """All that have a name here, as they are listed; those that see the future last."""
@@ -48,6 +53,8 @@ def default_policies() -> tuple[str, ...]:
 def check(asked: Asked) -> None:
     """Finds what is wrong before the work begins: raises the TokencakeError that names it."""
     check_judged(asked.metric)
+    check_repeats(asked.repeats)
+    check_count(asked.runs, "--policy, --repeat")
     applications, _ = played(asked.cell)
     for application in applications:
         if (text := problem(application, asked.cell.machine)) is not None:
@@ -56,9 +63,14 @@ def check(asked: Asked) -> None:
         raise ComparisonError("policies: expected one at least that does not see the future: nobody can run the others")
 
 
+def announcement(asked: Asked) -> str | None:
+    """What is said before very many runs begin."""
+    return announced(asked.runs, replace(asked.cell, policy=asked.policies[0]), asked.jobs or cores())
+
+
 def run(asked: Asked, gathered: Gathered, progress: Progress) -> None:
     """Play all repeats, into `gathered` as they finish. A policy that fails once is not tried again."""
-    total = len(asked.policies) * asked.repeats
+    total = asked.runs
     wanted = gathered.wanted(cells(asked.cell, asked.policies, asked.repeats))
     for outcome in run_on_workers(wanted, min(asked.jobs or cores(), total), asked.policy_timeout_s):
         gathered.add(outcome)

@@ -47,6 +47,12 @@ class Method:
     seed: int = 0
     paired: bool = True  # whether repeats of the same number have the same chance
 
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.confidence < 1:
+            raise ComparisonError(f"--confidence: expected a number from 0.5 to below 1, got {self.confidence}")
+        if not 0 <= self.margin <= 0.5:
+            raise ComparisonError(f"--margin: expected a number from 0 to 0.5, got {self.margin}")
+
 
 @dataclass(slots=True)
 class Gathered:

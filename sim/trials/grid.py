@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ...traces.errors import TokencakeError
 from ...traces.fields import shown
 from ..machine import Machine
-from ..machine_file import DEFAULT_MACHINE, load_machine
+from ..machine_file import DEFAULT_MACHINE, changed, load_machine, parse_setting
 
 QPS = "qps"  # the axis that is no setting of the machine: applications a second
 MOST_POINTS = 100_000  # more is a slip of the pen: a step of 1 where 1,000 was meant
@@ -68,10 +68,8 @@ def make_grid(qps: str | None, settings: Sequence[str], machine_name: str = DEFA
     points = math.prod([len(rates), *(len(values) for values in texts.values())])
     if points > MOST_POINTS:
         raise TokencakeError(f"the grid: expected at most {MOST_POINTS:,} points, got {points:,}")
-    machines = [
-        load_machine(machine_name, [f"{key}={text}" if key else text for key, text in zip(texts, chosen, strict=True)])
-        for chosen in product(*texts.values())
-    ]
+    settings_of = [[parse_setting(f"{key}={text}" if key else text) for text in found] for key, found in texts.items()]
+    machines = [changed(base, dict(chosen)) for chosen in product(*settings_of)]
     axes = _axes(rates, texts, machines)
     return Grid(
         axes, tuple(Point(_place(axes, rate, machine), rate, machine) for rate in rates for machine in machines), base
@@ -80,9 +78,10 @@ def make_grid(qps: str | None, settings: Sequence[str], machine_name: str = DEFA
 
 def setting(machine: Machine, key: str) -> Value:
     """A setting by the name that `--set` has for it. What is believed is the truth where nothing else is said."""
-    settings = machine.settings()
     believed, _, name = key.rpartition(".")
-    value: object = settings[key] if not believed else dict(machine.believed).get(name, settings[name])
+    value: object = getattr(machine, name)
+    if believed:
+        value = dict(machine.believed).get(name, value)
     assert isinstance(value, Value)
     return value
 

@@ -15,6 +15,7 @@ from ...traces.vary import AS_IT_IS, Variation
 from .cell import Cell, Outcome, cells
 from .executors import run_on_workers
 from .grid import Grid, Point
+from .how_many import check_count, check_repeats
 from .identity import identity_of, key_of
 from .kept import Kept, Result
 from .trying import tried
@@ -41,6 +42,8 @@ class Sweep:
 
     def check(self) -> None:
         """Finds what would be wrong with every cell. Raises TokencakeError, in one line."""
+        check_repeats(self.repeats)
+        check_count(self.count(), "the grid")
         if len(set(self.policies)) < len(self.policies):
             raise TokencakeError(f"--policy: expected different policies, got {', '.join(self.policies)}")
         for _ in read_trace(self.trace):
@@ -82,6 +85,9 @@ class Sweep:
 class Progress:
     """Who is told of what has come in; by default, nobody cares."""
 
+    def begin(self, todo: Sequence[Cell]) -> None:
+        """These cells are going to be played."""
+
     def cell(self, point: Point, outcome: Outcome, done: int) -> None:
         """One more cell has come to its end, or failed."""
 
@@ -108,6 +114,7 @@ def play_sweep(sweep: Sweep, kept: Kept, play: Play, progress: Progress) -> None
             progress.point(point)
     if not todo:
         return
+    progress.begin(todo)
     with closing(play(todo)) as outcomes:
         for done, outcome in enumerate(outcomes, sweep.count() - len(todo) + 1):
             key = sweep.key(outcome.cell)

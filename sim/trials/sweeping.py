@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,13 +11,15 @@ from typing import NamedTuple
 
 from ...traces.replacing import STANDARD_OUTPUT
 from ..outputs import Output, check_outputs, inputs_of, outputs_of, write_whole
-from .cell import Outcome
+from .cell import Cell, Outcome
 from .grid import Point
+from .how_many import announced
 from .kept import Kept
 from .metric import check_judged
 from .sweep import Play, Progress, Sweep, play_sweep
 from .sweep_plot import check_plot, plotted
 from .sweep_report import build, csv_text, point_line, problems
+from .workers import cores
 
 KEPT_ENDING = ".cells.jsonl"
 
@@ -49,6 +51,10 @@ class Watcher(Progress):
         self._sweep, self._kept, self._metric = sweep, kept, metric
         self._say, self._warn, self._bar = say, warn, bar
         self._warned: set[tuple[Point, str, str]] = set()
+
+    def begin(self, todo: Sequence[Cell]) -> None:
+        if line := announced(len(todo), todo[0], cores()):
+            self._warn(line)
 
     def cell(self, point: Point, outcome: Outcome, done: int) -> None:
         cell, error = outcome.cell, outcome.error
