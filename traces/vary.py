@@ -39,7 +39,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from .apps import Application, Call, Tool
 from .derive import derive_hints
 from .errors import TraceError
-from .fields import MAX_SECONDS
+from .fields import MAX_NAME, MAX_SECONDS
 
 _Wanted: TypeAlias = float | Literal["fitted"]  # a relative standard deviation, or as in the trace
 Spread: TypeAlias = _Wanted | None
@@ -89,13 +89,13 @@ def parse_variation(text: str) -> Variation:
     for word in text.split(","):
         aspect, equals, value = word.strip().partition("=")
         if aspect not in ASPECTS:
-            near = get_close_matches(aspect, ASPECTS, n=1)
+            near = get_close_matches(aspect[:MAX_NAME], ASPECTS, n=1)
             meant = f" (near: {near[0]})" if near else ""
-            raise TraceError(f"vary: unknown {aspect!r}{meant}: expected {', '.join(ASPECTS)}, or {NOTHING}")
+            raise TraceError(f"vary: unknown {aspect[:MAX_NAME]!r}{meant}: expected {', '.join(ASPECTS)}, or {NOTHING}")
         if aspect in chosen:
             raise TraceError(f"vary: {aspect}: given twice")
         if equals and aspect not in WITH_SPREAD:
-            raise TraceError(f"vary: {aspect}: takes no number, got {value!r}")
+            raise TraceError(f"vary: {aspect}: takes no number, got {value[:MAX_NAME]!r}")
         chosen[aspect] = _spread(aspect, value) if equals else "fitted" if aspect in WITH_SPREAD else True
     return Variation(**chosen)  # type: ignore[arg-type]
 
@@ -106,7 +106,7 @@ def _spread(aspect: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value <= LARGEST_SPREAD:
-        raise TraceError(f"vary: {aspect}: expected a number from 0 to {LARGEST_SPREAD:g}, got {text!r}")
+        raise TraceError(f"vary: {aspect}: expected a number from 0 to {LARGEST_SPREAD:g}, got {text[:MAX_NAME]!r}")
     return value
 
 

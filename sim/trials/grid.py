@@ -132,9 +132,9 @@ def _listed(option: str, text: str) -> list[str]:
             raise TokencakeError(
                 f"{option}: expected start:stop:step with stop not below start and step above 0, got {shown(text)}"
             )
-        steps = (stop - start) // step
-        if steps >= MOST_POINTS:
+        if stop - start >= MOST_POINTS * step:
             raise TokencakeError(f"{option}: expected at most {MOST_POINTS:,} values, got {shown(text)}")
+        steps = (stop - start) // step
         return [f"{start + index * step:f}" for index in range(int(steps) + 1)]
 
 
