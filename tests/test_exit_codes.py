@@ -21,7 +21,12 @@ from tokencake.sim.trials.workers import Worker
 from tokencake.traces.errors import BugError
 
 COMMAND = [sys.executable, "-m", "tokencake.cli"]
-IN_PLANS = [name for name in WRONG if not name.endswith("Made")]
+QUICK = ("Exits", "Leaves", "Loops", "LeavesWhenMade")
+
+
+def ways(*names: str, quick: tuple[str, ...] = QUICK) -> list[Any]:
+    """Policies by name; those that show little beyond the quick ones are left to CI."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
 
 
 @pytest.fixture
@@ -39,7 +44,7 @@ def command(*arguments: str, **how: Any) -> subprocess.CompletedProcess[str]:
 # -- policies that misbehave
 
 
-@pytest.mark.parametrize("policy", WRONG)
+@pytest.mark.parametrize("policy", ways(*WRONG))
 def test_in_a_simulation_it_is_one_line_and_exit_code_2(folder: Path, capfd: Any, policy: str) -> None:
     asked = ["simulate", "t.jsonl", "--policy", f"mine.py:{policy}", "--policy-timeout", "1", "--json", "r.json"]
     assert run(asked) == 2
@@ -73,6 +78,7 @@ def test_a_thread_that_a_policy_leaves_behind_keeps_nobody(folder: Path) -> None
     assert command("simulate", "t.jsonl", "--policy", "mine.py:Threads", "--quiet").returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["Leaves", "Loops", "LeavesWhenMade"])
 def test_in_a_comparison_and_a_sweep_it_has_failed(folder: Path, capfd: Any, policy: str) -> None:
     asked = ["t.jsonl", "--policy", "vllm", "--policy", f"mine.py:{policy}", "--repeat", "2", "--policy-timeout", "1"]
@@ -115,7 +121,9 @@ def gate(folder: Path, capfd: Any) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("policy", ["Exits", "Leaves", "Holds", "LeavesWhenMade", "LoopsWhenMade"])
+@pytest.mark.parametrize(
+    "policy", ways("Exits", "Leaves", "Holds", "LeavesWhenMade", "LoopsWhenMade", quick=("Leaves", "LeavesWhenMade"))
+)
 def test_in_the_gate_it_is_a_failed_case_in_every_output(gate: Path, capfd: Any, policy: str) -> None:
     Path("mine.py").write_text(POLICIES + f"\nclass Mine({policy}): pass\n")
     formats = ("text", "github", "junit", "markdown", "json")
@@ -208,7 +216,9 @@ def test_no_memory_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 # -- interrupts
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_an_interrupt_ends_what_plays_elsewhere(folder: Path, number: int, code: int) -> None:
     asked = [*COMMAND, "simulate", "t.jsonl", "--policy", "mine.py:Loops", "--events", "e"]
     with subprocess.Popen(asked, stderr=subprocess.PIPE, text=True) as running:
