@@ -5,14 +5,16 @@ It replaces the published score, reserves and commitment (`spatial`); docs/study
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from heapq import heapify, heappop
-from typing import Any
+from heapq import heappop, heappush, heapreplace
+from itertools import chain, count, islice
+from typing import Any, NamedTuple
 
 from ..traces import events as e
 from ..traces.apps import AgentId, AppId, CallId
 from ..traces.events import Request
-from .admission import Admission, Claim, Rival, needed_blocks
+from .admission import LOOK_AHEAD_CALLS, Admission, Claim, Rival, needed_blocks
 from .interface import CallView, Hits, View
 from .keeps import Blocked
 from .losses import Losses
@@ -24,6 +26,107 @@ HELD, ON_GPU, ON_HOST, FREE = range(4)  # where half of a call's demand is
 Place = tuple[int, float, int]  # smallest first: tier, weight, number
 
 
+class Waiting(NamedTuple):
+    """A call that waits and has no blocks yet. Of one application the smallest goes first, then the first that came."""
+
+    size: float
+    number: int
+    call: CallId
+
+
+class Queue:
+    """Waiting calls by application, in order of weight, found one after another: as far as somebody asks.
+
+    All calls of an application have its rank, and the ranks of all fall when an old one ends. So what is kept is their
+    order within applications, and that of the applications.
+    """
+
+    def __init__(self, age_power: float) -> None:
+        self._age_power = age_power
+        self._numbers: dict[AppId, int] = {}  # of live applications, as they started
+        self._live: list[int] = []
+        self._waiting: dict[int, list[Waiting]] = {}  # by the application's number
+        self._with_calls: list[int] = []  # the numbers of those that have waiting calls
+        self._sizes: list[float] = []  # of all waiting calls
+        self._started = count()
+
+    def app_started(self, app: AppId) -> None:
+        if app not in self._numbers:
+            number = self._numbers[app] = next(self._started)
+            self._live.append(number)
+
+    def app_finished(self, app: AppId) -> None:
+        number = self._numbers.pop(app, None)
+        if number is not None:
+            del self._live[bisect_left(self._live, number)]
+            for waiting in tuple(self._waiting.get(number, ())):
+                self._take_out(number, waiting)
+
+    def put(self, app: AppId, waiting: Waiting) -> None:
+        """A call waits. One of an application that is not live has no place here."""
+        number = self._numbers.get(app)
+        if number is None:
+            return
+        if number not in self._waiting:
+            self._waiting[number] = []
+            insort(self._with_calls, number)
+        insort(self._waiting[number], waiting)
+        insort(self._sizes, waiting.size)
+
+    def remove(self, app: AppId, waiting: Waiting) -> None:
+        """It waits no longer, or has blocks. Nothing if it is not there."""
+        number = self._numbers.get(app)
+        if number is not None and waiting in self.of(app):
+            self._take_out(number, waiting)
+
+    def of(self, app: AppId) -> Sequence[Waiting]:
+        """The waiting calls of an application."""
+        return self._waiting.get(self._numbers.get(app, -1), ())
+
+    def rank(self, app: AppId) -> int:
+        """How many live applications started before this one; 0 if it is not live."""
+        number = self._numbers.get(app)
+        return 0 if number is None else bisect_left(self._live, number)
+
+    def weight(self, rank: int, size: float) -> float:
+        """What calls are ordered by, the smallest first."""
+        weight: float = size * (1 + rank) ** self._age_power
+        return weight
+
+    def __iter__(self) -> Iterator[tuple[float, CallId]]:
+        """Weights and calls, the smallest first, then the first that came."""
+        heads: list[tuple[float, int, int, int, CallId]] = []  # weight, call's number; application's, and place there
+        coming = iter(self._with_calls)
+        number = next(coming, None)
+        while True:
+            while number is not None:
+                rank = bisect_left(self._live, number)
+                if heads and self.weight(rank, self._sizes[0]) > heads[0][0]:
+                    break  # nothing of it, or of those that started later, can be smaller
+                first = self._waiting[number][0]
+                heappush(heads, (self.weight(rank, first.size), first.number, number, 0, first.call))
+                number = next(coming, None)
+            if not heads:
+                return
+            weight, _, of, at, call = heads[0]
+            yield weight, call
+            calls, at = self._waiting[of], at + 1
+            if at == len(calls):
+                heappop(heads)
+                continue
+            following = calls[at]
+            own = self.weight(bisect_left(self._live, of), following.size)
+            heapreplace(heads, (own, following.number, of, at, following.call))
+
+    def _take_out(self, number: int, waiting: Waiting) -> None:
+        calls = self._waiting[number]
+        del calls[bisect_left(calls, waiting)]
+        del self._sizes[bisect_left(self._sizes, waiting.size)]
+        if not calls:
+            del self._waiting[number]
+            del self._with_calls[bisect_left(self._with_calls, number)]
+
+
 class Seniority:
     """Who starts next. First `handlers` for each fact, then `begin`, `admission`, and the questions.
 
@@ -31,17 +134,18 @@ class Seniority:
     applications that started before its own, `size` its prompt and budget as a multiple of what is usual for its agent
     type. Calls at least half of whose demand running calls hold already go before all others; and while contexts get
     lost (`Losses`), those follow of whose demand at least half is cached on the GPU, then those with the host's part,
-    before it is overwritten. The first call whose prompt does not fit waits, and all behind it, as in vLLM.
+    before it is overwritten. The first call whose prompt does not fit waits, and all behind it, as in vLLM. What is
+    cached of a call that stands behind 128 others by its place alone, while nothing of its application runs, is not
+    looked for: a plan costs as much with ten thousand waiting as with a few hundred.
     """
 
     def __init__(self, rules: Rules, losses: Losses) -> None:
         self._rules = rules
         self._losses = losses
-        self._applications: dict[AppId, None] = {}  # live ones, as they started
-        self._rank: dict[AppId, int] = {}
-        self._ranked = True  # whether the ranks are up to date
+        self._queue = Queue(rules.age_power)
+        self._calls: dict[CallId, tuple[AppId, Waiting]] = {}  # live ones
+        self._numbers = count()  # of calls, as they arrive
         self._usual_blocks: dict[str, float] = {}  # of a call, by agent type
-        self._size: dict[CallId, float] = {}  # of live calls
         self._of_agent: dict[AgentId, float] = {}  # size of its latest call
         self._agents_of: dict[AppId, list[AgentId]] = {}
         self._hits: dict[CallId, Hits] = {}  # looked up in this plan
@@ -50,15 +154,15 @@ class Seniority:
             e.AppStarted: self._app_started,
             e.AppFinished: self._app_finished,
             e.CallArrived: self._arrived,
+            e.CallAdmitted: self._waits_no_more,
+            e.LoadStarted: self._waits_no_more,
+            e.CallPreempted: self._waits_again,
             e.CallFinished: self._ended,
             e.CallAborted: self._ended,
         }
 
     def begin(self, view: View) -> None:
         """The news is taken in: what follows is about this moment."""
-        if not self._ranked:
-            self._ranked = True
-            self._rank = {app: at for at, app in enumerate(self._applications)}
         self._hits.clear()
         self._head = None
 
@@ -81,7 +185,7 @@ class Seniority:
 
         Claims, highest score first, take their share of the room where their score stands in the order.
         """
-        loading = [name for name, call in view.waiting.items() if call.loading]
+        loading = sorted(view.loading, key=lambda name: view.loading[name].place)
         room = view.free_blocks - (view.growth_blocks if self._rules.commit else 0)
         chosen: list[CallId] = []
         fit = 0
@@ -101,7 +205,7 @@ class Seniority:
                 return None
             self._head = (first, self._need(first, view))
         call, need = self._head
-        return Rival(-self._weight(call.request.app, self._size[call.request.id]), need)
+        return Rival(-self._weight(call.request.app, self._size(call)), need)
 
     def blocked(self, admission: Admission) -> Blocked | None:
         """The call that comes next and did not fit, after `admission`."""
@@ -112,7 +216,7 @@ class Seniority:
 
     def rank(self, app: AppId) -> int:
         """How many live applications started before this one."""
-        return self._rank.get(app, 0)
+        return self._queue.rank(app)
 
     def _chosen(self, view: View, room: int, claims: list[Claim]) -> tuple[list[CallId], int, int]:
         """Calls that start, the blocks that they take, and those that are left. `claims`: the highest last."""
@@ -120,7 +224,7 @@ class Seniority:
         fit = 0
         for call in self._ordered(view):
             request = call.request
-            while claims and -claims[-1].score < self._weight(request.app, self._size[request.id]):
+            while claims and -claims[-1].score < self._weight(request.app, self._size(call)):
                 room -= claims.pop().grant(room)
             need = self._need(call, view)
             if need <= room:
@@ -152,23 +256,26 @@ class Seniority:
 
     def _ordered(self, view: View) -> Iterator[CallView]:
         """Waiting calls that have no blocks yet, first to start first."""
-        running = {call.request.app for call in view.running.values()}
-        calls = [(*self._place(call, running, view), call) for call in view.waiting.values() if not call.loading]
-        heapify(calls)
-        while calls:
-            yield heappop(calls)[-1]
+        running = {call.request.app for call in view.running.values()} if self._rules.prefix_affinity else set()
+        scarce = self._losses.share > self._rules.lost_share
+        queue = iter(self._queue)
+        looked_at = [*islice(queue, LOOK_AHEAD_CALLS)] if scarce else []
+        related = (waiting.call for app in running for waiting in self._queue.of(app))
+        ahead: dict[CallId, Place] = {}
+        for name in chain(related, (name for _, name in looked_at)):
+            call = view.waiting[name]
+            if name not in ahead and (tier := self._tier(call, running, scarce, view)) != FREE:
+                ahead[name] = (tier, self._weight(call.request.app, self._size(call)), call.number)
+        for name in sorted(ahead, key=lambda name: ahead[name]):
+            yield view.waiting[name]
+        for _, name in chain(looked_at, queue):
+            if name not in ahead:
+                yield view.waiting[name]
 
-    def _place(self, call: CallView, running: set[AppId], view: View) -> Place:
-        request = call.request
-        return self._tier(call, running, view), self._weight(request.app, self._size[request.id]), call.number
-
-    def _tier(self, call: CallView, running: set[AppId], view: View) -> int:
+    def _tier(self, call: CallView, running: set[AppId], scarce: bool, view: View) -> int:
         """0: running calls hold half of it; then, while contexts get lost, what the GPU has, what the host has too."""
         request = call.request
-        scarce = self._losses.share > self._rules.lost_share
-        related = request.app in running and self._rules.prefix_affinity  # only they can hold much of its prompt
-        if not (related or scarce):
-            return FREE
+        related = request.app in running  # only they can hold much of its prompt
         half = (request.prompt_tokens + request.max_output_tokens) / view.block_tokens / 2
         hits = self._look(call, view)
         if related and hits.gpu_blocks - hits.idle_blocks >= half:
@@ -178,18 +285,18 @@ class Seniority:
         return ON_GPU if hits.gpu_blocks >= half else ON_HOST
 
     def _weight(self, app: AppId, size: float) -> float:
-        weight: float = size * (1 + self.rank(app)) ** self._rules.age_power
-        return weight
+        return self._queue.weight(self.rank(app), size)
+
+    def _size(self, call: CallView) -> float:
+        return self._calls[call.request.id][1].size
 
     # -- facts
 
     def _app_started(self, fact: e.AppStarted, view: View) -> None:
-        self._applications[fact.app] = None
-        self._ranked = False
+        self._queue.app_started(fact.app)
 
     def _app_finished(self, fact: e.AppFinished, view: View) -> None:
-        self._applications.pop(fact.app, None)
-        self._ranked = False
+        self._queue.app_finished(fact.app)
         for agent in self._agents_of.pop(fact.app, ()):
             self._of_agent.pop(agent, None)
 
@@ -199,8 +306,18 @@ class Seniority:
         usual = self._usual_blocks.get(request.agent_type, blocks)
         if request.agent not in self._of_agent:
             self._agents_of.setdefault(request.app, []).append(request.agent)
-        self._size[request.id] = self._of_agent[request.agent] = blocks / usual
+        size = self._of_agent[request.agent] = blocks / usual
+        waiting = Waiting(size, next(self._numbers), request.id)
+        self._calls[request.id] = (request.app, waiting)
+        self._queue.put(request.app, waiting)
         self._usual_blocks[request.agent_type] = usual + USUAL_WEIGHT * (blocks - usual)
 
     def _ended(self, fact: e.CallFinished | e.CallAborted, view: View) -> None:
-        self._size.pop(fact.call, None)
+        app, waiting = self._calls.pop(fact.call)
+        self._queue.remove(app, waiting)
+
+    def _waits_no_more(self, fact: e.CallAdmitted | e.LoadStarted, view: View) -> None:
+        self._queue.remove(*self._calls[fact.call])
+
+    def _waits_again(self, fact: e.CallPreempted, view: View) -> None:
+        self._queue.put(*self._calls[fact.call])
