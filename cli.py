@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO, TypeVar
 import click
 
 from . import __version__
+from .sim.garbage import collect_seldom
 from .sim.interrupts import exit_code, heed
 from .sim.supervisor import earned, supervise
 from .sim.terminal import say, write_plainly
@@ -166,6 +167,7 @@ def main() -> NoReturn:
         sys.exit(_fail("standard output is closed: expected it to be open, or >/dev/null"))
     write_plainly()
     heed()
+    collect_seldom()
     _supervisable = True
     code = run(sys.argv[1:])
     earned(code)

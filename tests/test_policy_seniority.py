@@ -5,6 +5,8 @@ first call of an agent type is as large as is usual: its size is 1.
 """
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from views import Story
 
 from tokencake.policies.admission import Admission, Claim, Rival
@@ -12,7 +14,7 @@ from tokencake.policies.interface import View
 from tokencake.policies.keeps import Blocked
 from tokencake.policies.losses import Losses
 from tokencake.policies.rules import CHANGES, Rules
-from tokencake.policies.seniority import Seniority
+from tokencake.policies.seniority import Queue, Seniority, Waiting
 from tokencake.policies.tokencake import tokencake
 from tokencake.traces import events as e
 from tokencake.traces.apps import Hints
@@ -338,3 +340,53 @@ def test_calls_that_were_given_up_are_not_named_and_their_applications_have_no_r
     view = half.view()
     assert half.seniority.admission(view).admit == ("b/1",)
     assert [half.seniority.rank(app) for app in ("x", "a", "b")] == [0, 0, 1]  # nobody asks for a's
+
+
+# -- the queue, however it came about
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0.25, 0.5, 1.0, 1.5, 40.0]), st.booleans()), max_size=40),
+    st.sets(st.integers(0, 5)),
+    st.sampled_from([0.0, 1.0, 1.5]),
+)
+def test_the_queue_is_in_the_order_that_sorting_all_of_it_would_give(
+    calls: list[tuple[int, float, bool]], over: set[int], age_power: float
+):
+    """Applications 0 to 5; a call of one of them, its size, and whether it starts; then some applications end."""
+    queue = Queue(age_power)
+    for app in range(6):
+        queue.app_started(str(app))
+    waiting = [(str(app), Waiting(size, n, f"c{n}")) for n, (app, size, _) in enumerate(calls)]
+    for app, call in waiting:
+        queue.put(app, call)
+    for (app, call), (_, _, starts) in zip(waiting, calls, strict=True):
+        if starts:
+            queue.remove(app, call)
+            queue.remove(app, call)  # nothing, the second time
+    for app in over:
+        queue.app_finished(str(app))
+    live = [str(app) for app in range(6) if app not in over]
+    left = [
+        (call.size * (1 + live.index(app)) ** age_power, call.number, call.call)
+        for (app, call), (_, _, starts) in zip(waiting, calls, strict=True)
+        if not starts and app in live
+    ]
+    assert [*queue] == [(weight, name) for weight, _, name in sorted(left)]
+
+
+def test_only_so_many_are_looked_at_however_many_wait():
+    """While contexts get lost the host may have what a call needs: that is asked for the first 128 alone."""
+    story = Story(free_blocks=5)
+    losses = Losses()
+    losses.share = 1.0
+    half = Seniority(Rules(**CHANGES["default"]), losses)  # type: ignore[arg-type]
+    for n in range(1000):
+        story.arrives(f"a{n}/c", prompt_tokens=1600)
+    view = story.view()
+    for fact in view.news:
+        if (handle := half.handlers.get(type(fact))) is not None:
+            handle(fact, view)
+    half.begin(view)
+    assert half.admission(view).admit == (*view.waiting,)  # nothing runs: the engine starts the first that fits
+    assert len(story.asked) == len(set(story.asked)) == 128

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from ...policies.boundary import NOBODY, PLAN, TURNS, watched_by
 from ...traces.errors import BugError, PolicyFault, TokencakeError
 from ...traces.source_file import adopt, handed_over
+from ..garbage import collect_seldom
 from ..interrupts import heed
 
 Item = TypeVar("Item")
@@ -181,6 +182,7 @@ def _serve(pipe: Connection, word: MutableSequence[float], files: Mapping[str, s
     sys.stdout = sys.stderr
     watched_by(word)
     adopt(files)
+    collect_seldom()
     try:
         while True:
             act, item = pipe.recv()
