@@ -355,8 +355,8 @@ def test_the_queue_is_in_the_order_that_sorting_all_of_it_would_give(
 ):
     """Applications 0 to 5; a call of one of them, its size, and whether it starts; then some applications end."""
     queue = Queue(age_power)
-    for app in range(6):
-        queue.app_started(str(app))
+    for n in range(6):
+        queue.app_started(str(n))
     waiting = [(str(app), Waiting(size, n, f"c{n}")) for n, (app, size, _) in enumerate(calls)]
     for app, call in waiting:
         queue.put(app, call)
@@ -364,9 +364,9 @@ def test_the_queue_is_in_the_order_that_sorting_all_of_it_would_give(
         if starts:
             queue.remove(app, call)
             queue.remove(app, call)  # nothing, the second time
-    for app in over:
-        queue.app_finished(str(app))
-    live = [str(app) for app in range(6) if app not in over]
+    for n in over:
+        queue.app_finished(str(n))
+    live = [str(n) for n in range(6) if n not in over]
     left = [
         (call.size * (1 + live.index(app)) ** age_power, call.number, call.call)
         for (app, call), (_, _, starts) in zip(waiting, calls, strict=True)
