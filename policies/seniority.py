@@ -6,7 +6,7 @@ It replaces the published score, reserves and commitment (`spatial`); docs/study
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from heapq import heappop, heappush, heapreplace
 from itertools import chain, count, islice
 from typing import Any, NamedTuple
@@ -256,7 +256,8 @@ class Seniority:
 
     def _ordered(self, view: View) -> Iterator[CallView]:
         """Waiting calls that have no blocks yet, first to start first."""
-        running = {call.request.app for call in view.running.values()} if self._rules.prefix_affinity else set()
+        apps = (call.request.app for call in view.running.values()) if self._rules.prefix_affinity else ()
+        running = dict.fromkeys(apps)  # in a fixed order: so are the questions about their calls
         scarce = self._losses.share > self._rules.lost_share
         queue = iter(self._queue)
         looked_at = [*islice(queue, LOOK_AHEAD_CALLS)] if scarce else []
@@ -272,7 +273,7 @@ class Seniority:
             if name not in ahead:
                 yield view.waiting[name]
 
-    def _tier(self, call: CallView, running: set[AppId], scarce: bool, view: View) -> int:
+    def _tier(self, call: CallView, running: Container[AppId], scarce: bool, view: View) -> int:
         """0: running calls hold half of it; then, while contexts get lost, what the GPU has, what the host has too."""
         request = call.request
         related = request.app in running  # only they can hold much of its prompt
