@@ -78,7 +78,7 @@ class Names:
             return self._kinds[value]
         if field == "join_group":
             return self._groups[value]
-        assert field in ("policy",), f"{field}: {value!r}"
+        assert field == "write_through", f"{field}: {value!r}"  # no name
         return value
 
     def _call(self, call: Call) -> Call:
