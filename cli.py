@@ -423,7 +423,7 @@ def live(
     The engine is started here, once for all runs, or is a server's. Without --policy: vllm, then tokencake. What
     finished before an interrupt or a failure is reported.
     """
-    from .policies.registry import load_policy
+    from .policies.registry import is_file, load_policy
     from .sim.compare import Workload
     from .sim.trials.how_many import check_repeats
     from .traces.arrivals import arrival_times
@@ -443,6 +443,8 @@ def live(
     if url is None:
         for spec in contenders:
             load_policy(spec, seed=seed)  # what is wrong is found before the engine starts, which takes a while
+    elif files := [spec for spec in contenders if is_file(spec)]:
+        raise EngineError(f"policy {files[0]}: --connect: a server takes policies that it knows by name, and no files")
     if rate is not None:
         arrival_times(rate, arrivals, seed)
     settings = _live_settings(machine_name, seed, steps=outputs.events is not None)

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Coroutine, Iterator
 from contextlib import suppress
+from http.client import HTTPConnection
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -384,7 +385,13 @@ def test_what_no_client_sends_is_refused_and_the_server_serves_on(running: Runni
         return status
 
     chunked = {"Content-Type": "application/json"}
-    assert post("run", b" " * (2**20 + 1)) == 413
+    asking = HTTPConnection("127.0.0.1", int(running.url.rpartition(":")[2]), timeout=30)
+    asking.putrequest("POST", "/tokencake/run")
+    asking.putheader("Authorization", f"Bearer {TOKEN}")
+    asking.putheader("Content-Length", str(2**20 + 1))
+    asking.endheaders()
+    assert asking.getresponse().status == 413  # before any of it is sent
+    asking.close()
     assert post("run", b'{"policy": "vllm", "events": "/tmp/x"}') == 400
     assert post("run", b'{"seed": 1' + b"0" * 400 + b"}") == 400
     assert post("run", b"[" * 100_000) == 400
