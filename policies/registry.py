@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, Union
 
 from ..traces.apps import Application
 from ..traces.errors import PolicyError
+from ..traces.fields import MAX_NAME
 from .autellix import Autellix
 from .boundary import CONSTRUCTOR, IMPORT, Turn, told
 from .continuum import Continuum
@@ -150,7 +151,9 @@ def _find(spec: str, registered_only: bool) -> tuple[str, Row, str]:
         made = _loaded(point)
         return name, Row("", made, made), written
     known = [known for known, _ in policy_lines()]
-    raise PolicyError(f"unknown policy {name!r}{_near(name, known)}: known are {', '.join(known)}, and file.py:Class")
+    raise PolicyError(
+        f"unknown policy {name[:MAX_NAME]!r}{_near(name, known)}: known are {', '.join(known)}, and file.py:Class"
+    )
 
 
 def _split_file(spec: str) -> tuple[str, str, str]:

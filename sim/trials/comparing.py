@@ -65,7 +65,8 @@ def check(asked: Asked) -> None:
 
 def announcement(asked: Asked) -> str | None:
     """What is said before very many runs begin."""
-    return announced(asked.runs, replace(asked.cell, policy=asked.policies[0]), asked.jobs or cores())
+    first = replace(asked.cell, policy=asked.policies[0])
+    return announced(asked.runs, first, asked.jobs or cores(), asked.policy_timeout_s)
 
 
 def run(asked: Asked, gathered: Gathered, progress: Progress) -> None:

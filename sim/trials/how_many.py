@@ -23,10 +23,10 @@ def check_count(runs: int, option: str) -> None:
         raise TokencakeError(f"{option}: expected at most {MOST_RUNS:,} runs in all, got {runs:,}")
 
 
-def announced(runs: int, first: Cell, workers: int) -> str | None:
+def announced(runs: int, first: Cell, workers: int, policy_timeout_s: float | None = None) -> str | None:
     """How many runs there are and how long they take, if they are many. Plays the first for that, in a process."""
     if runs <= MANY_RUNS:
         return None
-    (outcome,) = run_on_workers([first], 1)
+    (outcome,) = run_on_workers([first], 1, policy_timeout_s)
     hours, minutes = divmod(round(outcome.wall_s * runs / workers / 60), 60)
     return f"{runs:,} runs; the first took {outcome.wall_s:.2g} s: about {hours} h {minutes} min on {workers} processes"
