@@ -145,8 +145,8 @@ def test_paths_are_told_from_the_folder_of_the_suite(tmp_path: Path) -> None:
         (("budget_s = 90", "budget_s = 0"), "budget_s: expected a number, above 0 and at most 1e+09, got 0"),
         (("confidence = 0.99", "confidence = 95"), "confidence: expected a number, at least 0.5 and below 1, got 95"),
         (("repeats = 10", "repeat = 10"), "cases.two.repeat: unknown key (did you mean repeats?)"),
-        (("repeats = 10", "repeats = 1.5"), "cases.two.repeats: expected a whole number from 1 to 100000, got 1.5"),
-        (("repeats = 10", "repeats = true"), "cases.two.repeats: expected a whole number from 1 to 100000, got true"),
+        (("repeats = 10", "repeats = 1.5"), "cases.two.repeats: expected a whole number from 1 to 1000, got 1.5"),
+        (("repeats = 10", "repeats = true"), "cases.two.repeats: expected a whole number from 1 to 1000, got true"),
         (('"makespan_s"', '"makespan"'), "metrics.makespan: unknown metric 'makespan': near are makespan_s"),
         (
             ("app_latency_s.p95", "app_latency_s"),
@@ -173,7 +173,7 @@ def test_paths_are_told_from_the_folder_of_the_suite(tmp_path: Path) -> None:
             ("gpu_blocks = 200, ", "gpu_blocks = '200', "),
             "cases.two.live.gpu_blocks: expected a whole number from 1 to 10",
         ),
-        (("repeats = 2 }", "repeats = 1 }"), "cases.two.live.repeats: expected a whole number from 2 to 100000, got 1"),
+        (("repeats = 2 }", "repeats = 1 }"), "cases.two.live.repeats: expected a whole number from 2 to 1000, got 1"),
         (('model = "tiny", ', ""), "cases.two.live.model: missing: expected a model's name or folder, or tiny"),
         (('settings = ["gpu_blocks=1000"]', "settings = { gpu_block = 3 }"), "cases.two.settings: unknown setting"),
         (
@@ -186,7 +186,7 @@ def test_paths_are_told_from_the_folder_of_the_suite(tmp_path: Path) -> None:
         ),
         (("seed = 7", f"seed = 0x{'F' * 9000}"), "cases.two.seed: expected a whole number of 64 bits, got a number of"),
         (("rate = 0.5", "rate = nan"), "cases.two.rate: expected a number, at least 1e-06 and at most 1e+06, got NaN"),
-        (("repeats = 10", "repeats = 99_999_999"), "cases.two.repeats: expected a whole number from 1 to 100000, got"),
+        (("repeats = 10", "repeats = 99_999_999"), "cases.two.repeats: expected a whole number from 1 to 1000, got"),
         (("{ absolute = 3 }", "{ absolute = [] }"), "metrics.app_latency_s.p95[0].absolute: expected a number"),
     ],
 )
