@@ -5,8 +5,8 @@
 The readers, and what is done to their inputs, are those of `tests/fuzz_readers.py`. Each input is read in a worker
 process that may take `--limit-s` seconds of its CPU and `--limit-mb` megabytes: past these the kernel ends it, that is
 counted, and another worker goes on behind that input. Inputs have the seeds from `--seed` on; those that fail are kept
-under `--failures`, each with what happened, and `tests/fuzz_readers.py` reads one again. An interrupt ends it with a
-table of what was read until then. Needs Linux or macOS.
+under `--failures`, each with what happened, and `tests/fuzz_readers.py` reads one again. An interrupt, or
+SIGTERM, ends it with a table of what was read until then. Needs Linux or macOS.
 """
 
 from __future__ import annotations
@@ -116,24 +116,25 @@ class Board:
         return rows
 
 
-def work(asked: Asked, board: Board, job: int, done: int) -> None:
+def work(asked: Asked, board: Board, job: int, done: int, folder: Path) -> None:
     """Reads a worker's inputs, but for the first `done`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started this one ends it
+    for stops in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stops, signal.SIG_IGN)  # who started this one ends it
     for stops in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(stops, signal.SIG_DFL)
     soft = asked.limit_mb * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (soft, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    folder.mkdir(exist_ok=True)
+    os.chdir(folder)  # for what is read beside a file, and by a name that a mutation made up
     current = -1
-    with TemporaryDirectory() as folder:
-        os.chdir(folder)  # for what is read beside a file, and by a name that a mutation made up
-        for reader, number in islice(asked.of_job(job), done, None):
-            if reader != current:
-                current = reader
-                forget_peak()
-            board.begun[job].value += 1
-            read(asked, board, job, reader, number, Path(folder))
-            if number % BLOCK == BLOCK - 1 or number == asked.inputs - 1:
-                board.at_least(job, reader, "peak_mb", peak_mb())
+    for reader, number in islice(asked.of_job(job), done, None):
+        if reader != current:
+            current = reader
+            forget_peak()
+        board.begun[job].value += 1
+        read(asked, board, job, reader, number, folder)
+        if number % BLOCK == BLOCK - 1 or number == asked.inputs - 1:
+            board.at_least(job, reader, "peak_mb", peak_mb())
 
 
 def read(asked: Asked, board: Board, job: int, reader: int, number: int, folder: Path) -> None:
@@ -180,12 +181,12 @@ def peak_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
 
 
-def play(asked: Asked, board: Board, context: ForkContext) -> None:
+def play(asked: Asked, board: Board, context: ForkContext, folder: Path) -> None:
     """Has all inputs read; a worker that ends on the way has a successor, which goes on behind its last input."""
     running: dict[int, ForkProcess] = {}
     try:
         for job in range(asked.jobs):
-            running[job] = start(asked, board, context, job)
+            running[job] = start(asked, board, context, job, folder)
         while running:
             multiprocessing.connection.wait([process.sentinel for process in running.values()], timeout=60)
             progress(asked, board)
@@ -195,15 +196,15 @@ def play(asked: Asked, board: Board, context: ForkContext) -> None:
                 del running[job]
                 if process.exitcode:
                     ended(asked, board, job, process.exitcode)
-                    running[job] = start(asked, board, context, job)
+                    running[job] = start(asked, board, context, job, folder)
     finally:
         for process in running.values():
             process.kill()
             process.join()
 
 
-def start(asked: Asked, board: Board, context: ForkContext, job: int) -> ForkProcess:
-    process = context.Process(target=work, args=(asked, board, job, board.begun[job].value))
+def start(asked: Asked, board: Board, context: ForkContext, job: int, folder: Path) -> ForkProcess:
+    process = context.Process(target=work, args=(asked, board, job, board.begun[job].value, folder / str(job)))
     process.start()
     return process
 
@@ -271,10 +272,13 @@ def main() -> None:
     for name in readers:
         READERS[name].good()  # what they are made of is made once
     board = Board(context, asked)
+    for stops in (signal.SIGINT, signal.SIGTERM):  # shells have what they start in the background ignore the first
+        signal.signal(stops, signal.default_int_handler)
     began_s = time.monotonic()
     code = 0
     try:
-        play(asked, board, context)
+        with TemporaryDirectory() as folder:
+            play(asked, board, context, Path(folder))
     except KeyboardInterrupt:
         code = 130
     rows = board.rows()

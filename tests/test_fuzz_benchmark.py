@@ -67,7 +67,7 @@ def test_whatever_a_reader_does_is_counted_and_kept(monkeypatch: pytest.MonkeyPa
     )
     context = multiprocessing.get_context("fork")
     board = fuzz.Board(context, asked)
-    fuzz.play(asked, board, context)
+    fuzz.play(asked, board, context, tmp_path)
     rows = {row.reader: row for row in board.rows()}
     assert all(row.inputs == 120 for row in rows.values())
 
