@@ -167,6 +167,16 @@ def test_a_machine_that_changed_is_the_cause_and_what_of_it_did(folder: Path) ->
     assert found["behaviour"] == "changed"
 
 
+def test_a_setting_that_is_newer_than_the_baseline_is_no_cause(folder: Path) -> None:
+    accepted(folder)
+    (file,) = folder.glob("baselines/*.json")
+    written = json.loads(file.read_text())
+    del written["inputs"]["machine"]["long_prefill_token_threshold"]
+    file.write_text(json.dumps(written))
+    assert check() == 0
+    assert case()["causes"] == []
+
+
 def test_slower_and_nothing_else_is_told_from_other_behaviour(folder: Path) -> None:
     """One application of vLLM, twice as slow in each step: the same happens in the same order, later."""
     suite = SUITE.replace("mine.py:Mine", "vllm").replace('"h100-llama-3.1-8b"', '"./m.toml"').replace("850", "20000")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ...traces.errors import PolicyFault, TokencakeError
@@ -25,6 +25,11 @@ State: TypeAlias = Literal["good", "changed", "improved", "uncertain", "regresse
 FAILING: frozenset[State] = frozenset({"regressed", "failed"})
 FAILING_STRICTLY: frozenset[State] = FAILING | {"changed", "improved", "uncertain"}
 CELLS_WORTH_A_PROCESS = 4  # starting one takes as long as a few runs
+
+# A baseline that is older than a setting says nothing of it, and its machine was what the setting is by default.
+UNSAID = {
+    field.name: field.default for field in fields(Machine) if field.default is not MISSING and field.name != "believed"
+}
 
 Progress: TypeAlias = Callable[[int, int], None]  # runs that are done, of how many
 
@@ -253,10 +258,11 @@ def causes_of(was: Inputs, now: Inputs) -> Iterator[str]:
     """What may have changed the figures beside the policy's code, the likeliest first; nothing if all is as it was."""
     if was.trace_sha256 != now.trace_sha256:
         yield f"the trace is another one (sha256 {was.trace_sha256[:12]}…, now {now.trace_sha256[:12]}…)"
+    before = {**UNSAID, **was.machine}
     changed = [
-        f"{key} {_shown(was.machine.get(key))} -> {_shown(now.machine.get(key))}"
-        for key in sorted({*was.machine, *now.machine})
-        if was.machine.get(key) != now.machine.get(key)
+        f"{key} {_shown(before.get(key))} -> {_shown(now.machine.get(key))}"
+        for key in sorted({*before, *now.machine})
+        if before.get(key) != now.machine.get(key)
     ]
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
