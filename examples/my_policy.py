@@ -17,7 +17,7 @@ class ShortestFirst:
         self.least_s = least_s
 
     def plan(self, view: View) -> Plan:
-        waiting = sorted(view.waiting.values(), key=lambda call: (call.request.prompt_tokens, call.request.id))
+        waiting = sorted(view.waiting.values(), key=lambda call: call.request.prompt_tokens)
         admit = tuple(call.request.id for call in waiting)
         return Plan(admit=admit, offload=tuple(self.saves(view)))
 

@@ -14,7 +14,7 @@ class OldestFirst:
 
     def plan(self, view: View) -> Plan:
         waiting = [call.request for call in view.waiting.values()]
-        waiting.sort(key=lambda request: (view.app_started_s(request.app), request.id))
+        waiting.sort(key=lambda request: view.app_started_s(request.app))
         return Plan(admit=tuple(request.id for request in waiting), offload=self.saves(view))
 
     def saves(self, view: View) -> tuple[Move, ...]:
