@@ -349,7 +349,7 @@ def test_events_are_compressed_as_their_name_says_also_those_of_an_interrupted_r
 
 # -- signals, and streams that are closed
 
-SLOW = "trace generate code-writer --apps 10000000 -o big.jsonl"
+SLOW = "trace generate code-writer --apps 1000000 -o big.jsonl"
 
 
 def ended_by(number: int, folder: Path, command: str) -> int:

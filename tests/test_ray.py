@@ -94,7 +94,7 @@ def test_an_error_on_a_worker_names_the_files_as_they_are_called_here(worker):
     Path("mine.py").write_text("raise ValueError('no')")
     cell = Cell(Path("t.jsonl"), load_machine(), "mine.py:Mine")
     here = play(cell)
-    assert here.error == "policy file mine.py: cannot be imported: ValueError: no"
+    assert here.error == "policy file mine.py: import raised ValueError: no (mine.py:1)"
     assert worker(cell, code_digest()).error == here.error
 
 

@@ -143,8 +143,8 @@ def _play_there(contents: Sequence[Any], code: str, act: Callable[[Cell], Outcom
         copies = {path: stack.enter_context(_copy(path, data)) for path, data in _fetched(contents[0]).items()}
         outcome = act(_at(copies, cell))
     error = outcome.error
-    for path, copy in copies.items():
-        error = error and error.replace(copy, path)
+    for path, copy in copies.items():  # a place in a policy file is told by its name alone
+        error = error and error.replace(copy, path).replace(Path(copy).name, Path(path).name)
     return outcome._replace(cell=cell, error=error)
 
 
