@@ -11,7 +11,7 @@ from typing import Any
 from ..policies.interface import Policy
 from ..traces.errors import EngineError, RunError, TokencakeError
 from ..traces.events_io import EventsWriter
-from ..traces.fields import WrongField, whole
+from ..traces.fields import WrongField, shown, whole
 from .adapter import Adapter
 from .client_events import events_from_body
 from .kept_facts import KeptFacts
@@ -74,7 +74,7 @@ class Control:
         try:
             self.look()
             if op not in operations:
-                raise EngineError(f"unknown operation {op!r}: expected one of {', '.join(operations)}")
+                raise EngineError(f"unknown operation {shown(op)}: expected one of {', '.join(operations)}")
             return operations[op](payload) or {}
         except _Busy as busy:
             return {"error": _one_line(busy), "status": BUSY}
