@@ -79,7 +79,7 @@ policy_option = click.option(
 )
 timeout_option = click.option(
     "--policy-timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=_Number(0, min_open=True),
     metavar="SECONDS",
     help="End a policy that takes longer to be made, or to plan.",
 )
@@ -1053,7 +1053,7 @@ def machines() -> None:
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Processes. [default: one a core]")
 @click.option(
     "--policy-timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=_Number(0, min_open=True),
     metavar="SECONDS",
     help="End a policy that takes longer to be made, or to plan. [default: the suite's, else 60]",
 )

@@ -41,6 +41,12 @@ def command(*arguments: str, **how: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False, **how)
 
 
+@pytest.mark.parametrize("asked", [["simulate", "t.jsonl"], ["check"]])
+def test_a_timeout_that_is_no_number_is_refused(folder: Path, capfd: Any, asked: list[str]) -> None:
+    assert run([*asked, "--policy-timeout", "nan"]) == 2
+    assert "'--policy-timeout': nan is not in the range" in capfd.readouterr().err
+
+
 # -- policies that misbehave
 
 
