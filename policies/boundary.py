@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -38,15 +39,17 @@ class Turn:
     Whatever it raises becomes a `PolicyFault` that names the policy, what was under way, and the line where it
     happened: `SystemExit`, too. An interrupt by the user passes. It is told from a `KeyboardInterrupt` that the policy
     raised only in processes that ignore SIGINT, as those do that play for others: nobody else can have raised it there.
+    A copy of the process that a policy has made (`os.fork`) ends with the turn: two would write the same result.
     """
 
-    __slots__ = ("_at_s", "_name", "_stdout", "_turn")
+    __slots__ = ("_at_s", "_name", "_process", "_stdout", "_turn")
 
     def __init__(self, name: str, turn: int, at_s: float | None = None) -> None:
         self._name = name
         self._turn = turn
         self._at_s = at_s  # of the run
         self._stdout: TextIO | None = None
+        self._process = os.getpid()
 
     def __enter__(self) -> None:
         self._stdout, sys.stdout = sys.stdout, sys.stderr
@@ -58,6 +61,8 @@ class Turn:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if os.getpid() != self._process:
+            os._exit(1)
         if _said is not None:
             _said[0] = NOBODY
         sys.stdout = self._stdout
@@ -79,10 +84,11 @@ def said_by(name: str, turn: int, at_s: float | None) -> str:
 def told(error: BaseException) -> str:
     """An error in one line. An error that cannot be shown is named."""
     try:
-        text = " ".join(str(error).split())
-    except Exception:
+        text = " ".join(str.split(str(error)))
+    except BaseException:  # the text of a policy's error is the policy's code, too
         text = ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    name: str = type.__dict__["__name__"].__get__(type(error))  # what a metaclass says instead is code, too
+    return f"{name}: {text}" if text else name
 
 
 def _is_the_users(error: BaseException) -> bool:

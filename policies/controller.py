@@ -14,7 +14,7 @@ from typing import Any
 from ..traces import events as e
 from ..traces.errors import PolicyFault
 from ..traces.events import Fact
-from .boundary import PLAN, Turn
+from .boundary import CONSTRUCTOR, PLAN, Turn
 from .interface import EVERYTHING, NATIVE, Costs, Hits, Plan, Policy
 from .ledger import Cache, Ledger
 from .plans import PlanCheck, plain_plan
@@ -36,14 +36,16 @@ class Controller:
         self._policy = policy
         self._name = type(policy).__name__
         self._cache = cache
-        self._hears = policy.hears
+        with Turn(self._name, CONSTRUCTOR):
+            hears = policy.hears
+        self._hears = self._checked(hears, 0.0)
         self._journal = journal
         self._sinks = tuple(sinks) if journal is None else (*sinks, journal)
         self._ledger = Ledger(costs, cache if journal is None else self)
         self._plans = PlanCheck(self._name, self._ledger)
         self._news: list[Fact] = []
         self.due = True  # whether there is news; the first step asks every policy
-        self._deaf = not policy.hears
+        self._deaf = not hears
         self.policy_s = 0.0
 
     def hear(self, fact: Fact) -> None:

@@ -17,21 +17,29 @@ EXTENTS = (*get_args(Extent), None)
 LARGEST = 10**12  # of a number of blocks, and of a time in seconds: whatever is more is a mistake
 LONGEST_SHOWN = 60  # characters of a value
 _FIELDS = tuple(field.name for field in fields(Plan))
+_PLAIN = frozenset({float, int, bool, type(None)})
 
 
 def plain_plan(wanted: object) -> object:
-    """A plan that nobody can change behind the engine's back: with a copy of its pins, and of no subclass.
+    """A plan that nobody can change behind the engine's back: with a copy of its pins, and nothing of subclasses.
 
-    What is no plan comes back as it is. Runs the policy's code: properties of a subclass, methods of a mapping.
+    What is no plan comes back as it is. Runs the policy's code: properties of subclasses, mappings, times.
     """
     if not isinstance(wanted, Plan):
         return wanted
-    if type(wanted) is Plan and wanted.pin is EMPTY:
+    if type(wanted) is Plan and wanted.pin is EMPTY and type(wanted.wake_at_s) in _PLAIN:
         return wanted
     values = {name: getattr(wanted, name) for name in _FIELDS}
+    values["wake_at_s"] = _plain_time(values["wake_at_s"])
     if isinstance(values["pin"], Mapping):
-        values["pin"] = MappingProxyType(dict(values["pin"]))
+        pins = dict(values["pin"])
+        values["pin"] = MappingProxyType({name: _plain_time(until_s) for name, until_s in pins.items()})
     return Plan(**values)
+
+
+def _plain_time(value: object) -> object:
+    """A time that is of a subclass (numpy has one), as Python's own float."""
+    return float(value) if type(value) not in _PLAIN and isinstance(value, (float, int)) else value
 
 
 class PlanCheck:
@@ -52,7 +60,8 @@ class PlanCheck:
     def _checked(self, plan: object) -> Plan:
         if not isinstance(plan, Plan):
             raise _Wrong(f"plan() returned {_kind(plan)}, expected a Plan")
-        last, ledger = self._last, self._ledger
+        ledger = self._ledger
+        last = NATIVE if plan is self._last else self._last  # the same plan again may have been written into
         view = ledger.view
         if plan.admit is not last.admit and plan.admit is not None:
             _check_names("admit", plan.admit, view.waiting, ledger.calls_seen, "a call")

@@ -169,11 +169,12 @@ def _class_in(path: Path, name: str) -> Callable[..., Any]:
     if not path.is_file():
         raise PolicyError(f"policy {path}:{name}: there is no file {str(path)!r}")
     module = _module(path)
-    classes = {
-        key: value
-        for key, value in vars(module).items()
-        if isinstance(value, type) and value.__module__ == module.__name__
-    }
+    with Turn(f"{path}:{name}", IMPORT):  # a metaclass may have its say
+        classes = {
+            key: value
+            for key, value in vars(module).items()
+            if isinstance(value, type) and value.__module__ == module.__name__
+        }
     if name not in classes:
         known = f"it has {', '.join(classes)}" if classes else "it has no class"
         raise PolicyError(f"policy {path}:{name}: no class {name!r} in the file{_near(name, list(classes))}: {known}")

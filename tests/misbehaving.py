@@ -20,6 +20,13 @@ class Leaves(Base):
     def plan(self, view):
         os._exit(0)
 
+class LeavesAChild(Base):  # which holds the pipes of the process
+    def plan(self, view):
+        if os.fork():
+            os._exit(0)
+        time.sleep(20)
+        os._exit(0)
+
 class Loops(Base):
     def plan(self, view):
         while True:
@@ -61,6 +68,7 @@ class Threads(Base):
 WRONG = {  # what each of them is said to have done
     "Exits": "plan() raised SystemExit: 0 (mine.py:",
     "Leaves": "the process that played it exited with 0 during plan() at 0.000000 s",
+    "LeavesAChild": "the process that played it exited with 0 during plan() at 0.000000 s",
     "Loops": "plan() at 0.000000 s did not come back within 1 s",
     "Holds": "plan() at 0.000000 s did not come back within 1 s",
     "Interrupts": "plan() raised KeyboardInterrupt (mine.py:",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -143,6 +144,109 @@ def test_what_a_policy_raises_is_its_error(error: BaseException) -> None:
 
 def test_what_a_plan_does_while_it_is_read_is_its_error() -> None:
     assert "plan() raised SystemExit" in said(lambda view: Subclass())
+
+
+class Sly(float):
+    """A time that acts when it is computed with."""
+
+    def __float__(self) -> float:
+        raise SystemExit(0)
+
+    def __mul__(self, other: object) -> float:
+        raise SystemExit(0)
+
+    __rmul__ = __mul__
+
+
+class Still(float):
+    """A time that is compared in its own way."""
+
+    def __eq__(self, other: object) -> bool:
+        raise SystemExit(0)
+
+    def __lt__(self, other: object) -> bool:
+        raise SystemExit(0)
+
+    __le__ = __gt__ = __ge__ = __lt__
+    __hash__ = float.__hash__
+
+
+def test_times_of_a_subclass_become_numbers_while_it_is_the_policy_s_turn() -> None:
+    assert "plan() raised SystemExit" in said(lambda view: Plan(wake_at_s=Sly(5.0)))
+    assert "plan() raised SystemExit" in said(
+        once_there_are_agents(lambda view: Plan(pin=dict.fromkeys(view.agents, Sly(5.0))))
+    )
+    play(lambda view: Plan(wake_at_s=Still(view.now_s + 5.0), pin=dict.fromkeys(view.agents, Still(5.0))))
+
+
+def test_a_plan_that_is_written_into_is_looked_at_again() -> None:
+    kept = Plan()
+
+    def write_into(view: View) -> Plan:
+        if view.agents:
+            object.__setattr__(kept, "admit", 5)
+        return kept
+
+    assert "admit: expected a tuple of ids, got int" in said(write_into)
+
+
+class Exits(type):
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise SystemExit(0)
+
+
+class Text(str):
+    def split(self, *_: object) -> Any:
+        raise SystemExit(0)
+
+
+class ShownByText(Exception):
+    def __str__(self) -> str:
+        return Text("no idea")
+
+
+class ShownByLeaving(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(0)
+
+
+class Nameless(Exception, metaclass=Exits):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [(ShownByText(), "ShownByText: no idea"), (ShownByLeaving(), "ShownByLeaving"), (Nameless(), "Nameless")],
+)
+def test_an_error_that_acts_when_it_is_shown_is_an_error_all_the_same(error: Exception, shown: str) -> None:
+    def fail(view: View) -> Plan:
+        raise error
+
+    assert f"plan() raised {shown} (test_boundary.py:" in said(fail)
+
+
+def test_what_a_policy_hears_is_asked_in_its_turn() -> None:
+    class Leaving(Doing):
+        @property
+        def hears(self) -> Any:  # type: ignore[override]
+            raise SystemExit(0)
+
+    with pytest.raises(PolicyFault, match=r"policy Leaving: constructor raised SystemExit: 0"):
+        simulate(iter(APPS), Leaving(lambda view: Plan()), MACHINE)
+
+
+def test_a_copy_of_the_process_ends_with_the_turn_in_which_it_was_made() -> None:
+    copies: list[int] = []
+
+    def copy(view: View) -> Plan:
+        if not copies:
+            copies.append(os.fork())
+        return Plan()
+
+    play(copy)
+    _, status = os.waitpid(copies[0], 0)
+    assert os.waitstatus_to_exitcode(status) == 1
 
 
 def test_an_interrupt_is_the_user_s_unless_nobody_can_interrupt() -> None:

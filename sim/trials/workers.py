@@ -29,7 +29,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 LAST_WORDS_S = 10.0  # for a process that has closed its pipe to come to its end
-LOOK_S = 0.1  # how often a process is looked at whose policy may take its time
+LOOK_S = 0.1  # how often a process is looked at that says nothing
 CLEARING_S = 2.0  # for a process that was asked to end
 
 
@@ -131,7 +131,9 @@ class Worker:
         self._process.join()
 
     def _answer(self) -> tuple[str, Any]:
-        while not self._ours.poll(None if self._policy_timeout_s is None else LOOK_S):
+        while not self._ours.poll(LOOK_S):
+            if not self._process.is_alive() and not self._ours.poll():
+                raise EOFError  # a process that a policy has started may still hold the other end of the pipe
             turn, since_s, at_s = self._word[0], self._word[1], self._word[2]
             limit_s = self._policy_timeout_s
             if turn != NOBODY and limit_s is not None and time.monotonic() - since_s > limit_s:
