@@ -45,6 +45,13 @@ class Half:
 # -- the place
 
 
+def test_no_plan_names_more_calls_than_an_engine_runs_at_once():
+    story = Story(gpu_blocks=100_000)
+    for number in range(1030):
+        story.arrives(f"app{number}/1")
+    assert order(story) == tuple(f"app{number}/1" for number in range(1024))
+
+
 @pytest.mark.parametrize(
     ("large_blocks", "admit"),
     [
