@@ -125,6 +125,14 @@ def is_ours(spec: str) -> bool:
     return not is_file(spec) and spec.partition(":")[0] in ROWS
 
 
+def owner(spec: str) -> str:
+    """Whose code the policy is: a file or a package; empty for this package's own."""
+    if is_ours(spec):
+        return ""
+    file, mark, _ = spec.partition(".py:")
+    return file + ".py" if mark else spec.partition(":")[0]
+
+
 def is_file(spec: str) -> bool:
     """Whether the policy is a class in a user's file."""
     return ".py:" in spec

@@ -17,6 +17,9 @@ from misbehaving import POLICIES, WRONG
 
 from tokencake import cli
 from tokencake.cli import run
+from tokencake.sim.presets import PUBLISHED
+from tokencake.sim.trials.cell import Cell
+from tokencake.sim.trials.executors import run_on_workers
 from tokencake.sim.trials.workers import Worker
 from tokencake.traces.errors import BugError
 
@@ -59,6 +62,28 @@ def test_in_a_simulation_it_is_one_line_and_exit_code_2(folder: Path, capfd: Any
     assert said.count("\n") == 1
     assert WRONG[policy] in said
     assert not Path("r.json").exists()
+
+
+POISON = """
+from tokencake.policies.vllm import Vllm
+from tokencake.traces import metrics
+class Mine(Vllm):
+    def __init__(self):
+        metrics.Metrics.result = lambda self: 1 / 0
+"""
+
+
+def test_what_a_policy_changes_in_its_process_touches_no_other_policy(folder: Path) -> None:
+    Path("poison.py").write_text(POISON)
+    cells = [
+        Cell(Path("t.jsonl"), PUBLISHED, policy, seed=seed)
+        for seed in (0, 1)
+        for policy in ("poison.py:Mine", "vllm", "mine.py:Base")
+    ]
+    played = {(one.cell.policy, one.cell.seed): one.error for one in run_on_workers(cells, 1)}
+    assert len(played) == len(cells)
+    for (policy, _), error in played.items():
+        assert (error is not None) == (policy == "poison.py:Mine"), policy
 
 
 def test_what_finished_before_is_reported(folder: Path, capfd: Any) -> None:

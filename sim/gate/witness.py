@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Self
 
-from ...policies.registry import load_policy
+from ...policies.registry import load_policy, owner
 from ...traces.errors import PolicyError, PolicyFault, TokencakeError
 from ...traces.events import Asked, AskedShared, CallArrived, Planned, Polled
 from ...traces.events_io import encode
@@ -96,7 +96,7 @@ class Players:
 
     def __init__(self, workers: int, policy_timeout_s: float | None) -> None:
         self._workers = workers
-        self._pool = Workers(workers, policy_timeout_s) if workers else None
+        self._pool = Workers(workers, policy_timeout_s, lambda item: owner(item.policy)) if workers else None
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from itertools import islice
 from typing import TypeVar
 
+from ...policies.registry import owner
 from .attempt import attempt, lost
 from .cell import Cell, Outcome
 from .workers import Died, Workers
@@ -20,7 +21,7 @@ def run_on_workers(
     cells: Iterable[Cell], count: int, policy_timeout_s: float | None = None
 ) -> Generator[Outcome, None, None]:
     """On so many processes, even if it is one, so that what kills a process is a failed cell."""
-    pool = Workers(count, policy_timeout_s)
+    pool = Workers(count, policy_timeout_s, lambda cell: owner(cell.policy))
     try:
         yield from run_on(pool, attempt, cells, count, lost)
     finally:

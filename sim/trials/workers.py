@@ -30,6 +30,7 @@ Result = TypeVar("Result")
 
 LAST_WORDS_S = 10.0  # for a process that has closed its pipe to come to its end
 LOOK_S = 0.1  # how often a process is looked at that says nothing
+MOST_OWNERS = 4  # of whom a thread keeps a process each
 CLEARING_S = 2.0  # for a process that was asked to end
 
 
@@ -45,11 +46,16 @@ class Died(PolicyFault):
 class Workers(Executor):
     """Calls functions in one of `count` processes; a process that dies gets a successor.
 
+    `whose` says of an item whose code plays it: what one has changed in its process is not played by another.
+
     `policy_timeout_s`: a policy that takes longer, in seconds, to be imported or made or to plan, is ended with its
     process. None: never.
     """
 
-    def __init__(self, count: int, policy_timeout_s: float | None = None) -> None:
+    def __init__(
+        self, count: int, policy_timeout_s: float | None = None, whose: Callable[[Any], str] = lambda item: ""
+    ) -> None:
+        self._whose = whose
         self._threads = ThreadPoolExecutor(count)  # each has a process of its own, and waits for it
         self._of_thread = threading.local()
         self._workers: list[Worker] = []
@@ -68,14 +74,18 @@ class Workers(Executor):
             worker.end()
 
     def _run(self, act: Callable[[Item], Result], item: Item) -> Result:
-        worker: Worker | None = getattr(self._of_thread, "worker", None)
+        own: dict[str, Worker] = self._of_thread.__dict__.setdefault("workers", {})
+        whose = self._whose(item)
+        worker = own.get(whose)
         if worker is None:
-            worker = self._of_thread.worker = Worker(self._policy_timeout_s)
+            if len(own) == MOST_OWNERS:
+                own.pop(next(iter(own))).end()
+            worker = own[whose] = Worker(self._policy_timeout_s)
             self._workers.append(worker)
         try:
             return worker.ask(act, item)
         except Died:
-            self._of_thread.worker = None
+            del own[whose]
             raise
 
 
