@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Mapping
 from dataclasses import fields
+from numbers import Integral
 from types import MappingProxyType
 from typing import get_args
 
@@ -27,19 +28,44 @@ def plain_plan(wanted: object) -> object:
     """
     if not isinstance(wanted, Plan):
         return wanted
-    if type(wanted) is Plan and wanted.pin is EMPTY and type(wanted.wake_at_s) in _PLAIN:
+    if type(wanted) is Plan and _is_plain(wanted):
         return wanted
     values = {name: getattr(wanted, name) for name in _FIELDS}
     values["wake_at_s"] = _plain_time(values["wake_at_s"])
+    values["offload"] = _plain_moves(values["offload"])
+    values["upload"] = _plain_moves(values["upload"])
     if isinstance(values["pin"], Mapping):
         pins = dict(values["pin"])
         values["pin"] = MappingProxyType({name: _plain_time(until_s) for name, until_s in pins.items()})
     return Plan(**values)
 
 
+def _is_plain(plan: Plan) -> bool:
+    return (
+        plan.pin is EMPTY
+        and type(plan.wake_at_s) in _PLAIN
+        and _plain_moves(plan.offload) is plan.offload
+        and _plain_moves(plan.upload) is plan.upload
+    )
+
+
 def _plain_time(value: object) -> object:
     """A time that is of a subclass (numpy has one), as Python's own float."""
     return float(value) if type(value) not in _PLAIN and isinstance(value, (float, int)) else value
+
+
+def _plain_moves(moves: object) -> object:
+    """Moves whose numbers of blocks are Python's own, where they are whole numbers of another kind (numpy's)."""
+    if type(moves) is not tuple or all(type(move) is not Move or type(move.blocks) in _PLAIN for move in moves):
+        return moves
+    return tuple(map(_plain_move, moves))
+
+
+def _plain_move(move: object) -> object:
+    if type(move) is not Move:
+        return move
+    blocks: object = move.blocks
+    return move._replace(blocks=int(blocks)) if type(blocks) not in _PLAIN and isinstance(blocks, Integral) else move
 
 
 class PlanCheck:

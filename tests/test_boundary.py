@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tokencake.policies.interface import EVERYTHING, Move, Plan, View
 from tokencake.policies.names import Names
+from tokencake.policies.plans import plain_plan
 from tokencake.sim.presets import PUBLISHED
 from tokencake.sim.simulate import simulate
 from tokencake.traces.apps import Application
@@ -55,6 +56,15 @@ def said(act: Callable[[View], Any]) -> str:
         play(act)
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def test_numpys_whole_numbers_of_blocks_become_pythons() -> None:
+    numpy = pytest.importorskip("numpy")
+    plan: Any = plain_plan(Plan_(offload=(Move_("a", numpy.int64(3)),), upload=(Move_("a", numpy.float64(3)),)))
+    assert (plan.offload[0].blocks, type(plan.offload[0].blocks)) == (3, int)
+    assert type(plan.upload[0].blocks) is not int, "no whole number: left to the check"
+    same = Plan_(offload=(Move_("a", 3),))
+    assert plain_plan(same) is same
 
 
 class Subclass(Plan):
