@@ -57,6 +57,31 @@ def pytest_in(project: Path, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+def test_a_policy_that_leaves_the_process_fails_its_test_and_ends_no_others(project: Path) -> None:
+    (project / "leaving.py").write_text(
+        """
+import os
+class Leaving:
+    hears = frozenset()
+    def plan(self, view):
+        os._exit(0)
+"""
+    )
+    (project / "tests" / "test_leaving.py").write_text(
+        """
+def test_leaving(simulate):
+    simulate("t.jsonl", "leaving.py:Leaving")
+
+def test_behind_it():
+    pass
+"""
+    )
+    code, said = pytest_in(project, "tests/test_leaving.py")
+    assert code == 1
+    assert "policy Leaving: at 0.000000 s: plan() raised SystemExit: 0 (leaving.py:6)" in said
+    assert "1 failed, 1 passed" in said
+
+
 def test_a_teams_tests_pass_and_slow_ones_are_left_out(project: Path) -> None:
     code, said = pytest_in(project)
     assert code == 0, said

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FIGURES = ROOT / "benchmarks" / "results" / "2026-11-24-study.json"
+FIGURES = ROOT / "benchmarks" / "results" / "2026-11-28-study.json"
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,12 @@ The fixture `simulate` comes with the package: pytest finds it by itself.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ...policies.interface import Policy
 from ...policies.registry import load_policy
@@ -89,12 +91,28 @@ def simulate(
     for repeat in range(repeats):
         cell = replace(first, repeat=repeat)
         applications, _ = played(cell)
-        playing = _fresh(policy, place, seed + repeat, applications)
         metrics = Metrics()
-        simulate_once(iter(applications), playing, made, [metrics.add], journal=None if repeat else events.append)
+        with _leaving_fails():
+            playing = _fresh(policy, place, seed + repeat, applications)
+            simulate_once(iter(applications), playing, made, [metrics.add], journal=None if repeat else events.append)
         runs.append(metrics.result())
     name = policy if isinstance(policy, str) else getattr(policy, "__name__", repr(policy))
     return Simulation(name, first, tuple(runs), tuple(events))
+
+
+@contextmanager
+def _leaving_fails() -> Iterator[None]:
+    """A policy plays in the tests' own process: one that leaves it would end them, with success if it likes."""
+    leave = os._exit
+    os._exit = _refuse_to_leave
+    try:
+        yield
+    finally:
+        os._exit = leave
+
+
+def _refuse_to_leave(status: int) -> NoReturn:
+    raise SystemExit(status)
 
 
 def _fresh(
