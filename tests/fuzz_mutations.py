@@ -103,13 +103,13 @@ ODD_VALUES: tuple[object, ...] = (
 def of_json(rng: random.Random, data: bytes) -> bytes:
     """One value of a JSON file, or of one of its lines, is another one, missing, there twice, or of another name."""
     lines = data.splitlines(keepends=True)
-    whole = _parsed(data)
+    whole = parsed(data)
     if whole is not None:
         return _dumped(_changed(rng, whole)) + b"\n"
     if not lines:
         return data
     at = rng.randrange(len(lines))
-    value = _parsed(lines[at])
+    value = parsed(lines[at])
     if value is None:
         return of_bytes(rng, data)
     change = rng.random()
@@ -124,7 +124,8 @@ def of_json(rng: random.Random, data: bytes) -> bytes:
     return b"".join(lines)
 
 
-def _parsed(data: bytes) -> object:
+def parsed(data: bytes) -> object:
+    """The JSON that it is; None if it is none."""
     try:
         value: object = json.loads(data)
     except (ValueError, RecursionError):

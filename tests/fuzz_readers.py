@@ -19,7 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from fuzz_mutations import mutated
+from fuzz_mutations import mutated, parsed
 from idle_engine import IdleEngine
 from measured import limits_of
 from rich.console import Console
@@ -396,7 +396,7 @@ def _replay(data: bytes, folder: Path) -> None:
 
 
 def _settings(data: bytes, folder: Path) -> None:
-    record = _json_or_nothing(data)
+    record = parsed(data)
     from_record(record if isinstance(record, dict) else {})
 
 
@@ -405,7 +405,7 @@ SERVER = {"tokencake": {"policy": "tokencake", "seed": 3, "app_timeout_s": 9.5, 
 
 
 def _server_settings(data: bytes, folder: Path) -> None:
-    record = _json_or_nothing(data)
+    record = parsed(data)
     server_settings(record if isinstance(record, dict) else {})
 
 
@@ -421,7 +421,7 @@ CONTROL_CALLS = [
 
 def _control_calls(data: bytes, folder: Path) -> None:
     """A server has a run after each of them, and answers in plain data of one line if it refuses."""
-    calls = _json_or_nothing(data)
+    calls = parsed(data)
     engine = IdleEngine()
     refused = None
     for call in calls if isinstance(calls, list) else []:
@@ -438,17 +438,9 @@ def _control_calls(data: bytes, folder: Path) -> None:
 def _metadata(data: bytes, folder: Path) -> None:
     try:
         from_extra_args({KEY: data.decode("utf-8", "replace")}, "r", 10, 5)
-        from_extra_args({KEY: _json_or_nothing(data)}, "r", 10, 5)
+        from_extra_args({KEY: parsed(data)}, "r", 10, 5)
     except WrongField as wrong:
         raise TokencakeError(str(wrong)) from None
-
-
-def _json_or_nothing(data: bytes) -> object:
-    try:
-        value: object = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    return value
 
 
 METADATA = {
