@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .sim.compare import Counts, Workload
     from .sim.fit import Fit
     from .sim.gate.command import Options as CheckOptions
-    from .sim.gate.live_verdict import Compared
+    from .sim.gate.live_verdict import Compared, LiveRuns, Unjudged
     from .sim.gate.suite import Case, Suite
     from .sim.machine import Machine
     from .sim.report import Run
@@ -573,7 +573,7 @@ def _doubts(run: Run) -> int:
         first = run.more["failures"][0]
         calls = f"{failed} call{'s' if failed > 1 else ''}"
         say(f"error: {run.policy}: {calls} failed, and what came behind: {first}", err=True)
-    return 1 if run.more["errors"] or failed else 0
+    return 1 if run.more["failed"] else 0
 
 
 class _Outputs(NamedTuple):
@@ -738,7 +738,7 @@ def validate(
     finally:
         if any(trial.live for trial in trials):
             report = _validation(about, trials, json_file, quiet)
-    return 0 if all(_same_decisions(run["parity"]) for run in report["runs"]) else 1
+    return 0 if all(_same_decisions(run["parity"]) and run["failed"] is None for run in report["runs"]) else 1
 
 
 def _machine_of(running: InProcess, told: Machine | None, seed: int, bar: Bar) -> Machine:
@@ -775,6 +775,7 @@ def _live_trial(
     settings = RunSettings(policy=trial.policy, seed=workload.seed, costs=machine.beliefs(), steps=True)
     run, _ = _live_run(running, workload, settings, events, progress, {})
     _doubts(run)
+    trial.failed = trial.failed or run.more["failed"]
     parity: dict[str, object] = {**replay_file(events, trial.policy)[1].record()}
     if not machine.asynchronous:
         played = workload.play(running.limits, Counts())
@@ -1094,7 +1095,7 @@ def _check_live(options: CheckOptions, bar: Bar) -> int:
     files = dict(checked_files(options, suite))
     _beware([policy for case in cases for policy in live_policies(case)])
     check_vllm()
-    found: dict[str, Sequence[Compared]] = {}
+    found: dict[str, Sequence[Compared | Unjudged]] = {}
     engines: dict[str, object] = {}
     said: list[str] = []
     for case in cases:
@@ -1118,12 +1119,12 @@ def _check_live(options: CheckOptions, bar: Bar) -> int:
 
 def _both_sides(
     suite: Suite, case: Case, running: InProcess, bar: Bar
-) -> tuple[dict[str, Mapping[str, Any]], dict[str, list[Mapping[str, Any]]]]:
-    """A case's policies and rivals: the metrics of a simulated run of each, and of some live runs of each, in turns."""
+) -> tuple[dict[str, Mapping[str, Any]], dict[str, LiveRuns]]:
+    """A case's policies and rivals: the metrics of a simulated run of each, and some live runs of each, in turns."""
     from .live.settings import RunSettings
     from .policies.registry import load_policy
     from .sim.compare import Contender, Workload, compare
-    from .sim.gate.live_verdict import REPEATS, live_policies
+    from .sim.gate.live_verdict import REPEATS, LiveRuns, live_policies
     from .traces.reader import read_trace
 
     how = case.live or {}
@@ -1136,14 +1137,15 @@ def _both_sides(
     specs = {policy: suite.place.policy(policy) for policy in live_policies(case)}
     contenders = [Contender(name, {}, load_policy(spec, seed=case.seed)) for name, spec in specs.items()]
     simulated = {run.policy: run.metrics for run, _ in compare(workload, contenders, machine)}
-    live: dict[str, list[Mapping[str, Any]]] = {name: [] for name in specs}
+    live = {name: LiveRuns() for name in specs}
     names = list(specs) * how.get("repeats", REPEATS)
     watching = _watching(bar, names, workload, "played")
     for index, name in enumerate(names):
         settings = RunSettings(policy=specs[name], seed=case.seed, costs=machine.beliefs())
         run, _ = _live_run(running, workload, settings, None, watching(index), {})
         _doubts(run)
-        live[name].append(run.metrics)
+        live[name].metrics.append(run.metrics)
+        live[name].failed = live[name].failed or run.more["failed"]
     return simulated, live
 
 

@@ -62,9 +62,28 @@ class LiveStats:
     asked_again: int = 0  # questions to a server that it had not answered
     outputs: Mapping[CallId, list[int]] = field(default_factory=dict)  # if they were asked for
 
+    @property
+    def failed(self) -> str | None:
+        """Why the figures are not those of the policy that was asked for; None if they are."""
+        if self.errors:
+            return f"{self.errors[0]}; the rest of the run was played without it"
+        if self.failed_calls:
+            calls = f"{self.failed_calls} call{'s' if self.failed_calls > 1 else ''}"
+            return f"{calls} failed, and what came behind was not played: {self.failures[0]}"
+        return None
+
     def record(self) -> dict[str, object]:
         """What a report says of a live run beside its metrics."""
-        names = ("lateness_s", "counters", "disagreements", "errors", "failed_calls", "failures", "asked_again")
+        names = (
+            "lateness_s",
+            "counters",
+            "disagreements",
+            "failed",
+            "errors",
+            "failed_calls",
+            "failures",
+            "asked_again",
+        )
         return {name: getattr(self, name) for name in names}
 
 

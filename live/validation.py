@@ -2,7 +2,8 @@
 
 All of it is made of metrics (`traces.metrics`) and of what replays came to; this file plays nothing. A policy wins only
 by more than the repeats of live runs differ from each other; the same margin is laid on the simulated difference, so
-that both sides speak of the same thing.
+that both sides speak of the same thing. A policy that failed in a live run has no verdict, and the others none against
+it: the engine went on without it.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class Trial:
     simulated: Metrics
     live: list[Metrics] = field(default_factory=list)
     parity: list[Mapping[str, Any]] = field(default_factory=list)  # by live run: counts, and `ended`
+    failed: str | None = None  # why the live runs are not the policy's: it did not last to the end of one
 
     def values(self, path: str) -> list[float]:
         """A metric of every live run that has it."""
@@ -103,6 +105,7 @@ def _run(trial: Trial) -> dict[str, Any]:
     paths = [path for path, _ in _leaves(live)]
     return {
         "policy": trial.policy,
+        "failed": trial.failed,
         "simulated": dict(trial.simulated),
         "live": live,
         "repeats": [dict(metrics) for metrics in trial.live],
@@ -168,6 +171,8 @@ def _verdict(trials: Sequence[Trial]) -> dict[str, Any]:
     simulated: dict[str, Any] = {}
     live: dict[str, Any] = {}
     for trial in trials[1:]:
+        if trial.failed or trials[0].failed:
+            continue
         simulated[trial.policy], live[trial.policy] = {}, {}
         for judged in JUDGED:
             noise = margin(trial.values(judged.path), trials[0].values(judged.path))
@@ -216,13 +221,13 @@ LABEL_WIDTH, COLUMN_WIDTH, GAP = 28, 9, 2  # characters
 
 
 def tables(report: Mapping[str, Any], width: int) -> Group:
-    """A table for each policy: what was simulated, what was live, and how far they are from each other.
+    """A table for each policy that did not fail: what was simulated, what was live, and how far apart they are.
 
     Where not all columns fit beside the names of the rows, they come in parts.
     """
     fitting = max(1, (width - LABEL_WIDTH) // (COLUMN_WIDTH + GAP))
     parts = [range(len(COLUMNS))[start : start + fitting] for start in range(0, len(COLUMNS), fitting)]
-    return Group(*(_table(run, part) for run in report["runs"] for part in parts))
+    return Group(*(_table(run, part) for run in report["runs"] if not run["failed"] for part in parts))
 
 
 def _table(run: Mapping[str, Any], part: Sequence[int]) -> Table:
@@ -251,9 +256,12 @@ def _percent(share: float | None, sign: str = "") -> str:
 
 
 def words(report: Mapping[str, Any]) -> list[str]:
-    """Parity of decisions, a line a policy; then who wins, on both sides, a line a policy and metric."""
-    lines = [_parity(run) for run in report["runs"]]
+    """Parity of decisions, a line a policy; who failed; then who wins, on both sides, a line a policy and metric."""
     verdict, runs = report["verdict"], report["runs"]
+    lines = [_parity(run) for run in runs]
+    lines += [f"{run['policy']} failed, and has no verdict: {run['failed']}" for run in runs if run["failed"]]
+    if len(runs) > 1 and runs[0]["failed"]:
+        lines.append(f"there is no verdict: {runs[0]['policy']}, which the others are held against, failed")
     for policy in verdict["live"]:
         for judged in JUDGED:
             sides = (verdict[side][policy][judged.path] for side in ("simulated", "live"))

@@ -5,7 +5,8 @@ for each policy in the order asked for. All but `wall_s`, `calls_per_s` and `pol
 the same is simulated again. The keys of `metrics` are those of `traces.metrics.Metrics`.
 
 The report of a live comparison has the same shape, and `engine`, which says which engine that was. Its policies may
-have several runs each, told apart by `repeat`; tables and verdict are then about their means.
+have several runs each, told apart by `repeat`; tables and verdict are then about their means. A run that has `failed`, a
+line that says why, was not the policy's to its end: a policy with such a run has no figures and no verdict.
 """
 
 from __future__ import annotations
@@ -171,6 +172,11 @@ def change(value: float | None, base: float | None) -> float | None:
     return None if value is None or not base else value / base - 1
 
 
+def _figure(run: Mapping[str, Any], path: str) -> float | None:
+    """The number at a dotted path of some runs' mean, if they are the policy's own."""
+    return None if run["failed"] else value_at(run, path)
+
+
 def tables(report: Mapping[str, Any], width: int) -> Group:
     """Metrics as rows and policies as columns, then the distributions. Readable from 40 characters on.
 
@@ -192,7 +198,15 @@ def averaged(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         asked = (run["policy"], run.get("repeat"))
         groups.setdefault((run["policy"], seen[asked]), []).append(run)
         seen[asked] += 1
-    return [{**_mean(repeats), "repeats": repeats} for repeats in groups.values()]
+    return [{**_mean(repeats), "failed": _failed(repeats), "repeats": repeats} for repeats in groups.values()]
+
+
+def _failed(repeats: Sequence[Mapping[str, Any]]) -> str | None:
+    """Why there are no figures of a policy: what the first of its runs that failed says."""
+    for run in repeats:
+        if failed := run.get("failed"):
+            return f"in repeat {run['repeat']}: {failed}" if "repeat" in run else str(failed)
+    return None
 
 
 def _mean(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -241,8 +255,8 @@ def _summary(rows: Sequence[Row], first: Mapping[str, Any], others: Sequence[Map
         title = Text(heading(_named(run)), overflow="fold")
         table.add_column(title, justify="right", vertical="bottom", min_width=column, max_width=column)
     for row in rows:
-        base = value_at(first, row.path)
-        cells = [_cell(row, value_at(run, row.path), base) for run in others]
+        base = _figure(first, row.path)
+        cells = [_cell(row, _figure(run, row.path), base) for run in others]
         table.add_row(row.label, "-" if base is None else row.show(base), *cells)
     table.add_row("")
     return table
@@ -254,8 +268,9 @@ def heading(policy: str) -> str:
 
 
 def _named(run: Mapping[str, Any]) -> str:
-    """A run's policy as it is shown. What sees the future is marked wherever it appears."""
-    return f"{run['policy']} (bound)" if run.get("bound") else str(run["policy"])
+    """A run's policy as it is shown. What sees the future is marked wherever it appears, and so is what failed."""
+    marks = [mark for mark in ("bound", "failed") if run.get(mark)]
+    return f"{run['policy']} ({', '.join(marks)})" if marks else str(run["policy"])
 
 
 def _cell(row: Row, value: float | None, base: float | None) -> Text:
@@ -290,19 +305,26 @@ def _distribution(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Ta
     for label, key, factor in DISTRIBUTIONS:
         table.add_row(Text(label, style="bold"))
         for run in runs:
-            values = (value_at(run, f"metrics.{key}.{name}") for name in names)
+            values = (_figure(run, f"metrics.{key}.{name}") for name in names)
             cells = ("-" if value is None else significant(factor * value) for value in values)
             table.add_row("  " + _named(run), *cells)
     return table
 
 
 def verdict(report: Mapping[str, Any]) -> list[str]:
-    """For each policy after the first, one line on who wins, by mean application latency and by makespan."""
-    first, *others = averaged(report["runs"])
-    return [_verdict(run, first) for run in others]
+    """For each policy after the first, one line on who wins, by mean application latency and by makespan.
+
+    Before them a line for each policy that failed, the first included: nothing is said of those, nor against them.
+    """
+    runs = averaged(report["runs"])
+    first, *others = runs
+    failed = [f"{run['policy']} failed, and its figures are left out: {run['failed']}" for run in runs if run["failed"]]
+    return [*failed, *(_verdict(run, first) for run in others if not run["failed"])]
 
 
 def _verdict(run: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    if first["failed"]:
+        return f"{_named(run)}: no verdict against {_named(first)}"
     latency = _outcome("mean application latency", "metrics.app_latency_s.mean", run, first)
     makespan = _outcome("makespan", "metrics.makespan_s", run, first)
     if latency.word == makespan.word:

@@ -246,10 +246,21 @@ def test_live_runs_that_lie_apart_by_chance_are_not_told_apart(tmp_path: Path) -
 def test_a_live_policy_that_did_not_last_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = live_report(tmp_path, "one.json", {"vllm": [1.0, 1.1], "tokencake": [0.9, 0.9]})
     report = json.loads(file.read_text())
-    report["runs"][2]["errors"] = ["tokencake: it broke"]
-    file.write_text(json.dumps(report))
-    assert run(["compare", "--live", str(file)]) == 1
-    assert "tokencake failed and is left out" in capsys.readouterr().out
+    for more in ({"errors": ["it broke"]}, {"failed": "it broke; the rest"}, {"failed_calls": 3}):
+        broken = [{**one, **more} if index == 2 else one for index, one in enumerate(report["runs"])]
+        file.write_text(json.dumps({**report, "runs": broken}))
+        assert run(["compare", "--live", str(file)]) == 1
+        assert "tokencake failed and is left out" in capsys.readouterr().out
+
+
+def test_where_every_live_policy_failed_nothing_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = live_report(tmp_path, "one.json", {"vllm": [1.0, 1.1], "mine": [0.9, 0.9]})
+    report = json.loads(file.read_text())
+    broken = [{**one, "failed": "it broke"} for one in report["runs"]]
+    file.write_text(json.dumps({**report, "runs": broken}))
+    assert run(["compare", "--live", str(file)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"error: nothing to compare: {file}: it broke\n")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tokencake.live.engine_options import EngineOptions
 from tokencake.live.in_process import EngineLimits, LiveStats
 from tokencake.live.settings import RunSettings
 from tokencake.policies.registry import load_policy
-from tokencake.sim.gate.live_verdict import compare_sides, fails, live_gates, live_policies
+from tokencake.sim.gate.live_verdict import LiveRuns, compare_sides, fails, live_gates, live_policies
 from tokencake.sim.gate.suite import Case, Gate
 from tokencake.sim.machine_file import load_machine
 from tokencake.sim.simulate import simulate
@@ -28,6 +28,7 @@ class Engine:
     """Has the interface of `InProcess`. Each run is a bit slower than the one before it."""
 
     step_s: Callable[[str], float] = staticmethod(lambda policy: 0.004)  # by policy
+    errors: Callable[[str], Sequence[str]] = staticmethod(lambda policy: ())  # of a policy: what it raised
 
     def __init__(self, options: EngineOptions) -> None:
         self.machine = load_machine("h100-llama-3.1-8b", [f"gpu_blocks={options.gpu_blocks}"])
@@ -52,7 +53,8 @@ class Engine:
         slower = replace(self.machine, step_s=type(self).step_s(settings.policy) * (1 + 0.001 * self.runs))
         policy = load_policy(settings.policy, seed=settings.seed)
         stats = simulate(applications, policy, slower, sinks)
-        return LiveStats(0.0, 1.0, stats.applications, stats.calls, 0, {}, {}, (), ())
+        errors = type(self).errors(settings.policy) if self.runs > 2 else ()
+        return LiveStats(0.0, 1.0, stats.applications, stats.calls, 0, {}, {}, (), errors)
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +88,26 @@ def test_an_engine_that_says_the_opposite_fails_the_check(
     assert (latency["simulated_word"], latency["live_word"]) == ("loses", "wins")
     assert latency["agreement"] == "contradict"
     assert report["engine"]["one"]["model"] == "tiny"
+
+
+@pytest.mark.parametrize(("failing", "named"), [("mine.py:Mine", "mine.py:Mine"), ("vllm", "vllm")])
+def test_a_policy_that_fails_on_the_engine_has_no_verdict_and_neither_has_who_is_held_against_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failing: str, named: str
+) -> None:
+    """What the engine did without it would be taken for its doing: here both sides would say the same."""
+    monkeypatch.setattr(
+        Engine, "errors", staticmethod(lambda policy: ["at 1.2 s: not today"] if policy.endswith(failing) else [])
+    )
+    capsys.readouterr()
+    assert run(["check", "--live", "--format", "json"]) == 1
+    for one in json.loads(capsys.readouterr().out)["cases"]["one"]:
+        assert one.keys() == {"metric", "rival", "failed", "agreement"}
+        assert one["agreement"] == "failed"
+        why = "at 1.2 s: not today; the rest of the run was played without it"
+        assert one["failed"] == f"{named} failed: {why}"
+    assert run(["check", "--live"]) == 1
+    first, _ = capsys.readouterr().out.splitlines()
+    assert first == f"one: mine.py:Mine against vllm, app_latency_s.mean: no verdict: {named} failed: {why}"
 
 
 def test_without_vllm_it_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,7 +176,7 @@ def test_both_sides_are_held_to_the_noise_of_the_live_one(
 ) -> None:
     """90 against 100 is 10 %; three live runs within 1 % of each other show it, three that differ by 20 % do not."""
     sides = {"vllm": metrics(100.0), "mine": metrics(simulated)}
-    runs = {"vllm": [metrics(100.0)] * 3, "mine": [metrics(value) for value in live]}
+    runs = {"vllm": LiveRuns([metrics(100.0)] * 3), "mine": LiveRuns([metrics(value) for value in live])}
     compared = compare_sides(case(MAKESPAN), sides, runs, 0.95)
     assert [one.agreement for one in compared] == [agreement]
     assert fails(compared, strict=False) == (agreement == "contradict")

@@ -152,3 +152,47 @@ def test_csv_has_a_line_a_run() -> None:
     assert second["policy"] == "a,b"
     assert second["app_latency_s.mean"] == "100.0"
     assert second["uploads.early"] == "3"
+
+
+WHY = "at 1.2 s: not today; the rest of the run was played without it"
+
+
+def failing(policy: str, latency_s: float, **more: Any) -> Run:
+    return replace(a_run(policy, latency_s), more={"failed": WHY, **more})
+
+
+def test_what_the_engine_did_without_a_policy_that_failed_is_not_shown_as_its() -> None:
+    report = a_report(a_run("vllm"), failing("mine", 60.0), a_run("tokencake", 50.0))
+    text = printed(report)
+    assert "60.00" not in text
+    assert "-40.0%" not in text
+    assert "mine (failed)" in text
+    assert re.search(r"^application latency, mean +100\.0 s +- +50\.00 s +-50\.0%$", text, re.MULTILINE)
+    failed, other = verdict(report)
+    assert failed == f"mine failed, and its figures are left out: {WHY}"
+    assert other.startswith("tokencake wins on mean application latency")
+    assert report["runs"][1]["failed"] == WHY
+    assert WHY in csv_text(report)
+
+
+def test_against_a_policy_that_failed_nobody_wins() -> None:
+    report = a_report(failing("mine", 100.0), a_run("tokencake", 50.0))
+    assert "%" not in printed(report)
+    assert verdict(report) == [
+        f"mine failed, and its figures are left out: {WHY}",
+        "tokencake: no verdict against mine (failed)",
+    ]
+
+
+def test_a_policy_that_failed_in_one_of_its_repeats_has_no_mean() -> None:
+    report = a_report(
+        *(replace(a_run("vllm"), more={"repeat": repeat, "failed": None}) for repeat in (1, 2)),
+        replace(a_run("mine", 60.0), more={"repeat": 1, "failed": None}),
+        failing("mine", 60.0, repeat=2),
+    )
+    assert "60.00" not in printed(report)
+    assert verdict(report) == [f"mine failed, and its figures are left out: in repeat 2: {WHY}"]
+
+
+def test_the_one_policy_that_was_played_failed() -> None:
+    assert verdict(a_report(failing("mine", 100.0))) == [f"mine failed, and its figures are left out: {WHY}"]

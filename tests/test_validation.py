@@ -76,6 +76,34 @@ def test_the_sides_disagree() -> None:
     assert verdicts(trial("a", 10, 10, 10.1, 9.9), trial("b", 12, 8.2, 8.3, 8.1)) == (LOST, WON, False)
 
 
+def test_a_policy_that_failed_live_has_no_verdict() -> None:
+    """Its live runs are half those of an engine without it: 8 against 10 s would be a win on both sides."""
+    failing = trial("b", 8, 8.2, 8.3, 8.1)
+    failing.failed = "at 1.2 s: not today"
+    report = build({}, [trial("a", 10, 10, 10.1, 9.9), failing, trial("c", 10, 10, 10.1, 9.9)])
+    assert [found["failed"] for found in report["runs"]] == [None, "at 1.2 s: not today", None]
+    assert set(report["verdict"]["live"]) == set(report["verdict"]["simulated"]) == {"c"}
+    lines = words(report)
+    assert "b failed, and has no verdict: at 1.2 s: not today" in lines
+    assert not [line for line in lines if line.startswith("b against")]
+    assert WON not in " ".join(lines)
+    shown = Console(width=80, record=True)
+    with shown.capture() as captured:
+        shown.print(tables(report, 80))
+    assert "8.2" not in captured.get()
+
+
+def test_against_a_policy_that_failed_live_nobody_has_a_verdict() -> None:
+    failing = trial("a", 10, 10, 10.1, 9.9)
+    failing.failed = "at 1.2 s: not today"
+    report = build({}, [failing, trial("b", 8, 8.2, 8.3, 8.1)])
+    assert report["verdict"] == {"simulated": {}, "live": {}, "agree": None}
+    assert words(report)[-2:] == [
+        "a failed, and has no verdict: at 1.2 s: not today",
+        "there is no verdict: a, which the others are held against, failed",
+    ]
+
+
 def test_no_win_within_the_noise_of_the_repeats_on_either_side() -> None:
     """5 % less, of runs that differ by 40 %: neither side may claim it."""
     assert verdicts(trial("a", 10, 8, 10, 12), trial("b", 9.5, 7.6, 9.5, 11.4)) == (OPEN, OPEN, True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ...traces.errors import TokencakeError
@@ -18,6 +18,26 @@ REPEATS = 3
 
 Agreement: TypeAlias = Literal["agree", "open", "contradict"]
 Metrics: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class LiveRuns:
+    """One policy's runs on the engine."""
+
+    metrics: list[Metrics] = field(default_factory=list)
+    failed: str | None = None  # why they are not the policy's: it did not last to the end of one
+
+
+class Unjudged(NamedTuple):
+    """One metric of which there is no verdict, since a policy failed on the engine."""
+
+    metric: str
+    rival: str
+    failed: str  # which policy, and why
+
+    @property
+    def agreement(self) -> Literal["failed"]:
+        return "failed"
 
 
 class Compared(NamedTuple):
@@ -58,21 +78,31 @@ def live_gates(case: Case) -> list[Gate]:
 
 
 def compare_sides(
-    case: Case, simulated: Mapping[str, Metrics], live: Mapping[str, Sequence[Metrics]], confidence: float
-) -> list[Compared]:
+    case: Case, simulated: Mapping[str, Metrics], live: Mapping[str, LiveRuns], confidence: float
+) -> list[Compared | Unjudged]:
     """Judges each metric of a case from one simulated run and some live runs of each policy.
 
     Live, a policy wins if the interval of the ratio of the means leaves out 1; simulated, if it is ahead by more than
-    half of that interval's width: both sides are held to the noise of the live one.
+    half of that interval's width: both sides are held to the noise of the live one. Of a policy that failed, and
+    against it, nothing is judged: what the engine did without it is not its.
     """
-    return [_compared(case, gate, simulated, live, confidence) for gate in live_gates(case)]
+    return [
+        _unjudged(case, gate, live) or _compared(case, gate, simulated, live, confidence) for gate in live_gates(case)
+    ]
+
+
+def _unjudged(case: Case, gate: Gate, live: Mapping[str, LiveRuns]) -> Unjudged | None:
+    for policy in (case.policy, gate.against):
+        if failed := live[policy].failed:
+            return Unjudged(gate.metric, gate.against, f"{policy} failed: {failed}")
+    return None
 
 
 def _compared(
-    case: Case, gate: Gate, simulated: Mapping[str, Metrics], live: Mapping[str, Sequence[Metrics]], confidence: float
+    case: Case, gate: Gate, simulated: Mapping[str, Metrics], live: Mapping[str, LiveRuns], confidence: float
 ) -> Compared:
     rival = gate.against
-    values, base = _numbers(live[case.policy], gate.metric), _numbers(live[rival], gate.metric)
+    values, base = (_numbers(live[policy].metrics, gate.metric) for policy in (case.policy, rival))
     one, other = (metric_value(simulated[policy], gate.metric) for policy in (case.policy, rival))
     ratio = one / other if one is not None and other else None
     if not values or not base:
@@ -102,12 +132,15 @@ def _numbers(runs: Sequence[Metrics], metric: str) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def fails(compared: Sequence[Compared], strict: bool) -> bool:
-    """Whether simulator and engine contradict each other; strictly: whether they do not say the same."""
-    return any(one.agreement == "contradict" or (strict and one.agreement != "agree") for one in compared)
+def fails(compared: Sequence[Compared | Unjudged], strict: bool) -> bool:
+    """Whether simulator and engine contradict each other, or a policy failed; strictly: whether they do not say the
+    same."""
+    return any(one.agreement in ("contradict", "failed") or (strict and one.agreement != "agree") for one in compared)
 
 
-def as_record(suite: Suite, found: Mapping[str, Sequence[Compared]], engine: Mapping[str, object]) -> dict[str, Any]:
+def as_record(
+    suite: Suite, found: Mapping[str, Sequence[Compared | Unjudged]], engine: Mapping[str, object]
+) -> dict[str, Any]:
     """As JSON: schema `tokencake.check-live/1`."""
     return {
         "schema": SCHEMA,
@@ -120,9 +153,12 @@ def as_record(suite: Suite, found: Mapping[str, Sequence[Compared]], engine: Map
     }
 
 
-def words(name: str, policy: str, compared: Sequence[Compared]) -> Iterator[str]:
+def words(name: str, policy: str, compared: Sequence[Compared | Unjudged]) -> Iterator[str]:
     """A line a metric."""
     for one in compared:
+        if isinstance(one, Unjudged):
+            yield f"{name}: {policy} against {one.rival}, {one.metric}: no verdict: {one.failed}"
+            continue
         sides = f"simulated {_side(one.simulated, one.simulated_word)}, live {_side(one.live, one.live_word)}"
         spread = f" [{_percent(one.interval[0])} to {_percent(one.interval[1])}]" if one.interval else ""
         said = {"agree": "the same", "open": "open on one side", "contradict": "CONTRADICTION"}[one.agreement]

@@ -56,8 +56,9 @@ def read_live_reports(paths: Sequence[Path]) -> LiveRuns:
     for path, report in zip(paths, reports, strict=True):
         for run in report["runs"]:
             found.runs.setdefault(run["policy"], []).append(run["metrics"])
-            for error in run.get("errors", ()):
-                found.failed.setdefault(run["policy"], f"{path}: {error}")
+            for reason in (run.get("failed"), *run.get("errors", ())):
+                if reason:
+                    found.failed.setdefault(run["policy"], f"{path}: {reason}")
             if failed := run.get("failed_calls"):  # what came behind them was not played: it is another workload
                 found.failed.setdefault(run["policy"], f"{path}: {failed} calls failed")
     for policy in found.failed:
@@ -95,7 +96,12 @@ _RUN = record(
         "policy_s": measured,
         "metrics": run_metrics,
     },
-    optional={"repeat": whole_from(1), "errors": list_of(string()), "failed_calls": _count},
+    optional={
+        "repeat": whole_from(1),
+        "failed": nullable(string()),
+        "errors": list_of(string()),
+        "failed_calls": _count,
+    },
     others=free,  # what an engine has to say beside
 )
 _REPORT = record(

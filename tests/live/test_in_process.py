@@ -263,7 +263,10 @@ def test_the_command_says_when_a_policy_did_not_last(trace: Path, tmp_path: Path
     done = run_live(trace.name, *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert "plan() raised ZeroDivisionError" in done.stderr
-    assert json.loads((tmp_path / "r.json").read_text())["runs"][0]["metrics"]["calls"] == 54
+    assert "Failing failed, and its figures are left out: " in done.stdout
+    (played,) = json.loads((tmp_path / "r.json").read_text())["runs"]
+    assert played["metrics"]["calls"] == 54
+    assert played["failed"] == f"{played['errors'][0]}; the rest of the run was played without it"
 
 
 @pytest.mark.parametrize(
