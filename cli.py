@@ -503,6 +503,7 @@ def _key_in(path: Path) -> str:
 
 
 def _print_serve_args(options: EngineOptions, specs: Sequence[str], settings: RunSettings, control: bool) -> None:
+    from .live.engine_options import settled
     from .live.serve_args import serve_args, serve_command
     from .live.versions import for_cpus
     from .policies.registry import load_policy
@@ -512,6 +513,7 @@ def _print_serve_args(options: EngineOptions, specs: Sequence[str], settings: Ru
     policy = specs[0] if specs else DEFAULT_POLICIES[-1]
     load_policy(policy, seed=settings.seed)
     on_cpu = for_cpus()
+    options = settled(options, on_cpu=on_cpu)
     args = serve_args(options, replace(settings, policy=policy), asynchronous=not on_cpu, control=control)
     say(serve_command(args, on_cpu=on_cpu))
 
@@ -563,6 +565,10 @@ def _live_run(
 
 def _doubts(run: Run) -> int:
     """Says what makes a run worth less than it looks; 1 if its policy did not last."""
+    from .live.lateness import lateness_problem
+
+    if (problem := lateness_problem(run.more["lateness_s"], run.more["call_latency_s"])) is not None:
+        say(f"warning: {run.policy}: {problem}", err=True)
     for line in run.more["disagreements"]:
         say(f"warning: {run.policy}: vLLM counts differently: {line}", err=True)
     for line in run.more["errors"]:

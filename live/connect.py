@@ -26,6 +26,7 @@ from ..traces.limits import problem
 from .chat import Messages
 from .counters import Counters, FactCounters, disagreements
 from .in_process import LiveStats, Progress
+from .lateness import CallLatencies
 from .play import Player
 from .prometheus import since
 from .protocol import new_name
@@ -117,7 +118,8 @@ class _Facts:
 
     def __init__(self, sinks: Sequence[Sink], journal: Sink | None) -> None:
         self.counters = FactCounters()
-        self._sinks = (*sinks, self.counters.add)
+        self.call_latencies = CallLatencies()
+        self._sinks = (*sinks, self.counters.add, self.call_latencies.add)
         self._journal = journal
         self._next = 0
         self.given_up: set[AppId] = set()  # applications: they did not finish, though the server is told that they end
@@ -216,6 +218,7 @@ class _Run:
             counters,
             [] if vllm is None else disagreements(vllm, counted),
             [str(error) for error in said.get("errors", ())],
+            facts.call_latencies.summary(),
             self._player.failed_calls,
             self._failures,
             self._server.asked_again,

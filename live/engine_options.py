@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 TINY = "tiny"  # the model that needs no weights, see `live.tiny`
+CPU_BLOCK_TOKENS = 32  # what vLLM's attention for CPUs works in
+CPU_ENVIRONMENT: Mapping[str, str] = {  # what we choose for an engine without a GPU where the user has not
+    "OMP_NUM_THREADS": "1",  # threads that spin while another process has the core make steps many times slower
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB, where nobody said how many blocks
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,3 +34,20 @@ class EngineOptions:
     attention_backend: str | None = None  # vLLM's name of one
     enforce_eager: bool | None = None  # None: what is fastest to start where there is no GPU, else vLLM's choice
     verbose: bool = False  # whether vLLM's log is shown
+
+
+def settled(options: EngineOptions, *, on_cpu: bool) -> EngineOptions:
+    """With what we choose ourselves where nobody asked for anything.
+
+    The engine that is started here and the server whose command is printed are so one and the same. `on_cpu`: whether
+    the vLLM is the one for machines without a GPU.
+    """
+    dtype = "float32" if options.model == TINY and options.dtype == "auto" else options.dtype
+    if not on_cpu:
+        return replace(options, dtype=dtype)
+    return replace(
+        options,
+        dtype=dtype,
+        block_tokens=CPU_BLOCK_TOKENS if options.block_tokens is None else options.block_tokens,
+        enforce_eager=True if options.enforce_eager is None else options.enforce_eager,  # compiling takes half a minute
+    )

@@ -23,6 +23,7 @@ from ..traces.events import Request
 from ..traces.limits import problem
 from .counters import EngineCounters, FactCounters, disagreements
 from .engine_options import EngineOptions
+from .lateness import CallLatencies
 from .metadata import KEY, to_metadata
 from .play import Player
 from .settings import RunSettings
@@ -57,6 +58,7 @@ class LiveStats:
     counters: Mapping[str, Mapping[str, int]]  # `vllm`: by its own statistics; `facts`: by the facts
     disagreements: Sequence[str]  # between the two; of an engine that is right there are none
     errors: Sequence[str]  # what the policy raised: the engine went on without it
+    call_latency_s: Mapping[str, float | None] = field(default_factory=dict)  # from arrival to end
     failed_calls: int = 0  # that came to nothing: their applications were given up
     failures: Sequence[str] = ()  # what went wrong with the first of them
     asked_again: int = 0  # questions to a server that it had not answered
@@ -74,17 +76,8 @@ class LiveStats:
 
     def record(self) -> dict[str, object]:
         """What a report says of a live run beside its metrics."""
-        names = (
-            "lateness_s",
-            "counters",
-            "disagreements",
-            "failed",
-            "errors",
-            "failed_calls",
-            "failures",
-            "asked_again",
-        )
-        return {name: getattr(self, name) for name in names}
+        names = ("lateness_s", "call_latency_s", "counters", "disagreements", "failed", "errors")
+        return {name: getattr(self, name) for name in (*names, "failed_calls", "failures", "asked_again")}
 
 
 class InProcess:
@@ -165,6 +158,7 @@ class _Run:
         self._adapter = engine.adapter
         self._vllm_counters = counters
         self._fact_counters = FactCounters()
+        self._call_latencies = CallLatencies()
         self._settings = settings
         self._outputs: dict[CallId, list[int]] | None = {} if outputs else None
         self._start_s = 0.0  # where there is no adapter, which has a clock of its own
@@ -183,7 +177,8 @@ class _Run:
     ) -> LiveStats:
         self._vllm_counters.reset()
         if self._adapter is not None:
-            self._adapter.begin(self._settings, [*sinks, self._fact_counters.add], journal)
+            sinks = [*sinks, self._fact_counters.add, self._call_latencies.add]
+            self._adapter.begin(self._settings, sinks, journal)
         else:
             self._engine.forget()
         self._start_s = time.monotonic()
@@ -205,6 +200,7 @@ class _Run:
             self._steps,
             player.lateness_s.summary(),
             *self._compared(),
+            call_latency_s=self._call_latencies.summary(),
             errors=[] if self._adapter is None else list(self._adapter.errors),
             outputs=self._outputs or {},
         )

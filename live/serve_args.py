@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Mapping
 
 from ..traces.errors import EngineError
-from .engine_options import TINY, EngineOptions
+from .engine_options import CPU_ENVIRONMENT, TINY, EngineOptions
 from .protocol import CONTROL_TOKEN
 from .settings import SECTION, RunSettings
 from .tiny import tiny_model
@@ -16,6 +17,8 @@ SCHEDULER = "tokencake.live.scheduler.TokencakeScheduler"
 ASYNCHRONOUS_SCHEDULER = "tokencake.live.scheduler.TokencakeAsyncScheduler"
 # vLLM loads routes only of plugins that are named here. It is a list of all plugins that may be loaded.
 ENVIRONMENT: Mapping[str, str] = {"VLLM_PLUGINS": "tokencake"}
+# vLLM's worker heeds OMP_NUM_THREADS only if it binds no threads to cores by itself.
+CPU_SERVER_ENVIRONMENT: Mapping[str, str] = {**CPU_ENVIRONMENT, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
 def serve_args(
@@ -45,7 +48,10 @@ def serve_args(
 
 
 def serve_command(args: list[str], *, on_cpu: bool = False) -> str:
-    """The command as a shell takes it, an option a line. `vllm serve` cannot start the vLLM that is made for CPUs."""
+    """The command as a shell takes it, an option a line. `vllm serve` cannot start the vLLM that is made for CPUs.
+
+    What is set in our environment for such a vLLM holds, as it does for an engine that is started here.
+    """
     start = "python -m vllm.entrypoints.openai.api_server --model" if on_cpu else "vllm serve"
     lines = [f"{start} {shlex.quote(args[0])}"]
     for arg in args[1:]:
@@ -53,7 +59,10 @@ def serve_command(args: list[str], *, on_cpu: bool = False) -> str:
             lines.append(f"  {arg}")
         else:
             lines[-1] += f" {shlex.quote(arg)}"
-    environment = " ".join(f"{name}={shlex.quote(value)}" for name, value in ENVIRONMENT.items())
+    told = dict(ENVIRONMENT)
+    if on_cpu:
+        told |= {name: os.environ.get(name, usual) for name, usual in CPU_SERVER_ENVIRONMENT.items()}
+    environment = " ".join(f"{name}={shlex.quote(value)}" for name, value in told.items())
     return f"{environment} " + " \\\n".join(lines)
 
 

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ..traces.errors import EngineError
-from .engine_options import TINY, EngineOptions
+from .engine_options import CPU_ENVIRONMENT, TINY, EngineOptions, settled
 from .tiny import tiny_model
 from .versions import check_vllm, for_cpus
 
-CPU_BLOCK_TOKENS = 32  # what vLLM's attention for CPUs works in
-CPU_CACHE_GIB = 1  # where nobody said how many blocks
 LONGEST_MESSAGE = 300  # characters of a message that is not ours
 SCHEDULER = "tokencake.live.scheduler"
 
@@ -151,18 +149,18 @@ def _found(model: str) -> str:
 
 def _arguments(options: EngineOptions, folder: str, on_cpu: bool, stock: bool) -> dict[str, Any]:
     """vLLM's engine arguments. Those that nobody asked for are left out, and are vLLM's own."""
-    eager = on_cpu if options.enforce_eager is None else options.enforce_eager  # compiling for CPUs takes half a minute
+    options = settled(options, on_cpu=on_cpu)
     asked = {
         "model": folder,
         "skip_tokenizer_init": True,
         "seed": options.seed,
-        "dtype": "float32" if options.model == TINY and options.dtype == "auto" else options.dtype,
+        "dtype": options.dtype,
         "load_format": options.load_format,
-        "enforce_eager": eager,
+        "enforce_eager": options.enforce_eager,
         "enable_prefix_caching": True,
         "tensor_parallel_size": options.tensor_parallel_size,
         "num_gpu_blocks_override": None if options.gpu_blocks is None else options.gpu_blocks + 1,
-        "block_size": options.block_tokens or (CPU_BLOCK_TOKENS if on_cpu else None),
+        "block_size": options.block_tokens,
         "max_model_len": options.max_context_tokens or -1,  # -1: the model's, or as much as the blocks hold
         "max_num_batched_tokens": options.step_budget_tokens,
         "max_num_seqs": options.max_running,
@@ -198,8 +196,8 @@ def _prepare_environment(options: EngineOptions, on_cpu: bool, local: bool) -> N
         environment["VLLM_LOGGING_LEVEL"] = "ERROR"
     if local:
         environment["HF_HUB_OFFLINE"] = "1"  # there is nothing to ask the hub about
-    if on_cpu:  # threads that spin while another process has the core make steps many times slower
-        environment |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": str(CPU_CACHE_GIB)}
+    if on_cpu:
+        environment |= CPU_ENVIRONMENT
     for name, value in environment.items():
         os.environ.setdefault(name, value)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"

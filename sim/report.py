@@ -5,7 +5,7 @@ for each policy in the order asked for. All but `wall_s`, `calls_per_s` and `pol
 the same is simulated again. The keys of `metrics` are those of `traces.metrics.Metrics`.
 
 The report of a live comparison has the same shape, and `engine`, which says which engine that was. Its policies may
-have several runs each, told apart by `repeat`; tables and verdict are then about their means. A run that has `failed`, a
+have several runs each, told apart by `repeat`; tables and verdict are then about their means. A run with `failed`, a
 line that says why, was not the policy's to its end: a policy with such a run has no figures and no verdict.
 """
 

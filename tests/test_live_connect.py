@@ -21,6 +21,7 @@ from trace_files import applications, written
 
 from tokencake.cli import run
 from tokencake.live.connect import Remote, _Facts
+from tokencake.live.in_process import LiveStats
 from tokencake.live.server import _batches
 from tokencake.live.settings import RunSettings
 from tokencake.traces import events as e
@@ -169,6 +170,34 @@ def test_lateness_is_from_when_a_call_was_due_until_the_server_had_it(
     stats = Remote(server.url, MODEL).play(trace, RunSettings())
     assert stats.lateness_s["mean"] is not None
     assert lateness_s <= stats.lateness_s["mean"] < lateness_s + 2.0
+
+
+def test_figures_are_not_a_policys_if_it_raised_or_calls_of_its_run_failed() -> None:
+    def stats(errors: list[str], failures: list[str]) -> LiveStats:
+        return LiveStats(0.0, 1.0, 2, 6, 9, {}, {}, [], errors, failed_calls=len(failures), failures=failures)
+
+    assert stats([], []).failed is None
+    assert stats(["it broke"], []).failed == "it broke; the rest of the run was played without it"
+    assert stats([], ["no answer"]).failed == "1 call failed, and what came behind was not played: no answer"
+    assert stats(["it broke"], ["no answer"]).record()["failed"] == stats(["it broke"], []).failed
+
+
+def test_a_late_client_is_said_in_words(
+    server: MadeUpServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Calls reach the server half a second after they were due, and take it next to nothing."""
+
+    def later() -> float:
+        return MadeUpServer.now_s(server) + 0.5
+
+    server.now_s = later  # type: ignore[method-assign]
+    told = ["--connect", server.url, "--model", MODEL, "--policy", "vllm", "--json", str(tmp_path / "r.json")]
+    _, _, err = command(str(written(tmp_path, CHAT, AGENT)), *told, capsys=capsys)
+    assert "warning: vllm: calls came to the engine " in err
+    (run,) = json.loads((tmp_path / "r.json").read_text())["runs"]
+    late_s, took_s = run["lateness_s"]["mean"], run["call_latency_s"]["mean"]
+    assert f"{1000 * late_s:,.1f} ms after they were due" in err
+    assert f"{1000 * took_s:,.1f} ms that a call took" in err
 
 
 def test_vllms_counters_and_the_facts_are_compared(server: MadeUpServer, trace: list[Application]) -> None:
@@ -556,7 +585,9 @@ def test_the_command_reports_a_servers_runs(
     ]
     code, out, err = command(path, *told, "--json", str(report), "--events", str(tmp_path), capsys=capsys)
     assert code == 1  # the made-up server's policies raise
-    assert err == "error: a policy raised; the rest of its run was played without it\n" * 2
+    assert "error: a policy raised; the rest of its run was played without it" in err
+    assert "tokencake: no verdict against vllm" not in out  # it failed itself
+    assert out.count(" failed, and its figures are left out: a policy raised; the rest of the run was played wi") == 2
     assert "6 calls of 2 applications on made-up" in out
     found = json.loads(report.read_text())
     assert (found["engine"], found["engine_version"], found["machine"]["url"]) == ("vllm", "0.32.0", server.url)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tokencake.cli import run
-from tokencake.live.engine_options import EngineOptions
+from tokencake.live.engine_options import EngineOptions, settled
 from tokencake.live.serve_args import ENVIRONMENT, additional_config, serve_args, serve_command
 from tokencake.live.settings import (
     RunSettings,
@@ -21,6 +21,7 @@ from tokencake.live.settings import (
     server_settings,
     to_server,
 )
+from tokencake.live.start import _arguments
 from tokencake.policies.costs import LinearCosts
 from tokencake.traces.errors import EngineError
 
@@ -114,6 +115,42 @@ def test_every_limit_that_was_asked_for_is_passed_on() -> None:
 def test_the_scheduler_reads_the_settings_back(settings: RunSettings) -> None:
     travelled = json.loads(json.dumps(additional_config(settings)))
     assert from_record(travelled["tokencake"]) == settings
+
+
+@pytest.mark.parametrize("on_cpu", [False, True])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        EngineOptions(model=MODEL),
+        EngineOptions(model="tiny", gpu_blocks=150),
+        EngineOptions(model=MODEL, gpu_blocks=9, block_tokens=64, dtype="float16", max_running=3, seed=5),
+        EngineOptions(model=MODEL, max_context_tokens=128, step_budget_tokens=96, long_prefill_token_threshold=7),
+    ],
+)
+def test_the_server_is_the_engine_that_is_started_here(asked: EngineOptions, on_cpu: bool) -> None:
+    """Blocks of 128 tokens, vLLM's choice on CPUs, against 32 here: no figure of the two could be compared."""
+    here = _arguments(asked, "folder", on_cpu, stock=True)
+    there = options(serve_args(settled(asked, on_cpu=on_cpu), RunSettings(), asynchronous=not on_cpu))
+    usual = _arguments(EngineOptions(model=MODEL), "folder", False, stock=True)
+    names = ("block_size", "num_gpu_blocks_override", "max_num_batched_tokens", "max_num_seqs", "seed", "dtype")
+    for name in (*names, "long_prefill_token_threshold"):
+        wanted = None if here.get(name) == usual.get(name) else str(here[name])
+        assert there.get(f"--{name.replace('_', '-')}") == wanted, name
+    assert here.get("enforce_eager", False) == ("--enforce-eager" in there)
+    assert there.get("--block-size") == (str(asked.block_tokens or 32) if on_cpu else there.get("--block-size"))
+
+
+def test_a_server_on_a_cpu_gets_the_memory_and_the_threads_that_an_engine_here_gets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("OMP_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND"):
+        monkeypatch.delenv(name, raising=False)
+    args = serve_args(EngineOptions(model=MODEL), RunSettings(), asynchronous=False)
+    begin = "VLLM_PLUGINS=tokencake OMP_NUM_THREADS=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind python "
+    assert serve_command(args, on_cpu=True).startswith(begin)
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "4")  # which an engine here would take, too
+    assert "VLLM_CPU_KVCACHE_SPACE=4 " in serve_command(args, on_cpu=True)
+    assert serve_command(args).startswith("VLLM_PLUGINS=tokencake vllm serve ")
 
 
 def test_the_server_listens_to_its_own_machine_only() -> None:
@@ -210,9 +247,8 @@ def test_the_command_line_prints_the_command(
     assert (
         run(["live", "--print-serve-args", "--model", MODEL, "--policy", "tokencake-time", "--max-running", "9"]) == 0
     )
-    args = serve_args(
-        EngineOptions(model=MODEL, max_running=9), RunSettings(policy="tokencake-time"), asynchronous=not on_cpu
-    )
+    asked = settled(EngineOptions(model=MODEL, max_running=9), on_cpu=on_cpu)
+    args = serve_args(asked, RunSettings(policy="tokencake-time"), asynchronous=not on_cpu)
     assert capsys.readouterr().out == serve_command(args, on_cpu=on_cpu) + "\n"
     start = "python -m vllm.entrypoints.openai.api_server --model" if on_cpu else "vllm serve"
     assert f" {start} {MODEL} " in serve_command(args, on_cpu=on_cpu)
