@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hmac
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 from ..policies.interface import Policy
 from ..traces.errors import EngineError, RunError, TokencakeError
-from ..traces.events_io import EventsWriter
+from ..traces.events_io import PARTIAL, EventsWriter
 from ..traces.fields import WrongField, shown, whole
 from .adapter import Adapter
 from .client_events import events_from_body
@@ -89,6 +92,11 @@ class Control:
         self._own = settings
         self._begin_own(None, on_empty_cache=True)
 
+    def close(self) -> None:
+        """The engine shuts down: its own run ends, so that its events are whole."""
+        if self._own is not None and self._adapter.settings is self._own:
+            self._end_own()
+
     def look(self) -> None:
         """Has a client left its run? Is the server without its own? To be asked before each step and each request."""
         try:
@@ -119,7 +127,7 @@ class Control:
         assert own is not None
         writer = None
         if own.events is not None:
-            writer = EventsWriter(own.events)
+            writer = EventsWriter(_new_file(Path(own.events)), at_once=True)  # vLLM's server kills its engine
             writer.__enter__()
         self._writer = writer
         try:
@@ -261,6 +269,18 @@ class Control:
     def _tell(self, payload: Mapping[str, Any]) -> None:
         for event in events_from_body(payload):
             self._adapter.hear(event)
+
+
+def _new_file(path: Path) -> Path:
+    """Where the next run's events go: PATH, or 2-PATH and so on, if that has those of a run before it.
+
+    A server's own run begins anew after each run of a client, and a file holds one run.
+    """
+    for number in count(1):
+        one = path if number == 1 else path.with_name(f"{number}-{path.name}")
+        if not any(os.path.lexists(there) for there in (one, one.with_name(one.name + PARTIAL))):
+            break
+    return one
 
 
 class _Busy(EngineError):

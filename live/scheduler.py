@@ -94,6 +94,12 @@ class TokencakeMixin(_Base):
         self._tokencake_queues.version += 1
         self.tokencake.preempted(request, generated)
 
+    def shutdown(self) -> None:
+        try:
+            self._tokencake_control.close()
+        finally:
+            super().shutdown()
+
     # -- requests
 
     def add_request(self, request: Any) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from tokencake.live.kept_facts import KeptFacts
 from tokencake.live.settings import RunSettings
 from tokencake.traces import events as e
 from tokencake.traces.errors import EngineError
+from tokencake.traces.events_io import read_events
 
 NAMES = ("r" * 32, "s" * 40)
 
@@ -125,6 +128,40 @@ def test_a_file_of_events_that_cannot_be_written_any_more_stops_nobody(tmp_path:
     assert control._writer is None
     assert '"AppStarted"' not in (tmp_path / "events.jsonl.partial").read_text()
     assert engine.adapter.settings is own
+
+
+def test_each_run_of_the_server_itself_has_its_events_in_a_file_of_its_own(tmp_path: Path) -> None:
+    """Three: before a client's run, after it, and after the server was started again. One was broken off."""
+    engine = IdleEngine()
+    file = tmp_path / "events.jsonl.gz"
+    own = RunSettings(policy="vllm", events=str(file))
+    control = Control(engine.adapter, 60.0, lambda: engine.now_s)
+    engine.adapter.end()
+    control.begin_own(own)
+    control.handle("tell", {"events": [{"event": "app_started", "app": "before"}]})
+    control.handle("begin", {"run": NAMES[0], "settings": {}})
+    control.handle("end", {"run": NAMES[0]})
+    control.handle("tell", {"events": [{"event": "app_started", "app": "after"}]})
+    written = gzip.GzipFile(tmp_path / "2-events.jsonl.gz.partial").read1().decode()
+    assert written.splitlines()[-1] == '{"fact":"AppStarted","at_s":0.0,"app":"after"}'  # even if it were killed now
+    control.close()
+    (tmp_path / "3-events.jsonl.gz.partial").touch()  # a server that was killed left it
+    control = Control(engine.adapter, 60.0, lambda: engine.now_s)
+    control.begin_own(own)
+    control.handle("tell", {"events": [{"event": "app_started", "app": "again"}]})
+    control.close()
+
+    started = {}
+    for path in tmp_path.iterdir():
+        records = list(read_events(path))
+        assert sum(isinstance(record, e.Began) for record in records) == (path.suffix != ".partial")
+        started[path.name] = [record.app for record in records if isinstance(record, e.AppStarted)]
+    assert started == {
+        "events.jsonl.gz": ["before"],
+        "2-events.jsonl.gz": ["after"],
+        "3-events.jsonl.gz.partial": [],
+        "4-events.jsonl.gz": ["again"],
+    }
 
 
 def _refuse(record: object) -> None:

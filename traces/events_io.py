@@ -44,10 +44,14 @@ class EventsWriter:
     the engine failed, it stays as `PATH.partial`, made of whole lines; after another error nothing stays. The file is
     compressed as its name says. Raises `TraceError` when it cannot be written: also if what lies at `PATH.partial` is
     no events file, or is being written by another run.
+
+    `at_once`: each line is handed to the system as it comes, so that none is lost if this process is killed; xz gathers
+    them all the same. Else they are gathered, which is faster and compresses better.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, at_once: bool = False) -> None:
         self.path = Path(path)
+        self._at_once = at_once
         self.partial = self.path.with_name(self.path.name + PARTIAL)
         self._file: IO[str] | None = None
         self._held: int | None = None
@@ -60,7 +64,8 @@ class EventsWriter:
                 raw = opening.enter_context(open(self.partial, "xb"))  # x: never through a link
                 self._held = hold(raw)
                 content = opening.enter_context(compressing(raw, self.path))
-                self._file = opening.enter_context(io.TextIOWrapper(content, encoding="ascii", newline="\n"))
+                text = io.TextIOWrapper(content, encoding="ascii", newline="\n", line_buffering=self._at_once)
+                self._file = opening.enter_context(text)
                 self._closing = opening.pop_all()
         except OSError as error:
             raise unwritable(self.path, error) from None
