@@ -199,8 +199,9 @@ def _check_class(name: str, made: Callable[..., Any]) -> None:
     declared = any("hears" in inspect.get_annotations(base) for base in made.__mro__)
     if not declared and inspect.getattr_static(made, "hears", None) is None:
         raise PolicyError(
-            f"policy {name}: hears: expected on the class, as a frozenset of facts, a property or an annotation: "
-            f"{made.__name__} has none"
+            f"policy {name}: hears: expected in the class itself, {made.__name__} has none: write"
+            f" `hears = frozenset({{CallArrived}})`, with the facts that it hears, right below `class {made.__name__}`,"
+            " or `hears: frozenset[type]` there if __init__ sets it"
         )
 
 

@@ -1,6 +1,7 @@
 """Policies by name and by file, their options, and what is said when something is wrong."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tokencake.policies.rules import Rules
 from tokencake.policies.tokencake import Tokencake
 from tokencake.policies.vllm import Vllm
 from tokencake.traces.errors import PolicyError
+from tokencake.traces.events import CallArrived
 
 MINE = """
 from typing import Literal
@@ -133,7 +135,7 @@ def test_a_wrong_spec_is_told_in_one_line(spec, said):
         ("Mine:turns=x", "option turns: expected a whole number, got 'x'"),
         ("Mine:most=x", "option most: expected a whole number, got 'x'"),
         ("Mine:sizes=1", "option sizes: expected nothing from the command line"),
-        ("Deaf", "hears: expected on the class, as a frozenset of facts, a property or an annotation: Deaf has none"),
+        ("Deaf", "hears: expected in the class itself, Deaf has none: write `hears = frozenset({CallArrived})`"),
         ("Planless", "expected a method plan(view), Planless has none"),
         ("Hearing", "hears: expected a frozenset of facts, got frozenset({<class 'int'>})"),
         ("Broken", "KeyError: 'two"),
@@ -155,6 +157,34 @@ def test_a_file_that_cannot_be_imported_is_told_in_one_line(tmp_path, text):
         load_policy(f"{path}:Mine")
     assert str(error.value).startswith(f"policy file {path}: import raised ")
     assert "\n" not in str(error.value)
+
+
+SET_BY_INIT = """
+from tokencake.policies.interface import Plan
+from tokencake.traces.events import CallArrived
+
+
+class Mine:
+    {line}
+    def __init__(self):
+        self.hears = frozenset({{CallArrived}})
+
+    def plan(self, view):
+        return Plan()
+"""
+
+
+def test_what_is_set_by_the_constructor_alone_is_refused_and_what_the_line_says_to_write_is_taken(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(SET_BY_INIT.format(line=""))
+    with pytest.raises(PolicyError, match="hears: expected in the class itself, Mine has none: write") as error:
+        load_policy(f"{path}:Mine")
+    lines = [line for line in re.findall("`([^`]+)`", str(error.value)) if line.startswith("hears")]
+    assert len(lines) == 2
+    for number, line in enumerate(lines):
+        path = tmp_path / f"mine_{number}.py"
+        path.write_text(SET_BY_INIT.format(line=line))
+        assert load_policy(f"{path}:Mine").hears == {CallArrived}
 
 
 def test_what_is_heard_may_be_set_by_the_constructor_if_the_class_declares_it(mine):
