@@ -225,7 +225,7 @@ def _run(arguments: Sequence[str]) -> int:
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
         return _fail(error.format_message())
-    except BrokenPipeError:  # who read our output has gone
+    except (BrokenPipeError, _ReaderGone):
         _to_nowhere(sys.stdout)
         return 1
     except RunError as error:
@@ -273,7 +273,31 @@ def _bug(error: BaseException, arguments: Sequence[str]) -> int:
     return BUG
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+class _ReaderGone(Exception):
+    """Who read our output has gone."""
+
+
+class _Commands(click.Group):
+    """click makes an exit of its own of a pipe that nobody reads any more, by which nobody could tell what it was."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        with _reader_gone():  # --help and --version are printed here
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _reader_gone():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _reader_gone() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise _ReaderGone from None
+
+
+@click.group(cls=_Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.pass_context
 def cli(context: click.Context) -> None:

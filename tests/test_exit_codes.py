@@ -198,6 +198,15 @@ def test_a_full_standard_output_is_no_success(folder: Path, arguments: list[str]
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("arguments", [["policies"], ["--version"], ["simulate", "t.jsonl", "--json", "-"]])
+def test_a_reader_that_has_gone_is_no_bug(folder: Path, arguments: list[str]) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run([*COMMAND, *arguments], stdout=writes, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_nobody_to_tell_of_an_error_is_no_traceback(folder: Path) -> None:
     with open("/dev/full", "w") as full:
         assert subprocess.run([*COMMAND, "simulate", "absent"], stderr=full, check=False).returncode == 2
