@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import tempfile
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -12,7 +14,7 @@ from typing import NamedTuple
 from ..traces.errors import TokencakeError
 from ..traces.events_io import PARTIAL
 from ..traces.replacing import STANDARD_OUTPUT, unwritable, written
-from ..traces.source_file import is_read_once
+from ..traces.source_file import STANDARD_INPUT, is_read_once
 from .machine_file import machine_path
 from .trials.identity import policy_file
 
@@ -41,7 +43,7 @@ def events_outputs(folder: Path, names: Iterable[str]) -> list[Output]:
 def inputs_of(*files: Path | None, machine: str | None = None, policies: Iterable[str] = ()) -> list[Path]:
     """All files that a command reads: those named, a machine's, and those of policies that lie in files."""
     found = [*files, None if machine is None else machine_path(machine), *map(policy_file, policies)]
-    return [file for file in found if file is not None and not is_read_once(file)]
+    return [file for file in found if file is not None]
 
 
 def check_outputs(outputs: Sequence[Output], inputs: Sequence[Path] = ()) -> None:
@@ -57,7 +59,7 @@ def check_apart(outputs: Sequence[Output], inputs: Sequence[Path] = ()) -> None:
 
     Files are the same if they are one file in the end, whatever they are called, or would be on some systems.
     """
-    read = {_identity(file): file for file in inputs}
+    read = {_read_from(file): file for file in inputs}
     there: dict[tuple[object, ...], Output] = {}
     for output in outputs:
         identity = _identity(output.path)
@@ -72,10 +74,17 @@ def check_apart(outputs: Sequence[Output], inputs: Sequence[Path] = ()) -> None:
             raise TokencakeError(f"{options}: expected two files, got {both}")
 
 
+def _read_from(path: Path) -> tuple[object, ...] | None:
+    """The identity of an input. None for what comes through a pipe: nobody can write over that."""
+    if not is_read_once(path):
+        return _identity(path)
+    return _number(0 if str(path) == STANDARD_INPUT else path, regular=True)
+
+
 def _identity(path: Path) -> tuple[object, ...]:
     """Equal for paths that lead to the same file; of files that are not there yet, for those that would."""
-    if str(path) == STANDARD_OUTPUT:
-        return (STANDARD_OUTPUT,)
+    if str(path) == STANDARD_OUTPUT:  # which a shell may have led into a file
+        return _number(1, regular=True) or (STANDARD_OUTPUT,)
     end = Path(realpath(path))
     if (found := _number(end)) is not None:
         return found
@@ -84,13 +93,13 @@ def _identity(path: Path) -> tuple[object, ...]:
     return (*(_number(end.parent) or (str(end.parent),)), name)
 
 
-def _number(path: Path) -> tuple[int, int] | None:
-    """What a file system knows a file by; None if there is none."""
+def _number(path: Path | int, regular: bool = False) -> tuple[int, int] | None:
+    """What a file system knows a file by, or one that is open; None if there is none, or none that is `regular`."""
     try:
-        status = path.stat()
+        status = os.stat(path)
     except (OSError, ValueError):
         return None
-    return status.st_dev, status.st_ino
+    return None if regular and not stat.S_ISREG(status.st_mode) else (status.st_dev, status.st_ino)
 
 
 def check_writable(path: Path) -> None:

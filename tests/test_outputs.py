@@ -221,6 +221,26 @@ def test_standard_output_holds_one(here: Path):
         check_apart([Output("-o", Path("-")), Output("--json", Path("-"))])
 
 
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="there is no /dev/fd")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "simulate - --policy vllm --json t.jsonl <t.jsonl",
+        "simulate /dev/fd/7 --policy vllm --csv hard 7<t.jsonl",
+        "simulate t.jsonl --policy vllm --json /dev/fd/8 8>>t.jsonl",
+        "simulate t.jsonl --policy vllm --json - >>t.jsonl",
+        "simulate t.jsonl --policy vllm --json - --csv out >>out",
+    ],
+)
+def test_what_a_shell_has_opened_is_compared_too(trace: str, here: Path, command: str):
+    os.link(trace, "hard")
+    before = (here / trace).read_bytes()
+    done = subprocess.run(f"{TOKENCAKE} {command}", shell=True, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert "cannot be written: it is the input" in done.stderr or "expected two files, got " in done.stderr
+    assert (here / trace).read_bytes() == before
+
+
 MACHINE = 'base = "h100-llama-3.1-8b"\ngpu_blocks = 3000\n'
 POLICY = "from tokencake.policies.vllm import Vllm\nclass Mine(Vllm):\n    pass\n"
 
