@@ -10,6 +10,8 @@ from ..traces.apps import CallId
 
 AT_ONCE_S = 0.005  # a call that is due so soon after a step's end follows on it at once: a round of the client's loop
 
+SHORTEST_S = 1e-12  # what took less took no time: no clock tells so little, and numbers overflow behind it
+
 
 class StepSample(NamedTuple):
     """A step that took `seconds`. The sums are those of a machine's step time, see `Stepped`."""
@@ -94,8 +96,9 @@ class Samples:
             began_s = min(max(self._ended_s, self._due_s), fact.from_s)
         self._ended_s = fact.at_s
         self._loaded = bool(self._loads)
-        if (fact.prefill_tokens or fact.decode_calls) and fact.at_s > began_s:
-            self.steps.append(StepSample(fact.at_s - began_s, *fact[2:]))
+        seconds = fact.at_s - began_s
+        if (fact.prefill_tokens or fact.decode_calls) and seconds >= SHORTEST_S:
+            self.steps.append(StepSample(seconds, *fact[2:]))
 
     def _load_started(self, fact: e.LoadStarted) -> None:
         self._loads.add(fact.call)
@@ -114,5 +117,5 @@ class Samples:
         asked_s, blocks = self._started.pop((to_host, who), (at_s, 0))
         began_s = max(asked_s, self._link_free_s[to_host])  # one at a time on the link
         self._link_free_s[to_host] = at_s
-        if blocks and at_s > began_s:
+        if blocks and at_s - began_s >= SHORTEST_S:
             self.copies.append(CopySample(to_host, blocks, at_s - began_s))

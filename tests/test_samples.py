@@ -91,6 +91,18 @@ def test_copies_of_one_direction_go_one_after_another():
     ]
 
 
+def test_what_took_less_than_a_picosecond_took_no_time():
+    """Such times come from files that were tampered with: what is divided by them is more than a number can be."""
+    samples = Samples()
+    for seconds in (5e-324, 9e-13, 2e-12):
+        samples.add(e.RunStarted(0.0, 16, 100, 100, 1))
+        samples.add(e.Stepped(seconds, 0.0, 10, 55, 0, 0))
+        samples.add(e.OffloadStarted(0.0, "a", 2**63 - 1, 1))
+        samples.add(e.OffloadFinished(seconds, "a", 2**63 - 1, 1))
+    assert [step.seconds for step in samples.steps] == [2e-12]
+    assert [copy.seconds for copy in samples.copies] == [2e-12]
+
+
 def test_a_copy_that_was_given_up_and_begun_again_is_measured_once_at_most():
     samples = Samples()
     for fact in (
