@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from . import __version__
 from .sim.garbage import collect_seldom
 from .sim.interrupts import exit_code, heed
 from .sim.supervisor import earned, supervise
-from .sim.terminal import say, write_plainly
+from .sim.terminal import keep_stdout, say, write_plainly
 from .traces.errors import BugError, EngineError, RunError, TokencakeError, TraceError
 from .traces.escaping import one_line
 from .traces.source_file import forget, is_read_once
@@ -146,7 +147,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def collected(**arguments: Any) -> Any:
         from .live.engine_options import EngineOptions
 
-        names = {field.name for field in fields(EngineOptions)}
+        names = _engine_parameters()
         own = {name: value for name, value in arguments.items() if name not in names or name == "seed"}
         given = {name: value for name, value in arguments.items() if name in names}
         if given["model"] is None:
@@ -156,6 +157,28 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(**own, engine=EngineOptions(**given))
 
     return _with_options(collected, ENGINE_OPTIONS)
+
+
+def _given() -> dict[str, str]:
+    """What the command line gives of the command: an option or an argument as it is written there, by parameter."""
+    context = click.get_current_context()
+    return {
+        parameter.name: parameter.opts[-1] if isinstance(parameter, click.Option) else parameter.human_readable_name
+        for parameter in context.command.params
+        if parameter.name and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    }
+
+
+def _refuse(why: str, *names: str) -> None:
+    """Refuses these parameters, if they are given: they would have no effect, and nobody would be told."""
+    for name, written in _given().items():
+        if name in names:
+            raise click.UsageError(f"{written} has no effect {why}")
+
+
+def _refuse_all_but(why: str, *names: str) -> None:
+    """Refuses what is given beside these parameters: see `_refuse`."""
+    _refuse(why, *(_given().keys() - set(names)))
 
 
 def main() -> NoReturn:
@@ -183,6 +206,7 @@ def _beware(specs: Sequence[str]) -> None:
 
     if _supervisable and not all(is_ours(spec) for spec in specs):
         supervise()
+        keep_stdout()
 
 
 def _open_stderr() -> None:
@@ -340,6 +364,8 @@ def simulate(
     from .traces.arrivals import arrival_times
     from .traces.reader import read_trace
 
+    if rate is None:
+        _refuse("without --rate", "arrivals")
     machine = load_machine(machine_name or DEFAULT_MACHINE, settings)
     contenders = Contender.all_of(specs or DEFAULT_POLICIES, seed, policy_timeout)
     if rate is not None:
@@ -453,6 +479,10 @@ def live(
     from .traces.arrivals import arrival_times
     from .traces.reader import read_trace
 
+    if print_serve_args:
+        _refuse_all_but("with --print-serve-args", *_OF_A_SERVER, *_engine_parameters())
+    elif rate is None:
+        _refuse("without --rate", "arrivals")
     check_repeats(repeat)
     if url is None:
         _beware(specs)
@@ -494,10 +524,19 @@ def live(
     return max([_doubts(run) for run, _ in finished])
 
 
+_OF_A_SERVER = ("print_serve_args", "control", "specs", "machine_name")  # what its command depends on, and its engine
+
+
+def _engine_parameters() -> set[str]:
+    """The parameters of `ENGINE_OPTIONS`, and `seed`."""
+    from .live.engine_options import EngineOptions
+
+    return {field.name for field in fields(EngineOptions)}
+
+
 def _engine(options: EngineOptions, url: str | None, chat: bool, control_token_file: Path | None) -> InProcess | Remote:
     """An engine that is started here, or that of the server at `url`."""
     from .live.connect import Remote
-    from .live.engine_options import EngineOptions
     from .live.in_process import InProcess
 
     if url is None:
@@ -506,10 +545,9 @@ def _engine(options: EngineOptions, url: str | None, chat: bool, control_token_f
         if control_token_file is not None:
             raise click.UsageError("--control-token-file: expected --connect, too")
         return InProcess(options)
-    left = EngineOptions(model=options.model, seed=options.seed)
-    for option in fields(EngineOptions):
-        if getattr(options, option.name) != getattr(left, option.name):
-            raise click.UsageError(f"--connect: the server's engine is up already: {option.name} cannot be asked for")
+    for name, written in _given().items():
+        if name in _engine_parameters() - {"model", "seed"}:
+            raise click.UsageError(f"--connect: the server's engine is up already: {written} cannot be asked for")
     token = None if control_token_file is None else _key_in(control_token_file)
     return Remote(url, options.model, chat=chat, control_token=token)
 
@@ -739,6 +777,8 @@ def validate(
     from .traces.arrivals import arrival_times
     from .traces.reader import read_trace
 
+    if rate is None:
+        _refuse("without --rate", "arrivals")
     check_repeats(repeat)
     _beware(specs)
     contenders = [Contender(spec, options_of(spec), load_policy(spec, seed=seed)) for spec in specs or DEFAULT_POLICIES]
@@ -877,8 +917,12 @@ def calibrate(
 
     if recorded is not None and samples is not None:
         raise TokencakeError("--samples: --from measures nothing")
+    if recorded is not None:
+        _refuse("with --from", "quick", *(_engine_parameters() - {"seed"}))
     if name is not None and (problem := RULES["name"].problem(name)):
         raise TokencakeError(f"--name: {problem}")
+    if output is None and json_file is None:
+        _refuse("without --output or --json", "name")
     outputs = outputs_of(output=output, samples=samples, json=json_file)
     check_outputs(outputs, inputs_of(recorded))
     if recorded is not None:
@@ -980,6 +1024,10 @@ def convert(
     from .traces.conversion import Asked, Conversion
     from .traces.header import Header
 
+    if rate is None and source_format not in converters.DEFAULT_RATES:
+        _refuse("without --rate", "arrivals", "seed")
+    if arrivals != "poisson":
+        _refuse("without --arrivals poisson", "seed")
     conversion = Conversion(Asked(block_tokens, time_unit, frozenset(ignored), bad_rows))
     applications = converters.convert(source, source_format, rate, arrivals, seed, conversion)
     about = {"rate": rate, "arrivals": arrivals if rate is not None else None, "seed": seed}
@@ -1099,9 +1147,14 @@ def check(init: bool, on_vllm: bool, progress: bool, **options: Any) -> int:
     from .sim.gate.start import start_suite
 
     if init:
+        _refuse_all_but("with --init", "init")
         for line in start_suite(Path()):
             say(line)
         return 0
+    if on_vllm:
+        _refuse("with --live", "update", "workers", "policy_timeout")
+    if options["update"]:
+        _refuse("with --update", "strict", "formats", "outputs")
     with _progress(progress) as bar:
         if on_vllm:
             return _check_live(Options(**options), bar)
@@ -1247,6 +1300,10 @@ def compare(
 
     if not files or (len(files) > 1 and not live):
         raise click.UsageError("expected one TRACE" if not live else "--live: expected reports of tokencake live")
+    if live:
+        _refuse_all_but("with --live", *_OF_LIVE_REPORTS)
+    elif rate is None:
+        _refuse("without --rate", "arrivals")
     outputs = _Outputs(json_file, csv_file, None, quiet)
     outputs.check(*files, machine=machine_name, policies=specs)
     method = Method(confidence, margin, seed, paired=not live)
@@ -1269,6 +1326,12 @@ def compare(
             _publish_comparison(comparing.report(asked, gathered, __version__), outputs)
         raise
     return _publish_comparison(comparing.report(asked, gathered, __version__), outputs)
+
+
+_OF_LIVE_REPORTS = (
+    *("files", "live", "specs", "metric", "confidence", "margin"),
+    *("seed", "json_file", "csv_file", "quiet"),
+)
 
 
 def _publish_comparison(report: Mapping[str, Any], outputs: _Outputs) -> int:
@@ -1363,6 +1426,8 @@ def sweep(
     from .sim.trials.sweep import Sweep, players
     from .traces.vary import EVERYTHING, parse_variation
 
+    if qps is None:
+        _refuse("without --qps", "arrivals")
     play = players(on_cluster, ray_address, jobs, policy_timeout)
     variation = EVERYTHING if vary is None else parse_variation(vary)
     grid = make_grid(qps, settings, machine_name or DEFAULT_MACHINE)

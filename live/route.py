@@ -23,6 +23,7 @@ import asyncio
 import hmac
 import json
 import os
+import sys
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -203,8 +204,10 @@ async def _body(request: Request) -> dict[str, Any]:
         raise Refused("the client has gone", 400) from None
     try:
         body = json.loads(b"".join(parts))
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(f"expected JSON: {error}") from None
+    except ValueError:
+        raise Refused(f"expected numbers of at most {sys.get_int_max_str_digits()} digits, got a longer one") from None
     if not isinstance(body, dict):
         raise Refused("expected a JSON object")
     return body

@@ -191,7 +191,7 @@ def _plugged_in(options: EngineOptions, on_cpu: bool) -> dict[str, Any]:
 
 def _prepare_environment(options: EngineOptions, on_cpu: bool, local: bool) -> None:
     """Set what vLLM reads from the environment; what the user has set holds, but for where the engine lives."""
-    environment = {"VLLM_NO_USAGE_STATS": "1"}
+    environment = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}  # stdout is for results
     if not options.verbose:
         environment["VLLM_LOGGING_LEVEL"] = "ERROR"
     if local:

@@ -96,7 +96,10 @@ def replay_file(
     file is none, or holds no plan, and `PolicyError` if there is no such policy.
     """
     setup, records = setup_of(path, read_events(path), policy, seed, costs)
-    fresh = load_policy(setup.policy, seed=setup.seed, registered_only=policy is None)
+    try:
+        fresh = load_policy(setup.policy, seed=setup.seed, registered_only=policy is None)
+    except PolicyError as error:
+        raise error if policy is not None else type(error)(f"{path}: {error}") from None
     try:
         parity = replay(records, fresh, LinearCosts(**setup.costs._asdict()))
     except _Impossible as problem:

@@ -28,13 +28,13 @@ def load_machine(name_or_path: str = DEFAULT_MACHINE, settings: Sequence[str] = 
     """A preset, or the TOML file at a path (it holds a `/` or ends in `.toml`, or is `-`), changed by settings.
 
     A file is a table of the fields of `Machine`, all that have no default, or a `base` (a preset) and what differs
-    from it. The table `beliefs` says which costs policies are told otherwise. Settings are `key=value`; later ones win.
+    from it. The table `beliefs` says which costs policies are told otherwise. Settings are `key=value`, each key once.
 
     Raises MachineError, in one line that names the file, the line, the field and what was expected.
     """
     path = machine_path(name_or_path)
     machine = _preset(name_or_path) if path is None else _read(path)
-    return changed(machine, dict(map(parse_setting, settings)))
+    return changed(machine, _changes(settings))
 
 
 def changed(machine: Machine, changes: Mapping[str, object]) -> Machine:
@@ -48,6 +48,16 @@ def changed(machine: Machine, changes: Mapping[str, object]) -> Machine:
         return replace(machine, **truth, believed=ordered)
     except MachineError as error:
         raise MachineError(f"--set: {error}") from None
+
+
+def _changes(settings: Sequence[str]) -> dict[str, object]:
+    changes: dict[str, object] = {}
+    for setting in settings:
+        key, value = parse_setting(setting)
+        if key in changes:
+            raise MachineError(f"--set {key}: given twice")
+        changes[key] = value
+    return changes
 
 
 def parse_setting(setting: str) -> tuple[str, object]:

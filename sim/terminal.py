@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import sys
 from typing import TextIO
 
@@ -26,6 +27,21 @@ def write_plainly() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors=PLAIN)
+
+
+def keep_stdout() -> None:
+    """From now on `sys.stdout` alone is standard output: what other programs and libraries print goes to stderr.
+
+    That is for processes that run other people's code, which may start a program, for results on standard output are
+    read by programs, too.
+    """
+    stream = sys.stdout
+    stream.flush()
+    kept = os.dup(stream.fileno())
+    os.dup2(2, 1)
+    sys.stdout = open(  # noqa: SIM115
+        kept, "w", encoding=stream.encoding, errors=stream.errors, buffering=1 if stream.line_buffering else -1
+    )
 
 
 def fitting(text: str, encoding: str | None) -> str:

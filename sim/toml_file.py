@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ..traces.errors import TokencakeError
 from ..traces.fields import MAX_NAME, shown
 from ..traces.input_limits import TOML_BYTES
+from ..traces.long_numbers import long_number
 from ..traces.schema import DEEPEST, inner
 from ..traces.source_file import whole
 
@@ -44,8 +45,11 @@ def read_toml(path: Path, kind: type[TokencakeError]) -> TomlFile:
         table = tomllib.loads(text)
     except RecursionError:
         raise kind(f"{path}: expected a table of settings, got values nested too deep") from None
-    except ValueError as error:  # TOMLDecodeError, and Python's own refusal of endless digits
+    except tomllib.TOMLDecodeError as error:
         raise kind(_not_toml(path, lines, str(error))) from None
+    except ValueError:
+        endless = long_number(text, tomllib.loads, tomllib.TOMLDecodeError)
+        raise kind(f"{path}:{text.count(chr(10), 0, endless.start) + 1}: {endless}") from None
     for place, problem in _strangers(table):
         raise kind(f"{path}: {place}: {problem}")
     return TomlFile(path, table, lines)

@@ -105,6 +105,15 @@ def test_what_policies_print_is_not_in_the_result(folder: Path) -> None:
         assert text in done.stderr
 
 
+def test_what_policies_print_is_not_in_the_result_of_a_replay(folder: Path) -> None:
+    assert command("simulate", "t.jsonl", "--policy", "vllm", "--events", "e", "--quiet").returncode == 0
+    (events,) = map(str, Path("e").iterdir())
+    done = command("replay", events, "--policy", "mine.py:Prints", "--json", "-")
+    assert json.loads(done.stdout)["policy"] == "mine.py:Prints"
+    for text in ("at import", "in a plan", "from a shell"):
+        assert text in done.stderr
+
+
 def test_a_thread_that_a_policy_leaves_behind_keeps_nobody(folder: Path) -> None:
     assert command("simulate", "t.jsonl", "--policy", "mine.py:Threads", "--quiet").returncode == 0
 

@@ -76,3 +76,13 @@ def test_where_json_breaks_off_is_named(tmp_path: Path) -> None:
     path.write_text('{"a": 1}\n{"a": [1,\n  2; 3]}\n', encoding="utf-8")
     with pytest.raises(TraceError, match=r":2: expected JSON, but Expecting ',' delimiter: line 3 column 4$"):
         list(json_objects(path))
+
+
+@pytest.mark.parametrize("piece_bytes", [7, 6000, 100_000])
+def test_a_number_that_is_too_long_is_told_with_its_length(tmp_path: Path, piece_bytes: int) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{"a": 1}\n{"a": "' + "8" * 5000 + '",\n "b": ' + "9" * 5000 + "}\n")
+    with pytest.raises(TraceError) as refused:
+        in_pieces(path, piece_bytes)
+    said = "expected numbers of at most 4300 digits, got one of 5000: line 3"
+    assert str(refused.value) == f"{path}:2: {said}"

@@ -641,7 +641,7 @@ def test_the_command_publishes_a_run_with_failed_calls_and_says_how_many(
         (["--control-token-file", "/nonexistent"], "--control-token-file /nonexistent: cannot be read: No such file"),
         (["--control"], "--control: expected --print-serve-args, too"),
         (["--policy", "mine.py:Mine"], "policy mine.py:Mine: --connect: a server takes policies that it knows by name"),
-        (["--gpu-blocks", "7"], "--connect: the server's engine is up already: gpu_blocks cannot be asked for"),
+        (["--gpu-blocks", "7"], "--connect: the server's engine is up already: --gpu-blocks cannot be asked for"),
         (["--model", "another"], "model 'another' is not served: expected one of other, made-up"),
     ],
 )

@@ -53,10 +53,8 @@ def test_every_preset_has_a_line():
     assert all("\n" not in line for line in lines.values())
 
 
-def test_settings_change_a_preset_and_the_last_one_wins():
-    machine = load_machine(
-        "h100-llama-3.1-8b", ["gpu_blocks=10", "link_gbps=12", "asynchronous=false", "gpu_blocks=20"]
-    )
+def test_settings_change_a_preset():
+    machine = load_machine("h100-llama-3.1-8b", ["gpu_blocks=20", "link_gbps=12", "asynchronous=false"])
 
     assert (machine.gpu_blocks, machine.link_gbps, machine.asynchronous) == (20, 12.0, False)
     assert machine.step_s == presets()["h100-llama-3.1-8b"].step_s
@@ -179,7 +177,7 @@ def test_settings_that_are_wrong_only_together():
         ("a = 1\nb = [1,\n", "mine.toml:2: not TOML: Invalid value at its end"),
         (b"a = 1\n\xff\n", "mine.toml:2: expected TOML in UTF-8, got byte 0xff"),
         (b"\x00", "mine.toml:1: not TOML: "),
-        (f"a = {'9' * 5000}", "mine.toml: not TOML: "),
+        (f"a = {'9' * 5000}", "mine.toml:1: expected numbers of at most 4300 digits, got one of 5000"),
         ("a = " + "[" * 100_000, "mine.toml: expected a table of settings, got values nested too deep"),
         (WHOLE.replace("= 100", "= -100"), "mine.toml:1: gpu_blocks: expected a whole number from 1 to"),
         (

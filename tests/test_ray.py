@@ -4,8 +4,10 @@ import json
 import re
 import socket
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,6 +26,14 @@ class Dying:
 
     def plan(self, view):
         os.kill(os.getpid(), signal.SIGKILL)
+"""
+POISON = """
+from tokencake.policies.vllm import Vllm
+from tokencake.traces import metrics
+
+class Mine(Vllm):
+    def __init__(self):
+        metrics.Metrics.result = lambda self: 1 / 0
 """
 
 
@@ -103,6 +113,42 @@ def test_a_worker_with_another_tokencake_refuses(worker):
     assert outcome.error == "the Ray worker has another Tokencake: expected the same one as on the machine that asks"
 
 
+class Tasks:
+    """As much of Ray as the executor needs: what becomes of each cell's worker afterwards."""
+
+    def __init__(self):
+        self.played = []  # the policy, and how many cells its worker plays before it ends; 0: any number
+
+    def put(self, contents):
+        return "reference"
+
+    def remote(self, *, max_retries, max_calls=0):
+        def task(contents, code, act, cell):
+            self.played.append((cell.policy, max_calls))
+            return Reference()
+
+        return lambda play: SimpleNamespace(remote=task)
+
+
+class Reference:
+    def future(self):
+        return Future()
+
+
+def test_a_worker_that_played_other_people_s_code_plays_nothing_else():
+    tasks = Tasks()
+    executor = ray_executor.RayExecutor(tasks, {})
+    for policy in ("vllm", "mine.py:Mine", "tokencake:rules=published"):
+        executor.submit(play, Cell(Path("t.jsonl"), load_machine(), policy))
+    assert tasks.played == [("vllm", 0), ("mine.py:Mine", 1), ("tokencake:rules=published", 0)]
+
+
+def test_a_policy_s_timeout_is_refused(capsys):
+    capsys.readouterr()
+    assert run(["sweep", "t.jsonl", "--ray", "--policy-timeout", "3", "-o", "s.csv"]) == 2
+    assert capsys.readouterr().err.startswith("error: --policy-timeout: not with --ray")
+
+
 @pytest.fixture
 def short_tmp(monkeypatch):
     """For Ray's own files, whose sockets take no long paths, and for what killed workers leave behind."""
@@ -128,3 +174,17 @@ def test_on_a_cluster_a_sweep_comes_to_the_same_bytes(capsys):
     here, there = (json.loads(Path(name).read_text()) for name in ("here.json", "there.json"))
     assert len(here["failures"]) == len(there["failures"]) == 4
     assert here | {"failures": None} == there | {"failures": None}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_tmp")
+def test_what_a_policy_changes_on_a_worker_reaches_no_other_cell():
+    pytest.importorskip("ray")
+    Path("mine.py").write_text(POISON)
+    sweep = ["sweep", "t.jsonl", "--repeat", "4", "--policy", "vllm", "--ray", "--jobs", "1", "--quiet"]
+    assert run([*sweep, "-o", "clean.csv"]) == 0
+    assert run([*sweep, "--policy", "mine.py:Mine", "-o", "both.csv"]) == 70  # it breaks what is ours
+    clean, both = (Path(f"{name}.csv").read_text().splitlines() for name in ("clean", "both"))
+    repeats = clean[0].split(",").index("repeats")
+    assert [row.split(",")[repeats] for row in both[1:]] == ["4", "0"]
+    assert both[1] == clean[1]

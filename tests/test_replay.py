@@ -298,6 +298,7 @@ def test_an_events_file_names_no_code(tmp_path: Path, capsys: pytest.CaptureFixt
         assert run(["replay", str(file)]) == 2
         said = capsys.readouterr().err
         assert said.count("\n") == 1
+        assert said.startswith(f"error: {file}: policy {spec}")
         assert "data may name registered policies only: give this one with --policy" in said
         assert not proof.exists()
 

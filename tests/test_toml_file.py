@@ -96,6 +96,10 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
         ("a.b = [1, 9223372036854775808]", ": a.b[1]: expected a whole number of 64 bits, got 9223372036854775808"),
         ("a" + ".b" * 60 + " = 1", ": a" + ".b" * 20 + ": expected at most 20 levels of tables and lists"),
         ("\n" + "a." * 101 + "a = 1", ":2: expected keys of at most 100 parts"),
+        (
+            f"# {'9' * 5000}\na = '{'9' * 5000}'\nb = {'9' * 5000}.0\nc = [\n  1{'_0' * 4500}]",
+            ":5: expected numbers of at most 4300 digits, got one of 4501",
+        ),
     ],
 )
 def test_what_not_every_reader_of_toml_takes_is_refused(tmp_path: Path, text: str, said: str) -> None:

@@ -116,7 +116,12 @@ def test_a_wrong_call_is_named(tmp_path: Path, entries: tuple[object, ...], mess
         (b'{"id": "a0", "arrival_s": -Infinity}', "2: expected JSON, which has no -Infinity"),
         (b'{"id": "a0", "arrival_s": 1e999, "calls": []}', f"2: arrival_s: {TIME} Infinity"),
         (b'{"id": "a0", "id": "a1"}', '2: expected each field once, got "id" twice'),
-        (b'{"id": ' + b"9" * 5000 + b"}", "2: expected numbers of a reasonable length"),
+        (b'{"id": ' + b"9" * 5000 + b"}", "2: expected numbers of at most 4300 digits, got one of 5000 in column 8"),
+        (
+            b'{"id": "' + b"9" * 5000 + b'", "b": 1' + b"0" * 4300,
+            "2: expected numbers of at most 4300 digits, got one of 4301 in",
+        ),
+        (b'{"id": 1' + b"0" * 9000 + b".5}", "2: the field"),
         (b"[" * 100_000, "2: expected at most a few levels of lists and objects"),
         (b'{"a":' * 100_000, "2: expected at most a few levels of lists and objects"),
         (b'{"id": "\xff"}', "2: expected text in UTF-8, got byte 0xff in column 9"),
@@ -150,7 +155,6 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: Any, message: str):
             "1: about: expected a finite number at",
         ),
         (HEADER | {"about": 3}, "1: about: expected an object, got 3"),
-        (HEADER | {"applications": 2}, "1: applications: expected 1, as there are, got 2"),
     ],
 )
 def test_a_wrong_header_is_named(tmp_path: Path, header: Any, message: str):

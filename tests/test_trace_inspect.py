@@ -90,7 +90,18 @@ def test_twenty_errors_are_enough(tmp_path: Path):
 def test_a_wrong_count_in_the_header_is_an_error(tmp_path: Path):
     header = {"format": "tokencake.trace", "version": 1, "applications": 3}
     found = inspect_trace(read_trace(written(tmp_path, one_app(one_call()), header=header)))
-    assert [str(error).rpartition(":")[2] for error in found.errors] == [" expected 1, as there are, got 3"]
+    assert [str(error).rpartition("t.jsonl: ")[2] for error in found.errors] == [
+        "the file ends early: it holds 1 application, its header says 3"
+    ]
+
+
+def test_more_than_the_header_counts_is_an_error(tmp_path: Path):
+    header = {"format": "tokencake.trace", "version": 1, "applications": 1}
+    lines = [one_app(one_call(), id=name) for name in ("a", "b")]
+    found = inspect_trace(read_trace(written(tmp_path, *lines, header=header)))
+    assert [str(error).rpartition("t.jsonl: ")[2] for error in found.errors] == [
+        "the file goes on behind its last application: it holds 2 applications, its header says 1"
+    ]
 
 
 def test_the_count_is_not_held_against_lines_that_are_wrong_themselves(tmp_path: Path):

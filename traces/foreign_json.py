@@ -17,6 +17,7 @@ from .errors import TraceError
 from .fields import WrongField, shown
 from .foreign import Entry
 from .input_limits import BLANK_BYTES
+from .long_numbers import long_number
 from .source_file import opened
 
 # Of one value. Conversations with hashes of 64 bits take tens of megabytes, most of them numbers, which are small in
@@ -109,8 +110,14 @@ class _Values:
                 if self._may_go_on(error) and self._grow(place):
                     continue
                 raise TraceError(f"{place}: expected JSON, but {error.msg}{self._column(error)}") from None
-            except (ValueError, WrongField) as error:
+            except WrongField as error:
                 raise TraceError(f"{place}: expected JSON, but {error}") from None
+            except ValueError:
+                number = long_number(self._text[self._at :], _decode, json.JSONDecodeError)
+                if self._at + number.end == len(self._text) and self._grow(place):
+                    continue  # to know how long it is
+                line = self._line + self._text.count("\n", self._at, self._at + number.start)
+                raise TraceError(f"{place}: {number}: line {line}") from None
             self._pass(end - self._at)
             return value
 
@@ -158,7 +165,7 @@ class _Values:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"it holds {name}, which is no number")
+    raise WrongField("", f"it holds {name}, which is no number")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -166,7 +173,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(fields) != len(pairs):
         seen: set[str] = set()
         again = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"it holds the field {shown(again)} twice in one object")
+        raise WrongField("", f"it holds the field {shown(again)} twice in one object")
     return fields
 
 

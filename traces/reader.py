@@ -48,11 +48,9 @@ class Trace:
                 yield TraceError(f"{self.path}:{line}: {wrong}")
             else:
                 yield application
-        expected = self.header.applications
-        if faultless and expected not in (None, order.applications):
-            yield TraceError(
-                f"{self.path}:1: applications: expected {order.applications}, as there are, got {expected}"
-            )
+        promised = self.header.applications
+        if faultless and promised is not None and promised != order.applications:
+            yield TraceError(f"{self.path}: {_miscounted(promised, order.applications)}")
 
 
 def read_trace(path: str | Path) -> Trace:
@@ -68,6 +66,12 @@ def read_trace(path: str | Path) -> Trace:
         except WrongField as wrong:
             raise TraceError(f"{path}:{line}: {wrong}") from None
     raise TraceError(f'{path}: expected a header {{"format": "{FORMAT}", …}} in the first line, got an empty file')
+
+
+def _miscounted(promised: int, found: int) -> str:
+    """What is wrong with a file whose header counts otherwise."""
+    what = "ends early" if found < promised else "goes on behind its last application"
+    return f"the file {what}: it holds {found} application{'' if found == 1 else 's'}, its header says {promised}"
 
 
 def trace_digest(path: str | Path) -> str:

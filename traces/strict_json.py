@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from .fields import WrongField, shown
 from .input_limits import PARTS
+from .long_numbers import long_number
 
 
 def strict_json(data: bytes) -> object:
@@ -29,8 +30,15 @@ def strict_json(data: bytes) -> object:
         raise WrongField("", f"expected JSON: {error.msg} in {line}column {error.colno}{cut}") from None
     except RecursionError:
         raise WrongField("", "expected at most a few levels of lists and objects, got them nested too deeply") from None
-    except ValueError as error:  # an integer with thousands of digits
-        raise WrongField("", f"expected numbers of a reasonable length: {error}") from None
+    except ValueError:
+        raise WrongField("", _too_long(data.decode("utf-8"))) from None
+
+
+def _too_long(text: str) -> str:
+    number = long_number(text, _decode, json.JSONDecodeError)
+    start = text.rfind("\n", 0, number.start) + 1
+    line = f"line {text.count(chr(10), 0, start) + 1}, " if "\n" in text[:-1] else ""
+    return f"{number} in {line}column {number.start - start + 1}"
 
 
 def _no_constant(constant: str) -> NoReturn:

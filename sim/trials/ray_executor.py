@@ -19,6 +19,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from ...policies.registry import is_ours
 from ...traces.errors import TokencakeError
 from ...traces.source_file import at_hand
 from .attempt import attempt, lost
@@ -104,12 +105,15 @@ class RayExecutor(Executor):
         self._ray = ray
         self._pending: dict[Any, None] = {}  # references to what is not there yet
         self._contents = ray.put(dict(contents))
-        self._task = ray.remote(max_retries=RETRIES)(_play_there)
+        self._ours = ray.remote(max_retries=RETRIES)(_play_there)
+        # A worker is gone after it: what other people's code changes in its process reaches no other cell.
+        self._theirs = ray.remote(max_retries=RETRIES, max_calls=1)(_play_there)
 
     def submit(self, act: Callable[[Cell], Outcome], cell: Cell, /) -> Future[Outcome]:  # type: ignore[override]
         settled: Future[Outcome] = Future()
         # In a list Ray hands over the reference and not the files, which most calls of a worker do not need.
-        reference = self._task.remote([self._contents], code_digest(), act, cell)
+        task = self._ours if is_ours(cell.policy) else self._theirs
+        reference = task.remote([self._contents], code_digest(), act, cell)
         self._pending[reference] = None
         reference.future().add_done_callback(partial(self._settle, reference, settled, cell))
         return settled

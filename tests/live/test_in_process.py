@@ -241,6 +241,25 @@ def test_the_command_plays_and_reports(trace: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == names
 
 
+LOUD = """
+import os
+from tokencake.policies.vllm import Vllm
+class Loud(Vllm):
+    def __init__(self):
+        os.system("echo from a shell")
+"""
+
+
+@pytest.mark.slow
+def test_neither_a_policy_nor_vllm_s_log_gets_into_the_report(trace: Path, tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text(LOUD)
+    asked = ["--model", "tiny", "--gpu-blocks", str(BLOCKS), "--policy", "loud.py:Loud", "--verbose", "--json", "-"]
+    done = run_live(trace.name, *asked, cwd=tmp_path)
+    assert json.loads(done.stdout)["runs"][0]["policy"] == "loud.py:Loud"
+    assert "from a shell" in done.stderr
+    assert "vLLM" in done.stderr
+
+
 def test_an_interrupt_leaves_the_results_of_finished_runs(trace: Path, tmp_path: Path) -> None:
     arguments = ["--model", "tiny", "--repeat", "1000", "--json", "r.json", "--events", "runs"]
     command = [sys.executable, "-m", "tokencake.cli", "live", trace.name, *arguments]
