@@ -262,7 +262,8 @@ def _run(arguments: Sequence[str]) -> int:
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
     except (KeyboardInterrupt, click.Abort) as interrupt:
-        say("interrupted", err=True)
+        cause = interrupt if interrupt.__cause__ is None else interrupt.__cause__  # click makes something else of it
+        say(": ".join(("interrupted", *getattr(cause, "__notes__", ()))), err=True)
         return exit_code(interrupt)
     except MemoryError:
         return _fail("out of memory")

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -16,6 +17,7 @@ from tokencake.sim.gate.github import github
 from tokencake.sim.gate.junit import junit
 from tokencake.sim.gate.markdown import markdown
 from tokencake.sim.gate.text import plain_text
+from tokencake.sim.gate.words import details
 from tokencake.sim.machine_toml import machine_toml
 from tokencake.sim.presets import presets
 from tokencake.sim.printing import printing
@@ -192,6 +194,7 @@ def gate_report(name: str) -> dict[str, object]:
         "absolute": 0.0,
         "allowed": 0.1,
         "verdict": "regressed",
+        "lacks": None,
     }
     first = {"decision": 1, "at_s": 1.0, "old_at_s": None, "agent": name, "call": name, "old": None, "new": {name: 1}}
     case = {
@@ -207,6 +210,7 @@ def gate_report(name: str) -> dict[str, object]:
         "repeats_changed": 1,
         "same_decisions": False,
         "error": None,
+        "missing_file": name,
         "first_difference": first,
         "metrics": [finding],
     }
@@ -223,6 +227,23 @@ def gate_report(name: str) -> dict[str, object]:
 
 
 METRIC_TEXTS = texts.map(lambda text: f"m{text}")
+
+
+FORGED = "x\nregressed forged\n::error::forged\n```\n| forged |\n]]></testcase>\n## forged"
+
+
+@given(texts)
+@example(FORGED)
+@example(NASTY)
+@example("x" * 100_000)
+def test_what_a_plan_or_a_baseline_says_begins_no_line_of_its_own(said: str):
+    case: Any = gate_report("m")["cases"][0]  # type: ignore[index]
+    old, new = {"admit": said, "hold": [said]}, {"admit": None, "hold": None}
+    first = {**case["first_difference"], "agent": said, "call": said, "old": old, "new": new}
+    told = details({**case, "causes": [said], "first_difference": first})
+    assert all("\n" not in line and harmless(line) for line in told)
+    starts = [line.lstrip(" ").partition(" ")[0] for line in told]
+    assert starts == ["cause:", "behaviour", "first", "admit:", "new", "hold:", "new", "m"]
 
 
 @given(METRIC_TEXTS)

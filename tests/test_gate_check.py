@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -343,13 +346,149 @@ def test_a_metric_that_the_baseline_of_repeats_lacks_makes_it_stale(
     assert refused(capsys).startswith("error: baselines/one.json: stale: it has no preemptions")
 
 
-def test_without_the_decisions_the_check_still_works(folder: Path) -> None:
+MISSING = "baselines/one.decisions.gz is missing: the old plans cannot be shown until `tokencake check --update`"
+
+
+def test_without_the_decisions_the_check_still_works_and_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     accepted(folder)
     (folder / "baselines" / "one.decisions.gz").unlink()
-    assert check() == 0
+    capsys.readouterr()
+    for form in ("text", "github", "markdown", "junit", "json"):
+        assert check("--strict", "--format", form) == 0
+        said = capsys.readouterr().out
+        assert (MISSING if form != "json" else '"missing_file": "baselines/one.decisions.gz"') in said.replace("\\", "")
     (folder / "mine.py").write_text(ONE_AT_A_TIME)
     assert check() == 1
+    said = capsys.readouterr().out
+    assert MISSING in said
+    assert "the policy decided otherwise" in said
+    assert "as they were" not in said
     assert case()["first_difference"] is None
+    (folder / "mine.py").write_text(POLICY)
+    capsys.readouterr()
+    assert check("--update") == 0
+    assert capsys.readouterr().out == "one: changed\n  baselines/one.decisions.gz was missing\n"
+    assert case("--strict")["missing_file"] is None
+
+
+def test_a_baseline_whose_value_was_edited_away_is_never_good(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    accepted(folder)
+    replace_metrics(folder, lambda metrics: {**metrics, "makespan_s": None})
+    capsys.readouterr()
+    assert check() == 1
+    said = capsys.readouterr().out
+    assert "makespan_s: the baseline has no value: `tokencake check --update` writes it" in said
+    assert "what changed is the engine" not in said
+    assert check("--update") == 0
+    assert "  makespan_s: no value -> 77.68 s" in capsys.readouterr().out
+    assert check("--strict") == 0
+
+
+def test_a_value_that_one_repeat_of_the_baseline_lacks_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accepted(folder, VARIED)
+    replace_metrics(folder, lambda metrics: {**metrics, "makespan_s": [*metrics["makespan_s"][:-1], None]})
+    capsys.readouterr()
+    assert check() == 1
+    assert "makespan_s: the baseline has no value in some repeats that have one now" in capsys.readouterr().out
+    assert check("--update") == 0
+    assert "  makespan_s: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("gpu_blocks", "850", 'gpu_blocks: expected a whole number from 1 to 1000000000, got "850"'),
+        ("gpu_blocks", 850.0, "gpu_blocks: expected a whole number"),
+        ("asynchronous", 1, "asynchronous: expected true or false, got 1"),
+        ("step_s", None, "step_s: expected 0 or a number from 1e-12 to 1000, got null"),
+        ("name", ["a"], "name: expected a name"),
+        ("beliefs", {"link_gbps": "fast"}, "beliefs.link_gbps: expected a number"),
+        ("beliefs", {"gpu_blocks": 3}, "beliefs: unknown field"),
+        ("of_old", {"deep": [1]}, "of_old: expected true, false, a number or a name, got an object"),
+    ],
+)
+def test_the_settings_of_a_baselines_machine_are_of_their_types(
+    folder: Path, capsys: pytest.CaptureFixture[str], setting: str, value: object, said: str
+) -> None:
+    accepted(folder)
+    file = folder / "baselines" / "one.json"
+    record = json.loads(file.read_text())
+    record["inputs"]["machine"][setting] = value
+    file.write_text(json.dumps(record))
+    assert refused(capsys).startswith(f"error: baselines/one.json: inputs.machine.{said}")
+
+
+def test_a_baseline_of_another_version_may_have_other_settings(folder: Path) -> None:
+    accepted(folder)
+    file = folder / "baselines" / "one.json"
+    record = json.loads(file.read_text())
+    del record["inputs"]["machine"]["long_prefill_token_threshold"]
+    record["inputs"]["machine"]["max_prefills"] = 3
+    file.write_text(json.dumps(record))
+    assert check() == 0
+    assert case()["causes"] == ["the machine is another one: max_prefills 3 -> null"]
+
+
+PIPES = ("baselines/one.json", "baselines/one.decisions.gz", "tokencake.toml", "t.jsonl", "m.toml", "mine.py")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [*((name, ()) for name in PIPES), *((name, ("--update",)) for name in PIPES[:2])]
+)
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str, arguments: tuple[str, ...]
+) -> None:
+    (folder / "m.toml").write_text('base = "h100-llama-3.1-8b"\n')
+    accepted(folder, SUITE.replace('"h100-llama-3.1-8b"', '"m.toml"'))
+    before = {file.name: file.read_bytes() for file in (folder / "baselines").iterdir() if file.name not in name}
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    said = refused(capsys, "--suite", "tokencake.toml", *arguments)
+    assert f"{name}: expected a file, got a pipe" in said
+    (folder / name).unlink()
+    assert {file.name: file.read_bytes() for file in (folder / "baselines").iterdir()} == before
+
+
+def test_a_suite_takes_nothing_from_standard_input(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_suite(folder, SUITE.replace('"t.jsonl"', '"-"'))
+    assert refused(capsys) == "error: tokencake.toml: cases.one: -: expected a file, got standard input"
+
+
+def test_an_update_of_a_stale_baseline_does_not_advise_itself(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    accepted(folder)
+    another_policy(folder)
+    capsys.readouterr()
+    assert check("--update") == 0
+    said = capsys.readouterr().out
+    assert said == ('one: replaced (baselines/one.json: stale: policy was "mine.py:Mine" and is "vllm" in the suite)\n')
+
+
+def test_ctrl_c_in_a_terminal_leaves_all_baselines_and_says_so(folder: Path) -> None:
+    suite = SUITE.replace('"mine.py:Mine"', '"vllm"') + '[cases.two]\npolicy = "mine.py:Mine"\n'
+    accepted(folder, suite)
+    before = {file.name: file.read_bytes() for file in (folder / "baselines").iterdir()}
+    sleeping = "import time; open('asleep', 'w').close(); time.sleep(60); waiting = "
+    (folder / "mine.py").write_text(POLICY.replace("waiting = ", sleeping, 1))
+    (folder / "tokencake.toml").write_text(suite.replace("850", "900"))  # all baselines would be others
+    command = [sys.executable, "-m", "tokencake.cli", "check", "--update", "--workers", "1"]
+    heeding = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", heeding, *command], start_new_session=True, stderr=subprocess.PIPE, text=True
+    ) as running:
+        while not (folder / "asleep").exists():
+            assert running.poll() is None
+            time.sleep(0.05)
+        os.killpg(running.pid, signal.SIGINT)
+        _, said = running.communicate(timeout=20)
+    assert running.returncode == 130
+    assert said.splitlines()[-1] == "interrupted: no baseline was written"
+    assert {file.name: file.read_bytes() for file in (folder / "baselines").iterdir()} == before
 
 
 @pytest.mark.parametrize(
@@ -371,17 +510,19 @@ def test_a_case_that_cannot_be_run_is_one_line(
     assert not (folder / "baselines").exists()
 
 
-def test_ctrl_c_while_it_runs_leaves_the_old_baselines(folder: Path) -> None:
+def test_ctrl_c_while_it_runs_leaves_the_old_baselines(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     accepted(folder)
     before = {file.name: file.read_bytes() for file in (folder / "baselines").iterdir()}
     pressed = POLICY.replace("waiting = ", "import os, signal; os.kill(os.getppid(), signal.SIGINT); waiting = ")
     (folder / "mine.py").write_text(pressed)
+    capsys.readouterr()
     assert check("--update") == 130
+    assert capsys.readouterr().err.endswith("interrupted: no baseline was written\n")
     assert {file.name: file.read_bytes() for file in (folder / "baselines").iterdir()} == before
 
 
 def test_ctrl_c_while_files_take_their_places_waits_until_all_have(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     accepted(folder)
     (folder / "mine.py").write_text(ONE_AT_A_TIME)
@@ -394,6 +535,7 @@ def test_ctrl_c_while_files_take_their_places_waits_until_all_have(
 
     monkeypatch.setattr("tokencake.traces.replacing.os.replace", pressed)
     assert check("--update") == 130
+    assert capsys.readouterr().err.endswith("interrupted: all baselines were written\n")
     assert sorted(placed) == ["one.decisions.gz", "one.json"]
     monkeypatch.undo()
     os.chdir(folder)

@@ -38,10 +38,42 @@ def test_to_be_better_than_a_rival_is_good_and_no_improvement() -> None:
     assert judge(gate, [100.1], [100.0], SURE).word == "regressed"
 
 
-def test_a_value_that_is_lost_is_a_regression_and_one_that_is_new_is_none() -> None:
-    assert judge(LATENCY, [None], [1.0], SURE).word == "regressed"
-    assert judge(LATENCY, [1.0], [None], SURE).word == "good"
-    assert judge(LATENCY, [None], [None], SURE).word == "good"
+def test_no_value_is_equal_to_none_and_to_nothing_else() -> None:
+    assert judge(LATENCY, [None], [None], SURE)[1:] == (None, None, None, "good", None)
+    lost = judge(LATENCY, [None], [1.0], SURE)
+    assert (lost.word, lost.lacks, lost.base, lost.value, lost.change) == ("regressed", "value", 1.0, None, None)
+    new = judge(LATENCY, [1.0], [None], SURE)
+    assert (new.word, new.lacks, new.base, new.value) == ("regressed", "base", None, 1.0)
+
+
+def test_a_rival_without_a_value_leaves_it_open() -> None:
+    gate = Gate("ttft_s.mean", False, than="vllm")
+    assert (found := judge(gate, [1.0], [None], SURE)).word == "uncertain"
+    assert found.lacks == "base"
+    assert judge(gate, [None], [1.0], SURE).word == "regressed"
+
+
+def test_repeats_in_which_neither_has_a_value_hide_no_others() -> None:
+    base = [None, 80.0, 120.0, 95.0, 101.0, 90.0]
+    worse = [None if value is None else 1.5 * value + index / 10 for index, value in enumerate(base)]
+    assert judge(LATENCY, base, base, SURE).word == "good"
+    assert judge(LATENCY, worse, base, SURE).word == "regressed"
+    assert judge(LATENCY, [None, 2.0], [None, 1.0], SURE).word == "uncertain"  # one pair of two is one sample
+
+
+@pytest.mark.parametrize(
+    ("values", "base", "lacks"),
+    [
+        ([1.0, 1.0], [1.0, None], "base"),
+        ([None, 1.0], [1.0, 1.0], "value"),
+        ([None, 1.0], [1.0, None], "both"),
+    ],
+)
+def test_values_in_other_repeats_are_no_values_to_compare(
+    values: list[float | None], base: list[float | None], lacks: str
+) -> None:
+    finding = judge(LATENCY, values, base, SURE)
+    assert (finding.word, finding.lacks, finding.change) == ("regressed", lacks, None)
 
 
 def test_repeats_that_are_as_they_were_are_good_without_a_doubt() -> None:

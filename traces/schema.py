@@ -92,6 +92,17 @@ def digest(characters: int) -> Check[str]:
     return check
 
 
+def ruled(problem: Callable[[object], str | None]) -> Check[Any]:
+    """What a rule finds nothing wrong with; `problem` says what was expected and found."""
+
+    def check(value: object, field: str) -> Any:
+        if said := problem(value):
+            raise WrongField(field, said)
+        return value
+
+    return check
+
+
 def nullable(check: Check[T]) -> Check[T | None]:
     return lambda value, field: None if value is None else check(value, field)
 
@@ -172,6 +183,17 @@ def free_object(value: object, field: str) -> dict[str, Any]:
     _object(value, field)
     found: dict[str, Any] = free(value, field)
     return found
+
+
+def plain_value(value: object, field: str) -> bool | float | str:
+    """A switch, a finite number, or printable text: what a setting can be of which nothing else is known."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float) and -LARGEST <= value <= LARGEST:
+        return value
+    if isinstance(value, str) and 0 < len(value) <= MAX_NAME and value.isprintable():
+        return value
+    raise WrongField(field, f"expected true, false, a number or a name, got {shown(value)}")
 
 
 def inner(field: str, name: str) -> str:

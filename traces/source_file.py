@@ -110,6 +110,31 @@ def is_read_once(path: str | Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
+def check_file(path: str | Path, error: Wrong = TraceError) -> None:
+    """Raises `error`, in one line, if it is there and no plain file: a pipe, say, which would be waited for."""
+    kind = "standard input" if str(path) == STANDARD_INPUT else _kind_of(path)
+    if kind is not None:
+        raise error(f"{path}: expected a file, got {kind}")
+
+
+def _kind_of(path: str | Path) -> str | None:
+    """What lies there instead of a file; None if nothing does, or nobody can say: opening it tells what is wrong."""
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return None
+    return None if stat.S_ISREG(mode) else _KINDS_OF_FILES.get(stat.S_IFMT(mode), "something else")
+
+
+_KINDS_OF_FILES = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
 def at_hand(path: str | Path) -> Path:
     """Where the bytes of `path` lie, as it is: a file that any process of this user can read.
 

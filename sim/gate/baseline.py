@@ -16,32 +16,36 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from ... import __version__
-from ...traces.errors import TokencakeError, TraceError
+from ...traces.errors import TokencakeError
 from ...traces.fields import MAX_NAME, WrongField, flag
 from ...traces.json_file import read_json
 from ...traces.reader import trace_digest
 from ...traces.replacing import replacing, unwritable
 from ...traces.schema import (
     digest,
-    free_object,
     inner,
     list_of,
     map_of,
     measured,
     nullable,
     one_of,
+    plain_value,
     printable,
     record,
+    ruled,
     whole_from,
 )
+from ...traces.source_file import check_file
 from ..interrupts import uninterrupted
-from ..machine import Machine
+from ..machine import BELIEVABLE, RULES, Machine
+from ..machine_file import REQUIRED
 from ..trials.metric import metric_names
 from .decisions import Kept, packed, read_text, unpacked, write_bytes
 from .suite import Case, Suite
 from .witness import DIGITS, Digests, Witness
 
 SCHEMA = "tokencake.baseline/1"
+NOTHING_WRITTEN = "no baseline was written"  # what an interrupt has come before
 MEND = "`tokencake check --update` writes it anew"
 
 
@@ -112,25 +116,35 @@ def decisions_file(suite: Suite, case: Case) -> Path:
 
 def read_baseline(suite: Suite, case: Case) -> Baseline:
     """The baseline of a case. Raises TokencakeError if there is none, or it is damaged, or of another case."""
-    path, beside = baseline_file(suite, case), decisions_file(suite, case)
+    check_baseline_files(suite, case)
+    path = baseline_file(suite, case)
     if not path.exists():
         raise TokencakeError(f"{path}: there is no baseline yet: `tokencake check --update` writes it")
     try:
-        found = read_json(path, _checked)
-    except TraceError as error:
+        return old_baseline(suite, case)
+    except TokencakeError as error:
         raise TokencakeError(f"{error}: {MEND}") from None
+
+
+def check_baseline_files(suite: Suite, case: Case) -> None:
+    """Raises TokencakeError for what lies in their places and is no file: to read it could take for ever."""
+    for path in (baseline_file(suite, case), decisions_file(suite, case)):
+        check_file(path, TokencakeError)
+
+
+def old_baseline(suite: Suite, case: Case) -> Baseline:
+    """As `read_baseline`; what it raises says what is wrong, and not how to mend it."""
+    path, beside = baseline_file(suite, case), decisions_file(suite, case)
+    found = read_json(path, _checked, TokencakeError)
     inputs, digests = Inputs(**found["inputs"]), tuple(Digests(**one) for one in found["digests"])
     baseline = Baseline(found["case"], inputs, digests, found["metrics"])
     _check_fresh(path, baseline, case)
-    try:
-        text = read_text(beside)
-        kept = None if text is None else unpacked(text, str(beside))
-    except TokencakeError as error:
-        raise TokencakeError(f"{error}: {MEND}") from None
+    text = read_text(beside)
     if text is None:
         return baseline
+    kept = unpacked(text, str(beside))
     if sha256(text.encode()).hexdigest() != found["decisions_sha256"]:
-        raise TokencakeError(f"{beside}: is not the one that {path.name} was written with: {MEND}")
+        raise TokencakeError(f"{beside}: is not the one that {path.name} was written with")
     return replace(baseline, decisions=kept)
 
 
@@ -158,11 +172,19 @@ _CASE = record(
         "skip_oversized": flag,
     }
 )
+_MACHINE = record(  # the settings of an older version are fewer, and it may have had others
+    {key: ruled(RULES[key].problem) for key in ("name", *REQUIRED)},
+    {
+        **{key: ruled(rule.problem) for key, rule in RULES.items()},
+        "beliefs": record({}, {key: ruled(RULES[key].problem) for key in BELIEVABLE}),
+    },
+    others=plain_value,
+)
 _INPUTS = record(
     {
         "tokencake": _words,
         "trace_sha256": digest(64),
-        "machine": free_object,
+        "machine": _MACHINE,
         "policy_sha256": nullable(digest(64)),
     }
 )
@@ -207,7 +229,7 @@ def _told(value: object) -> str:
 
 
 def _stale(path: Path, why: str) -> NoReturn:
-    raise TokencakeError(f"{path}: stale: {why}: {MEND}")
+    raise TokencakeError(f"{path}: stale: {why}")
 
 
 def write_baselines(suite: Suite, baselines: Sequence[tuple[Case, Baseline]]) -> None:
@@ -215,13 +237,17 @@ def write_baselines(suite: Suite, baselines: Sequence[tuple[Case, Baseline]]) ->
 
     Decisions that are the same stay in the file that holds them. Raises TokencakeError if a file cannot be written.
     """
-    path = suite.baselines_folder
+    path, placed = suite.baselines_folder, False
     try:
         path.mkdir(parents=True, exist_ok=True)
         with ExitStack() as placing, ExitStack() as writing:
             for path, content in _files(suite, baselines):
                 writing.enter_context(replacing(path)).write(content)
             placing.enter_context(uninterrupted())
+            placed = True
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note("all baselines were written" if placed else NOTHING_WRITTEN)
+        raise
     except OSError as error:
         raise unwritable(path, error) from None
 

@@ -9,12 +9,14 @@ from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ...traces.errors import PolicyFault, TokencakeError
+from ...traces.escaping import one_line
 from ...traces.reader import read_trace
+from ...traces.source_file import check_file
 from ..machine import Machine
 from ..trials.cell import Cell, played
 from ..trials.metric import metric_value
 from ..trials.workers import cores
-from .baseline import Baseline, Inputs, baseline_of, inputs_of, read_baseline
+from .baseline import Baseline, Inputs, baseline_of, decisions_file, inputs_of, read_baseline
 from .decisions import Difference, first_difference
 from .judge import Chance, Finding, judge
 from .suite import Case, Gate, Suite
@@ -24,6 +26,7 @@ Behaviour: TypeAlias = Literal["same", "times", "changed"]
 State: TypeAlias = Literal["good", "changed", "improved", "uncertain", "regressed", "failed"]
 FAILING: frozenset[State] = frozenset({"regressed", "failed"})
 FAILING_STRICTLY: frozenset[State] = FAILING | {"changed", "improved", "uncertain"}
+LONGEST_ERROR = 2000  # characters
 CELLS_WORTH_A_PROCESS = 4  # starting one takes as long as a few runs
 
 # A baseline that is older than a setting says nothing of it, and its machine was what the setting is by default.
@@ -46,6 +49,7 @@ class Checked:
     difference: Difference | None = None
     agent: str | None = None  # the agent whose call `difference` is about, if it is about a call
     findings: tuple[Finding, ...] = ()
+    missing_file: str | None = None  # of the baseline's decisions, if it is not there
     error: str | None = None  # why there is nothing to judge
 
     @property
@@ -114,11 +118,21 @@ class Prepared(NamedTuple):
 def prepare(suite: Suite, case: Case) -> Prepared:
     """Finds what is wrong with a case before anything is run. Raises TokencakeError, naming the case."""
     try:
+        check_case_files(suite, case)
         machine = suite.place.machine(case.machine, case.settings)
         read_trace(suite.place.path(case.trace))
         return Prepared(case, machine, inputs_of(suite, case, machine))
     except TokencakeError as error:
         raise _bad(suite, case, str(error)) from None
+
+
+def check_case_files(suite: Suite, case: Case) -> None:
+    """Raises TokencakeError for what a case names and is no plain file: a pipe would be waited for."""
+    place = suite.place
+    own = [place.policy_file(policy) for policy in (case.policy, *case.rivals)]
+    for file in (place.path(case.trace), place.machine_file(case.machine), *own):
+        if file is not None:
+            check_file(file, TokencakeError)
 
 
 def _try_out(suite: Suite, players: Players) -> dict[str, str]:
@@ -207,10 +221,17 @@ def _checked(suite: Suite, plan: Prepared, base: Baseline, done: Mapping[Cell, W
         if one.error is not None and one.mendable:
             raise _bad(suite, plan.case, one.error)
         if one.error is not None:
-            return Checked(plan.case, causes, error=one.error)
+            return Checked(plan.case, causes, error=_bounded(one.error))
     chance = Chance(suite.confidence, suite.comparisons, plan.case.seed)
     findings = tuple(_found(gate, base, repeats, rivals, chance) for gate in plan.case.gates)
-    return _behaved(Checked(plan.case, causes, findings=findings), base, repeats)
+    missing = str(decisions_file(suite, plan.case)) if base.decisions is None else None
+    return _behaved(Checked(plan.case, causes, findings=findings, missing_file=missing), base, repeats)
+
+
+def _bounded(error: str) -> str:
+    """In one line that a log can hold: what a policy raises may say anything."""
+    line = one_line(error)
+    return line if len(line) <= LONGEST_ERROR else f"{line[: LONGEST_ERROR - 1]}…"
 
 
 def _found(

@@ -30,7 +30,7 @@ TEXT = "text"
 
 
 def _json(report: Mapping[str, Any]) -> str:
-    return json.dumps(report, indent=2) + "\n"
+    return json.dumps(report, indent=2, allow_nan=False) + "\n"
 
 
 def _text(report: Mapping[str, Any]) -> str:

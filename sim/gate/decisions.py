@@ -19,7 +19,7 @@ from ...traces.errors import TokencakeError
 from ...traces.events import Planned
 from ...traces.fields import WrongField, shown
 from ...traces.schema import free, map_of, measured, one_of, printable, record, string, whole_from
-from ...traces.source_file import whole
+from ...traces.source_file import check_file, whole
 from ...traces.strict_json import strict_json
 
 SCHEMA = "tokencake.decisions/1"
@@ -143,6 +143,7 @@ def write_bytes(text: str) -> bytes:
 
 def read_text(path: Path) -> str | None:
     """The text of a decisions file; None if there is no such file. Raises TokencakeError if it is damaged."""
+    check_file(path, TokencakeError)
     if not path.exists():
         return None
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...traces.escaping import for_annotation, for_annotation_property
-from .words import budget, details, headline, sentence, summary
+from .words import budget, details, findings, headline, missing_file, sentence, summary
 
 
 def github(report: Mapping[str, Any]) -> str:
@@ -19,7 +19,7 @@ def github(report: Mapping[str, Any]) -> str:
 def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     file = _from_here(report["suite"])
     for case in report["cases"]:
-        if case["state"] != "good":
+        if case["state"] != "good" or missing_file(case):
             yield _annotation(file, case)
     if over := budget(report):
         yield f"::error file={for_annotation_property(file)},title=tokencake check::{for_annotation(over)}"
@@ -29,7 +29,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
 def _annotation(file: str, case: Mapping[str, Any]) -> str:
     kind = "error" if case["fails"] else "warning" if case["state"] == "uncertain" else "notice"
     title = f"tokencake check: {case['name']} {case['state']}"
-    told = [sentence(one) for one in case["metrics"] if one["verdict"] != "good"] or [summary(case)]
+    told = [sentence(one) for one in findings(case)] or [summary(case)]
     causes = [f"cause: {cause}" for cause in case["causes"]]
     message = "\n".join([*causes, *told, *details(case)[len(causes) :]])
     place = f"file={for_annotation_property(file)},line={case['line']}"

@@ -4,6 +4,9 @@ A metric regresses if its mean is worse than what it is compared with by more th
 several repeats, if it is sure that it is worse at all: the interval of the ratio of the paired means (see
 `trials.verdict`) leaves out "as good". So a run that is as it was never fails, a difference that chance alone can make
 does not, and one that is real and larger than the tolerance does.
+
+A metric has no value where a run has nothing to take it from. No value on either side is equal. A value on one side
+only cannot be compared, and that is never good: the baseline has to be written anew, or the value is lost.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from ..trials.verdict import judge_paired
 from .suite import Gate
 
 Word: TypeAlias = Literal["good", "regressed", "improved", "uncertain"]
+Lack: TypeAlias = Literal["base", "value", "both"]  # which side has no value in a repeat in which the other has one
 ROUNDING = 1e-12  # a relative difference of two sums of equal values in another order
 
 
@@ -23,15 +27,18 @@ class Finding(NamedTuple):
     """What became of one metric of a case."""
 
     gate: Gate
-    base: float | None  # means over the repeats
+    base: float | None  # means over the repeats that have a value
     value: float | None
     interval: tuple[float, float] | None  # of value / base; None for a single run
     word: Word
+    lacks: Lack | None = None
 
     @property
     def change(self) -> float | None:
         """How much more it is, as a share of what it is compared with; None where that says nothing."""
-        return None if self.value is None or not self.base else self.value / self.base - 1
+        if self.lacks is not None or self.value is None or not self.base:
+            return None
+        return self.value / self.base - 1
 
     @property
     def allowed(self) -> float | None:
@@ -50,14 +57,17 @@ class Chance(NamedTuple):
 def judge(gate: Gate, values: Sequence[float | None], base: Sequence[float | None], chance: Chance) -> Finding:
     """Compares a value for each repeat with another for the same repeat.
 
-    A metric that has lost its value regressed; one that had none is good.
+    Repeats in which neither has one are left out. If one side lacks values that the other has, the metric regressed;
+    but it is uncertain if those of a rival are missing, which may be as it should be.
     """
-    was, now = _numbers(base), _numbers(values)
-    if was is None or now is None:
-        vanished = now is None and was is not None
-        return Finding(gate, _mean(was), _mean(now), None, "regressed" if vanished else "good")
+    if (lacks := _lacks(values, base)) is not None:
+        word: Word = "uncertain" if lacks == "base" and gate.than is not None else "regressed"
+        return Finding(gate, _mean(base), _mean(values), None, word, lacks)
+    was, now = _there(base), _there(values)
+    if not was:
+        return Finding(gate, None, None, None, "good")
     old, new = fsum(was) / len(was), fsum(now) / len(now)
-    interval, sure = _interval(gate, now, was, chance) if len(now) > 1 else (None, True)
+    interval, sure = _interval(gate, now, was, chance) if len(now) > 1 else (None, len(values) == 1)
     worse_by = old - new if gate.higher_is_better else new - old
     allowed = gate.allowed(old) + ROUNDING * abs(old)
     return Finding(gate, old, new, interval, _word(worse_by, allowed, sure, gate))
@@ -87,11 +97,19 @@ def _interval(
     return judged.interval, judged.verdict != "undecided"
 
 
-def _numbers(values: Sequence[float | None]) -> list[float] | None:
-    """The values, None if one is missing."""
-    there = [value for value in values if value is not None]
-    return there if len(there) == len(values) else None
+def _lacks(values: Sequence[float | None], base: Sequence[float | None]) -> Lack | None:
+    pairs = list(zip(values, base, strict=True))
+    of_base = any(was is None and now is not None for now, was in pairs)
+    of_value = any(now is None and was is not None for now, was in pairs)
+    if of_base and of_value:
+        return "both"
+    return "base" if of_base else "value" if of_value else None
 
 
-def _mean(values: Sequence[float] | None) -> float | None:
-    return None if values is None else fsum(values) / len(values)
+def _there(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    there = _there(values)
+    return fsum(there) / len(there) if there else None

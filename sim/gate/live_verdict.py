@@ -53,6 +53,8 @@ class Compared(NamedTuple):
 
     @property
     def agreement(self) -> Agreement:
+        if self.live is None and self.simulated is not None:  # without a value there, nobody agrees with anything
+            return "open"
         if self.simulated_word == self.live_word:
             return "agree"
         return "open" if "undecided" in (self.simulated_word, self.live_word) else "contradict"

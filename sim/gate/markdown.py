@@ -7,7 +7,7 @@ from typing import Any
 
 from ...traces.escaping import for_markdown, for_markdown_block, for_markdown_code
 from ..trials.metric import shown
-from .words import about, allowed, budget, change, details, headline, interval, next_step, summary
+from .words import about, allowed, budget, change, details, headline, interval, missing_file, next_step, summary
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -25,7 +25,8 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield from ("| | case | run | result |", "|---|---|---|---|")
     for case in report["cases"]:
         mark = "❌" if case["fails"] else "✅" if case["state"] == "good" else "⚠️"
-        yield f"| {mark} | {for_markdown(case['name'])} | {for_markdown(about(case))} | {for_markdown(summary(case))} |"
+        result = "; ".join(filter(None, (summary(case), missing_file(case))))
+        yield f"| {mark} | {for_markdown(case['name'])} | {for_markdown(about(case))} | {for_markdown(result)} |"
     for case in report["cases"]:
         if case["state"] != "good":
             yield from _section(case)

@@ -1,13 +1,15 @@
 """The report of a check: one dictionary, of which all formats show something.
 
 Its schema is `tokencake.check/1`: what holds for the check as a whole, and `cases` in the order of the suite file, each
-with its `causes`, its `behaviour`, the `first_difference` of its decisions, and `metrics`, one entry a gate. All but
-`wall_s` and `over_budget` is the same whenever the same is checked again.
+with its `causes`, its `behaviour`, the `first_difference` of its decisions, and `metrics`, one entry a gate. An
+infinite bound of an interval is null. All but `wall_s` and `over_budget` is the same whenever the same is checked
+again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isinf
 from typing import Any
 
 from ... import __version__
@@ -48,6 +50,7 @@ def _case(one: Checked, fails: bool) -> dict[str, Any]:
         "behaviour": one.behaviour,
         "repeats_changed": one.repeats_changed,
         "same_decisions": one.same_decisions,
+        "missing_file": one.missing_file,
         "first_difference": one.difference and _difference(one.difference, one.agent),
         "error": one.error,
         "metrics": [finding_record(finding) for finding in one.findings],
@@ -81,9 +84,10 @@ def finding_record(finding: Finding) -> dict[str, Any]:
         "base": finding.base,
         "value": finding.value,
         "change": finding.change,
-        "interval": finding.interval and list(finding.interval),
+        "interval": finding.interval and [None if isinf(bound) else bound for bound in finding.interval],
         "relative": gate.relative,
         "absolute": gate.absolute,
         "allowed": finding.allowed,
         "verdict": finding.word,
+        "lacks": finding.lacks,
     }

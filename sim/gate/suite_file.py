@@ -13,6 +13,7 @@ from ...traces.errors import TokencakeError, TraceError
 from ...traces.fields import MAX_NAME, WrongField, flag, shown
 from ...traces.scaling import LEAST_FACTOR, MOST_FACTOR
 from ...traces.schema import Check, inner, list_of, number_from, one_of, printable, string, whole_from
+from ...traces.source_file import check_file
 from ...traces.vary import AS_IT_IS, Variation, parse_variation
 from ..machine_file import DEFAULT_MACHINE, flat_settings, setting_problem
 from ..toml_file import TomlFile, read_toml
@@ -57,6 +58,7 @@ def find_suite(start: Path) -> Path:
 
 def load_suite(file: Path) -> Suite:
     """The suite of a file. Raises TokencakeError, in one line: the file, the key, and what was expected."""
+    check_file(file, TokencakeError)
     read = read_toml(file, TokencakeError)
     table: object = read.table
     if file.name == PYPROJECT:

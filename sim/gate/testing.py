@@ -137,6 +137,7 @@ def assert_not_worse(
     """Fails if a metric is worse than that of another simulation of the same.
 
     Up to `tolerance`, a share of the other's, or up to `absolute`, in the metric's unit, it may be: whichever is more.
+    It fails, too, if one of both has no value where the other has one.
     With several repeats it fails only if it is sure, at a confidence of 95 %, that it is worse at all: paired, so both
     need the same repeats of the same trace on the same machine. Raises TokencakeError if they are not.
     """
@@ -148,7 +149,7 @@ def assert_not_worse(
         raise TokencakeError(f"assert_not_worse: expected equal repeats, got {len(values)} and {len(base)}")
     gate = Gate(metric, higher_is_better(metric), tolerance, absolute, than=than.policy)
     finding = judge(gate, values, base, Chance(CONFIDENCE))
-    if finding.word == "regressed":
+    if finding.word == "regressed" or finding.lacks is not None:
         raise AssertionError("\n".join(_complaint(report, than, finding)))
 
 
@@ -156,7 +157,8 @@ def _complaint(report: Simulation, than: Simulation, finding: Finding) -> Iterat
     found = finding_record(finding)
     metric = finding.gate.metric
     width = max(len(report.policy), len(than.policy))
-    yield f"{metric} of {report.policy} is worse than that of {than.policy}"
+    said = "cannot be compared with" if finding.lacks is not None else "is worse than"
+    yield f"{metric} of {report.policy} {said} that of {than.policy}"
     yield f"  {report.policy:<{width}}  {shown(metric, finding.value)}"
     yield f"  {than.policy:<{width}}  {shown(metric, finding.base)}"
     yield f"  change {change(found)}, allowed {allowed(found)}{interval(found)}"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from math import isinf
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ...traces.escaping import for_terminal
 from ..report import seconds
 from ..trials.metric import shown
 from .suite import BASELINE
@@ -68,12 +68,21 @@ def summary(case: Case) -> str:
     return "as it was" if case["behaviour"] == "same" else "all metrics are within tolerance"
 
 
+def missing_file(case: Case) -> str | None:
+    """What is said if the old decisions are not there."""
+    file = case["missing_file"]
+    if file is None:
+        return None
+    return f"{file} is missing: the old plans cannot be shown until `tokencake check --update` writes it"
+
+
 def sentence(finding: Mapping[str, Any]) -> str:
     """One metric: `app_latency_s.mean regressed: 79.1 s, baseline 75.0 s, +5.5% (allowed +2.0%)`."""
     value, base = (shown(finding["metric"], finding[key]) for key in ("value", "base"))
+    word = "cannot be compared" if finding["lacks"] == "base" else VERDICTS[finding["verdict"]]
     changed = f", {change(finding)}" if finding["change"] is not None else ""
     return (
-        f"{finding['metric']} {VERDICTS[finding['verdict']]}: {value}, {finding['against']} {base}{changed} "
+        f"{finding['metric']} {word}: {value}, {finding['against']} {base}{changed} "
         f"(allowed {allowed(finding)}{interval(finding)})"
     )
 
@@ -108,15 +117,49 @@ def allowed(finding: Mapping[str, Any]) -> str:
 
 def interval(finding: Mapping[str, Any]) -> str:
     """Between which changes the true one lies."""
-    if finding["interval"] is None:
+    if finding["interval"] is None or None in finding["interval"]:
         return ""
     low, high = finding["interval"]
-    return "" if isinf(high) else f", interval {100 * (low - 1):+.1f}% to {100 * (high - 1):+.1f}%"
+    return f", interval {100 * (low - 1):+.1f}% to {100 * (high - 1):+.1f}%"
 
 
 def details(case: Case) -> list[str]:
-    """What is to be said of a case beside its metrics, a line each: causes first, then behaviour and decisions."""
-    return [*(f"cause: {cause}" for cause in case["causes"]), *_behaviour(case)]
+    """What is to be said of a case beside its metrics, a line each: causes first, then behaviour and decisions.
+
+    No name that it tells begins a line of its own.
+    """
+    missing = missing_file(case)
+    lines = (
+        *(f"cause: {cause}" for cause in case["causes"]),
+        *(f"{name(finding)}: {LACKS[finding['lacks']](finding)}" for finding in findings(case) if finding["lacks"]),
+        *_behaviour(case),
+        *([missing] if missing else []),
+    )
+    return [for_terminal(line).replace("\n", "\\n") for line in lines]
+
+
+def _base_lacks(finding: Mapping[str, Any]) -> str:
+    some = " in some repeats that have one now" if finding["base"] is not None else ""
+    against = finding["against"]
+    if against == BASELINE:
+        return f"the baseline has no value{some}: `tokencake check --update` writes it"
+    return f"{against} has no value{some}: there is nothing to compare with"
+
+
+def _value_lacks(finding: Mapping[str, Any]) -> str:
+    some = " in some repeats" if finding["value"] is not None else ""
+    return f"it has no value{some}, {finding['against']} has one"
+
+
+def _both_lack(finding: Mapping[str, Any]) -> str:
+    return f"it and {finding['against']} have values in different repeats"
+
+
+LACKS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "base": _base_lacks,
+    "value": _value_lacks,
+    "both": _both_lack,
+}
 
 
 def _behaviour(case: Case) -> Iterator[str]:
@@ -125,10 +168,10 @@ def _behaviour(case: Case) -> Iterator[str]:
     some = f" in {case['repeats_changed']} of {case['repeats']} repeats" if case["repeats"] > 1 else ""
     if case["behaviour"] == "same":
         if any(finding["against"] == BASELINE for finding in findings(case)):
-            yield "the same happened at the same times: it is the metrics that are computed otherwise"
-        elif not case["same_decisions"]:
+            yield "the same happened at the same times: the metrics are computed otherwise, or the baseline was edited"
+        if not case["same_decisions"]:
             yield "the policy decided otherwise, but nothing happened otherwise"
-        else:
+        if case["same_decisions"]:
             return
     elif case["behaviour"] == "times":
         yield f"only times changed{some}: the same happened in the same order"
@@ -141,6 +184,8 @@ def _decisions(case: Case) -> Iterator[str]:
     first = case["first_difference"]
     if case["same_decisions"]:
         yield "the policy decided the same: what changed is the engine, the machine or the trace"
+    elif first is None and case["missing_file"] is not None:
+        yield "the policy decided otherwise"
     elif first is None:
         yield "the decisions that the baseline keeps are as they were: those of later repeats, or later ones, differ"
     else:
@@ -180,7 +225,7 @@ def _rest(items: Sequence[Any], same: int) -> str:
 
 
 def _value(value: Any) -> str:
-    return "-" if value is None else value if isinstance(value, str) else _cut(json.dumps(value))
+    return "-" if value is None else _cut(value if isinstance(value, str) else json.dumps(value))
 
 
 def _cut(text: str) -> str:
