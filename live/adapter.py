@@ -648,7 +648,7 @@ class Adapter:
     @property
     def laid(self) -> Plan:
         """The plan that holds for this step."""
-        return NATIVE if self._native_once else self.plan
+        return Plan(write_through=self.plan.write_through) if self._native_once else self.plan
 
     def scheduled(self, output: Any, idle_calls: bool) -> None:
         """vLLM has scheduled a step. `idle_calls`: whether calls wait and none runs."""

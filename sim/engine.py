@@ -15,7 +15,7 @@ from collections.abc import Callable
 from math import ceil
 
 from ..policies.controller import Controller
-from ..policies.interface import NATIVE, Hits, Plan
+from ..policies.interface import Hits, Plan
 from ..traces import events as e
 from ..traces.apps import AgentId, AppId, Call, CallId
 from ..traces.errors import EngineError
@@ -385,7 +385,8 @@ class Engine:
         while scheduler.unload_last():
             if (step := self._schedule(now)) is not None or self._link.under_way:
                 return step
-        kept, scheduler.plan = scheduler.plan, NATIVE
+        kept = scheduler.plan
+        scheduler.plan = Plan(write_through=kept.write_through)  # who starts is not its choice now; what is stored is
         step = self._schedule(now)
         scheduler.plan = kept
         if step is None and not self._link.under_way:

@@ -111,6 +111,19 @@ def test_what_is_on_the_gpu_and_not_on_the_host_is_copied_by_the_next_call_that_
     assert happened(play(made, Later, MACHINE), e.StoreStarted) == [(10.0, "b", 8)]
 
 
+def test_a_call_that_starts_against_the_plan_is_written_through_as_well() -> None:
+    """Nobody is admitted and nothing runs, so the engine starts the call. Its blocks are stored all the same."""
+
+    class AdmitsNobody:
+        hears = EVERYTHING
+
+        def plan(self, view: View) -> Plan:
+            return Plan(admit=(), write_through="prompts")
+
+    records = play((one_call("a", 0.0, prompt_of(("x", 70)), 3),), AdmitsNobody, replace(MACHINE, gpu_blocks=30))
+    assert happened(records, e.StoreStarted) == [(0.0, "a", 8), (1.0, "a", 8), (2.0, "a", 1)]
+
+
 def test_a_host_without_room_for_all_of_it_takes_nothing() -> None:
     """As vLLM's does. Ten blocks on the host; a prompt of eight leaves no room for another step's eight of its own."""
     machine = replace(MACHINE, gpu_blocks=30, host_gib=10 * BLOCK_BYTES / 2**30, link_gbps=0.01)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -19,11 +20,11 @@ from test_occupancy import check_shares
 from virtual_engine import Virtual
 
 from tokencake.live.settings import RunSettings
-from tokencake.policies.interface import Policy
+from tokencake.policies.interface import Extent, Plan, Policy, View
 from tokencake.policies.registry import load_policy
 from tokencake.sim.simulate import simulate
 from tokencake.traces import events as e
-from tokencake.traces.apps import AgentId, Application, Call, CallId
+from tokencake.traces.apps import AgentId, Application, Call, CallId, Prompt, Segment
 
 POLICIES = (
     "vllm",
@@ -127,3 +128,46 @@ def test_every_fact_is_equal_where_long_prompts_are_cut(name: str, seed: int) ->
     workload = untied(hard_workload(seed, capped), seed)
     live, simulated = both(workload, load_policy(name), load_policy(name), name)
     assert live == simulated
+
+
+SMALL: dict[str, Any] = {
+    "gpu_blocks": 30,
+    "block_tokens": 4,
+    "kv_bytes_per_token": 25_000_000,
+    "host_gib": 10.0,
+    "link_gbps": 1.0,
+    "copy_s": 0.0,
+    "step_budget_tokens": 32,
+    "long_prefill_token_threshold": 0,
+    "max_running": 8,
+    "asynchronous": False,
+    "client_s": 0.0,
+    "step_s": 1.0,
+}
+
+
+class AdmitsNobody:
+    """The engine starts every call against its will, and writes it through."""
+
+    hears = frozenset({e.CallArrived})
+
+    def __init__(self, save: Extent) -> None:
+        self._save = save
+
+    def plan(self, view: View) -> Plan:
+        return Plan(admit=(), write_through=self._save)
+
+
+@pytest.mark.parametrize("save", ["prompts", "contexts"])
+def test_what_starts_against_the_plan_is_written_through(save: Extent) -> None:
+    """Two prompts of 69 and 40 tokens, one after the other, in steps of 32. All their full blocks are stored."""
+    machine = replace(hard_workload(0).machine, **SMALL)
+    applications = tuple(
+        Application(name, at_s, (Call(f"{name}/1", name, f"{name}/agent", "agent", prompt, 3, 3),))
+        for name, at_s, tokens in (("a", 0.001, 69), ("b", 30.0, 40))
+        for prompt in (Prompt((Segment(name, 0, tokens),), tokens=tokens),)
+    )
+    live, simulated = both(Workload(applications, machine), AdmitsNobody(save), AdmitsNobody(save), "admits nobody")
+    assert live == simulated
+    stores = [rest for kind, _, rest in live if kind == "StoreStarted"]
+    assert stores == ["['a/1', 8]", "['a/1', 8]", "['a/1', 1]", "['b/1', 8]", "['b/1', 2]"]
