@@ -283,6 +283,8 @@ def _fail(message: str) -> int:
 
 def _bug(error: BaseException, arguments: Sequence[str]) -> int:
     """Says that it is ours, and keeps what is needed to mend it in a file that nobody else can read."""
+    from .policies.boundary import SUSPECT
+
     trace = str(error) if isinstance(error, BugError) else traceback.format_exc()
     about = f"tokencake {__version__}, Python {sys.version}\n{list(arguments)}\n"
     try:
@@ -293,7 +295,9 @@ def _bug(error: BaseException, arguments: Sequence[str]) -> int:
         where = f"the traceback is in {file.name}"
     except OSError as problem:
         where = f"the traceback could not be written: {problem.strerror}"
-    last = trace.strip().splitlines()[-1]
+    *_, before, last = "", *trace.strip().splitlines()
+    if last.startswith(SUSPECT):
+        last = f"{before}, {last}"
     _fail(f"a bug in tokencake, please report: {last}: {where}")
     return BUG
 

@@ -81,6 +81,21 @@ def said_by(name: str, turn: int, at_s: float | None) -> str:
     return f"policy {name}: {when}{TURNS[turn]}"
 
 
+SUSPECT = "or a bug in policy "  # how the note begins that an error gets from `suspect`
+
+
+def suspect(error: BaseException, policy: object) -> None:
+    """Note on an error in our own code that the policy, unless it is ours, may have caused: it shares our memory.
+
+    What a policy is shown is locked, but not against `object.__setattr__` and the like. What comes of that looks like a
+    bug of ours; to tell one from the other would take a copy of all that a policy sees.
+    """
+    module: object = type.__dict__["__module__"].__get__(type(policy))
+    if not str(module).startswith(__name__.removesuffix("boundary")):
+        name = type.__dict__["__name__"].__get__(type(policy))
+        error.add_note(f"{SUSPECT}{name}, which was playing: does it write past the lock of what it is shown?")
+
+
 def told(error: BaseException) -> str:
     """An error in one line. An error that cannot be shown is named."""
     try:

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from ..policies.boundary import suspect
 from ..policies.controller import Controller, Sink
 from ..policies.interface import Policy
 from ..traces.apps import Application, Call
-from ..traces.errors import EngineError
+from ..traces.errors import EngineError, TokencakeError
 from ..traces.limits import problem
 from .content import ContextTree
 from .engine import Engine
@@ -50,7 +51,7 @@ def simulate(
     The `journal` gets what is needed to replay the run, too: the policy's questions and plans. `progress` is called now
     and then with the applications that ended and the simulated seconds. `pool` and `one_by_one` exchange the engine's
     structures for slow ones, for tests. Raises `EngineError` for a call that the machine can never serve, and
-    `PolicyError` for a plan that means nothing.
+    `PolicyError` for a plan that means nothing. A bug of ours names, in a note, a policy that may have caused it.
     """
     began = time.perf_counter()
     clock = Clock(0)
@@ -61,8 +62,14 @@ def simulate(
     controller = Controller(policy, machine.beliefs(), engine, sinks, journal)
     engine.start(controller)
     workload.start(engine)
-    clock.run(until=workload.done)
-    engine.stop()
+    try:
+        clock.run(until=workload.done)
+        engine.stop()
+    except TokencakeError:
+        raise
+    except Exception as error:
+        suspect(error, policy)
+        raise
     return RunStats(
         controller.policy_s, time.perf_counter() - began, workload.applications, workload.calls, engine.iterations
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 POLICIES = """
 import os, sys, threading, time
-from tokencake.policies.interface import Plan
+from tokencake.policies.interface import EVERYTHING, Plan
 from tokencake.traces.events import CallArrived
 
 class Base:
@@ -52,6 +52,13 @@ class LoopsWhenMade(Base):
     def __init__(self):
         while True:
             pass
+
+class WritesPastTheLock(Base):
+    hears = EVERYTHING
+    def plan(self, view):
+        for call in (*view.waiting.values(), *view.running.values()):
+            object.__setattr__(call, "request", None)
+        return Plan()
 
 class Prints(Base):
     print("at import")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tokencake.policies.interface import EVERYTHING, Move, Plan, View
 from tokencake.policies.names import Names
 from tokencake.policies.plans import plain_plan
+from tokencake.policies.vllm import Vllm
 from tokencake.sim.presets import PUBLISHED
 from tokencake.sim.simulate import simulate
 from tokencake.traces.apps import Application
@@ -321,6 +322,27 @@ def set_(name: str, value: object) -> Callable[[object], None]:
 def test_a_view_cannot_be_changed(change: Callable[[Any], None]) -> None:
     text = said(once_there_are_agents(change))
     assert "plan() raised AttributeError" in text or "plan() raised FrozenInstanceError" in text
+
+
+def test_what_comes_of_a_write_past_the_lock_names_the_policy() -> None:
+    def write(view: View) -> Plan:
+        object.__setattr__(next(iter({**view.waiting, **view.running}.values())), "request", None)
+        return Plan()
+
+    with pytest.raises(AttributeError) as error:
+        play(once_there_are_agents(write))
+    assert error.value.__notes__ == [
+        "or a bug in policy Doing, which was playing: does it write past the lock of what it is shown?"
+    ]
+
+
+def test_an_error_under_a_policy_of_ours_is_ours_alone() -> None:
+    def fail(fact: object) -> None:
+        raise KeyError(fact)
+
+    with pytest.raises(KeyError) as error:
+        simulate(iter(APPS), Vllm(), MACHINE, [fail])
+    assert not hasattr(error.value, "__notes__")
 
 
 def test_the_engine_keeps_a_plan_that_the_policy_changes_afterwards() -> None:

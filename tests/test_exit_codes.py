@@ -243,6 +243,18 @@ def test_a_bug_of_ours_is_70_with_its_traceback_in_a_file(
     assert file.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize("how", [[], ["--policy-timeout", "9"], ["--policy", "vllm"]])
+def test_where_a_policy_may_be_to_blame_for_a_bug_it_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any, how: list[str]
+) -> None:
+    """It writes past the lock of the view. What comes of that looks like a bug of ours, and only like one."""
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    assert run(["simulate", "t.jsonl", "--policy", "mine.py:WritesPastTheLock", *how]) == cli.BUG
+    said = capfd.readouterr().err
+    assert "error: a bug in tokencake, please report: AttributeError: 'NoneType' object has no attribute " in said
+    assert ", or a bug in policy WritesPastTheLock, which was playing: does it write past the lock" in said
+
+
 def test_a_bug_of_ours_in_another_process_is_ours_too() -> None:
     worker = Worker()
     try:

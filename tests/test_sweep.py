@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from misbehaving import POLICIES
 
 from tokencake.cli import _for_failures, run
 from tokencake.sim.machine_file import load_machine
@@ -278,6 +279,12 @@ def test_what_nobody_foresaw_is_a_failed_cell_with_its_place():
     outcome = attempt(Cell(None, load_machine(), "vllm"))  # type: ignore[arg-type]
     assert outcome.metrics is None
     assert re.fullmatch(OUR_BUG + r"AttributeError: .* \(\w+\.py:\d+\)", outcome.error or "")
+
+
+def test_whoever_may_be_to_blame_for_a_bug_in_a_cell_is_named(trace):
+    Path("mine.py").write_text(POLICIES)
+    outcome = attempt(Cell(Path(trace), load_machine(), "mine.py:WritesPastTheLock"))
+    assert re.match(OUR_BUG + r"AttributeError: .* \(\w+\.py:\d+\), or a bug in policy WritesPast", outcome.error or "")
 
 
 def test_a_bug_of_ours_in_a_cell_is_70_at_the_end():

@@ -17,7 +17,8 @@ def attempt(cell: Cell) -> Outcome:
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-        return lost(cell, f"{OUR_BUG}{type(error).__name__}: {error}{where}")
+        notes = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
+        return lost(cell, f"{OUR_BUG}{type(error).__name__}: {error}{where}{notes}")
 
 
 def lost(cell: Cell, why: str) -> Outcome:
