@@ -1,11 +1,15 @@
 """When a metric regressed: exactly for one run, and if it is sure for several."""
 
+import json
 import random
+from math import inf
 
 import pytest
 
 from tokencake.sim.gate.judge import Chance, judge
+from tokencake.sim.gate.report import finding_record
 from tokencake.sim.gate.suite import Gate
+from tokencake.sim.gate.words import interval
 
 SURE = Chance(0.95)
 LATENCY = Gate("app_latency_s.mean", False, relative=0.02)
@@ -109,3 +113,12 @@ def test_a_count_that_was_always_none_is_judged_by_the_tolerance() -> None:
     gate = Gate("preemptions", False, absolute=3)
     assert judge(gate, [1, 2, 0], [0, 0, 0], SURE).word == "good"
     assert judge(gate, [4, 5, 6], [0, 0, 0], SURE).word == "regressed"
+
+
+def test_what_was_nothing_and_is_something_has_no_interval_that_json_can_hold() -> None:
+    finding = judge(Gate("preemptions", False), [1.0, 2.0, 3.0], [0.0, 0.0, 0.0], SURE)
+    assert finding.interval == (inf, inf)
+    record = finding_record(finding)
+    assert record["interval"] == [None, None]
+    assert interval(record) == ""
+    assert json.dumps(record, allow_nan=False)
