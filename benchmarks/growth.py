@@ -1,10 +1,12 @@
 """How a simulation's time grows with all that waits: many calls at one instant, then twice as many.
 
-    python benchmarks/growth.py [--shape single|tools|host]... [--policy P]... [--calls N]... [--most SECONDS]
+    python benchmarks/growth.py [--shape single|tools|host]... [--policy P]... [--calls N]... [--times K]
+        [--most SECONDS]
 
 For each policy and shape: seconds of CPU at each number of calls, and how many times as long twice the calls take. 2 is
-linear. Each measurement runs in a process of its own, the metrics' fold included, and counts the simulation alone. A
-policy that takes longer than `--most` for one number of calls is not asked for the next ones.
+linear. Each measurement runs in a process of its own that looks for garbage as seldom as the command line does, the
+metrics' fold included, and counts the simulation alone; the least of `--times` is shown. A policy that takes longer
+than `--most` for one number of calls is not asked for the next ones.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from itertools import pairwise
 from math import log2
 
 from tokencake.policies.registry import ROWS, load_policy
+from tokencake.sim.garbage import collect_seldom
 from tokencake.sim.machine_file import load_machine
 from tokencake.sim.simulate import simulate
 from tokencake.traces.apps import Application, Call, Prompt, Segment, Tool
@@ -42,6 +45,7 @@ def main() -> None:
     parser.add_argument("--shape", action="append", choices=SHAPES)
     parser.add_argument("--policy", action="append")
     parser.add_argument("--calls", action="append", type=int)
+    parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--most", type=float, default=120.0)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -52,16 +56,16 @@ def main() -> None:
     print(f"{'shape':8s} {'policy':24s}" + "".join(f"{size:>9,} {'':6s}" for size in sizes))
     for shape in arguments.shape or SHAPES:
         for policy in arguments.policy or ROWS:
-            print(f"{shape:8s} {policy:24s}{line(policy, shape, sizes, arguments.most)}", flush=True)
+            print(f"{shape:8s} {policy:24s}{line(policy, shape, sizes, arguments)}", flush=True)
 
 
-def line(policy: str, shape: str, sizes: list[int], most_s: float) -> str:
+def line(policy: str, shape: str, sizes: list[int], arguments: argparse.Namespace) -> str:
     """Seconds at each size, and how much longer than before, for twice the calls."""
     seconds: list[float] = []
     for size in sizes:
-        if seconds and seconds[-1] > most_s:
+        if seconds and seconds[-1] > arguments.most:
             break
-        seconds.append(run(policy, shape, size))
+        seconds.append(min(run(policy, shape, size) for _ in range(arguments.times)))
     shown = [f"{seconds[0]:8.2f}s {'':6s}"]
     for (size, one), (larger, other) in pairwise(zip(sizes, seconds, strict=False)):
         grown = (other / one) ** (1 / log2(larger / size))
@@ -81,6 +85,7 @@ def measure(policy: str, shape: str, calls: int) -> float:
     machine = load_machine("a800-qwen2.5-14b", MACHINES[shape])
     metrics = Metrics()
     made = load_policy(policy, applications=applications)
+    collect_seldom()
     gc.collect()
     began = time.process_time()
     simulate(applications, made, machine, [metrics.add])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 ALLOCATIONS = 20_000  # more objects made than freed before the youngest are looked through; Python's own: 700
-YOUNG, MIDDLE = 20, 50  # look-throughs of one generation before the next one's
+YOUNG, MIDDLE = 100, 50  # look-throughs of one generation before the next one's
 
 
 def collect_seldom() -> None:
