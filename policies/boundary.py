@@ -40,22 +40,24 @@ class Turn:
     happened: `SystemExit`, too. An interrupt by the user passes. It is told from a `KeyboardInterrupt` that the policy
     raised only in processes that ignore SIGINT, as those do that play for others: nobody else can have raised it there.
     A copy of the process that a policy has made (`os.fork`) ends with the turn: two would write the same result.
+    The same turn may come again and again, `at_s` of the run, but not inside itself.
     """
 
-    __slots__ = ("_at_s", "_name", "_process", "_stdout", "_turn")
+    __slots__ = ("_name", "_process", "_stdout", "_turn", "at_s")
 
-    def __init__(self, name: str, turn: int, at_s: float | None = None) -> None:
+    def __init__(self, name: str, turn: int) -> None:
         self._name = name
         self._turn = turn
-        self._at_s = at_s  # of the run
+        self.at_s: float | None = None
         self._stdout: TextIO | None = None
-        self._process = os.getpid()
+        self._process = 0
 
     def __enter__(self) -> None:
+        self._process = os.getpid()
         self._stdout, sys.stdout = sys.stdout, sys.stderr
         if _said is not None:
             _said[1] = time.monotonic()
-            _said[2] = self._at_s or 0.0
+            _said[2] = self.at_s or 0.0
             _said[0] = self._turn
 
     def __exit__(
@@ -71,7 +73,7 @@ class Turn:
         if isinstance(error, PolicyError) and self._turn != PLAN:
             return  # it refuses an option, and says so itself
         raise PolicyFault(
-            f"{said_by(self._name, self._turn, self._at_s)} raised {told(error)}{_place(trace)}"
+            f"{said_by(self._name, self._turn, self.at_s)} raised {told(error)}{_place(trace)}"
         ) from error
 
 

@@ -42,6 +42,7 @@ class Controller:
         self._journal = journal
         self._sinks = tuple(sinks) if journal is None else (*sinks, journal)
         self._ledger = Ledger(costs, cache if journal is None else self)
+        self._turn = Turn(self._name, PLAN)
         self._plans = PlanCheck(self._name, self._ledger)
         self._news: list[Fact] = []
         self.due = True  # whether there is news; the first step asks every policy
@@ -69,7 +70,9 @@ class Controller:
         ledger.fold(gauges)
         ledger.tell(self._news)
         self._news.clear()
-        with Turn(self._name, PLAN, gauges.at_s):
+        turn = self._turn
+        turn.at_s = gauges.at_s
+        with turn:
             wanted = plain_plan(self._policy.plan(ledger.view))
             hears = self._policy.hears
         if hears is not self._hears:

@@ -26,9 +26,10 @@ def plain_plan(wanted: object) -> object:
 
     What is no plan comes back as it is. Runs the policy's code: properties of subclasses, mappings, times.
     """
-    if not isinstance(wanted, Plan):
-        return wanted
-    if type(wanted) is Plan and _is_plain(wanted):
+    if type(wanted) is Plan:
+        if _is_plain(wanted):
+            return wanted
+    elif not isinstance(wanted, Plan):
         return wanted
     values = {name: getattr(wanted, name) for name in _FIELDS}
     values["wake_at_s"] = _plain_time(values["wake_at_s"])
@@ -36,7 +37,9 @@ def plain_plan(wanted: object) -> object:
     values["upload"] = _plain_moves(values["upload"])
     if isinstance(values["pin"], Mapping):
         pins = dict(values["pin"])
-        values["pin"] = MappingProxyType({name: _plain_time(until_s) for name, until_s in pins.items()})
+        if not _PLAIN.issuperset(map(type, pins.values())):
+            pins = {name: _plain_time(until_s) for name, until_s in pins.items()}
+        values["pin"] = MappingProxyType(pins)
     return Plan(**values)
 
 
@@ -44,8 +47,8 @@ def _is_plain(plan: Plan) -> bool:
     return (
         plan.pin is EMPTY
         and type(plan.wake_at_s) in _PLAIN
-        and _plain_moves(plan.offload) is plan.offload
-        and _plain_moves(plan.upload) is plan.upload
+        and (plan.offload is NATIVE.offload or _plain_moves(plan.offload) is plan.offload)
+        and (plan.upload is NATIVE.upload or _plain_moves(plan.upload) is plan.upload)
     )
 
 

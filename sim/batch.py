@@ -8,6 +8,7 @@ size) say the rest. No cost here depends on the number of calls or tokens.
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from itertools import cycle
 from math import isqrt
 
 from .jobs import Job
@@ -69,7 +70,9 @@ class Batch:
                 )
                 for ahead in range(first, end)
             ]
-        return [(ahead, need) for ahead in range(first, end) if (need := needs[(at + ahead) % size])]
+        turn = (at + first) % size
+        coming = cycle(needs[turn:] + needs[:turn])
+        return [(ahead, need) for ahead, need in zip(range(first, end), coming, strict=False) if need]
 
     def until_end(self) -> int | None:
         """Iterations up to and with the next last one of a call; None if nothing decodes."""

@@ -11,7 +11,7 @@ end of the running and of the scheduled step, and blocks come back one schedule 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from math import ceil
 
 from ..policies.controller import Controller
@@ -211,8 +211,13 @@ class Engine:
     def _outcomes(self, firsts: list[Job], finished: list[Job], now: int) -> None:
         """A step ended: first tokens and finished calls, in the order in which they were scheduled."""
         at_s = now / PS_PER_S
-        begun, ended = set(firsts), set(finished)
-        for job in sorted(begun | ended, key=_by_order):
+        jobs: Collection[Job] = firsts or finished
+        begun: Collection[Job] = firsts
+        ended: Collection[Job] = finished
+        if len(firsts) + len(finished) > 1:
+            begun, ended = set(firsts), set(finished)
+            jobs = sorted(begun | ended, key=_by_order)
+        for job in jobs:
             if job in begun and not job.seen:
                 job.seen = True
                 self._report(e.FirstToken(at_s, job.id))
@@ -227,7 +232,8 @@ class Engine:
         self._boundary = None
         self._scheduling = True
         controller = self._controller
-        self._scheduler.store_ended(now, self._next_start_ps(now))
+        if self._scheduler.ended:
+            self._scheduler.store_ended(now, self._next_start_ps(now))
         if controller.due or (self._wake_ps is not None and self._wake_ps <= now):
             self._ask(now)
         step = self._schedule(now)

@@ -315,13 +315,19 @@ class KvPool:
         self.kept += kept * hold.blank
         self.kept_stalled += stalled * hold.blank
         for first, end in hold.runs:
-            for run in _last_first(first, end):
+            run = first
+            while True:
                 size = run.end - run.first
-                before = (run.kept > 0, run.kept_stalled > 0)
-                run.kept += kept
-                run.kept_stalled += stalled
-                self.kept += size * ((run.kept > 0) - before[0])
-                self.kept_stalled += size * ((run.kept_stalled > 0) - before[1])
+                if kept:
+                    was, run.kept = run.kept, run.kept + kept
+                    self.kept += size * ((run.kept > 0) - (was > 0))
+                if stalled:
+                    was, run.kept_stalled = run.kept_stalled, run.kept_stalled + stalled
+                    self.kept_stalled += size * ((run.kept_stalled > 0) - (was > 0))
+                if run.end == end:
+                    break
+                assert run.rest is not None
+                run = run.rest
 
     # -- runs
 

@@ -98,7 +98,8 @@ class Meter:
             self._at_ps = at_ps
             gpu = self._gpu
             self._used += (gpu.blocks - gpu.free) * span
-            self._stalled += (gpu.stalled_idle + gpu.kept_stalled) * span
-            self._held += gpu.kept * span
+            if gpu.stalled_idle or gpu.kept:  # mostly there is nothing of either kind
+                self._stalled += (gpu.stalled_idle + gpu.kept_stalled) * span
+                self._held += gpu.kept * span
             if self.busy:
                 self._busy_ps += span

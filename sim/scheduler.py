@@ -77,7 +77,7 @@ class Scheduler:
         self.blocked = False  # nobody can be admitted before something changes that is a boundary anyway
         self._alone = False  # a prompt takes more than the threshold, until there is somebody to starve
         self.preempted = False  # whether the latest schedule took room from a running call
-        self._ended: list[Job] = []  # calls whose contexts are to be written through
+        self.ended: list[Job] = []  # calls whose contexts are to be written through
         self._admissions = 0
         self.growth_blocks = 0  # that running and loading calls will yet take until their declared budgets
         self.report: Callable[[Fact], None]
@@ -183,8 +183,8 @@ class Scheduler:
                 self._copies.store(job, upto // self._size, now, end_ps)
 
     def store_ended(self, now: int, from_ps: int) -> None:
-        """Write through what the calls leave that have ended since this was last asked."""
-        ended, self._ended = self._ended, []
+        """Write through what the calls leave that have `ended` since this was last asked."""
+        ended, self.ended = self.ended, []
         extent = self._plan.write_through
         if extent is None:
             return
@@ -346,7 +346,7 @@ class Scheduler:
         agent.context_blocks = (job.prompt_tokens + job.output_tokens - 1) // self._size
         self._copies.refusing = False
         if self._plan.write_through:
-            self._ended.append(job)
+            self.ended.append(job)
             self._copies.used(job, self._to_store(job, self._plan.write_through))
         if job.state is State.RUNNING:
             del self.running[job.id]
