@@ -231,6 +231,15 @@ def test_live_runs_of_several_reports_are_compared(tmp_path: Path, capsys: pytes
     assert "3 live runs of each policy or more" in capsys.readouterr().out
 
 
+def test_live_runs_are_counted_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = live_report(tmp_path, "one.json", {"vllm": [100.0, 102.0], "tokencake": [70.0, 71.0]})
+    copy = tmp_path / "copy.json"
+    copy.write_bytes(one.read_bytes())
+    for again in (one, copy):
+        assert run(["compare", "--live", str(one), str(again)]) == 2
+        assert capsys.readouterr().err == f"error: {again}: expected other runs, got those of {one} once more\n"
+
+
 def test_of_live_runs_some_policies_can_be_chosen_and_the_first_is_the_base(tmp_path: Path) -> None:
     file = live_report(tmp_path, "one.json", {"vllm": [3.0, 3.1], "a": [2.0, 2.1], "b": [1.0, 1.1]})
     found = compared(tmp_path, "--live", file, "--policy", "a", "--policy", "b")

@@ -43,14 +43,17 @@ class LiveRuns:
 def read_live_reports(paths: Sequence[Path]) -> LiveRuns:
     """The runs of all reports together.
 
-    Raises TraceError, naming the file, for one that is no report of a live comparison, or whose trace, rate or engine
-    is not that of the first.
+    Raises TraceError, naming the file, for one that is no report of a live comparison, whose trace, rate or engine
+    is not that of the first, or whose runs are those of one before: counted twice, they would seem to be surer.
     """
     reports = [read_json(path, _report) for path in paths]
     first = reports[0]
-    for path, report in zip(paths, reports, strict=True):
+    for index, (path, report) in enumerate(zip(paths, reports, strict=True)):
         if (different := _difference(report, first)) is not None:
             raise TraceError(f"{path}: {different}: expected that of {paths[0]}: other runs cannot be compared with it")
+        for earlier, other in zip(paths[:index], reports, strict=False):
+            if report["runs"] == other["runs"]:
+                raise TraceError(f"{path}: expected other runs, got those of {earlier} once more")
     names = ("version", "engine", "engine_version", "trace", "machine")
     found = LiveRuns({name: first[name] for name in names})
     for path, report in zip(paths, reports, strict=True):
