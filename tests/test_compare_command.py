@@ -32,7 +32,8 @@ def trace(tmp_path: Path) -> Path:
 
 def compared(tmp_path: Path, *arguments: object) -> dict[str, Any]:
     file = tmp_path / "comparison.json"
-    assert run(["compare", *map(str, arguments), "--jobs", "1", "--json", str(file)]) == 0
+    jobs = () if "--live" in arguments else ("--jobs", "1")
+    assert run(["compare", *map(str, arguments), *jobs, "--json", str(file)]) == 0
     found: dict[str, Any] = json.loads(file.read_text())
     return found
 
