@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
@@ -23,6 +23,7 @@ from ..traces.errors import EngineError, RunError, TokencakeError
 from ..traces.events import AppFinished, Asked, AskedShared, Began, CallArrived, Occupied, Planned, Request
 from ..traces.events_io import decode
 from ..traces.limits import problem
+from .answers import Ended
 from .chat import Messages
 from .counters import Counters, FactCounters, disagreements
 from .in_process import LiveStats, Progress
@@ -139,6 +140,8 @@ class _Facts:
         self._next = facts.following
         if not facts.under_way and not ended:
             raise RunError(f"{server.url}: the server has ended the run: it had not heard of this client for too long")
+        if facts.under_way and ended:  # more would come, maybe for ever
+            raise RunError(f"{server.url}: facts: the run has been ended, but the server says that it is under way")
         return bool(facts.lines)
 
     def _take(self, record: Any) -> None:
@@ -205,11 +208,11 @@ class _Run:
         after = await self._server.counters()
         return self._stats(wall_s, said, None if before is None or after is None else since(before, after))
 
-    def _stats(self, wall_s: float, said: Mapping[str, Any], vllm: Counters | None) -> LiveStats:
+    def _stats(self, wall_s: float, said: Ended, vllm: Counters | None) -> LiveStats:
         facts, counted = self._facts, self._facts.counters.counted
         counters = {"facts": counted.record()} | ({} if vllm is None else {"vllm": vllm.record()})
         return LiveStats(
-            float(said.get("policy_s", 0.0)),
+            said.policy_s,
             wall_s,
             self._player.applications,
             self._player.calls,
@@ -217,7 +220,7 @@ class _Run:
             facts.lateness_s.summary(),
             counters,
             [] if vllm is None else disagreements(vllm, counted),
-            [str(error) for error in said.get("errors", ())],
+            said.errors,
             facts.call_latencies.summary(),
             self._player.failed_calls,
             self._failures,

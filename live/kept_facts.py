@@ -29,9 +29,14 @@ class KeptFacts:
             self._bytes += len(line)
 
     def since(self, number: int, most: int) -> tuple[list[str], int]:
-        """At most so many lines from this number on, and the number of the next. Forgets those before them."""
+        """At most so many lines from this number on, and the number of the next. Forgets those before them.
+
+        Raises `EngineError` for a number that nobody was given: lines that are forgotten, or beyond the next one.
+        """
         if number < self._first:
             raise EngineError(f"facts: from {number}: those before {self._first} were fetched, and are not kept")
+        if number > self._first + len(self._lines):  # it has not got what it says it has, and nobody could tell it
+            raise EngineError(f"facts: from {number}: expected at most {self._first + len(self._lines)}, the next one")
         while self._lines and self._first < number:
             self._bytes -= len(self._lines.popleft())
             self._first += 1

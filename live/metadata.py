@@ -13,7 +13,6 @@ the application follows.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from ..traces.apps import NO_HINTS, Hints
 from ..traces.events import Request, ToolHint
 from ..traces.fields import WrongField, flag, items, members, name, seconds, text, whole
 from ..traces.parser import parse_hints
+from ..traces.strict_json import strict_json
 
 KEY = "tokencake"
 _FIELDS = frozenset({"app", "agent", "type", "call", "max_output", "tools", "hints", "last"})
@@ -95,9 +95,9 @@ def _told(said: Mapping[str, object], request_id: str, prompt_tokens: int, max_t
 def _object(said: object) -> Mapping[str, object]:
     if isinstance(said, str):
         try:
-            said = json.loads(said)
-        except (ValueError, RecursionError):
-            raise WrongField("", "expected an object, or JSON text of one") from None
+            said = strict_json(said.encode(errors="surrogatepass") + b"\n")
+        except WrongField as wrong:
+            raise WrongField("", f"expected an object, or JSON text of one: {wrong}") from None
     return members(said, _FIELDS, ("agent",))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from ..traces.fields import WrongField, shown
 from .counters import Counters
 
 # a name, maybe labels, and the value since the server started
@@ -19,13 +20,20 @@ _FIELDS: Mapping[tuple[str, str], str] = {  # by name, and by a label that it mu
 
 
 def read_counters(text: str) -> Counters | None:
-    """The sums over all models and engines of the server; None if something is not published."""
+    """The sums over all models and engines of the server; None if something is not published. Raises `WrongField`."""
     sums: dict[str, int] = {}
     for name, labels, value in _SAMPLE.findall(text):
         for (wanted, label), field in _FIELDS.items():
             if name == wanted and label in labels:
-                sums[field] = sums.get(field, 0) + int(float(value))
+                sums[field] = sums.get(field, 0) + _count(name, value)
     return Counters(**sums) if len(sums) == len(_FIELDS) else None
+
+
+def _count(name: str, value: str) -> int:
+    try:
+        return int(float(value))
+    except (ValueError, OverflowError):  # text, NaN or infinity
+        raise WrongField(name, f"expected a number, got {shown(value)}") from None
 
 
 def since(before: Counters, after: Counters) -> Counters:

@@ -21,9 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -33,6 +31,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from ..traces.errors import EngineError
+from ..traces.fields import WrongField, shown
+from ..traces.strict_json import strict_json
 from .client_events import events_from_body
 from .protocol import RUN_HEADER, new_name
 from .settings import control_token, from_client, server_settings
@@ -60,11 +60,11 @@ class Routes:
         self._unheard: set[asyncio.Task[Any]] = set()  # tasks live only as long as somebody knows them
 
     def attach_router(self, app: FastAPI) -> None:
-        self._add(app, "POST", "events", self._authorize_user, self._events)
+        self._add(app, "POST", "events", self._authorize_user, self._events, ("wait",))
         self._add(app, "GET", "info", self._authorize_user, self._info)
         self._add(app, "POST", "run", self._authorize_control, self._run)
         self._add(app, "POST", "end", self._authorize_control, self._end)
-        self._add(app, "GET", "facts", self._authorize_control, self._facts)
+        self._add(app, "GET", "facts", self._authorize_control, self._facts, ("from", "limit"))
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Raises `EngineError`, and with it vLLM does not start, for a control token that is none."""
@@ -81,10 +81,12 @@ class Routes:
         name: str,
         authorize: Callable[[Request], None],
         handle: Callable[[Request], Awaitable[Response]],
+        parameters: Sequence[str] = (),
     ) -> None:
         async def handled(request: Request) -> Response:
             try:
                 authorize(request)
+                _check_query(request, parameters)
                 return await handle(request)
             except Refused as refused:
                 return JSONResponse({"error": str(refused)}, refused.status)
@@ -94,12 +96,13 @@ class Routes:
     # -- for users
 
     async def _events(self, request: Request) -> Response:
+        wait = _flag(request, "wait", True)
         body = await _body(request)
         _checked(lambda: events_from_body(body))
         if len(self._unheard) >= MOST_UNHEARD:
             raise Refused(f"{MOST_UNHEARD} messages wait for the engine, which does not listen", 503)
         tell = asyncio.create_task(self._ask("tell", body))
-        if request.query_params.get("wait") == "false":
+        if not wait:
             self._unheard.add(tell)
             tell.add_done_callback(self._heard)
             await asyncio.sleep(0)  # the task puts its message into the socket before it waits for the first time
@@ -187,7 +190,7 @@ async def _body(request: Request) -> dict[str, Any]:
     """A JSON object. What is too long is not read to its end."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Refused("expected a body that is not compressed", 415)
-    length = request.headers.get("Content-Length", "0")
+    length = request.headers.get("Content-Length", "0").strip()
     if not (length.isascii() and length.isdigit()) or len(length) > 15 or int(length) > LARGEST_BODY:
         raise _too_long()
     parts, read = [], 0
@@ -203,11 +206,9 @@ async def _body(request: Request) -> dict[str, Any]:
     except ClientDisconnect:
         raise Refused("the client has gone", 400) from None
     try:
-        body = json.loads(b"".join(parts))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(f"expected JSON: {error}") from None
-    except ValueError:
-        raise Refused(f"expected numbers of at most {sys.get_int_max_str_digits()} digits, got a longer one") from None
+        body = strict_json(b"".join((*parts, b"\n")))  # its end is known: only files are cut off
+    except WrongField as wrong:
+        raise Refused(str(wrong)) from None
     if not isinstance(body, dict):
         raise Refused("expected a JSON object")
     return body
@@ -230,6 +231,24 @@ def _run_of(request: Request) -> str:
     if name is None:
         raise Refused(f"expected the header {RUN_HEADER}, with the name that /tokencake/run answered")
     return name
+
+
+def _check_query(request: Request, known: Sequence[str]) -> None:
+    """Each parameter is one that the route has, and is there once: of two, one would be dropped in silence."""
+    seen = set()
+    for name, _ in request.query_params.multi_items():
+        if name not in known:
+            raise Refused(f"unknown parameter {shown(name)}: known are {', '.join(known) or 'none'}")
+        if name in seen:
+            raise Refused(f"expected the parameter {name} once, got it twice")
+        seen.add(name)
+
+
+def _flag(request: Request, name: str, default: bool) -> bool:
+    text = request.query_params.get(name)
+    if text not in (None, "true", "false"):
+        raise Refused(f"{name}: expected true or false, got {shown(text)}")
+    return default if text is None else text == "true"
 
 
 def _whole(request: Request, name: str, default: int) -> int:

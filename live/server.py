@@ -9,14 +9,18 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from .. import __version__
 from ..traces.apps import Call
 from ..traces.errors import EngineError, RunError
 from ..traces.events import Request
+from ..traces.fields import WrongField, shown
+from . import answers
 from .address import certificates, is_here, key_from, proxy_variable, proxy_variables, server_address
+from .answers import brief
 from .counters import Counters
 from .metadata import KEY, to_metadata
 from .prometheus import read_counters
@@ -44,14 +48,6 @@ class About:
     max_context_tokens: int
     vocabulary: int  # ids from 0 to one less; one beyond kills a server without a tokenizer
     everything: Mapping[str, object]  # that it says of itself
-
-
-class Facts(NamedTuple):
-    """What happened since a number was asked for."""
-
-    lines: list[str]  # of an events file
-    following: int  # the number of the next one
-    under_way: bool  # whether the run still is
 
 
 class Server:
@@ -86,9 +82,7 @@ class Server:
             )
         except Exception as error:  # whatever the client finds wrong in the environment, of several kinds
             told_by = " and ".join(proxy_variables()) or "the environment"
-            raise EngineError(
-                f"{self.url}: no connection can be opened as {told_by} says: {_one_line(error)}"
-            ) from None
+            raise EngineError(f"{self.url}: no connection can be opened as {told_by} says: {brief(error)}") from None
         self._calls = self._root.with_options(timeout=None)  # a call may wait for hours
 
     @property
@@ -103,21 +97,23 @@ class Server:
         info = await self._patiently(lambda: self._asked("GET", "info"))
         served = await self._patiently(self._models)
         if self.model not in served:
-            raise EngineError(f"{self.url}: model {self.model!r} is not served: expected one of {', '.join(served)}")
+            known = brief(", ".join(served[: answers.MOST_SHOWN]) or "none")
+            raise EngineError(f"{self.url}: model {self.model!r} is not served: expected one of {known}")
         if info.get("tokencake") != __version__:
-            raise EngineError(f"{self.url}: runs tokencake {info.get('tokencake')}, but here is {__version__}")
+            found = info.get("tokencake")
+            found = brief(found) if isinstance(found, str) else shown(found)
+            raise EngineError(f"{self.url}: runs tokencake {found}, but here is {__version__}")
+        with self._reading("info"):
+            vllm = answers.version_in(info, "vllm")
+            block_tokens = answers.count_in(info, "block_tokens")
+            gpu_blocks = answers.count_in(info, "gpu_blocks")
+            max_context_tokens = answers.count_in(info, "max_context_tokens")
+            vocabulary = answers.count_in(info, "vocabulary", 2)  # with a single id all prompts would be alike
         try:
-            return About(
-                check_version(str(info.get("vllm"))),
-                self.model,
-                _count(info, "block_tokens"),
-                _count(info, "gpu_blocks"),
-                _count(info, "max_context_tokens"),
-                _count(info, "vocabulary"),
-                info,
-            )
+            vllm = check_version(vllm)
         except EngineError as error:
             raise EngineError(f"{self.url}: {error}") from None
+        return About(vllm, self.model, block_tokens, gpu_blocks, max_context_tokens, vocabulary, info)
 
     async def begin(self, run: str, settings: RunSettings) -> None:
         """A new run of that name, on an empty cache; engine time starts at 0."""
@@ -132,9 +128,11 @@ class Server:
             else:
                 return
 
-    async def end(self, run: str) -> Mapping[str, object]:
+    async def end(self, run: str) -> answers.Ended:
         """The run is over. Returns what the engine says of it that is in no fact."""
-        return await self._controlled("POST", "end", run, {})
+        answer = await self._controlled("POST", "end", run, {})
+        with self._reading("end"):
+            return answers.ended(answer)
 
     async def tell(self, events: Sequence[Mapping[str, object]], *, wait: bool = False) -> None:
         """Events of applications and tools. When this returns they are ahead of every later call, on their way; if
@@ -143,13 +141,11 @@ class Server:
         for some in _batches(events):
             await self._patiently(lambda some=some: self._asked("POST", "events", {"events": some}, query))  # type: ignore[misc]
 
-    async def facts(self, run: str, first: int) -> Facts:
+    async def facts(self, run: str, first: int) -> answers.Facts:
         """What happened in a run since the `first`-th record. Those before it are forgotten by the server."""
         answer = await self._controlled("GET", "facts", run, query={"from": str(first)})
-        lines, following = answer.get("lines"), answer.get("next")
-        if not isinstance(lines, list) or not isinstance(following, int):
-            raise EngineError(f"{self.url}: facts: expected lines, and the number of the next one")
-        return Facts(lines, following, bool(answer.get("under_way")))
+        with self._reading("facts"):
+            return answers.facts(answer, first)
 
     async def counters(self) -> Counters | None:
         """What vLLM itself has counted since the server started. None if the server was told to count nothing."""
@@ -160,23 +156,22 @@ class Server:
             except self._openai.APIError as error:
                 raise self._trouble(error, "metrics") from None
 
-        return read_counters(await self._patiently(ask))
+        with self._reading("metrics"):
+            return read_counters(await self._patiently(ask))
 
     async def complete(self, call: Call, request: Request, token_ids: Iterable[int], last: bool) -> list[int]:
         """Sends a call as token ids, and returns the ids of its answer, which has the length that the trace says."""
         body = {"prompt": list(token_ids), "return_token_ids": True}
         choice = await self._served("completions", body, call, request, last)
-        answer = choice.get("token_ids")
-        if not isinstance(answer, list) or len(answer) != call.output_tokens:
-            found = f"{len(answer)} token ids" if isinstance(answer, list) else "no token ids"
-            raise RunError(f"{self.url}: call {call.id!r}: expected {call.output_tokens} token ids, got {found}")
-        return answer
+        with self._reading(f"call {call.id!r}"):
+            return answers.token_ids(choice.get("token_ids"), call.output_tokens)
 
     async def chat(self, call: Call, request: Request, messages: Sequence[Message], last: bool) -> str:
         """Sends a call as messages, and returns the text of its answer."""
         choice = await self._served("chat/completions", {"messages": messages}, call, request, last)
         message = choice.get("message")
-        return str(message.get("content") or "") if isinstance(message, dict) else ""
+        content = message.get("content") if isinstance(message, dict) else None
+        return str(content or "").encode(errors="replace").decode()  # half a character cannot be sent again
 
     async def _served(
         self, route: str, prompt: Mapping[str, object], call: Call, request: Request, last: bool
@@ -194,26 +189,26 @@ class Server:
             "vllm_xargs": {KEY: json.dumps(to_metadata(request, last))},  # which takes no objects, but text
             **prompt,
         }
+        what = f"call {call.id!r}"
         try:
-            answer = await self._calls.post(f"/v1/{route}", cast_to=object, body=body)
+            with self._reading(what):
+                answer = await self._calls.post(f"/v1/{route}", cast_to=object, body=body)
         except self._openai.APIError as error:
-            raise self._trouble(error, f"call {call.id!r}") from None
+            raise self._trouble(error, what) from None
         try:
             (choice,) = answer["choices"]
         except (KeyError, TypeError, ValueError):
             choice = None
         if not isinstance(choice, dict):
-            raise RunError(f"{self.url}: call {call.id!r}: expected an answer with one choice")
+            raise RunError(f"{self.url}: {what}: expected an answer with one choice")
         return choice
 
     async def _models(self) -> list[str]:
         try:
-            answer = await self._root.get("/v1/models", cast_to=object)
-            return [str(model["id"]) for model in answer["data"]]
+            with self._reading("models"):
+                return answers.models(await self._root.get("/v1/models", cast_to=object))
         except self._openai.APIError as error:
             raise self._trouble(error, "models") from None
-        except (KeyError, TypeError):
-            raise EngineError(f"{self.url}: models: expected a list of models") from None
 
     async def _controlled(
         self,
@@ -245,10 +240,11 @@ class Server:
         if headers:
             options["headers"] = headers
         try:
-            if method == "GET":
-                answer = await self._root.get(f"/tokencake/{name}", cast_to=object, options=options)
-            else:
-                answer = await self._root.post(f"/tokencake/{name}", cast_to=object, body=body, options=options)
+            with self._reading(name):
+                if method == "GET":
+                    answer = await self._root.get(f"/tokencake/{name}", cast_to=object, options=options)
+                else:
+                    answer = await self._root.post(f"/tokencake/{name}", cast_to=object, body=body, options=options)
         except self._openai.NotFoundError:
             raise EngineError(
                 f"{self.url}: has no routes of Tokencake: start vLLM as `tokencake live --print-serve-args` says"
@@ -258,6 +254,16 @@ class Server:
         if not isinstance(answer, dict):
             raise EngineError(f"{self.url}: {name}: expected the answer of a vLLM server, got something else")
         return answer
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """An answer that came, and is none that a vLLM server gives: `EngineError`, in one line."""
+        try:
+            yield
+        except WrongField as wrong:
+            raise EngineError(f"{self.url}: {what}: {wrong}") from None
+        except (ValueError, RecursionError):  # the client does not look at what it decodes
+            raise EngineError(f"{self.url}: {what}: expected JSON of a vLLM server, got something else") from None
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask again if the server gave way, a few times."""
@@ -278,7 +284,7 @@ class Server:
             return RunError(f"{self.url}: {what}: no answer from the server{self._way}: {_cause(error)}")
         status = getattr(error, "status_code", 0)
         said = error.body.get("message") if isinstance(error.body, dict) else error.body
-        line = _one_line(said or error)
+        line = brief(said or error)
         if status == 401 or (status == 403 and key == API_KEY):
             noun = "the control token" if key == CONTROL_TOKEN else "the API key"
             return Unauthorized(f"{self.url}: {what}: the server refuses {noun} in {key}: {line}")
@@ -322,19 +328,8 @@ def _openai() -> Any:
     return openai
 
 
-def _count(info: Mapping[str, object], name: str) -> int:
-    value = info.get(name)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise EngineError(f"info: {name}: expected a whole number, got {value!r}")
-    return value
-
-
 def _cause(error: BaseException) -> str:
     """The innermost reason: `openai` says no more than that there was a connection error."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
-    return _one_line(error) or type(error).__name__
-
-
-def _one_line(said: object) -> str:
-    return " ".join(str(said).split())
+    return brief(error) or type(error).__name__

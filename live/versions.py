@@ -23,7 +23,7 @@ def check_vllm() -> str:
 
 def check_version(found: str) -> str:
     """The version itself if it is in the range. Raises `EngineError` that names both."""
-    numbers = re.match(r"(\d+)\.(\d+)", found)
+    numbers = re.match(r"([0-9]{1,9})\.([0-9]{1,9})(?![0-9])", found)
     if numbers is None or not FIRST <= (int(numbers[1]), int(numbers[2])) < BEYOND:
         raise EngineError(f"vLLM {found} is not supported: expected vllm{RANGE}")
     return found

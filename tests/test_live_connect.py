@@ -310,12 +310,20 @@ def test_something_else_that_speaks_http(server: MadeUpServer) -> None:
     [
         ({"tokencake": "0.0.1"}, "runs tokencake 0.0.1, but here is "),
         ({"vllm": "0.40.1"}, "vLLM 0.40.1 is not supported: expected vllm>=0.26,<0.33"),
-        ({"vocabulary": None}, "info: vocabulary: expected a whole number, got None"),
+        ({"tokencake": "x" * 10_000}, "runs tokencake xxx"),
+        ({"vllm": "0." + "9" * 5000}, "info: vllm: expected 1 to 200 printable characters, got "),
+        ({"vllm": "0." + "9" * 50}, "is not supported: expected vllm>=0.26,<0.33"),
+        ({"vocabulary": None}, "info: vocabulary: expected a whole number from 2 to 2147483647, got null"),
+        ({"vocabulary": 1}, "info: vocabulary: expected a whole number from 2 to 2147483647, got 1"),
+        ({"vocabulary": 2**70}, "info: vocabulary: expected a whole number from 2 to 2147483647, got "),
+        ({"block_tokens": 0}, "info: block_tokens: expected a whole number from 1 to 2147483647, got 0"),
+        ({"gpu_blocks": "x" * 10_000}, "info: gpu_blocks: expected a whole number from 1 to 2147483647, got "),
     ],
 )
 def test_a_server_that_does_not_fit(server: MadeUpServer, wrong: dict[str, object], said: str) -> None:
     server.info |= wrong
     assert said in problem(server)
+    assert len(problem(server)) < 1000
 
 
 def test_a_server_with_other_models(server: MadeUpServer) -> None:
@@ -346,6 +354,82 @@ def test_a_policy_that_the_server_does_not_know(server: MadeUpServer, trace: lis
     server.before = lambda path, body: (400, {"error": "no policy 'x'"}) if path.endswith("/run") else None
     with pytest.raises(EngineError, match="run: no policy 'x'"):
         Remote(server.url, MODEL).play(trace, RunSettings(policy="x"))
+
+
+# -- answers that no server of ours gives: one line says which, and nothing is measured by them
+
+LINE = '{"fact":"AppStarted","at_s":0.1,"app":"a"}'
+
+
+@pytest.mark.parametrize(
+    ("path", "answer", "said"),
+    [
+        ("/tokencake/facts", {"lines": [7], "next": 1, "under_way": True}, r"facts: lines\[0\]: expected a fact"),
+        (
+            "/tokencake/facts",
+            {"lines": ["\ud800"], "next": 1, "under_way": True},
+            r"facts: lines\[0\]: expected a fact",
+        ),
+        ("/tokencake/facts", {"lines": [], "next": 9, "under_way": True}, "facts: next: expected 0, got 9"),
+        ("/tokencake/facts", {"lines": [LINE], "next": 0, "under_way": True}, "facts: next: expected 1, got 0"),
+        (
+            "/tokencake/facts",
+            {"lines": [LINE], "next": True, "under_way": True},
+            "facts: next: expected a whole number",
+        ),
+        ("/tokencake/facts", {"lines": [], "next": 0, "under_way": "no"}, "facts: under_way: expected true or false"),
+        ("/tokencake/facts", {"lines": [], "next": 0, "under_way": True}, "run has been ended, but the server says"),
+        ("/tokencake/end", {"policy_s": "x"}, "end: policy_s: expected a number"),
+        ("/tokencake/end", {"policy_s": float("nan")}, "end: policy_s: expected a number"),
+        ("/tokencake/end", {"errors": 7}, "end: errors: expected a list, got 7"),
+        (
+            "/metrics",
+            "vllm:prompt_tokens_total NaN\n",
+            'metrics: vllm:prompt_tokens_total: expected a number, got "NaN"',
+        ),
+        ("/metrics", "vllm:prompt_tokens_total x\n", 'metrics: vllm:prompt_tokens_total: expected a number, got "x"'),
+    ],
+)
+def test_an_answer_that_means_nothing(
+    server: MadeUpServer, trace: list[Application], path: str, answer: object, said: str
+) -> None:
+    server.before = lambda asked, body: (200, answer) if asked == path else None
+    with pytest.raises((EngineError, RunError), match=said):
+        Remote(server.url, MODEL).play(trace, RunSettings())
+
+
+def test_what_calls_itself_json_and_is_none(server: MadeUpServer, trace: list[Application]) -> None:
+    for path in ("/tokencake/info", "/v1/models", "/tokencake/events"):  # 204: an answer without a body
+        server.before = lambda asked, body, path=path: (204, "") if asked == path else None  # type: ignore[misc]
+        with pytest.raises(
+            EngineError, match=r"expected .* of a vLLM server, got something else|expected a list of models"
+        ):
+            Remote(server.url, MODEL).play(trace, RunSettings())
+
+
+def test_token_ids_that_are_none_cost_the_application(server: MadeUpServer, trace: list[Application]) -> None:
+    for wrong in ("x", None, -1, 2**70, [1]):
+        answer = {"choices": [{"token_ids": [wrong] * 9}]}
+        server.before = lambda path, body, answer=answer: (  # type: ignore[misc]
+            (200, answer) if path == "/v1/completions" and body["max_tokens"] == 9 else None
+        )
+        stats = Remote(server.url, MODEL).play(trace, RunSettings())
+        assert (stats.failed_calls, stats.applications) == (1, 1)
+        assert "call 'chat/c': token_ids[0]: expected the id of a token, got " in stats.failures[0]
+
+
+def test_what_a_server_says_is_cut(server: MadeUpServer) -> None:
+    server.before = lambda path, body: (400, {"error": "x" * 100_000})
+    assert len(problem(server)) < 1000
+    server.before = lambda path, body: None
+    server.served = ["m" * 100] * 1000
+    assert len(problem(server)) < 1000
+
+
+def test_half_a_character_in_an_answer_does_not_end_a_chat(server: MadeUpServer, trace: list[Application]) -> None:
+    answer = {"choices": [{"message": {"content": "half \ud800"}}]}
+    server.before = lambda path, body: (200, answer) if path == "/v1/chat/completions" else None
+    assert Remote(server.url, MODEL, chat=True).play(trace, RunSettings()).failed_calls == 0
 
 
 # -- runs that fail

@@ -16,10 +16,12 @@ from idle_engine import OWN, IdleEngine
 
 from tokencake.live.control import Control
 from tokencake.live.kept_facts import KeptFacts
+from tokencake.live.metadata import KEY, from_extra_args
 from tokencake.live.settings import RunSettings
 from tokencake.traces import events as e
 from tokencake.traces.errors import EngineError
 from tokencake.traces.events_io import read_events
+from tokencake.traces.fields import WrongField
 
 NAMES = ("r" * 32, "s" * 40)
 
@@ -177,7 +179,23 @@ def test_facts_are_forgotten_once_later_ones_are_asked_for(asked: Callable[[Kept
     assert (len(first), following) == (3, 3)
     assert kept.since(0, 3) == (first, 3)  # asked again: the answer was lost
     assert kept.since(3, 3)[1] == 5
-    assert kept.since(9, 1) == ([], 9)
+    with pytest.raises(EngineError, match="from 9: expected at most 5, the next one"):
+        kept.since(9, 1)  # a client that is mistaken: nothing is forgotten for it
+    assert len(kept.since(3, 3)[0]) == 2
+    assert kept.since(5, 1) == ([], 5)
     kept.add(e.AppStarted(5.0, "a5"))
     with pytest.raises(EngineError, match="those before 5 were fetched, and are not kept"):
         asked(kept)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ('{"agent": "a", "agent": "b"}', 'expected each field once, got "agent" twice'),
+        ('{"agent": "a", "max_output": NaN}', "expected JSON, which has no NaN"),
+        ('{"agent": "\ud800"}', "expected text in UTF-8"),
+    ],
+)
+def test_metadata_that_is_no_strict_json_means_nothing(said: str, why: str) -> None:
+    with pytest.raises(WrongField, match=f"^tokencake: expected an object, or JSON text of one: {why}"):
+        from_extra_args({KEY: said}, "request", 10, 5)

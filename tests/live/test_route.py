@@ -125,8 +125,8 @@ def test_what_nobody_waits_for_is_refused_in_the_log(monkeypatch: pytest.MonkeyP
     ("path", "body", "said"),
     [
         ("events", b"{", "expected JSON: "),
-        ("events", b"\xff", "expected JSON: "),
-        ("events", b"[" * 100_000, "expected JSON: "),
+        ("events", b"\xff", "expected text in UTF-8, got byte 0xff in column 1"),
+        ("events", b"[" * 100_000, "expected at most a few levels of lists and objects"),
         ("events", b"[]", "expected a JSON object"),
         ("events", b"{}", 'expected {"events": '),
         ("events", b'{"events": [3]}', "event: expected an object, got 3"),
@@ -141,7 +141,11 @@ def test_what_nobody_waits_for_is_refused_in_the_log(monkeypatch: pytest.MonkeyP
             b'{"events": [{"event": "app_started", "app": "\\ud800"}]}',
             "event: app: expected 1 to 200 printable",
         ),
-        ("events", b'{"events": [{"event": "app_started", "app": "a", "at_s": NaN}]}', "event: at_s: expected seconds"),
+        (
+            "events",
+            b'{"events": [{"event": "app_started", "app": "a", "at_s": NaN}]}',
+            "expected JSON, which has no NaN",
+        ),
         (
             "events",
             b'{"events": [{"event": "app_started", "app": "a", "at_s": 1' + b"0" * 400 + b"}]}",
@@ -150,12 +154,12 @@ def test_what_nobody_waits_for_is_refused_in_the_log(monkeypatch: pytest.MonkeyP
         (
             "events",
             b'{"events": [{"event": "app_started", "app": "a", "at_s": 1' + b"0" * 5000 + b"}]}",
-            "expected numbers of at most 4300 digits, got a longer one",
+            "expected numbers of a reasonable length: ",
         ),
         ("events", b'{"events": [{"event": "tool_returned", "app": "a"}]}', "event: agent: expected the name"),
         ("run", b'{"policy": "vllm", "events": "/etc/passwd"}', 'tokencake settings: unknown field "events"'),
         ("run", b'{"policy": "vllm\\u0000"}', "tokencake settings: policy: expected 1 to 1000 printable"),
-        ("run", b'{"app_timeout_s": NaN}', "tokencake settings: app_timeout_s: expected seconds"),
+        ("run", b'{"app_timeout_s": NaN}', "expected JSON, which has no NaN"),
         ("run", b'{"app_timeout_s": -1}', "tokencake settings: app_timeout_s: expected seconds"),
         ("run", b'{"seed": -5}', "tokencake settings: seed: expected a whole number from 0 to "),
         ("run", b'{"seed": 1' + b"0" * 400 + b"}", "tokencake settings: seed: expected a whole number from 0 to "),
@@ -163,6 +167,10 @@ def test_what_nobody_waits_for_is_refused_in_the_log(monkeypatch: pytest.MonkeyP
         ("run", b'{"costs": {"copy_s": 1}}', "tokencake settings: costs: the field "),
         ("run", b'{"settings": {}}', 'tokencake settings: unknown field "settings"'),
         ("run", b"", "expected JSON: "),
+        ("run", b'{"policy": "vllm", "policy": "tokencake"}', 'expected each field once, got "policy" twice'),
+        ("run", '{"policy": "vllm"}'.encode("utf-16"), "expected text in UTF-8, got byte 0xff"),
+        ("events", b'{"events": [{"event": "app_started", "app": "a", "app": "b"}]}', "expected each field once"),
+        ("events", b'{"events": [{"event": "app_started", "app": "a"', "expected JSON: "),
     ],
 )
 def test_a_wrong_body_is_refused_in_one_line(path: str, body: bytes, said: str) -> None:
@@ -171,6 +179,7 @@ def test_a_wrong_body_is_refused_in_one_line(path: str, body: bytes, said: str) 
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(said)
     assert "\n" not in answer.json()["error"]
+    assert "cut off" not in answer.json()["error"]  # that is for files
     assert engine.asked == []
 
 
@@ -180,6 +189,29 @@ def test_a_wrong_number_is_refused(query: str) -> None:
     answer = client.get(f"/tokencake/facts?{query}")
     assert (answer.status_code, engine.asked) == (400, [])
     assert "expected a whole number, got" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "said"),
+    [
+        ("POST", "events?wiat=false", 'unknown parameter "wiat": known are wait'),
+        ("POST", "events?wait=no", 'wait: expected true or false, got "no"'),
+        ("POST", "events?wait=false&wait=true", "expected the parameter wait once, got it twice"),
+        ("GET", "facts?FROM=3", 'unknown parameter "FROM": known are from, limit'),
+        ("GET", "facts?from=3&from=4", "expected the parameter from once, got it twice"),
+        ("POST", "run?policy=vllm", 'unknown parameter "policy": known are none'),
+    ],
+)
+def test_a_parameter_that_is_none_is_not_dropped(method: str, path: str, said: str) -> None:
+    client, engine = served()
+    answer = client.request(method, f"/tokencake/{path}", json={"events": [EVENT]})
+    assert (answer.status_code, answer.json(), engine.asked) == (400, {"error": said}, [])
+
+
+def test_blanks_around_the_length_of_a_body_are_no_part_of_it() -> None:
+    client, engine = served()
+    answer = client.post("/tokencake/run", content=b"{}", headers={"Content-Length": "2 "})
+    assert (answer.status_code, len(engine.asked)) == (200, 1)
 
 
 @pytest.mark.parametrize(
