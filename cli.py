@@ -106,7 +106,7 @@ ENGINE_OPTIONS = (  # by the fields of live.engine_options.EngineOptions
     click.option("--model", metavar="M", help="A name, a folder, or tiny: a small random model.  [required]"),
     click.option("--gpu-blocks", type=click.IntRange(1), metavar="N", help="KV blocks. [default: what fits]"),
     click.option("--block-tokens", type=click.IntRange(1), metavar="N", help="Tokens of a block. [default: vLLM's]"),
-    click.option("--host-gib", type=_Number(0), default=1.0, show_default=True, help="Memory for copies."),
+    click.option("--host-gib", type=_Number(0), help="Memory for copies. [default: what is available; on a CPU 1]"),
     click.option("--link-gbps", type=_Number(0, min_open=True), help="Copies go no faster, in GB/s."),
     click.option("--max-context", "max_context_tokens", type=click.IntRange(2), metavar="N", help="Tokens of a call."),
     click.option("--step-budget", "step_budget_tokens", type=click.IntRange(1), metavar="N", help="Tokens of a step."),
@@ -118,7 +118,21 @@ ENGINE_OPTIONS = (  # by the fields of live.engine_options.EngineOptions
     click.option("--load-format", default="auto", show_default=True, help="dummy: a model without weights."),
     click.option("--tensor-parallel-size", type=click.IntRange(1), default=1, show_default=True, metavar="N"),
     click.option("--gpu-memory-utilization", type=_Number(0, 1, min_open=True), metavar="SHARE"),
-    click.option("--enforce-eager/--compile", default=None, help="[default: eager without a GPU, else compiled]"),
+    click.option("--attention-backend", metavar="NAME", help="vLLM's name of one."),
+    click.option("--asynchronous/--synchronous", default=None, help="Schedule ahead. [default: as vLLM does]"),
+    click.option(
+        "--compile",
+        type=click.Choice(["none", "graphs", "full"]),
+        help="graphs: CUDA graphs without torch.compile. [default: none without a GPU, else full]",
+    ),
+    click.option(
+        "--largest-graph",
+        "largest_graph_tokens",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Tokens of a step that has a CUDA graph. [default: what --max-running needs]",
+    ),
+    click.option("--model-runner", type=click.Choice(["v1", "v2"]), help="vLLM's. [default: vLLM's choice]"),
     click.option("--verbose", is_flag=True, help="Show vLLM's log."),
 )
 
@@ -581,8 +595,8 @@ def _print_serve_args(options: EngineOptions, specs: Sequence[str], settings: Ru
     load_policy(policy, seed=settings.seed)
     on_cpu = for_cpus()
     options = settled(options, on_cpu=on_cpu)
-    args = serve_args(options, replace(settings, policy=policy), asynchronous=not on_cpu, control=control)
-    say(serve_command(args, on_cpu=on_cpu))
+    args = serve_args(options, replace(settings, policy=policy), on_cpu=on_cpu, control=control)
+    say(serve_command(args, on_cpu=on_cpu, model_runner=options.model_runner))
 
 
 def _live_settings(machine_name: str | None, seed: int, steps: bool) -> RunSettings:

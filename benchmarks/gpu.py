@@ -118,7 +118,7 @@ def published(arguments: argparse.Namespace, folder: Path) -> Setup:
         max_running=PUBLISHED.max_running,
         host_gib=arguments.host_gib or min(PUBLISHED.host_gib, memory_gib() // 2),
         attention_backend=arguments.attention_backend,
-        enforce_eager=True if arguments.eager else None,
+        compile="none" if arguments.eager else None,
         verbose=arguments.verbose,
     )
     # Contexts that fit into the cache together; prompts and copies as large as the workload's.

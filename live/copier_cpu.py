@@ -41,7 +41,6 @@ class CpuCopier:
     def __init__(self, blocks: Sequence[torch.Tensor], host_slots: int, link_gbps: float | None) -> None:
         self._blocks = blocks
         self._host = HostMemory(blocks, host_slots)
-        self._host.allocation.zero_()  # so that no copy pays for a page's first use
         block_s = 0.0 if link_gbps is None else row_bytes(blocks) / (link_gbps * 1e9)
         self._changed = Condition()  # guards the next two
         self._finished: list[int] = []

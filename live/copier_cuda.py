@@ -70,6 +70,10 @@ class _Direction:
         self.failure = error
 
 
+def _unpin(memory: torch.Tensor) -> None:
+    torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
+
+
 def _named(views: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
     """As vLLM's copies take them: the names only have to be the same on both sides."""
     return {str(index): view for index, view in enumerate(views)}
@@ -84,14 +88,14 @@ class CudaCopier:
         self._host = HostMemory(blocks, host_slots)
         stream, any_order = cuda_mem_ops.CU_MEMCPY_SRC_ACCESS_ORDER_STREAM, cuda_mem_ops.CU_MEMCPY_SRC_ACCESS_ORDER_ANY
         try:
-            if self._host.bytes:
-                cuda_mem_ops.pin_tensor(self._host.allocation)
+            self._host.pin(cuda_mem_ops.pin_tensor, _unpin)
             self._directions = {
                 # The source of a store may be in the making; that of a load was complete before it was asked for.
                 True: _Direction(blocks, self._host.views, self._device, stream),
                 False: _Direction(self._host.views, blocks, self._device, any_order),
             }
         except RuntimeError as error:
+            self._host.unpin()
             raise EngineError(
                 f"no host pool of {self._host.bytes / 2**30:.1f} GiB could be set up for copies to and from the GPU"
                 f" ({first_line(error)}): ask for less host_gib, or for a newer driver"
@@ -126,8 +130,7 @@ class CudaCopier:
         for direction in self._directions.values():
             direction.lane.close()
             direction.stream.synchronize()  # before the memory under its copies goes
-        if self._host.bytes:
-            torch.cuda.cudart().cudaHostUnregister(self._host.allocation.data_ptr())
+        self._host.unpin()
 
     def _news(self) -> bool:
         return any(direction.failure is not None or direction.ended() for direction in self._directions.values())

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 
 from ..traces.errors import EngineError
-from .engine_options import CPU_ENVIRONMENT, TINY, EngineOptions
+from .engine_options import CPU_ENVIRONMENT, MODEL_RUNNER, MODEL_RUNNERS, TINY, EngineOptions, compilation
 from .protocol import CONTROL_TOKEN
 from .settings import SECTION, RunSettings
 from .tiny import tiny_model
@@ -22,15 +22,19 @@ CPU_SERVER_ENVIRONMENT: Mapping[str, str] = {**CPU_ENVIRONMENT, "VLLM_CPU_OMP_TH
 
 
 def serve_args(
-    options: EngineOptions, settings: RunSettings, *, asynchronous: bool = True, control: bool = False
+    options: EngineOptions, settings: RunSettings, *, on_cpu: bool = False, control: bool = False
 ) -> list[str]:
     """The arguments that follow `vllm serve`: the model first, then options with their values.
 
-    `asynchronous`: whether a step is scheduled while the one before it runs, as vLLM does on GPUs; its CPU backend
-    cannot. `control`: clients who have the token in TOKENCAKE_CONTROL_TOKEN may begin and end runs. Writes the model
-    `tiny` if that is asked for and not there yet; raises `EngineError` if it cannot, or if no server could start so.
+    `on_cpu`: for the vLLM of machines without a GPU, which schedules synchronously; on GPUs a server schedules
+    asynchronously, unless it is asked not to. `control`: clients who have the token in TOKENCAKE_CONTROL_TOKEN may
+    begin and end runs. Writes the model `tiny` if that is asked for and not there yet; raises `EngineError` if it
+    cannot, or if no server could start so.
     """
     _check_context(options)
+    asynchronous = not on_cpu if options.asynchronous is None else options.asynchronous
+    if asynchronous and on_cpu:
+        raise EngineError("--asynchronous: a vLLM for machines without a GPU schedules synchronously")
     args = [str(tiny_model()) if options.model == TINY else options.model]
     if options.model == TINY:
         args += ["--served-model-name", TINY, "--skip-tokenizer-init"]
@@ -42,12 +46,14 @@ def serve_args(
     for name, value in _limits(options).items():
         if value is not None:
             args += [name, str(value)]
-    if options.enforce_eager:
+    if options.compile == "none":
         args += ["--enforce-eager"]
+    if told := compilation(options):
+        args += ["--compilation-config", json.dumps(told)]
     return args
 
 
-def serve_command(args: list[str], *, on_cpu: bool = False) -> str:
+def serve_command(args: list[str], *, on_cpu: bool = False, model_runner: str | None = None) -> str:
     """The command as a shell takes it, an option a line. `vllm serve` cannot start the vLLM that is made for CPUs.
 
     What is set in our environment for such a vLLM holds, as it does for an engine that is started here.
@@ -62,17 +68,22 @@ def serve_command(args: list[str], *, on_cpu: bool = False) -> str:
     told = dict(ENVIRONMENT)
     if on_cpu:
         told |= {name: os.environ.get(name, usual) for name, usual in CPU_SERVER_ENVIRONMENT.items()}
+    if model_runner is not None:
+        told[MODEL_RUNNER] = MODEL_RUNNERS[model_runner]
     environment = " ".join(f"{name}={shlex.quote(value)}" for name, value in told.items())
     return f"{environment} " + " \\\n".join(lines)
 
 
 def connector_config(options: EngineOptions) -> dict[str, object]:
     """vLLM's `kv_transfer_config`, as plain data."""
+    extra = {"host_gib": options.host_gib, "link_gbps": options.link_gbps}
+    if options.host_gib is None:
+        del extra["host_gib"]
     return {
         "kv_connector": "TokencakeConnector",
         "kv_connector_module_path": "tokencake.live.connector",
         "kv_role": "kv_both",
-        "kv_connector_extra_config": {"host_gib": options.host_gib, "link_gbps": options.link_gbps},
+        "kv_connector_extra_config": extra,
     }
 
 

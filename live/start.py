@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..traces.errors import EngineError
-from .engine_options import CPU_ENVIRONMENT, TINY, EngineOptions, settled
+from .engine_options import CPU_ENVIRONMENT, MODEL_RUNNER, MODEL_RUNNERS, TINY, EngineOptions, compilation, settled
+from .serve_args import ASYNCHRONOUS_SCHEDULER, SCHEDULER, connector_config
 from .tiny import tiny_model
 from .versions import check_vllm, for_cpus
 
 LONGEST_MESSAGE = 300  # characters of a message that is not ours
-SCHEDULER = "tokencake.live.scheduler"
 
 
 class Started:
     """An engine that is up."""
 
-    def __init__(self, llm: Any, version: str, options: EngineOptions) -> None:
+    def __init__(self, llm: Any, version: str, options: EngineOptions, undo: Callable[[], None]) -> None:
+        self._undo = undo  # what the process was told for this engine
         self.llm = llm
         self.version = version
         self.core = llm.engine_core.engine_core
@@ -85,6 +87,7 @@ class Started:
             "max_running": scheduling.max_num_seqs,
             "long_prefill_token_threshold": scheduling.long_prefill_token_threshold,
             "asynchronous": bool(scheduling.async_scheduling),
+            "model_runner": _runner(self.llm.vllm_config),
             "dtype": str(self.llm.model_config.dtype).removeprefix("torch."),
         }
 
@@ -118,23 +121,52 @@ class Started:
         self.llm.engine_core.shutdown()
         del self.llm, self.core, self.adapter
         cleanup_dist_env_and_memory()
+        self._undo()
 
 
 def start(options: EngineOptions, *, stock: bool = False) -> Started:
     """Start an engine. Raises `EngineError` in one line if it cannot be."""
     version = check_vllm()
     on_cpu = for_cpus()
+    options = settled(options, on_cpu=on_cpu)
     folder = str(tiny_model()) if options.model == TINY else _found(options.model)
     _prepare_environment(options, on_cpu, local=Path(folder).is_dir())
-    with _quiet(options.verbose):
-        try:
-            from vllm.engine.arg_utils import EngineArgs
-            from vllm.v1.engine.llm_engine import LLMEngine
+    undo = _choose_runner(options.model_runner)
+    try:
+        with _quiet(options.verbose) as stderr:
+            return Started(_engine(options, folder, stock, stderr), version, options, undo)
+    except (Exception, SystemExit) as error:
+        undo()
+        raise EngineError(f"model {options.model!r}: vLLM {version} cannot start: {_one_line(error)}") from error
 
-            arguments = EngineArgs(**_arguments(options, folder, on_cpu, stock))
-            return Started(LLMEngine.from_engine_args(arguments), version, options)
-        except (Exception, SystemExit) as error:
-            raise EngineError(f"model {options.model!r}: vLLM {version} cannot start: {_one_line(error)}") from error
+
+def _engine(options: EngineOptions, folder: str, stock: bool, stderr: TextIO) -> Any:
+    """vLLM's engine, of the kind that was asked for."""
+    from vllm import envs
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    from .host_memory import telling
+
+    envs.disable_envs_cache()  # an engine before this one has left its own there
+    config = EngineArgs(**_arguments(options, folder, stock)).create_engine_config()
+    asynchronous = bool(config.scheduler_config.async_scheduling)
+    if options.asynchronous not in (None, asynchronous):
+        raise EngineError(f"this vLLM schedules {_manner(asynchronous)}, and cannot do so {_manner(not asynchronous)}")
+    if options.model_runner not in (None, _runner(config)):
+        raise EngineError(f"vLLM takes its model runner {_runner(config)}, not {options.model_runner}")
+    if not stock and asynchronous:
+        config.scheduler_config.scheduler_cls = ASYNCHRONOUS_SCHEDULER
+    with telling(stderr):
+        return LLMEngine.from_vllm_config(config)
+
+
+def _manner(asynchronous: bool) -> str:
+    return "asynchronously" if asynchronous else "synchronously"
+
+
+def _runner(vllm_config: Any) -> str:
+    return "v2" if vllm_config.use_v2_model_runner else "v1"
 
 
 def _found(model: str) -> str:
@@ -147,16 +179,17 @@ def _found(model: str) -> str:
     return str(path) if path.is_dir() else model
 
 
-def _arguments(options: EngineOptions, folder: str, on_cpu: bool, stock: bool) -> dict[str, Any]:
+def _arguments(options: EngineOptions, folder: str, stock: bool) -> dict[str, Any]:
     """vLLM's engine arguments. Those that nobody asked for are left out, and are vLLM's own."""
-    options = settled(options, on_cpu=on_cpu)
     asked = {
         "model": folder,
         "skip_tokenizer_init": True,
         "seed": options.seed,
         "dtype": options.dtype,
         "load_format": options.load_format,
-        "enforce_eager": options.enforce_eager,
+        "enforce_eager": True if options.compile == "none" else None,
+        "compilation_config": compilation(options) or None,
+        "async_scheduling": options.asynchronous,
         "enable_prefix_caching": True,
         "tensor_parallel_size": options.tensor_parallel_size,
         "num_gpu_blocks_override": None if options.gpu_blocks is None else options.gpu_blocks + 1,
@@ -170,23 +203,31 @@ def _arguments(options: EngineOptions, folder: str, on_cpu: bool, stock: bool) -
         "use_tqdm_on_load": options.verbose,
     }
     if not stock:
-        asked |= _plugged_in(options, on_cpu)
+        asked |= _plugged_in(options)
     return {name: value for name, value in asked.items() if value is not None}
 
 
-def _plugged_in(options: EngineOptions, on_cpu: bool) -> dict[str, Any]:
-    """What makes it our engine: scheduler and connector."""
+def _plugged_in(options: EngineOptions) -> dict[str, Any]:
+    """What makes it our engine: scheduler and connector. An asynchronous engine gets a scheduler of its own later."""
     from vllm.config import KVTransferConfig
 
-    return {
-        "scheduler_cls": f"{SCHEDULER}.{'TokencakeScheduler' if on_cpu else 'TokencakeAsyncScheduler'}",
-        "kv_transfer_config": KVTransferConfig(
-            kv_connector="TokencakeConnector",
-            kv_connector_module_path="tokencake.live.connector",
-            kv_role="kv_both",
-            kv_connector_extra_config={"host_gib": options.host_gib, "link_gbps": options.link_gbps},
-        ),
-    }
+    return {"scheduler_cls": SCHEDULER, "kv_transfer_config": KVTransferConfig(**connector_config(options))}
+
+
+def _choose_runner(runner: str | None) -> Callable[[], None]:
+    """Have vLLM take this model runner, which it is told by the environment. Returns what undoes that."""
+    before = os.environ.get(MODEL_RUNNER)
+    if runner is None:
+        return lambda: None
+    os.environ[MODEL_RUNNER] = MODEL_RUNNERS[runner]
+
+    def undo() -> None:
+        if before is None:
+            os.environ.pop(MODEL_RUNNER, None)
+        else:
+            os.environ[MODEL_RUNNER] = before
+
+    return undo
 
 
 def _prepare_environment(options: EngineOptions, on_cpu: bool, local: bool) -> None:
@@ -204,22 +245,68 @@ def _prepare_environment(options: EngineOptions, on_cpu: bool, local: bool) -> N
 
 
 @contextmanager
-def _quiet(verbose: bool) -> Iterator[None]:
-    """What libraries write to stderr while an engine starts goes nowhere, unless it was asked for."""
-    if verbose:
-        yield
-        return
+def _quiet(verbose: bool) -> Iterator[TextIO]:
+    """What libraries write to stderr while an engine starts goes nowhere, unless it was asked for. Yields what goes to
+    stderr all the same.
+
+    vLLM asks stdout for its file: one that has none, as in notebooks and under test, says that it writes to the
+    process's own.
+    """
+    stdout = sys.stdout
+    if not _has_file(stdout):
+        sys.stdout = _OnFile(stdout)
+    try:
+        if verbose:
+            yield sys.stderr
+            return
+        with _hushed() as stderr:
+            yield stderr
+    finally:
+        sys.stdout = stdout
+
+
+@contextmanager
+def _hushed() -> Iterator[TextIO]:
     sys.stderr.flush()
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as nowhere, warnings.catch_warnings():
+    with (
+        tempfile.TemporaryFile() as nowhere,
+        warnings.catch_warnings(),
+        os.fdopen(os.dup(kept), "w", buffering=1) as stderr,
+    ):
         warnings.simplefilter("ignore")
         os.dup2(nowhere.fileno(), 2)
         try:
-            yield
+            yield stderr
         finally:
             sys.stderr.flush()
             os.dup2(kept, 2)
             os.close(kept)
+
+
+def _has_file(stream: Any) -> bool:
+    try:
+        stream.fileno()
+    except (AttributeError, OSError, ValueError):
+        return False
+    return True
+
+
+class _OnFile(io.TextIOBase):
+    """A text stream that has no file, with the process's standard output as its file."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return len(text) if self._stream is None else self._stream.write(text)
+
+    def flush(self) -> None:
+        if self._stream is not None:
+            self._stream.flush()
+
+    def fileno(self) -> int:
+        return 1
 
 
 def _one_line(error: BaseException) -> str:

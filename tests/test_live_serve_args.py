@@ -66,7 +66,7 @@ def test_scheduler_connector_and_policy() -> None:
 
 
 def test_without_asynchronous_scheduling_both_sides_are_told() -> None:
-    given = options(serve_args(EngineOptions(model=MODEL), RunSettings(), asynchronous=False))
+    given = options(serve_args(EngineOptions(model=MODEL, asynchronous=False), RunSettings()))
     assert given["--scheduler-cls"] == "tokencake.live.scheduler.TokencakeScheduler"
     assert "--no-async-scheduling" in given
     assert "--async-scheduling" not in given
@@ -86,7 +86,8 @@ def test_every_limit_that_was_asked_for_is_passed_on() -> None:
         seed=5,
         tensor_parallel_size=2,
         gpu_memory_utilization=0.8,
-        enforce_eager=True,
+        attention_backend="TRITON_ATTN",
+        compile="none",
     )
     given = options(serve_args(asked, RunSettings()))
     assert {
@@ -101,6 +102,7 @@ def test_every_limit_that_was_asked_for_is_passed_on() -> None:
         "--seed": "5",
         "--tensor-parallel-size": "2",
         "--gpu-memory-utilization": "0.8",
+        "--attention-backend": "TRITON_ATTN",
         "--enforce-eager": None,
     }.items() <= given.items()
 
@@ -125,18 +127,21 @@ def test_the_scheduler_reads_the_settings_back(settings: RunSettings) -> None:
         EngineOptions(model="tiny", gpu_blocks=150),
         EngineOptions(model=MODEL, gpu_blocks=9, block_tokens=64, dtype="float16", max_running=3, seed=5),
         EngineOptions(model=MODEL, max_context_tokens=128, step_budget_tokens=96, long_prefill_token_threshold=7),
+        EngineOptions(model=MODEL, compile="full", host_gib=2.0),
     ],
 )
 def test_the_server_is_the_engine_that_is_started_here(asked: EngineOptions, on_cpu: bool) -> None:
     """Blocks of 128 tokens, vLLM's choice on CPUs, against 32 here: no figure of the two could be compared."""
-    here = _arguments(asked, "folder", on_cpu, stock=True)
-    there = options(serve_args(settled(asked, on_cpu=on_cpu), RunSettings(), asynchronous=not on_cpu))
-    usual = _arguments(EngineOptions(model=MODEL), "folder", False, stock=True)
+    asked = settled(asked, on_cpu=on_cpu)
+    here = _arguments(asked, "folder", stock=True)
+    there = options(serve_args(asked, RunSettings(), on_cpu=on_cpu))
+    usual = _arguments(EngineOptions(model=MODEL), "folder", stock=True)
     names = ("block_size", "num_gpu_blocks_override", "max_num_batched_tokens", "max_num_seqs", "seed", "dtype")
     for name in (*names, "long_prefill_token_threshold"):
         wanted = None if here.get(name) == usual.get(name) else str(here[name])
         assert there.get(f"--{name.replace('_', '-')}") == wanted, name
     assert here.get("enforce_eager", False) == ("--enforce-eager" in there)
+    assert json.dumps(here.get("compilation_config")) == (there.get("--compilation-config") or "null")
     assert there.get("--block-size") == (str(asked.block_tokens or 32) if on_cpu else there.get("--block-size"))
 
 
@@ -145,7 +150,7 @@ def test_a_server_on_a_cpu_gets_the_memory_and_the_threads_that_an_engine_here_g
 ) -> None:
     for name in ("OMP_NUM_THREADS", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND"):
         monkeypatch.delenv(name, raising=False)
-    args = serve_args(EngineOptions(model=MODEL), RunSettings(), asynchronous=False)
+    args = serve_args(EngineOptions(model=MODEL), RunSettings(), on_cpu=True)
     begin = "VLLM_PLUGINS=tokencake OMP_NUM_THREADS=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind python "
     assert serve_command(args, on_cpu=True).startswith(begin)
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "4")  # which an engine here would take, too
@@ -244,11 +249,12 @@ def test_the_command_line_prints_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], on_cpu: bool
 ) -> None:
     monkeypatch.setattr("tokencake.live.versions.for_cpus", lambda: on_cpu)
+    monkeypatch.setattr("tokencake.live.available_memory.available_bytes", lambda: 64 << 30)
     assert (
         run(["live", "--print-serve-args", "--model", MODEL, "--policy", "tokencake-time", "--max-running", "9"]) == 0
     )
     asked = settled(EngineOptions(model=MODEL, max_running=9), on_cpu=on_cpu)
-    args = serve_args(asked, RunSettings(policy="tokencake-time"), asynchronous=not on_cpu)
+    args = serve_args(asked, RunSettings(policy="tokencake-time"), on_cpu=on_cpu)
     assert capsys.readouterr().out == serve_command(args, on_cpu=on_cpu) + "\n"
     start = "python -m vllm.entrypoints.openai.api_server --model" if on_cpu else "vllm serve"
     assert f" {start} {MODEL} " in serve_command(args, on_cpu=on_cpu)

@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
         ("calibrate --from s.jsonl --quick", "--quick has no effect with --from"),
         ("calibrate --from s.jsonl --model tiny", "--model has no effect with --from"),
-        ("calibrate --from s.jsonl --compile -o m.toml", "--enforce-eager has no effect with --from"),
+        ("calibrate --from s.jsonl --compile none -o m.toml", "--compile has no effect with --from"),
         ("calibrate --from s.jsonl --name mine", "--name has no effect without --output or --json"),
         ("check --init --strict", "--strict has no effect with --init"),
         ("check --init --case one", "--case has no effect with --init"),

@@ -159,7 +159,11 @@ LIVE_KEYS: Mapping[str, Check[object]] = {  # of an engine: fields of live.engin
     "load_format": _text,
     "tensor_parallel_size": whole_from(1, 10_000),
     "gpu_memory_utilization": number_from(0, 1, above=True),
-    "enforce_eager": flag,
+    "attention_backend": _text,
+    "asynchronous": flag,
+    "compile": one_of("none", "graphs", "full"),
+    "largest_graph_tokens": whole_from(1, 2**31 - 1),
+    "model_runner": one_of("v1", "v2"),
 }
 LIVE_RUN_KEYS: Mapping[str, Check[object]] = {  # what is simulated beside it, and how both are played
     "machine": _text,

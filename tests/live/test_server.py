@@ -132,12 +132,12 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def running(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     options = EngineOptions(
         model="tiny", gpu_blocks=GPU_BLOCKS, block_tokens=32, max_context_tokens=1024, dtype="float32", host_gib=0.1,
-        enforce_eager=True,
+        compile="none",
     )  # fmt: skip
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    args = serve_args(options, RunSettings(policy="tokencake"), asynchronous=not for_cpus(), control=True)
+    args = serve_args(options, RunSettings(policy="tokencake"), on_cpu=for_cpus(), control=True)
     where = args.index("--additional-config") + 1
     told = json.loads(args[where])
     told["tokencake"]["client_timeout_s"] = CLIENT_TIMEOUT_S
