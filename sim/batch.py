@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from heapq import heappop, heappush
 from itertools import cycle
-from math import isqrt
 
 from .jobs import Job
 from .machine import Timing
+from .pace import Pace, paced
 
 
 class Batch:
@@ -20,6 +20,7 @@ class Batch:
 
     def __init__(self, timing: Timing, block_tokens: int) -> None:
         self._timing = timing
+        self._on_host = bool(timing.host_call_ps or timing.host_token_ps)
         self._block_tokens = block_tokens
         self.iteration = 0
         self.calls = 0
@@ -107,10 +108,19 @@ class Batch:
                 done.append(job)
         return done
 
-    def pace(self, prefill_tokens: int = 0, attended: int = 0, chunk_tokens: int = 0) -> Pace:
+    def pace(
+        self,
+        prefill_tokens: int = 0,
+        attended: int = 0,
+        chunk_tokens: int = 0,
+        *,
+        admitted: int = 0,
+        completed: int = 0,
+    ) -> Pace:
         """What the next iterations cost: the first one also computes these prompt tokens.
 
         With `chunk_tokens`, the others do as well: the chunks of one prompt, each of which attends to those before it.
+        `admitted` and `completed` are as in `Timing.of_step`; where they cost anything, the stretch is one iteration.
         """
         t = self._timing
         first = (
@@ -121,37 +131,7 @@ class Batch:
             + t.decode_call_ps * self.calls
             + t.context_token_ps * self.context_tokens
         )
-        return Pace(first, t.context_token_ps * self.calls + t.attention_ps * chunk_tokens * chunk_tokens)
-
-
-class Pace:
-    """Times of a stretch: iteration i (from 0 on) takes `first + growth * i` picoseconds."""
-
-    __slots__ = ("first", "growth")
-
-    def __init__(self, first: int, growth: int) -> None:
-        self.first = first
-        self.growth = growth
-
-    def total(self, iterations: int) -> int:
-        """Picoseconds of the first `iterations` iterations."""
-        return iterations * self.first + self.growth * (iterations * (iterations - 1) // 2)
-
-    def one(self, i: int) -> int:
-        """Picoseconds of iteration `i`."""
-        return self.first + self.growth * i
-
-    def covering(self, span_ps: int) -> int:
-        """The least number of iterations that together take at least `span_ps`."""
-        if span_ps <= 0:
-            return 0
-        if not self.growth:
-            return -(-span_ps // self.first)
-        # growth/2 n² + (first − growth/2) n = span, solved in whole numbers, then put right
-        linear = 2 * self.first - self.growth
-        n = (isqrt(linear * linear + 8 * self.growth * span_ps) - linear) // (2 * self.growth)
-        while self.total(n) < span_ps:
-            n += 1
-        while n and self.total(n - 1) >= span_ps:
-            n -= 1
-        return n
+        growth = t.context_token_ps * self.calls + t.attention_ps * chunk_tokens * chunk_tokens
+        if not self._on_host:
+            return Pace(first, growth)
+        return paced(first, growth, t.of_host(admitted, self.calls + completed), asynchronous=t.asynchronous)

@@ -6,7 +6,7 @@ closed form and the same steps one by one come to equal times.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 
@@ -28,17 +28,33 @@ class Timing:
     attention_ps: int
     decode_call_ps: int
     context_token_ps: int
+    host_call_ps: int
+    host_token_ps: int
+    asynchronous: bool
     copy_ps: int
     copy_block_ps: int  # a block on the link
     client_ps: int
 
-    def of_step(self, chunks: Iterable[tuple[int, int]], contexts: Iterable[int]) -> int:
+    def of_step(
+        self, chunks: Iterable[tuple[int, int]], contexts: Iterable[int], *, admitted: int = 0, completed: int = 0
+    ) -> int:
         """Picoseconds of one step.
 
         `chunks` are (tokens computed now, tokens before them) of the prefilling calls; `contexts` are the tokens that
-        each decoding call attends to.
+        each decoding call attends to. Of the calls, `admitted` were admitted to this step, and of `completed` it
+        computes the last token of the prompt, so that they, too, get a token.
         """
         chunks, contexts = tuple(chunks), tuple(contexts)
+        device_ps = self.of_device(chunks, contexts)
+        host_ps = self.of_host(admitted, len(contexts) + completed)
+        return max(device_ps, host_ps) if self.asynchronous else device_ps + host_ps
+
+    def of_host(self, admitted: int, sampled: int) -> int:
+        """Picoseconds of the engine's own work on the host, for so many calls admitted and tokens sampled."""
+        return self.host_call_ps * admitted + self.host_token_ps * sampled
+
+    def of_device(self, chunks: Sequence[tuple[int, int]], contexts: Sequence[int]) -> int:
+        """Picoseconds of a step on the device."""
         prefill_tokens = sum(tokens for tokens, _ in chunks)
         attended = sum(tokens * before + tokens * (tokens + 1) // 2 for tokens, before in chunks)
         return (
@@ -123,6 +139,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "attention_s": _PER_TOKEN,
         "decode_call_s": _PER_TOKEN,
         "context_token_s": _PER_TOKEN,
+        "host_call_s": _PER_TOKEN,
+        "host_token_s": _PER_TOKEN,
         "link_gbps": Real(1e-3, 1e6, zero=False),
         "copy_s": _LATENCY,
         "client_s": _LATENCY,
@@ -137,7 +155,9 @@ class Machine:
 
     A step takes `step_s + max(floor_s, token_s * (prefill tokens + decoding calls)) + prefill_token_s * prefill tokens
     + attention_s * (pairs of a prefill token and a token that it attends to, itself included) + decode_call_s *
-    decoding calls + context_token_s * (sum of the decoding calls' contexts)`.
+    decoding calls + context_token_s * (sum of the decoding calls' contexts)` on the device, and `host_call_s * (calls
+    that are admitted to it, for the first time or again) + host_token_s * (tokens that it samples)` on the host: one
+    after the other, or, where scheduling is asynchronous, beside each other, so that the longer one counts.
 
     Raises MachineError, naming the field, if a value is out of its range in `RULES`.
     """
@@ -159,6 +179,8 @@ class Machine:
     attention_s: float = 0.0  # a prefill token x a token that it attends to
     decode_call_s: float = 0.0  # a decoding call, on top
     context_token_s: float = 0.0  # a token of a decoding call's context
+    host_call_s: float = 0.0  # the engine's own work for a call that is admitted
+    host_token_s: float = 0.0  # the engine's own work for a token that is sampled
     link_gbps: float  # GPU to host and host to GPU, each: 1e9 bytes a second
     copy_s: float = 0.0  # a copy job, whatever its size
     client_s: float = 0.0  # from the end of a call to the arrival of the one that follows it
@@ -207,6 +229,9 @@ class Machine:
             attention_ps=ps(self.attention_s),
             decode_call_ps=ps(self.decode_call_s),
             context_token_ps=ps(self.context_token_s),
+            host_call_ps=ps(self.host_call_s),
+            host_token_ps=ps(self.host_token_s),
+            asynchronous=self.asynchronous,
             copy_ps=ps(self.copy_s),
             copy_block_ps=ps(self._copy_block_s()),
             client_ps=ps(self.client_s),

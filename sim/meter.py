@@ -7,9 +7,10 @@ boundary at which that iteration is scheduled, when somebody looks.
 from __future__ import annotations
 
 from ..traces.events import Occupied
-from .batch import Batch, Pace
+from .batch import Batch
 from .kv import KvPool
 from .machine import PS_PER_S
+from .pace import Pace
 
 
 class Meter:
@@ -62,13 +63,7 @@ class Meter:
                 self._gpu.allocate(need)
             return taken
         # what is integrated of stalled agents does not change on the way, and what is used grows by known steps
-        first, growth, lag = pace.first, pace.growth, self._lag
-        span = now_ps - start
-        used = 0
-        for ahead, need in needs:
-            n = ahead - lag
-            used += need * (span - n * first - growth * (n * (n - 1) // 2))
-        self._used += used
+        self._used += taken * (now_ps - start) - pace.weighed(needs, self._lag)
         self._integrate(now_ps)
         self._gpu.allocate(taken)
         return taken

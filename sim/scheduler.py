@@ -16,11 +16,12 @@ from ..policies.interface import NATIVE, Extent, Hits, Plan
 from ..traces import events as e
 from ..traces.apps import CallId
 from ..traces.events import Fact
-from .batch import Batch, Pace
+from .batch import Batch
 from .copies import Copies
 from .jobs import Job, State
 from .kv import KvPool
 from .machine import PS_PER_S, Machine
+from .pace import Pace
 
 
 class Scheduled(NamedTuple):
@@ -64,7 +65,9 @@ class Scheduler:
         self._gpu = gpu
         self._host = host
         self._copies = copies
-        self.batch = Batch(machine.timing(), self._size)
+        timing = machine.timing()
+        self._counts_admissions = timing.host_call_ps > 0
+        self.batch = Batch(timing, self._size)
         self.waiting: OrderedDict[CallId, Job] = OrderedDict()  # a preempted call goes to its front
         self.running: dict[CallId, Job] = {}
         self._loaded: dict[CallId, Job] = {}  # of the waiting: those with blocks, in the order of their loads
@@ -130,6 +133,7 @@ class Scheduler:
         prefill: dict[Job, int] = {}
         finals: list[Job] = []
         preempted = False
+        admissions = self._admissions
         if self._threshold:
             self._set_most()
         chunks = self._chunks() if self._prefilling else ()
@@ -152,9 +156,13 @@ class Scheduler:
             self.blocked = False
         elif self._refused != self._situation():
             self._admit(now, from_ps, budget, prefill, finals)
-        return self._close(now, from_ps, prefill, finals, single or preempted or self._one_by_one)
+        admitted = self._admissions - admissions
+        single = single or preempted or self._one_by_one or (admitted > 0 and self._counts_admissions)
+        return self._close(now, from_ps, prefill, finals, admitted, single)
 
-    def _close(self, now: int, from_ps: int, prefill: dict[Job, int], finals: list[Job], single: bool) -> Step | None:
+    def _close(
+        self, now: int, from_ps: int, prefill: dict[Job, int], finals: list[Job], admitted: int, single: bool
+    ) -> Step | None:
         batch = self.batch
         if not batch.calls and not prefill:
             return None
@@ -168,7 +176,8 @@ class Scheduler:
             self._log(now, prefill)
         through = self._plan.write_through if prefill else None
         iterations = 1 if single or finals or len(prefill) > 1 or through else self._stretch(prefill)
-        pace = batch.pace(tokens, attended, tokens if batch.chunk else 0)
+        chunk = tokens if batch.chunk else 0
+        pace = batch.pace(tokens, attended, chunk, admitted=admitted, completed=len(finals))
         if through:
             self._write_through(through, prefill, now, from_ps + pace.first)
         return Step(pace, iterations, prefill, finals)

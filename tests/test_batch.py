@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from tokencake.sim.batch import Batch, Pace
+from tokencake.sim.batch import Batch
 from tokencake.sim.jobs import AgentCache, Job
 from tokencake.sim.machine import Timing
+from tokencake.sim.pace import Pace, paced
 from tokencake.traces.apps import Call, Prompt
 
 TIMING = Timing(
@@ -21,11 +23,21 @@ TIMING = Timing(
     attention_ps=2,
     decode_call_ps=7,
     context_token_ps=3,
+    host_call_ps=0,
+    host_token_ps=0,
+    asynchronous=False,
     copy_ps=0,
     copy_block_ps=1,
     client_ps=0,
 )
-paces = st.builds(Pace, st.integers(1, 10**12), st.one_of(st.just(0), st.integers(0, 10**9)))
+# the device first, its growth, the host: it may be faster, be caught up with in a while, or in the end be slower
+paces = st.builds(
+    paced,
+    st.integers(1, 10**12),
+    st.one_of(st.just(0), st.integers(0, 10**9)),
+    st.one_of(st.just(0), st.integers(0, 10**12)),
+    asynchronous=st.booleans(),
+)
 
 
 @given(paces, st.integers(0, 60))
@@ -44,13 +56,33 @@ def test_covering_is_the_least_number_of_iterations_that_suffices(pace: Pace, it
         assert least == iterations
 
 
+@given(paces, st.lists(st.tuples(st.integers(1, 60), st.integers(1, 9)), max_size=9), st.integers(0, 1))
+def test_iterations_are_weighed_as_one_by_one(pace: Pace, weights: list[tuple[int, int]], lag: int) -> None:
+    assert pace.weighed(weights, lag) == sum(weight * pace.total(at - lag) for at, weight in weights)
+
+
+def test_beside_the_device_an_iteration_takes_no_less_than_the_host() -> None:
+    """The device takes 10, 13, 16, 19 … and the host 15: from the third iteration on it is the device that is late."""
+    beside = paced(10, 3, 15, asynchronous=True)
+    assert [beside.one(i) for i in range(5)] == [15, 15, 16, 19, 22]
+    assert [beside.total(n) for n in range(5)] == [0, 15, 30, 46, 65]
+    assert [beside.covering(span) for span in (0, 1, 15, 16, 30, 31, 46, 47)] == [0, 1, 1, 2, 2, 3, 3, 4]
+    assert [paced(10, 3, 15, asynchronous=False).one(i) for i in range(3)] == [25, 28, 31]
+
+
 class Model:
     """A batch beside a plain list of its calls: [call, tokens with KV, iterations left]."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self.size = self.rng.choice((1, 2, 3, 16))
-        self.batch = Batch(TIMING, self.size)
+        self.timing = replace(
+            TIMING,
+            host_call_ps=self.rng.choice((0, 400)),
+            host_token_ps=self.rng.choice((0, 300)),
+            asynchronous=self.rng.random() < 0.5,
+        )
+        self.batch = Batch(self.timing, self.size)
         self.calls: list[tuple[Job, int, int]] = []
         self.joined = 0
 
@@ -104,11 +136,13 @@ class Model:
         pace = self.batch.pace()
         for ahead in range(3):
             contexts = [computed + ahead for _, computed, _ in self.calls]
-            assert pace.one(ahead) == TIMING.of_step((), contexts)
+            assert pace.one(ahead) == self.timing.of_step((), contexts)
         contexts = [computed for _, computed, _ in self.calls]
         chunk, before = self.rng.randint(1, 9), self.rng.randint(0, 9)
         attended = chunk * before + chunk * (chunk + 1) // 2
-        assert self.batch.pace(chunk, attended).one(0) == TIMING.of_step([(chunk, before)], contexts)
+        began = {"admitted": self.rng.randint(0, 3), "completed": self.rng.randint(0, 1)}
+        first_ps = self.batch.pace(chunk, attended, **began).first
+        assert first_ps == self.timing.of_step([(chunk, before)], contexts, **began)
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -131,7 +165,7 @@ def test_chunks_of_one_prompt_need_and_cost_what_they_do_one_by_one(seed: int) -
     pace = batch.pace(chunk, attended, chunk)
     for ahead in range(4):
         contexts = [computed + ahead for _, computed, _ in model.calls]
-        assert pace.one(ahead) == TIMING.of_step([(chunk, before + ahead * chunk)], contexts)
+        assert pace.one(ahead) == model.timing.of_step([(chunk, before + ahead * chunk)], contexts)
     needed = dict(batch.needs_between(0, 10))
     for ahead in range(10):
         done = before + ahead * chunk

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from differential.workloads import Workload, capped, published, workload
+from differential.workloads import Workload, capped, hosted, published, workload
 from engine_steps import by, by_the_simulator
 from oracle import scheduler
 from seeds import seeds
@@ -22,6 +22,12 @@ def test_every_step_is_the_oracles(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(80))
 def test_every_step_is_the_oracles_where_long_prompts_are_cut(seed: int) -> None:
     made = capped(seed)
+    assert by_the_simulator(*made) == by(scheduler.simulate(*made))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_step_is_the_oracles_where_the_host_has_work(seed: int) -> None:
+    made = hosted(seed)
     assert by_the_simulator(*made) == by(scheduler.simulate(*made))
 
 

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 from adversary import Adversary, hard_workload
+from differential.workloads import Workload, hosted, workload
 
 from tokencake.policies.interface import Policy
 from tokencake.policies.registry import ROWS, load_policy
@@ -96,8 +97,10 @@ def test_alone_with_a_warm_cache_an_engine_comes_to_the_bound() -> None:
     assert ended["a"] > latency_bound_s(first, machine) + 0.3
 
 
-def assert_never_beaten(seed: int, make: Callable[[tuple[Application, ...]], Policy]) -> None:
-    applications, machine = hard_workload(seed)
+def assert_never_beaten(
+    seed: int, make: Callable[[tuple[Application, ...]], Policy], kind: Callable[[int], Workload] = workload
+) -> None:
+    applications, machine = hard_workload(seed, kind)
     facts: list[object] = []
     metrics = Metrics()
     simulate(applications, make(applications), machine, [facts.append, metrics.add])
@@ -116,6 +119,11 @@ def assert_never_beaten(seed: int, make: Callable[[tuple[Application, ...]], Pol
 def test_no_policy_beats_the_bound(name: str) -> None:
     for seed in range(8):
         assert_never_beaten(seed, lambda applications: load_policy(name, applications=applications))
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_the_host_does_not_beat_the_bound(seed: int) -> None:
+    assert_never_beaten(seed, lambda _: partial(Adversary, seed)(), hosted)
 
 
 @pytest.mark.parametrize("seed", range(15))

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 from adversary import Adversary, hard_workload
-from differential.workloads import capped, workload
+from differential.workloads import capped, hosted, workload
 from runs import MakePolicy, assert_equal, assert_the_same_by_all_structures, play
 from seeds import seeds
 
@@ -33,6 +33,13 @@ def test_forks_joins_and_little_memory(seed: int) -> None:
 def test_long_prompts_that_are_cut(seed: int) -> None:
     """Also under policies that hold calls back and preempt: who waits, and who is alone, changes all the time."""
     applications, machine = hard_workload(seed, capped)
+    make = Vllm if seed % 3 == 0 else partial(Adversary, seed)
+    assert_the_same_by_all_structures(applications, make, machine)
+
+
+@seeds(40, 200)
+def test_a_host_that_works_as_long_as_the_device(seed: int) -> None:
+    applications, machine = hard_workload(seed, hosted)
     make = Vllm if seed % 3 == 0 else partial(Adversary, seed)
     assert_the_same_by_all_structures(applications, make, machine)
 

@@ -203,11 +203,12 @@ class Virtual:
         sampling = frozenset(name for name in output.num_scheduled_tokens if not requests[name].is_prefill_chunk)
         jobs = output.kv_connector_metadata.jobs
         running = {name: requests[name] for name in output.num_scheduled_tokens}
-        self.flights.append(Flight(output, free_ps + self._step_ps(output), sampling, tables, running, jobs, free_ps))
+        end_ps = free_ps + self._step_ps(output, admitted=len(came), sampled=len(sampling))
+        self.flights.append(Flight(output, end_ps, sampling, tables, running, jobs, free_ps))
         if len(self.flights) == 1:
             self.workers.begin(jobs, free_ps)
 
-    def _step_ps(self, output: SchedulerOutput) -> int:
+    def _step_ps(self, output: SchedulerOutput, admitted: int, sampled: int) -> int:
         chunks, contexts = [], []
         for name, tokens in output.num_scheduled_tokens.items():
             request = self.scheduler.requests[name]
@@ -216,7 +217,10 @@ class Virtual:
                 contexts.append(before)
             else:
                 chunks.append((tokens, before))
-        return self.machine.timing().of_step(chunks, contexts) if chunks or contexts else 0
+        if not chunks and not contexts:
+            return 0
+        completed = sampled - len(contexts)
+        return self.machine.timing().of_step(chunks, contexts, admitted=admitted, completed=completed)
 
     def _take_in(self, before_end: Callable[[int], None]) -> list[tuple[str, list[int]]]:
         flight = self.flights.popleft()

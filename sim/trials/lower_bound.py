@@ -14,6 +14,7 @@ from typing import Any
 from ...traces.apps import Application, Call, CallId
 from ...traces.distribution import Distribution
 from ..machine import PS_PER_S, Machine, Timing, ps
+from ..pace import paced
 
 BOUNDED = ("app_latency_s.", "makespan_s")  # the metrics that have a lower bound, or begin so
 
@@ -49,7 +50,7 @@ def latency_bound_s(application: Application, machine: Machine) -> float:
 def _served_ps(call: Call, timing: Timing, block_tokens: int) -> int:
     """Picoseconds from a call's arrival to its end."""
     cached_tokens = (call.prompt_tokens - 1) // block_tokens * block_tokens
-    first_ps = timing.of_step([(call.prompt_tokens - cached_tokens, cached_tokens)], [])
-    steps = call.output_tokens - 1
-    decode_ps = steps * timing.of_step([], [call.prompt_tokens])
-    return first_ps + decode_ps + timing.context_token_ps * (steps * (steps - 1) // 2)
+    first_ps = timing.of_step([(call.prompt_tokens - cached_tokens, cached_tokens)], [], admitted=1, completed=1)
+    device_ps, host_ps = timing.of_device([], [call.prompt_tokens]), timing.of_host(0, 1)
+    decoding = paced(device_ps, timing.context_token_ps, host_ps, asynchronous=timing.asynchronous)
+    return first_ps + decoding.total(call.output_tokens - 1)

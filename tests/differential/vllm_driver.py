@@ -108,6 +108,7 @@ class VllmEngine:
             preempted,
             self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks(),
             self._evicted,
+            len(self.sampling(output)),
         )
 
     def sampling(self, output: SchedulerOutput) -> frozenset[CallId]:

@@ -41,6 +41,23 @@ def capped(seed: int) -> Workload:
     return Workload(made.applications, machine)
 
 
+def hosted(seed: int) -> Workload:
+    """Like those of the other kinds, on a machine whose host has about as much to do in a step as the device.
+
+    Where it works beside the device, many a stretch of decoding begins with steps of the host's time.
+    """
+    made = workload(seed) if seed % 2 else capped(seed)
+    rng = random.Random(f"hosted {seed}")
+    machine = replace(
+        made.machine,
+        asynchronous=rng.random() < 0.7,
+        context_token_s=STEP_S / 10,
+        host_call_s=rng.choice((0.0, STEP_S / 10, STEP_S, 3 * STEP_S)),
+        host_token_s=rng.choice((0.0, STEP_S, rng.uniform(2, 8) * STEP_S, rng.uniform(2, 8) * STEP_S)),
+    )
+    return Workload(made.applications, machine)
+
+
 def published(asynchronous: bool, qps: float = 1.0) -> Workload:
     """The published code-writer benchmark on a machine like the published one.
 

@@ -33,6 +33,7 @@ class Schedule(NamedTuple):
     preempted: tuple[CallId, ...]
     free_blocks: int  # afterwards
     evicted_blocks: int  # hashes dropped since the start
+    sampled_tokens: int  # when its step ends
 
 
 class Engine(Protocol):
@@ -102,7 +103,9 @@ def step_ps(schedule: Schedule, machine: Machine) -> int:
     if not schedule.pieces:
         return 0
     chunks = [(piece.tokens, piece.computed_tokens) for piece in schedule.pieces if not piece.decode]
-    return machine.timing().of_step(chunks, [piece.computed_tokens for piece in schedule.pieces if piece.decode])
+    contexts = [piece.computed_tokens for piece in schedule.pieces if piece.decode]
+    completed = schedule.sampled_tokens - len(contexts)
+    return machine.timing().of_step(chunks, contexts, admitted=len(schedule.admitted), completed=completed)
 
 
 def _record(number: int, times_ps: tuple[int, int, int], schedule: Schedule, finished: list[CallId]) -> Step:

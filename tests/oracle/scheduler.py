@@ -141,6 +141,7 @@ class Scheduler:
             tuple(job.call.id for job in preempted),
             len(self._pool.free),
             self._pool.evicted,
+            len(sampling),
         )
 
     def update(self, schedule: Schedule) -> list[CallId]:
