@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokencake.sim.machine import Machine
 from tokencake.sim.machine_file import load_machine
-from tokencake.sim.presets import GPUS, preset_table, published_table
+from tokencake.sim.presets import gpu_table, preset_table, published_table
 
 ROOT = Path(__file__).parent.parent
 DOC = (ROOT / "docs" / "machines.md").read_text(encoding="utf-8")
@@ -36,15 +36,8 @@ def test_every_field_is_explained_with_its_default():
             assert documented == (f"{defaulted:g}" if isinstance(defaulted, float) else str(defaulted).lower())
 
 
-def test_the_achieved_figures_are_the_code_s():
-    rows = re.findall(r"^\| ([AHB]\d00)[^|]*" + r"\| ([\d.,]+)[^|]*" * 7 + r"\|$", DOC, re.MULTILINE)
-
-    assert [row[0] for row in rows] == ["A100", "H100", "H200", "B200"]
-    for title, *figures in rows:
-        memory, _, tbps, _, tflops, layer_ms, link = (float(figure.replace(",", "")) for figure in figures)
-        gpu = GPUS[title.lower()]
-        assert (memory, tbps, tflops, link) == (gpu.memory_gib, gpu.memory_tbps, gpu.tflops, gpu.link_gbps)
-        assert layer_ms / 1e3 == gpu.layer_s
+def test_the_table_of_gpus_is_the_code_s():
+    assert marked("gpus") == gpu_table(), f"in docs/machines.md, write:\n{gpu_table()}"
 
 
 def test_the_example_in_the_document_is_the_one_that_ships(tmp_path):

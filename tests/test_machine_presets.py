@@ -1,8 +1,10 @@
 """Presets: derived figures held against fits to measured profiles, and every machine against common sense."""
 
+from dataclasses import replace
+
 import pytest
 
-from tokencake.sim.presets import CUDA_SHARE, GIB, GPUS, MODELS, PUBLISHED, derive, gpus_needed, presets
+from tokencake.sim.presets import CUDA_SHARE, GIB, GPUS, MODELS, PUBLISHED, Model, derive, gpus_needed, presets
 
 
 @pytest.mark.parametrize("name", presets())
@@ -10,25 +12,32 @@ def test_a_preset_holds_its_weights_and_a_whole_context(name):
     machine = presets()[name]
     gpu_name, model_name = next((g, m) for g in GPUS for m in MODELS if name.startswith(f"{g}-{m}"))
     gpu, model = GPUS[gpu_name], MODELS[model_name]
-    gpus = gpus_needed(gpu, model)
+    gpus = gpus_needed(gpu, model) or 0
 
     used_bytes = model.weight_bytes + (machine.gpu_blocks + 1) * machine.block_bytes
 
     assert used_bytes < gpus * gpu.memory_gib * CUDA_SHARE * 0.9 * GIB
-    assert machine.gpu_blocks * machine.block_tokens >= model.max_context_tokens
+    assert machine.gpu_blocks * machine.block_tokens >= machine.max_context_tokens
+    assert machine.max_context_tokens == min(model.max_context_tokens, gpu.max_context_tokens or 2**31)
     assert machine.host_blocks > machine.gpu_blocks / 4
     assert 0.001 < machine.timing().of_step([], [1000]) / 1e12 < 0.1  # between 10 and 1,000 tokens a second
 
 
 def test_every_gpu_comes_with_every_model():
-    assert len(presets()) == len(GPUS) * len(MODELS) == 20
+    assert len(presets()) == len(GPUS) * len(MODELS) == 48
     assert all(machine.name == name for name, machine in presets().items())
 
 
 def test_seventy_billion_parameters_need_several_gpus():
     names = [name for name in presets() if "70b" in name]
 
-    assert [name.rpartition("-")[2] for name in names] == ["tp4", "tp4", "tp4", "tp2", "tp2"]
+    assert [name.rpartition("-")[2] for name in names] == ["tp4", "tp4", "tp4", "tp2", "tp2", "tp4", "tp8", "tp4"]
+
+
+def test_a_model_that_no_board_holds_has_no_preset():
+    tiny = replace(GPUS["rtx4090"], memory_gib=12.0)
+
+    assert gpus_needed(tiny, MODELS["llama-3.3-70b"]) is None
 
 
 @pytest.mark.parametrize(("name", "kv_bytes"), [("qwen2.5-14b", 196_608), ("llama-3.1-8b", 131_072)])
@@ -44,7 +53,38 @@ def test_the_shape_adds_up_to_the_stated_parameters(name):
     assert model.layer_params + embedding_and_head == pytest.approx(model.params, rel=1e-4)
 
 
-# Fits to Vidur's published operator profiles of Llama-3-8B on an A100 (docs/machines.md), in seconds.
+# Blocks that vLLM 0.15.1 found on H100s at 0.9 of their memory with at most 128 calls, and 0.19.0 on an RTX 4090 with
+# 256 (docs/accuracy.md); the null block is counted. Models that have no preset are given by their shape.
+SHAPES = {
+    **MODELS,
+    "llama-2-70b": Model("Llama-2-70B", 80, 64, 8, 128, 8192, 28672, 32_000, 68.977e9, 4096),
+    "codellama-34b": Model("CodeLlama-34B", 48, 64, 8, 128, 8192, 22016, 32_016, 33.744e9, 16_384),
+    "mistral-nemo": Model("Mistral-Nemo-12B", 40, 32, 8, 128, 5120, 14336, 131_072, 12.248e9, 131_072),
+}
+
+
+@pytest.mark.parametrize(
+    ("gpu", "model", "gpus", "step_budget_tokens", "max_running", "blocks"),
+    [
+        ("h100", "llama-2-70b", 4, 2048, 128, 31_357),
+        ("h100", "codellama-34b", 2, 2048, 128, 26_603),
+        ("h100", "llama-3.3-70b", 4, 8192, 128, 30_251),
+        ("h100", "llama-3.3-70b", 4, 2048, 128, 30_425),
+        ("h100", "mistral-nemo", 1, 2048, 128, 19_251),
+        ("h100", "qwen2.5-7b", 1, 2048, 128, 65_352),
+        ("h100", "qwen2.5-7b", 1, 1024, 128, 65_368),
+        ("rtx4090", "llama-3.1-8b", 1, 2048, 256, 2_588),
+    ],
+)
+def test_derived_blocks_are_those_of_a_real_engine(gpu, model, gpus, step_budget_tokens, max_running, blocks):
+    settings = {"step_budget_tokens": step_budget_tokens, "max_running": max_running}
+    derived = derive(GPUS[gpu], SHAPES[model], gpus, "derived", **settings)
+
+    assert derived.gpu_blocks + 1 == pytest.approx(blocks, rel=0.005)
+
+
+# Fits to Vidur's published operator profiles of Llama-3-8B on an A100 (docs/machines.md), in seconds: sums of kernels
+# of 2024, without CUDA graphs. Engines have become faster since, most where a step is short.
 def profiled_prefill_s(tokens):
     return 7.78e-3 + 64.3e-6 * tokens + 4.01e-9 * tokens * (tokens + 1) / 2
 
@@ -57,30 +97,20 @@ def error(derived_ps, profiled_s):
     return derived_ps / 1e12 / profiled_s - 1
 
 
-@pytest.mark.parametrize("tokens", [512, 1024, 2048, 4096, 8192])
-def test_derived_prefill_agrees_with_the_profile(tokens):
+def test_derived_prefill_is_faster_than_the_kernels_of_2024():
+    timing = presets()["a100-llama-3.1-8b"].timing()
+    errors = [error(timing.of_step([(tokens, 0)], []), profiled_prefill_s(tokens)) for tokens in (256, 1024, 8192)]
+
+    assert errors == pytest.approx([-0.30, -0.19, -0.13], abs=0.01)
+
+
+def test_derived_decode_is_near_the_kernels_of_2024():
     timing = presets()["a100-llama-3.1-8b"].timing()
 
-    assert -0.10 < error(timing.of_step([(tokens, 0)], []), profiled_prefill_s(tokens)) < -0.02
-
-
-@pytest.mark.parametrize("tokens", [128, 256])
-def test_derived_prefill_of_few_tokens_is_too_short(tokens):
-    timing = presets()["a100-llama-3.1-8b"].timing()
-
-    assert -0.17 < error(timing.of_step([(tokens, 0)], []), profiled_prefill_s(tokens)) < -0.13
-
-
-@pytest.mark.parametrize("context_tokens", [500, 1000, 2000, 4000])
-def test_derived_decode_agrees_with_the_profile(context_tokens):
-    timing = presets()["a100-llama-3.1-8b"].timing()
-
-    for calls in (32, 64, 128, 256):
-        derived_ps = timing.of_step([], [context_tokens] * calls)
-        assert -0.13 < error(derived_ps, profiled_decode_s(calls, context_tokens)) < 0.14
-    for calls in (1, 2, 4, 8, 16):
-        derived_ps = timing.of_step([], [context_tokens] * calls)
-        assert 0.18 < error(derived_ps, profiled_decode_s(calls, context_tokens)) < 0.32
+    for context_tokens in (500, 1000, 2000, 4000):
+        for calls in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+            derived_ps = timing.of_step([], [context_tokens] * calls)
+            assert -0.20 < error(derived_ps, profiled_decode_s(calls, context_tokens)) < 0.15
 
 
 def test_the_published_system_is_exactly_that():
@@ -89,10 +119,10 @@ def test_the_published_system_is_exactly_that():
     assert (PUBLISHED.host_gib, PUBLISHED.link_gbps, PUBLISHED.max_context_tokens) == (100, 25, 32_768)
 
 
-def test_the_memory_reserve_is_what_the_published_system_left():
+def test_the_memory_reserve_is_about_what_the_published_system_left():
     derived = derive(GPUS["a800"], MODELS["qwen2.5-14b"], 1, "half", memory_share=0.5)
 
-    assert derived.gpu_blocks == pytest.approx(PUBLISHED.gpu_blocks, rel=0.001)
+    assert derived.gpu_blocks == pytest.approx(PUBLISHED.gpu_blocks, rel=0.008)
 
 
 def test_the_derivation_comes_near_the_published_engine_where_it_decodes():
