@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from fuzz_mutations import mutated, parsed
 from idle_engine import IdleEngine
-from measured import limits_of
+from measuring import limits_of
 from rich.console import Console
 
 from tokencake import __version__

@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from measured import limits_of, noisy, steps_of
+from measuring import limits_of, noisy, steps_of
 
 from tokencake.live.measure import FULL, QUICK, step_probes
 from tokencake.sim.copy_fit import fit_copies

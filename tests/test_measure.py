@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from measured import limits_of, steps_of
+from measuring import limits_of, steps_of
 
 from tokencake.cli import run
 from tokencake.live.measure import COPY_POLICY, FULL, QUICK, copy_probes, measure, step_probes
