@@ -71,7 +71,7 @@ def test_verdicts_that_agree_are_good(capsys: pytest.CaptureFixture[str]) -> Non
     capsys.readouterr()
     assert run(["check", "--live"]) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("one: mine.py:Mine against vllm, app_latency_s.mean: simulated loses (+5")
+    assert first.startswith("one: mine.py:Mine against vllm, app_latency_s.mean: simulated loses (+4")
     assert ", live loses (+" in first
     assert first.endswith(": the same")
     assert ", makespan_s: simulated loses (+" in second

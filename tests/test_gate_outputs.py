@@ -54,7 +54,7 @@ def test_junit_has_a_test_for_each_metric_and_counts_them(folder: Path) -> None:
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("7", "2", "0")
     failure = tests["tokencake.one", "app_latency_s.mean"].find("failure")
     assert failure is not None
-    assert failure.get("message") == "app_latency_s.mean regressed: 115.7 s, baseline 75.88 s, +52.5% (allowed +2%)"
+    assert failure.get("message") == "app_latency_s.mean regressed: 101.4 s, baseline 69.91 s, +45.0% (allowed +2%)"
     assert "first decision that differs: number 3" in (failure.text or "")
     assert tests["tokencake.two", "makespan_s"].find("failure") is None
 
@@ -76,7 +76,7 @@ def test_github_annotates_the_line_of_the_case(folder: Path, capsys: pytest.Capt
     assert TWO.splitlines()[int(match[1]) - 1] == "[cases.one]"
     message = match[2].split("%0A")
     assert message[0] == "cause: the policy's file was edited"
-    assert message[1] == "app_latency_s.mean regressed: 115.7 s, baseline 75.88 s, +52.5%25 (allowed +2%25)"
+    assert message[1] == "app_latency_s.mean regressed: 101.4 s, baseline 69.91 s, +45.0%25 (allowed +2%25)"
     assert message[-2:] == ["  admit: old plan a1/architect_1", "         new plan nothing"]
     assert last.startswith("2 cases: 1 regressed, 1 good")
 
@@ -99,7 +99,7 @@ def test_markdown_has_a_table_of_cases_and_one_of_metrics(capsys: pytest.Capture
     assert lines[0] == "## tokencake check: failed"
     assert "| ✅ | two | vllm on h100-llama-3.1-8b | as it was |" in lines
     assert "### one: regressed" in lines
-    assert "| `app_latency_s.mean` | baseline | 75.88 s | 115.7 s | +52.5% | +2% | **regressed** |" in lines
+    assert "| `app_latency_s.mean` | baseline | 69.91 s | 101.4 s | +45.0% | +2% | **regressed** |" in lines
     assert "### two: good" not in lines
 
 
