@@ -79,7 +79,7 @@ class Adapter:
         self._clock = time.monotonic
         self.load_policy: Callable[..., Policy] = load_policy
         self._start_s, self._start_wall_s = self._clock(), time.time()
-        self._acknowledged: list[int] = []
+        self._acknowledged: dict[int, float | None] = {}  # by job, seconds that it took
         self._flights: deque[_Flight] = deque()  # steps whose outcome has not come, whichever run they began in
         self._runs = 0
         self.copies = self._empty_copies()
@@ -669,9 +669,9 @@ class Adapter:
             elif not any(call.loading or self.copies.uploading(call.agent) for call in self._calls.values()):
                 self.copies.refusing = True
 
-    def acknowledge(self, jobs: Iterable[int]) -> None:
-        """The workers have done these copies; they are booked at the end of the step."""
-        self._acknowledged.extend(jobs)
+    def acknowledge(self, jobs: Mapping[int, float | None]) -> None:
+        """The workers have done these copies, in so many seconds, if known; they are booked at the end of the step."""
+        self._acknowledged.update(jobs)
 
     def stepped(self, scheduler_output: Any, outputs: Mapping[int, Any]) -> None:
         """A step's outcome came, and vLLM has taken it in."""
@@ -680,7 +680,7 @@ class Adapter:
         if scheduler_output.total_num_scheduled_tokens:
             self._outcome(self._landed(scheduler_output), outputs)
         if self._acknowledged:
-            jobs, self._acknowledged = self._acknowledged, []
+            jobs, self._acknowledged = self._acknowledged, {}
             self.copies.finish(jobs, self._now_s)
         self._occupancy.look(self.copies.held_blocks)
 

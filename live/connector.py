@@ -21,7 +21,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from .acknowledgements import Acknowledgements
 from .adapter import Adapter
 from .copier import Copier, make_copier
-from .jobs import CopyJob
+from .jobs import CopyJob, Ended
 from .limits import block_bytes_of_rank, host_slots, ranks
 
 IDLE_WAIT_S = 0.001  # a step that computes nothing waits so long for a copy: an idle engine must not spin
@@ -37,16 +37,19 @@ class Jobs(KVConnectorMetadata):
 
 @dataclass(slots=True)
 class Done(KVConnectorWorkerMetadata):
-    """What the workers tell the scheduler: for each job that ended, how many workers ended it."""
+    """What the workers tell the scheduler: for each job that ended, how many workers ended it, and how fast."""
 
     workers: dict[int, int] = field(default_factory=dict)
+    seconds: dict[int, float] = field(default_factory=dict)  # of the slowest of them; may be untold
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> Done:
         assert isinstance(other, Done)
-        both = dict(self.workers)
+        workers, seconds = dict(self.workers), dict(self.seconds)
         for job, count in other.workers.items():
-            both[job] = both.get(job, 0) + count
-        return Done(both)
+            workers[job] = workers.get(job, 0) + count
+        for job, took_s in other.seconds.items():
+            seconds[job] = max(seconds.get(job, 0.0), took_s)
+        return Done(workers, seconds)
 
 
 class TokencakeConnector(KVConnectorBase_V1):
@@ -60,7 +63,7 @@ class TokencakeConnector(KVConnectorBase_V1):
         self._acknowledgements = Acknowledgements(ranks(vllm_config))
         self._copier: Copier | None = None  # worker side
         self._waiting_requests: dict[int, str] = {}  # by job, the request that waits for it
-        self._done: list[int] = []
+        self._done: list[Ended] = []
 
     @property
     def requires_kv_delivery(self) -> bool:
@@ -83,7 +86,7 @@ class TokencakeConnector(KVConnectorBase_V1):
     def update_connector_output(self, connector_output: Any) -> None:
         done = connector_output.kv_connector_worker_meta
         if self.adapter is not None and done is not None:
-            self.adapter.acknowledge(self._acknowledgements.complete(done.workers))
+            self.adapter.acknowledge(self._acknowledgements.complete(done.workers, done.seconds))
 
     def has_pending_push_work(self) -> bool:
         """Keeps an engine without requests stepping while copies are under way or the policy is to be asked."""
@@ -119,14 +122,15 @@ class TokencakeConnector(KVConnectorBase_V1):
             return None, None
         ended = self._copier.finished()
         self._done.extend(ended)
-        loaded = {self._waiting_requests.pop(job) for job in ended if job in self._waiting_requests}
+        waiting = self._waiting_requests
+        loaded = {waiting.pop(job) for job, _ in ended if job in waiting}
         return None, loaded or None
 
     def build_connector_worker_meta(self) -> Done | None:
         if not self._done:
             return None
         done, self._done = self._done, []
-        return Done(dict.fromkeys(done, 1))
+        return Done({job: 1 for job, _ in done}, dict(done))
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         """Nothing is loaded layer by layer."""

@@ -9,7 +9,7 @@ import torch
 
 from ..traces.errors import EngineError
 from .block_views import block_views, row_bytes
-from .jobs import CopyJob
+from .jobs import CopyJob, Ended
 
 
 class Copier(Protocol):
@@ -22,8 +22,8 @@ class Copier(Protocol):
     def submit(self, jobs: Iterable[CopyJob]) -> None:
         """Queue copies of what the engine has computed, or is computing, by now."""
 
-    def finished(self) -> list[int]:
-        """Ids of the jobs that ended since the last call, first to end first. Raises `EngineError` if one failed."""
+    def finished(self) -> list[Ended]:
+        """The jobs that ended since the last call, first to end first. Raises `EngineError` if one failed."""
 
     def wait(self, timeout_s: float) -> None:
         """Return when `finished` has something to tell, or after `timeout_s`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from threading import Condition, Event
 from time import monotonic
 from typing import NamedTuple
@@ -12,8 +12,9 @@ import torch
 from ..traces.errors import EngineError
 from .block_views import row_bytes
 from .host_memory import HostMemory, check
-from .jobs import CopyJob
+from .jobs import CopyJob, Ended
 from .lane import Lane, first_line
+from .stretches import stretches
 
 
 class _Submitted(NamedTuple):
@@ -28,11 +29,11 @@ class _Link:
         self._block_s = block_s
         self._free_s = 0.0
 
-    def end_s(self, submitted_s: float, copied_s: float, blocks: int) -> float:
-        """When a copy ends whose bytes are there at `copied_s` already."""
+    def span_s(self, submitted_s: float, copied_s: float, blocks: int) -> tuple[float, float]:
+        """When a copy begins and ends whose bytes are there at `copied_s` already."""
         begin_s = max(submitted_s, self._free_s)
         self._free_s = max(copied_s, begin_s + blocks * self._block_s)
-        return self._free_s
+        return begin_s, self._free_s
 
 
 class CpuCopier:
@@ -43,7 +44,7 @@ class CpuCopier:
         self._host = HostMemory(blocks, host_slots)
         block_s = 0.0 if link_gbps is None else row_bytes(blocks) / (link_gbps * 1e9)
         self._changed = Condition()  # guards the next two
-        self._finished: list[int] = []
+        self._finished: list[Ended] = []
         self._failure: str | None = None
         self._closing = Event()
         self._lanes = {to_host: self._lane(_Link(block_s)) for to_host in (True, False)}
@@ -54,7 +55,7 @@ class CpuCopier:
             check(job, len(self._blocks[0]), self._host.slots)
             self._lanes[job.to_host].put(_Submitted(job, now_s))
 
-    def finished(self) -> list[int]:
+    def finished(self) -> list[Ended]:
         with self._changed:
             if self._failure is not None:
                 raise EngineError(self._failure)
@@ -76,18 +77,18 @@ class CpuCopier:
     def _carry_out(self, submitted: _Submitted, link: _Link) -> None:
         job = submitted.job
         self._copy(job)
-        end_s = link.end_s(submitted.at_s, monotonic(), len(job.gpu_blocks))
+        begin_s, end_s = link.span_s(submitted.at_s, monotonic(), len(job.gpu_blocks))
         while (left_s := end_s - monotonic()) > 0:
             if self._closing.wait(left_s):
                 return
         with self._changed:
-            self._finished.append(job.id)
+            self._finished.append(Ended(job.id, end_s - begin_s))
             self._changed.notify_all()
 
     def _copy(self, job: CopyJob) -> None:
-        stretches = list(_stretches(job.gpu_blocks, job.host_slots))
+        pieces = [piece.tolist() for piece in stretches(job.gpu_blocks, job.host_slots)]
         for blocks, slots in zip(self._blocks, self._host.views, strict=True):
-            for block, slot, count in stretches:
+            for block, slot, count in zip(*pieces, strict=True):
                 there, here = blocks.narrow(0, block, count), slots.narrow(0, slot, count)
                 if job.to_host:
                     here.copy_(there)
@@ -98,13 +99,3 @@ class CpuCopier:
         with self._changed:
             self._failure = f"a copy of KV blocks failed: {first_line(error)}"
             self._changed.notify_all()
-
-
-def _stretches(blocks: Sequence[int], slots: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Where both sides go on block by block: first block, first slot, and how many."""
-    begin = 0
-    for at in range(1, len(blocks) + 1):
-        follows = at < len(blocks) and blocks[at] == blocks[at - 1] + 1 and slots[at] == slots[at - 1] + 1
-        if not follows:
-            yield blocks[begin], slots[begin], at - begin
-            begin = at

@@ -17,10 +17,15 @@ from vllm.v1.simple_kv_offload import cuda_mem_ops
 
 from ..traces.errors import EngineError
 from .host_memory import HostMemory, check
-from .jobs import CopyJob
+from .jobs import CopyJob, Ended
 from .lane import Lane, first_line
+from .stretches import Numbers, stretches
 
 POLL_S = 0.0002
+# The driver takes a call's descriptors under a lock that launches of kernels need, too, and makes whoever submits more
+# than its own queues hold wait there. So calls are short, and what is submitted and has not ended stays below a limit.
+DESCRIPTORS_A_CALL = 256
+DESCRIPTORS_UNDER_WAY = 1024  # of a direction
 
 
 class _Submitted(NamedTuple):
@@ -30,7 +35,23 @@ class _Submitted(NamedTuple):
 
 class _UnderWay(NamedTuple):
     job: int
+    began: torch.cuda.Event
     done: torch.cuda.Event
+
+
+class _Call(NamedTuple):
+    """Descriptors that the driver has."""
+
+    descriptors: int
+    done: torch.cuda.Event
+
+
+class _Descriptors(NamedTuple):
+    """Pieces of memory to be copied: addresses and bytes, as long as each other."""
+
+    sources: Numbers
+    targets: Numbers
+    sizes: Numbers
 
 
 class _Direction:
@@ -47,7 +68,10 @@ class _Direction:
         self.under_way: deque[_UnderWay] = deque()  # in the order of their ends
         self.failure: Exception | None = None
         self._device = device
+        self._memory = (sources, targets)  # which lives as long as somebody has its addresses
         self._parameters = cuda_mem_ops.build_params(_named(sources), _named(targets), self.stream, order)
+        self._calls: deque[_Call] = deque()  # in the order of their ends; some may have ended
+        self._descriptors_under_way = 0  # of all of these
         self.lane: Lane[_Submitted] = Lane("tokencake-copies", self._launch, self._fail, self._begin)
 
     def ended(self) -> bool:
@@ -58,13 +82,55 @@ class _Direction:
         current_platform.set_device(self._device)  # a thread begins without a CUDA context
 
     def _launch(self, submitted: _Submitted) -> None:
-        job = submitted.job
-        ways = (job.gpu_blocks, job.host_slots) if job.to_host else (job.host_slots, job.gpu_blocks)
         self.stream.wait_event(submitted.computed)
-        cuda_mem_ops.copy_blocks(list(ways[0]), list(ways[1]), self._parameters)
-        done = torch.cuda.Event()
-        done.record(self.stream)
-        self.under_way.append(_UnderWay(job.id, done))
+        began = done = self._event()
+        for descriptors in self._in_calls(self._descriptors(submitted.job)):
+            count = len(descriptors.sizes)
+            self._make_room(count)
+            self._copy(descriptors)
+            done = self._event()
+            self._calls.append(_Call(count, done))
+            self._descriptors_under_way += count
+        self.under_way.append(_UnderWay(submitted.job.id, began, done))
+
+    def _descriptors(self, job: CopyJob) -> _Descriptors:
+        """One for each stretch of blocks and part of a block."""
+        pieces = stretches(job.gpu_blocks, job.host_slots)
+        sources, targets = (pieces.blocks, pieces.slots) if job.to_host else (pieces.slots, pieces.blocks)
+        known = self._parameters
+        part_bytes = known.bpb[:, None]
+        return _Descriptors(
+            (known.src_bases[:, None] + sources * part_bytes).ravel(),
+            (known.dst_bases[:, None] + targets * part_bytes).ravel(),
+            (pieces.counts * part_bytes).ravel(),
+        )
+
+    @staticmethod
+    def _in_calls(all_of_job: _Descriptors) -> list[_Descriptors]:
+        begins = range(0, len(all_of_job.sizes), DESCRIPTORS_A_CALL)
+        return [_Descriptors(*(column[at : at + DESCRIPTORS_A_CALL] for column in all_of_job)) for at in begins]
+
+    def _make_room(self, descriptors: int) -> None:
+        """Wait until the driver has so few that these may come, too. Nobody else waits, nor asks again and again."""
+        while self._calls and self._descriptors_under_way + descriptors > DESCRIPTORS_UNDER_WAY:
+            call = self._calls.popleft()
+            call.done.synchronize()
+            self._descriptors_under_way -= call.descriptors
+
+    def _copy(self, descriptors: _Descriptors) -> None:
+        """vLLM's batch takes blocks of equal size from each layer; here each descriptor is block 0 of a layer."""
+        batch = self._parameters._replace(
+            src_bases=descriptors.sources,
+            dst_bases=descriptors.targets,
+            bpb=descriptors.sizes,
+            num_layers=len(descriptors.sizes),
+        )
+        cuda_mem_ops.copy_blocks([0], [0], batch)
+
+    def _event(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True, blocking=True)
+        event.record(self.stream)
+        return event
 
     def _fail(self, error: Exception) -> None:
         self.failure = error
@@ -109,14 +175,15 @@ class CudaCopier:
             check(job, self._blocks, self._host.slots)
             self._directions[job.to_host].lane.put(_Submitted(job, computed))
 
-    def finished(self) -> list[int]:
+    def finished(self) -> list[Ended]:
         finished = []
         try:
             for direction in self._directions.values():
                 if direction.failure is not None:
                     raise direction.failure
                 while direction.ended():
-                    finished.append(direction.under_way.popleft().job)
+                    job, began, done = direction.under_way.popleft()
+                    finished.append(Ended(job, began.elapsed_time(done) / 1e3))
         except Exception as error:
             raise EngineError(f"a copy of KV blocks failed: {first_line(error)}") from error
         return finished

@@ -8,8 +8,8 @@ can be hit from then on, not before.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from ..policies.interface import Move
 from ..traces import events as e
@@ -19,9 +19,17 @@ from .agents import AgentCache, LiveCall, Store, Upload
 from .gpu_pool import GpuPool, Source, idle
 from .host_pool import Hash, HostPool
 from .jobs import CopyJob
+from .stretches import side_by_side
 
 Mark = TypeVar("Mark")
 Done = Callable[[float], None]  # what to do when a copy has ended, told the time
+
+
+class _UnderWay(NamedTuple):
+    to_host: bool
+    blocks: int
+    report: Callable[[Fact], None]  # of the run that began it
+    done: Done
 
 
 class Copies:
@@ -33,7 +41,7 @@ class Copies:
         self.report = report  # of the run under way; a copy that outlives its run reports to nobody
         self._storing: Counter[Hash] = Counter()  # contents on their way to the host
         self._loading: Counter[Hash] = Counter()  # … and from it
-        self._under_way: dict[int, Done] = {}
+        self._under_way: dict[int, _UnderWay] = {}
         self._jobs = 0
         self.submitted: list[CopyJob] = []
         self.pinned: dict[AgentId, AgentCache] = {}
@@ -55,10 +63,13 @@ class Copies:
         """Slots of the host that nobody holds."""
         return self._host.free
 
-    def finish(self, jobs: Sequence[int], now_s: float) -> None:
-        """The workers have done these copies."""
-        for job in jobs:
-            self._under_way.pop(job)(now_s)
+    def finish(self, jobs: Mapping[int, float | None], now_s: float) -> None:
+        """The workers have done these copies, in so many seconds, if they said so."""
+        for job, seconds in jobs.items():
+            copy = self._under_way.pop(job)
+            if seconds is not None:
+                copy.report(e.Copied(now_s, copy.to_host, copy.blocks, seconds))
+            copy.done(now_s)
 
     # -- offload
 
@@ -77,7 +88,7 @@ class Copies:
             return
         blocks = self._gpu.found(hashes, first, end)
         self._gpu.hold(blocks)
-        target = self._host.take(end - first)
+        target = self._slots_beside(blocks)
         copied = hashes[first:end]
         self._keep(blocks)
         agent.offloading = True
@@ -128,18 +139,18 @@ class Copies:
         if missing:
             kept = host.hold(hashes[at] for at in here)
             room = host.free >= len(missing)  # without what the host has of this call
-            target = host.take(len(missing)) if room else []
+            blocks = [self._gpu.cached(hashes[at]) for at in missing]
+            target = self._slots_beside(blocks) if room else []
             host.release(kept)
             if not room:
                 self.report(e.StoreRefused(now_s, call.id, len(missing)))
                 return
-            self._store(call, missing, target, now_s)
+            self._store(call, [hashes[at] for at in missing], blocks, target, now_s)
         call.stored = max(first, upto)
 
-    def _store(self, call: LiveCall, missing: Sequence[int], target: Sequence[int], now_s: float) -> None:
-        hashes = call.vllm.block_hashes
-        blocks = [self._gpu.cached(hashes[at]) for at in missing]
-        copied = [hashes[at] for at in missing]
+    def _store(
+        self, call: LiveCall, copied: Sequence[Hash], blocks: list[Any], target: Sequence[int], now_s: float
+    ) -> None:
         self._gpu.hold(blocks)
         self._storing.update(copied)
         store = Store(blocks)
@@ -239,9 +250,9 @@ class Copies:
         if first > gpu_end:
             cached = []  # an earlier upload holds them
         self._gpu.hold(cached)  # first: new blocks might evict them
-        target = self._gpu.take(end - first)
         copied = hashes[first:end]
         source = self._host.hold(copied)
+        target = self._blocks_beside(source)
         self._loading.update(copied)
         upload = Upload([*cached, *target], first, end, now_s)
         agent.uploads.append(upload)
@@ -337,11 +348,20 @@ class Copies:
             at += 1
         return at
 
+    def _slots_beside(self, blocks: Sequence[Any]) -> list[int]:
+        """Slots for new copies of these blocks. Which contents give way for them does not depend on who gets which."""
+        return side_by_side([block.block_id for block in blocks], self._host.take(len(blocks)))
+
+    def _blocks_beside(self, slots: Sequence[int]) -> list[Any]:
+        """New GPU blocks for what is in these slots."""
+        taken = {block.block_id: block for block in self._gpu.take(len(slots))}
+        return [taken[block] for block in side_by_side(slots, taken)]
+
     def _submit(
         self, to_host: bool, blocks: Sequence[Any], slots: Sequence[int], request: str | None, done: Done
     ) -> None:
         self._jobs += 1
-        self._under_way[self._jobs] = done
+        self._under_way[self._jobs] = _UnderWay(to_host, len(blocks), self.report, done)
         block_ids = tuple(block.block_id for block in blocks)
         self.submitted.append(CopyJob(self._jobs, to_host, block_ids, tuple(slots), request))
 

@@ -13,3 +13,10 @@ class CopyJob(NamedTuple):
     gpu_blocks: tuple[int, ...]  # block ids, in the order of the host slots
     host_slots: tuple[int, ...]
     request: str | None  # a load on demand: the vLLM request that waits for it
+
+
+class Ended(NamedTuple):
+    """A job that a worker has carried out."""
+
+    job: int
+    seconds: float  # of copying, without waiting: for the jobs before it, or for what computes its blocks

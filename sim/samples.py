@@ -24,7 +24,7 @@ class StepSample(NamedTuple):
 
 
 class CopySample(NamedTuple):
-    """A copy of `blocks` blocks, from its start until the engine saw its end."""
+    """A copy of `blocks` blocks: how long it took by itself, or else from its start until the engine saw its end."""
 
     to_host: bool
     blocks: int
@@ -51,6 +51,7 @@ class Samples:
             e.CallFinished: self._call_ended,
             e.CallAborted: self._call_ended,
             e.Stepped: self._stepped,
+            e.Copied: self._copied,
             e.CallAdmitted: lambda fact: self._loads.discard(fact.call),  # one that was given up has no end
             e.LoadStarted: self._load_started,
             e.LoadFinished: self._load_finished,
@@ -76,6 +77,7 @@ class Samples:
         self._started: dict[
             tuple[bool, str], tuple[float, int]
         ] = {}  # copies, by direction and whose: since when, blocks
+        self._timed = False  # whether the workers tell how long copies take
         self._link_free_s = {True: 0.0, False: 0.0}  # end of the last copy to the host, and to the GPU
 
     def _call_arrived(self, fact: e.CallArrived) -> None:
@@ -109,6 +111,11 @@ class Samples:
         self._loads.discard(fact.call)
         self._copy_finished(False, fact.call, fact.at_s)
 
+    def _copied(self, fact: e.Copied) -> None:
+        self._timed = True
+        if fact.blocks and fact.seconds >= SHORTEST_S:
+            self.copies.append(CopySample(fact.to_host, fact.blocks, fact.seconds))
+
     def _copy_started(self, to_host: bool, who: str, fact: e.OffloadStarted | e.UploadStarted | e.LoadStarted) -> None:
         self._started[to_host, who] = (fact.at_s, fact.blocks)
 
@@ -117,5 +124,5 @@ class Samples:
         asked_s, blocks = self._started.pop((to_host, who), (at_s, 0))
         began_s = max(asked_s, self._link_free_s[to_host])  # one at a time on the link
         self._link_free_s[to_host] = at_s
-        if blocks and at_s - began_s >= SHORTEST_S:
+        if blocks and not self._timed and at_s - began_s >= SHORTEST_S:
             self.copies.append(CopySample(to_host, blocks, at_s - began_s))

@@ -103,6 +103,24 @@ def test_what_took_less_than_a_picosecond_took_no_time():
     assert [copy.seconds for copy in samples.copies] == [2e-12]
 
 
+def test_copies_that_workers_timed_took_what_they_say():
+    """The engine saw their ends later, when a step had ended."""
+    samples = Samples()
+    for fact in (
+        e.OffloadStarted(1.0, "a/x", 10, 10),
+        e.StoreStarted(1.0, "a/1", 4),
+        e.Copied(2.0, True, 10, 0.25),
+        e.OffloadFinished(2.0, "a/x", 10, 10),
+        e.Copied(3.0, True, 4, 0.125),
+        e.StoreFinished(3.0, "a/1", 4),
+        STARTED,  # another run, whose workers tell nothing
+        e.OffloadStarted(1.0, "a/x", 3, 3),
+        e.OffloadFinished(2.0, "a/x", 3, 3),
+    ):
+        samples.add(fact)
+    assert samples.copies == [CopySample(True, 10, 0.25), CopySample(True, 4, 0.125), CopySample(True, 3, 1.0)]
+
+
 def test_a_copy_that_was_given_up_and_begun_again_is_measured_once_at_most():
     samples = Samples()
     for fact in (

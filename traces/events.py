@@ -268,6 +268,15 @@ class Stepped(NamedTuple):
     context_tokens: int  # of the decoding calls: the tokens that each attends to, but for the one that it computes
 
 
+class Copied(NamedTuple):
+    """Workers of a live engine have made a copy, whose own facts follow. The simulator tells of none."""
+
+    at_s: float  # when the engine saw it
+    to_host: bool
+    blocks: int
+    seconds: float  # that it took the worker that took longest, without waiting: for other copies, or for computing
+
+
 class Asked(NamedTuple):
     """The policy asked what is cached of a call's prompt; so a replay can answer without an engine."""
 
@@ -316,6 +325,7 @@ Fact = (
     | Polled
     | Occupied
     | Stepped
+    | Copied
     | Asked
     | AskedShared
 )

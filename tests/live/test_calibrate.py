@@ -63,6 +63,18 @@ def test_copies_of_every_size_are_made_both_ways(measured):
     assert {fact.blocks for fact in facts if isinstance(fact, e.LoadFinished)} == asked
 
 
+def test_workers_say_how_long_each_copy_took_itself(measured):
+    """Which is no longer than the engine took to see its end."""
+    _, facts = measured
+    ends = (e.OffloadFinished, e.UploadFinished, e.LoadFinished)
+    seen = [(isinstance(f, e.OffloadFinished), f.blocks) for f in facts if isinstance(f, ends)]
+    copied = [fact for fact in facts if isinstance(fact, e.Copied)]
+
+    assert [(fact.to_host, fact.blocks) for fact in copied] == seen
+    begun = [fact.at_s for fact in facts if isinstance(fact, (e.OffloadStarted, e.UploadStarted, e.LoadStarted))]
+    assert all(0 < fact.seconds <= fact.at_s - at_s for fact, at_s in zip(copied, begun, strict=True))
+
+
 def test_a_machine_comes_out(measured):
     limits, facts = measured
     machine = fit_facts(facts, limits).machine("tiny")

@@ -15,7 +15,7 @@ pytest.importorskip("torch", reason="needs torch: .ci/install-vllm puts it into 
 import torch
 
 from tokencake.live.copier import Copier, block_bytes, make_copier
-from tokencake.live.jobs import CopyJob
+from tokencake.live.jobs import CopyJob, Ended
 from tokencake.traces.errors import EngineError
 
 BLOCKS, SLOTS = 23, 31
@@ -84,7 +84,7 @@ def finish(copier: Copier, jobs: int) -> list[int]:
 def finish_some(copier: Copier) -> list[int]:
     """Wait until something ended, and say what."""
     copier.wait(SOON_S)
-    ids = copier.finished()
+    ids = [ended.job for ended in copier.finished()]
     assert ids, f"no copy ended within {SOON_S} s"
     return ids
 
@@ -194,6 +194,18 @@ def test_a_link_is_no_faster_than_it_says() -> None:
         assert 0.12 <= monotonic() - begun_s < 5.0
 
 
+def test_a_copy_says_how_long_it_was_on_the_link_itself() -> None:
+    """Blocks of 1 MiB take 20 ms each. The second job waits for the first: that is not its own time."""
+    with copier_of(one_layer(), link_gbps=0.0524288) as copier:
+        copier.submit([store(1, range(5), range(5)), store(2, [7], [7])])
+        ended: list[Ended] = []
+        while len(ended) < 2:
+            copier.wait(SOON_S)
+            ended += copier.finished()
+        assert [one.job for one in ended] == [1, 2]
+        assert [one.seconds for one in ended] == pytest.approx([0.1, 0.02], rel=0.5)
+
+
 def test_a_link_saves_no_time_up_while_it_is_idle() -> None:
     with copier_of(one_layer(), link_gbps=0.0524288) as copier:
         sleep(0.5)
@@ -245,7 +257,7 @@ def test_waiting_ends_at_once_where_something_has_ended() -> None:
         begun_s = monotonic()
         copier.wait(SOON_S)
         assert monotonic() - begun_s < 1.0
-        assert copier.finished() == [1]
+        assert [ended.job for ended in copier.finished()] == [1]
         assert copier.finished() == []
 
 
@@ -273,7 +285,7 @@ def test_closing_drops_what_was_not_begun(monkeypatch: pytest.MonkeyPatch) -> No
         assert begun.wait(SOON_S)
         Timer(0.1, go_on.set).start()
         copier.close()
-        assert copier.finished() == [0]
+        assert [ended.job for ended in copier.finished()] == [0]
 
 
 @pytest.mark.parametrize("to_host", [True, False])

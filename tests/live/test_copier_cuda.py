@@ -7,7 +7,8 @@ machine with a GPU the tests of the copier run there too.
 from __future__ import annotations
 
 import ctypes
-from time import monotonic
+from collections.abc import Callable
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from vllm.v1.simple_kv_offload import cuda_mem_ops
 
 from tokencake.live import copier_cuda
 from tokencake.live.block_views import block_views
-from tokencake.live.jobs import CopyJob
+from tokencake.live.jobs import CopyJob, Ended
 from tokencake.traces.errors import EngineError
 
 if torch.cuda.is_available():
@@ -30,6 +31,7 @@ BLOCKS, SLOTS = 11, 13
 SOON_S = 20.0
 
 
+PARTS = 3  # of a block of `layers()`: K, V, and two layers in one row
 Entry = tuple[str, ...]
 
 
@@ -39,12 +41,14 @@ class Cuda:
     def __init__(self) -> None:
         self.log: list[Entry] = []  # what the streams were asked for
         self.held: set[str] = set()  # streams whose events do not come to pass
+        self.calls: list[int] = []  # how many descriptors each batched copy had
         self.error = 0  # what a batched copy returns
         self.streams: list[Stream] = []
 
     def copy_batch(self, targets: int, sources: int, sizes: int, count: int, *others: Any) -> int:
         """cuMemcpyBatchAsync: three addresses of arrays, their length, and at the end the stream."""
         self.log.append(("copy", self.streams[others[-1]].name))
+        self.calls.append(count)
         arrays = [(ctypes.c_uint64 * count).from_address(address) for address in (targets, sources, sizes)]
         for target, source, size in zip(*arrays, strict=True):
             ctypes.memmove(target, source, size)
@@ -68,16 +72,30 @@ class Stream:
 
 
 class RecordedEvent:
-    def __init__(self, cuda: Cuda) -> None:
+    def __init__(self, cuda: Cuda, enable_timing: bool = False, blocking: bool = False) -> None:
         self._cuda = cuda
+        self._timed = enable_timing
+        self._blocking = blocking
         self.stream = "none"
 
     def record(self, stream: Stream) -> None:
         self.stream = stream.name
         self._cuda.log.append(("record", self.stream))
+        self.at_copies = len(self._cuda.calls)
 
     def query(self) -> bool:
         return self.stream not in self._cuda.held
+
+    def synchronize(self) -> None:
+        assert self._blocking, "a thread that waits must not keep a core busy"
+        while not self.query():
+            sleep(0.001)
+
+    def elapsed_time(self, later: RecordedEvent) -> float:
+        """Milliseconds: two for each batched copy between the two."""
+        assert min(self._timed, later._timed), "events tell no time unless they are asked to"
+        assert later.query()
+        return 2.0 * (later.at_copies - self.at_copies)
 
 
 class Runtime:
@@ -100,7 +118,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
             return 0, -5
 
     monkeypatch.setattr(torch.cuda, "Stream", OwnStream)
-    monkeypatch.setattr(torch.cuda, "Event", lambda: RecordedEvent(imitated))
+    monkeypatch.setattr(torch.cuda, "Event", lambda **how: RecordedEvent(imitated, **how))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: compute)
     monkeypatch.setattr(torch.cuda, "cudart", Runtime)
     monkeypatch.setattr(current_platform, "set_device", lambda device: None)
@@ -131,7 +149,7 @@ def finish(copier: copier_cuda.CudaCopier, jobs: int) -> list[int]:
     ids: list[int] = []
     while len(ids) < jobs:
         copier.wait(SOON_S)
-        ended = copier.finished()
+        ended = [ended.job for ended in copier.finished()]
         assert ended, "no copy ended"
         ids += ended
     return ids
@@ -157,13 +175,75 @@ def test_a_job_waits_for_what_was_computed_and_is_one_batch_on_its_own_stream(cu
     copier.submit([CopyJob(2, False, (0, 1), (0, 1), None), CopyJob(3, False, (2,), (2,), None)])
     finish(copier, 2)
     copier.close()
-    stores = [("wait", "stores", "compute"), ("copy", "stores"), ("record", "stores")]
-    loads = [("wait", "loads", "compute"), ("copy", "loads"), ("record", "loads")]
+    stores = [("wait", "stores", "compute"), ("record", "stores"), ("copy", "stores"), ("record", "stores")]
+    loads = [("wait", "loads", "compute"), ("record", "loads"), ("copy", "loads"), ("record", "loads")]
     assert cuda.of_stream("stores") == [*stores, ("synchronize", "stores")]
     assert cuda.of_stream("loads") == [*loads, *loads, ("synchronize", "loads")]
     assert cuda.of_stream("compute") == [("record", "compute")] * 2
     assert cuda.log[0] == ("record", "compute")  # by the engine itself, before the job is anywhere else
     assert [stream.priority for stream in cuda.streams] == [-5, 0, 0]
+
+
+def test_blocks_beside_each_other_on_both_sides_are_one_descriptor_a_part(cuda: Cuda) -> None:
+    copier = copier_of(layers())
+    copier.submit([CopyJob(1, True, (6, 5, 4, 3, 9), (8, 7, 6, 5, 1), None)])
+    finish(copier, 1)
+    copier.submit([CopyJob(2, False, (0, 1, 2), (5, 6, 7), None)])
+    finish(copier, 1)
+    copier.close()
+    assert cuda.calls == [2 * PARTS, PARTS]
+
+
+def test_a_job_of_many_descriptors_is_many_short_calls(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copier_cuda, "DESCRIPTORS_A_CALL", 4)
+    kv_caches = layers()
+    before = {block: content(kv_caches, block) for block in range(BLOCKS)}
+    copier = copier_of(kv_caches)
+    copier.submit([CopyJob(1, True, (0, 2, 4, 6, 8), (9, 7, 5, 3, 1), None)])  # none beside another: 15
+    finish(copier, 1)
+    copier.submit([CopyJob(2, False, (10, 9), (9, 5), None)])
+    finish(copier, 1)
+    copier.close()
+    assert cuda.calls == [4, 4, 4, 3, 4, 2]
+    assert {block: content(kv_caches, block) for block in range(BLOCKS)} == before | {10: before[0], 9: before[4]}
+
+
+def test_the_driver_never_has_more_descriptors_than_fit(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever submits more would wait inside the driver, with a lock that the engine's launches need."""
+    monkeypatch.setattr(copier_cuda, "DESCRIPTORS_A_CALL", 4)
+    monkeypatch.setattr(copier_cuda, "DESCRIPTORS_UNDER_WAY", 9)
+    copier = copier_of(layers())
+    cuda.held.add("stores")
+    copier.submit([CopyJob(1, True, (0, 2, 4, 6, 8), (9, 7, 5, 3, 1), None), CopyJob(2, True, (1,), (12,), None)])
+    copier.submit([CopyJob(3, False, (10,), (11,), None)])
+    assert finish(copier, 1) == [3]  # the other direction goes on
+    wait_for(lambda: len(cuda.calls) == 3)
+    sleep(0.05)
+    assert sorted(cuda.calls) == [3, 4, 4]  # the store's first two, and the load
+    cuda.held.clear()
+    assert finish(copier, 2) == [1, 2]
+    copier.close()
+    assert sorted(cuda.calls) == [3, 3, 3, 4, 4, 4]
+
+
+def wait_for(reached: Callable[[], bool]) -> None:
+    until_s = monotonic() + SOON_S
+    while not reached():
+        assert monotonic() < until_s, "nothing happens"
+        sleep(0.001)
+
+
+def test_a_copy_says_how_long_it_took_itself(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By events around it, behind the one for which it waited. Here each call takes two milliseconds."""
+    monkeypatch.setattr(copier_cuda, "DESCRIPTORS_A_CALL", 4)
+    copier = copier_of(layers())
+    copier.submit([CopyJob(1, True, (0, 2, 4, 6, 8), (9, 7, 5, 3, 1), None)])
+    wait_for(lambda: copier._news())
+    assert copier.finished() == [Ended(1, 0.008)]
+    copier.submit([CopyJob(2, True, (), (), None)])
+    wait_for(lambda: copier._news())
+    assert copier.finished() == [Ended(2, 0.0)]
+    copier.close()
 
 
 def test_a_load_does_not_wait_behind_stores(cuda: Cuda) -> None:
