@@ -17,7 +17,7 @@ from vllm.v1.request import RequestStatus
 from ..policies.interface import Plan
 
 # Waiting requests that hold blocks, or are blocked, have a queue of their own, which vLLM looks at first.
-SIDE_QUEUES = ("kv_holding_waiting", "skipped_waiting")  # 0.32, 0.26
+SIDE_QUEUES = ("kv_holding_waiting", "skipped_waiting")  # since 0.31; up to 0.30, with those that it passed over
 
 
 class Calls(Protocol):
@@ -66,16 +66,17 @@ class Queues:
             self._laid_for = (plan, self.version)
         laid = self._with_room() if plan.skip and self._order else self._order
         vllms = (self._scheduler.waiting, self._side)
+        holding = {id(request) for request in self._side if holds_blocks(request)}
         self.withheld = sum(map(len, vllms)) - len(laid)
         self._queue.clear()
         self._queue.extend(laid)
         self._empty.clear()
         self._put(self._queue, self._empty)
-        return vllms, laid
+        return vllms, laid, holding
 
     def restore(self, laid_down: Any) -> None:
         """Put vLLM's queues back, without those that started."""
-        (waiting, side), laid = laid_down
+        (waiting, side), laid, holding = laid_down
         self.withheld = 0
         after, after_side = self._scheduler.waiting, self._side
         self._put(waiting, side)
@@ -88,13 +89,13 @@ class Queues:
         for request in laid:
             if request.status is RequestStatus.RUNNING:
                 (side if id(request) in beside else waiting).remove(request)
-        emptied = [request for request in side if not holds_blocks(request)]
+        emptied = [request for request in side if id(request) in holding and not holds_blocks(request)]
         for request in emptied:
             side.remove(request)
-        filled = [request for request in laid if id(request) not in beside and waits_with_blocks(request)]
-        filled.sort(key=waiting.index)
+        filled = [request for request in laid if id(request) not in holding and waits_with_blocks(request)]
+        filled.sort(key=[*side, *waiting].index)
         for request in filled:
-            waiting.remove(request)
+            (side if id(request) in beside else waiting).remove(request)
         side.extend(filled)
         waiting.extendleft(reversed([*preempted, *emptied]))
 
@@ -105,7 +106,7 @@ class Queues:
         self._scheduler.waiting.prepend_request(request)
 
     def _let_holders_go_first(self) -> None:
-        """Requests that hold blocks go before those that vLLM 0.26 keeps in the same queue because it passed over them.
+        """Requests that hold blocks go before those that vLLM up to 0.30 keeps beside them since it passed over them.
 
         One of the latter would otherwise wait for ever for the room that one of the former holds behind it. Later
         versions look at those that hold blocks first, too.

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..traces.errors import MachineError
 from .copy_fit import CopyFit, fit_copies
-from .machine import PS_PER_S, RULES, Machine, Real, Switch, Whole
+from .machine import ENGINE_VERSIONS, PS_PER_S, RULES, Machine, Real, Switch, Whole, simulated_version
 from .samples import CopySample, Samples, StepSample
 from .step_fit import Estimate, StepFit, fit_steps
 
@@ -34,6 +34,7 @@ class Limits:
     max_running: int
     asynchronous: bool
     long_prefill_token_threshold: int = 0
+    engine_version: str = ENGINE_VERSIONS[-1]
 
     def settings(self) -> dict[str, Any]:
         """As fields of a `Machine`."""
@@ -47,18 +48,30 @@ class Limits:
             "max_running": self.max_running,
             "long_prefill_token_threshold": self.long_prefill_token_threshold,
             "asynchronous": self.asynchronous,
+            "engine_version": self.engine_version,
         }
 
 
 def limits_of(info: Mapping[str, object]) -> Limits:
     """The limits that an engine tells. Raises MachineError, naming the field, if one is missing or means nothing."""
     values: dict[str, Any] = {}
+    if "vllm" in info:  # else the latest is meant, as where a machine does not tell
+        values["engine_version"] = _version(info["vllm"])
     for name in Limits.__slots__:
+        if name == "engine_version":
+            continue
         rule = Switch() if name == "asynchronous" else Whole(0 if name in MAY_BE_NONE else 1, 2**63)
         values[name] = info.get(name, USUAL.get(name))
         if problem := rule.problem(values[name]):
             raise MachineError(f"what the engine tells of itself: {name}: {problem}")
     return Limits(**values)
+
+
+def _version(vllm: object) -> str:
+    try:
+        return simulated_version(vllm)
+    except MachineError as error:
+        raise MachineError(f"what the engine tells of itself: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ closed form and the same steps one by one come to equal times.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
@@ -115,7 +116,22 @@ class Name:
         return f"expected a name of 1 to {MAX_NAME} printable characters, got {shown(value)}"
 
 
-Rule = Whole | Real | Switch | Name
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A setting that is one of a few words."""
+
+    words: tuple[str, ...]
+
+    def problem(self, value: object) -> str | None:
+        if isinstance(value, str) and value in self.words:
+            return None
+        return f"expected one of {', '.join(map(shown, self.words))}, got {shown(value)}"
+
+
+Rule = Whole | Real | Switch | Name | Choice
+
+# Versions of vLLM whose scheduler is simulated, in order. Two of its rules are others since 0.31: see `Scheduler`.
+ENGINE_VERSIONS = ("0.26", "0.27", "0.28", "0.29", "0.30", "0.31", "0.32")
 
 # Seconds start at a picosecond, the engine's unit: less would silently be nothing.
 _PER_STEP, _PER_TOKEN, _LATENCY = Real(1e-12, 1e3), Real(1e-12, 1.0), Real(1e-12, 1e6)
@@ -132,6 +148,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "max_running": Whole(1, 10**6),
         "long_prefill_token_threshold": Whole(0, 2**31 - 1),
         "asynchronous": Switch(),
+        "engine_version": Choice(ENGINE_VERSIONS),
         "step_s": _PER_STEP,
         "floor_s": _PER_STEP,
         "token_s": _PER_TOKEN,
@@ -172,6 +189,7 @@ class Machine:
     max_running: int = 1024  # vLLM's max_num_seqs
     long_prefill_token_threshold: int = 0  # tokens of one prompt in a step that has other calls to think of; 0: all
     asynchronous: bool = True  # vLLM's asynchronous scheduling
+    engine_version: str = ENGINE_VERSIONS[-1]  # the vLLM whose scheduler it has
     step_s: float  # a step, whatever is in it
     floor_s: float = 0.0  # reading the weights: the least that a step's linear layers take
     token_s: float = 0.0  # a token in the linear layers
@@ -219,6 +237,11 @@ class Machine:
         """Whole blocks that fit into the host's memory."""
         return int(self.host_gib * 2**30) // self.block_bytes
 
+    @property
+    def has_scheduler_of_0_30(self) -> bool:
+        """Whether calls that were passed over are asked first, and a lone long prompt is cut, too."""
+        return ENGINE_VERSIONS.index(self.engine_version) < ENGINE_VERSIONS.index("0.31")
+
     def timing(self) -> Timing:
         """These costs in picoseconds, each rounded to the nearest."""
         return Timing(
@@ -255,6 +278,16 @@ class Machine:
 
     def _copy_block_s(self) -> float:
         return self.block_bytes / (self.link_gbps * 1e9)
+
+
+def simulated_version(vllm: object) -> str:
+    """The `engine_version` of a vLLM, such as 0.32 for 0.32.1. Raises MachineError if it is none of those."""
+    found = re.match(r"[0-9]{1,9}\.[0-9]{1,9}(?![0-9])", vllm) if isinstance(vllm, str) else None
+    if found is None or found[0] not in ENGINE_VERSIONS:
+        raise MachineError(
+            f"vllm: expected a version from {ENGINE_VERSIONS[0]} to {ENGINE_VERSIONS[-1]}, got {shown(vllm)}"
+        )
+    return found[0]
 
 
 def ps(seconds: float) -> int:

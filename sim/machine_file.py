@@ -11,7 +11,7 @@ from typing import Any
 from ..traces.errors import MachineError
 from ..traces.fields import MAX_NAME, shown
 from ..traces.source_file import STANDARD_INPUT
-from .machine import BELIEVABLE, RULES, Machine, Real, Switch, Whole
+from .machine import BELIEVABLE, RULES, Choice, Machine, Name, Real, Switch, Whole
 from .presets import preset_lines, presets
 from .toml_file import TomlFile, header, key_of, read_toml
 
@@ -148,7 +148,7 @@ def setting_problem(key: str, value: object) -> str | None:
 def _value(key: str, text: str) -> object:
     """`text` as the type of its setting; as it is if that cannot be, for the error to show."""
     rule = RULES.get(key.removeprefix("beliefs."))
-    if key == "name":
+    if isinstance(rule, Name | Choice):
         return text
     if isinstance(rule, Switch):
         return {"true": True, "false": False}.get(text.lower(), text)

@@ -2,7 +2,11 @@
 
 Running calls come first, in order of admission, then waiting ones while tokens, places and memory last. What is
 scheduled is a stretch: as many iterations as go by before anything can change. The rules are those of `Scheduler` and
-`AsyncScheduler` of vLLM 0.32; tests hold every step to theirs.
+`AsyncScheduler` of vLLM 0.26 to 0.32; tests hold every step to theirs. In two of them versions differ:
+
+- Whoever was passed over, because it waits for a copy or lets others go first, kept its place in the queue since 0.31.
+  Up to 0.30 it goes into a queue of its own, which is asked first: before a call that is preempted later, too.
+- Up to 0.30 a prompt that is the only one is cut to the threshold for long prompts like any other.
 """
 
 from __future__ import annotations
@@ -58,6 +62,7 @@ class Scheduler:
         self._size = machine.block_tokens
         self._budget = machine.step_budget_tokens
         self._threshold = machine.long_prefill_token_threshold
+        self._as_0_30 = machine.has_scheduler_of_0_30
         self._most = self._budget  # tokens of one prompt in the step that is being scheduled
         self._lag = 1 if machine.asynchronous else 0
         self._one_by_one = one_by_one
@@ -69,6 +74,7 @@ class Scheduler:
         self._counts_admissions = timing.host_call_ps > 0
         self.batch = Batch(timing, self._size)
         self.waiting: OrderedDict[CallId, Job] = OrderedDict()  # a preempted call goes to its front
+        self._passed_over: dict[CallId, None] = {}  # up to 0.30: those at the front of the waiting that stay there
         self.running: dict[CallId, Job] = {}
         self._loaded: dict[CallId, Job] = {}  # of the waiting: those with blocks, in the order of their loads
         # Calls in the middle of their prompts, in order of admission. Nobody was admitted behind one that got less than
@@ -238,7 +244,7 @@ class Scheduler:
 
     def _set_most(self) -> None:
         """A long prompt is cut so that it starves nobody of tokens; one that is alone has nobody to starve."""
-        self._alone = len(self.running) + len(self.waiting) == 1
+        self._alone = not self._as_0_30 and len(self.running) + len(self.waiting) == 1
         self._most = self._budget if self._alone else min(self._budget, self._threshold)
 
     def _chunks(self) -> list[tuple[Job, int, int]]:
@@ -313,10 +319,16 @@ class Scheduler:
         job.computed = 0
         job.agent.waiting += 1
         self.waiting[job.id] = job
-        self.waiting.move_to_end(job.id, last=False)
+        self._to_front(job)
         if self._gpu.kept:
             self._copies.refusing = True
         self.report(e.CallPreempted(now / PS_PER_S, job.id, generated))
+
+    def _to_front(self, job: Job) -> None:
+        """A call waits before all others, but for those that stay in front of it."""
+        self.waiting.move_to_end(job.id, last=False)
+        for name in reversed(self._passed_over):
+            self.waiting.move_to_end(name, last=False)
 
     # -- a step is on its way, or over
 
@@ -362,6 +374,7 @@ class Scheduler:
             self._release(job, agent.context_blocks)
         else:  # preempted while its last token was on its way
             del self.waiting[job.id]
+            self._passed_over.pop(job.id, None)
             agent.waiting -= 1
 
     def _release(self, job: Job, registered_blocks: int) -> None:
@@ -420,6 +433,7 @@ class Scheduler:
         for name in started:
             del self.waiting[name]
             self._loaded.pop(name, None)
+            self._passed_over.pop(name, None)
         self._refused = self._situation() if budget == before else None
 
     def _situation(self) -> tuple[int, int, int, int]:
@@ -431,9 +445,17 @@ class Scheduler:
         waiting = self.waiting
         if self._plan.admit is not None:
             return (waiting[name] for name in self._plan.admit if name in waiting)
-        if not self._loaded:
-            return iter(waiting.values())
-        return chain(self._loaded.values(), (job for job in waiting.values() if job.state is State.WAITING))
+        ordered: Iterator[Job] = iter(waiting.values())
+        if self._loaded:
+            ordered = chain(self._loaded.values(), (job for job in waiting.values() if job.state is State.WAITING))
+        return self._noting_passed_over(ordered) if self._as_0_30 else ordered
+
+    def _noting_passed_over(self, ordered: Iterator[Job]) -> Iterator[Job]:
+        """The same calls. Who has been asked and is still as it was when the next one is asked was passed over."""
+        for job in ordered:
+            yield job
+            if job.state is State.WAITING:
+                self._passed_over[job.id] = None
 
     def _awaits_copy(self, job: Job) -> bool:
         """Whether the call waits for a copy that is on its way.
@@ -455,6 +477,7 @@ class Scheduler:
     def _load(self, job: Job, first: int, end: int, now: int, from_ps: int) -> None:
         self._copies.load(job, first, end, now, from_ps)
         self._loaded[job.id] = job
+        self._passed_over.pop(job.id, None)
         self.growth_blocks += job.final_blocks - end
         self._taken_over(job, now)
 
@@ -508,6 +531,7 @@ class Scheduler:
         job.hold = None
         job.state = State.WAITING
         job.computed = 0
+        self._to_front(job)
         return True
 
     def _log(self, now: int, prefill: dict[Job, int]) -> None:

@@ -20,8 +20,10 @@ from test_occupancy import check_shares
 from virtual_engine import Virtual
 
 from tokencake.live.settings import RunSettings
+from tokencake.live.versions import check_vllm
 from tokencake.policies.interface import Extent, Plan, Policy, View
 from tokencake.policies.registry import load_policy
+from tokencake.sim.machine import simulated_version
 from tokencake.sim.simulate import simulate
 from tokencake.traces import events as e
 from tokencake.traces.apps import AgentId, Application, Call, CallId, Prompt, Segment
@@ -47,6 +49,7 @@ POLICIES = (
     "mori",
 )
 SEEDS = range(24)
+ENGINE_VERSION = simulated_version(check_vllm())
 Plain = tuple[str, float, str]  # a fact as text
 
 
@@ -59,7 +62,8 @@ def untied(workload: Workload, seed: int) -> Workload:
         arrival_s += rng.uniform(1e-5, 1e-3)
         calls = tuple(_untied(call, rng) for call in _one_context_an_agent(application))
         applications.append(replace(application, arrival_s=application.arrival_s + arrival_s, calls=calls))
-    return Workload(tuple(applications), replace(workload.machine, client_s=0.0, asynchronous=False))
+    machine = replace(workload.machine, client_s=0.0, asynchronous=False, engine_version=ENGINE_VERSION)
+    return Workload(tuple(applications), machine)
 
 
 def _untied(call: Call, rng: random.Random) -> Call:
