@@ -50,6 +50,15 @@ def check_supported(scheduler: Any) -> None:
         raise EngineError("data parallelism: expected 1, each engine would need a policy of its own")
 
 
+def longest_context_tokens(scheduler: Any) -> int:
+    """The longest prompt and answer that vLLM takes and the blocks hold.
+
+    Up to 0.28 vLLM fits its own limit to all blocks, the null block among them: a call of that length waits for ever.
+    """
+    usable_blocks = int(scheduler.kv_cache_manager.block_pool.num_gpu_blocks) - 1
+    return min(int(scheduler.max_model_len), usable_blocks * int(scheduler.block_size))
+
+
 def about(scheduler: Any, version: str) -> dict[str, object]:
     """What clients are told of the engine, as plain data."""
     config = scheduler.vllm_config
@@ -59,7 +68,7 @@ def about(scheduler: Any, version: str) -> dict[str, object]:
         "served_model": config.model_config.served_model_name,
         "block_tokens": scheduler.block_size,
         "block_bytes": block_bytes_of_rank(scheduler.kv_cache_config) * ranks(config),
-        "max_context_tokens": scheduler.max_model_len,
+        "max_context_tokens": longest_context_tokens(scheduler),
         "step_budget_tokens": scheduler.max_num_scheduled_tokens,
         "max_running": scheduler.max_num_running_reqs,
         "long_prefill_token_threshold": config.scheduler_config.long_prefill_token_threshold,

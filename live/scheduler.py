@@ -20,7 +20,7 @@ from .adapter import Adapter
 from .connector import TokencakeConnector
 from .control import Control
 from .engine_core import EngineHandle
-from .limits import about, check_supported, host_slots
+from .limits import about, check_supported, host_slots, longest_context_tokens
 from .queues import Queues
 from .settings import control_token, server_settings
 from .versions import check_vllm
@@ -43,6 +43,8 @@ class TokencakeMixin(_Base):
                 f" tokencake.live.connector in the KV transfer config, got {type(self.connector).__name__}"
             )
         check_supported(self)
+        if self.vllm_config.model_config.original_max_model_len == -1:  # vLLM fits the limit to the blocks
+            self.max_model_len = longest_context_tokens(self)
         # Blocks of a preempted call may still be written by the step in flight. vLLM keeps them back then, for
         # connectors whose loads could overtake that step; ours begin when the step has ended (see `copier`).
         self.defer_block_free = False

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from ..traces.errors import EngineError
 from .engine_options import CPU_ENVIRONMENT, MODEL_RUNNER, MODEL_RUNNERS, TINY, EngineOptions, compilation, settled
+from .limits import longest_context_tokens
 from .serve_args import ASYNCHRONOUS_SCHEDULER, SCHEDULER, connector_config
 from .tiny import tiny_model
 from .versions import check_vllm, for_cpus
@@ -68,8 +69,7 @@ class Started:
 
     @property
     def max_context_tokens(self) -> int:
-        tokens: int = self.core.scheduler.max_model_len
-        return tokens
+        return longest_context_tokens(self.core.scheduler)
 
     def info(self) -> dict[str, object]:
         """What this engine is, as plain data."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from differential.workloads import Workload, capped, hosted, published, workload
 from engine_steps import by, by_the_simulator
@@ -28,6 +30,13 @@ def test_every_step_is_the_oracles_where_long_prompts_are_cut(seed: int) -> None
 @pytest.mark.parametrize("seed", range(40))
 def test_every_step_is_the_oracles_where_the_host_has_work(seed: int) -> None:
     made = hosted(seed)
+    assert by_the_simulator(*made) == by(scheduler.simulate(*made))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_step_is_the_oracles_where_lone_long_prompts_are_cut_too(seed: int) -> None:
+    made = capped(seed)
+    made = made._replace(machine=replace(made.machine, engine_version="0.30"))
     assert by_the_simulator(*made) == by(scheduler.simulate(*made))
 
 

@@ -231,3 +231,14 @@ def test_what_an_engine_tells_is_checked():
         limits_told({**told, "long_prefill_token_threshold": -1})
     with pytest.raises(MachineError, match="asynchronous: expected true or false, got 1"):
         limits_told({**told, "asynchronous": 1})
+
+
+def test_an_engine_s_version_is_its_machine_s():
+    told = {name: getattr(limits_of(CPU), name) for name in type(limits_of(CPU)).__slots__}
+    of_0_26 = limits_told({**told, "vllm": "0.26.0+cpu"})
+
+    assert of_0_26.settings()["engine_version"] == "0.26"
+    assert fit(true_steps("cpu"), [], of_0_26).machine("mine").engine_version == "0.26"
+    for version in ("0.25.1", "0.260.1", "1.26", "zero", None):
+        with pytest.raises(MachineError, match=r"tells of itself: vllm: expected a version from 0\.26 to 0\.32, got "):
+            limits_told({**told, "vllm": version})

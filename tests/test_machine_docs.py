@@ -32,7 +32,7 @@ def test_every_field_is_explained_with_its_default():
     for field in fields(Machine):
         if field.name not in ("name", "believed"):  # a file names its machine; `beliefs` has its own chapter
             documented = explained[field.name].strip()
-            defaulted = field.default if isinstance(field.default, bool | int | float) else ""
+            defaulted = field.default if isinstance(field.default, bool | int | float | str) else ""
             assert documented == (f"{defaulted:g}" if isinstance(defaulted, float) else str(defaulted).lower())
 
 

@@ -104,6 +104,14 @@ def test_a_long_prompt_is_at_most_a_context():
         load_machine(settings=["long_prefill_token_threshold=131073"])
 
 
+def test_a_version_is_one_whose_scheduler_is_simulated(toml):
+    known = r'engine_version: expected one of "0.26", .*, "0.32", got '
+    with pytest.raises(MachineError, match=rf'--set {known}"0.25"'):
+        load_machine(settings=["engine_version=0.25"])
+    with pytest.raises(MachineError, match=rf":2: {known}0.3$"):  # a number, of which 0.3 and 0.30 are the same
+        load_machine(toml('base = "h200-qwen3-32b"\nengine_version = 0.30'))
+
+
 @pytest.mark.parametrize("key", ["max_num_partial_prefills", "max_long_partial_prefills"])
 def test_what_vllm_itself_does_not_do_is_no_setting(key, toml):
     with pytest.raises(
@@ -116,7 +124,12 @@ def test_what_vllm_itself_does_not_do_is_no_setting(key, toml):
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_setting_can_be_set(key):
-    values = {"name": ("mine", "mine"), "asynchronous": ("false", False), "step_budget_tokens": ("2048", 2048)}
+    values = {
+        "name": ("mine", "mine"),
+        "asynchronous": ("false", False),
+        "engine_version": ("0.30", "0.30"),
+        "step_budget_tokens": ("2048", 2048),
+    }
     text, value = values.get(key, ("1", 1))
     made = load_machine(settings=[f"{key}={text}"]).settings()
 

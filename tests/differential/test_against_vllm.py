@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -14,17 +15,21 @@ from oracle import scheduler as oracle
 from oracle.play import Step
 from oracle.scheduler import Block, BlockPool
 
+from tokencake.live.versions import check_vllm
+from tokencake.sim.machine import simulated_version
 from tokencake.traces.apps import CallId
 
 from . import vllm_driver, vllm_engine_core
 from .workloads import Workload, capped, published, workload
 
+ENGINE_VERSION = simulated_version(check_vllm())
 SEEDS = range(240)
 CAPPED_SEEDS = range(100)
 
 
 def assert_equal(made: Workload) -> list[Step]:
     """Runs the oracle, vLLM and the simulator, and returns the steps."""
+    made = made._replace(machine=replace(made.machine, engine_version=ENGINE_VERSION))
     steps = []
     for ours, vllms in zip(oracle.simulate(*made), vllm_driver.simulate(*made), strict=True):
         assert ours == vllms

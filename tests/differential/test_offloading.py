@@ -30,13 +30,14 @@ from vllm.distributed.kv_transfer.kv_connector.v1.offloading.common import Offlo
 from vllm.v1.kv_offload.base import make_offload_key
 from vllm.v1.outputs import KVConnectorOutput
 
+from tokencake.live.versions import check_vllm
 from tokencake.policies.interface import Extent
 from tokencake.policies.native_offload import NativeOffload
 from tokencake.sim.copies import Copies
 from tokencake.sim.jobs import Job
 from tokencake.sim.kv import Span
 from tokencake.sim.link import Link
-from tokencake.sim.machine import PS_PER_S, Machine
+from tokencake.sim.machine import PS_PER_S, Machine, simulated_version
 from tokencake.sim.simulate import simulate
 from tokencake.traces import events as e
 from tokencake.traces.apps import CallId
@@ -45,6 +46,7 @@ from . import vllm_driver
 from .vllm_driver import VllmEngine, finished
 from .workloads import Workload, workload
 
+ENGINE_VERSION = simulated_version(check_vllm())
 SEEDS = range(60)
 CHUNK_BYTES = 4096  # vLLM rounds the bytes of a block up to pages
 
@@ -204,7 +206,7 @@ SLOW = {"kv_bytes_per_token": 2**20, "link_gbps": 1.0, "gpu_blocks": 5000}  # a 
 
 def with_host(made: Workload, settings: dict[str, float]) -> Workload:
     """The workload on a synchronous machine whose host holds everything."""
-    machine = replace(made.machine, asynchronous=False, **settings)  # type: ignore[arg-type]
+    machine = replace(made.machine, asynchronous=False, engine_version=ENGINE_VERSION, **settings)  # type: ignore[arg-type]
     return Workload(made.applications, replace(machine, host_gib=5000 * machine.block_bytes / 2**30))
 
 

@@ -1,8 +1,8 @@
 """vLLM's scheduler and prefix cache again, plainly: one object a block, one loop an iteration, no shortcuts.
 
-It is the oracle of the fast engine's tests and is itself held to vLLM 0.32.0 (`differential/`). The rules are those of
-`vllm.v1.core.sched.scheduler.Scheduler`, its `AsyncScheduler`, and `vllm.v1.core.block_pool.BlockPool` for one group
-of full-attention layers, first come first served, without speculation or a connector.
+It is the oracle of the fast engine's tests and is itself held to vLLM 0.32.0 and 0.26.0 (`differential/`). The rules
+are those of `vllm.v1.core.sched.scheduler.Scheduler`, its `AsyncScheduler`, and `vllm.v1.core.block_pool.BlockPool` for
+one group of full-attention layers, first come first served, without speculation or a connector.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ class Scheduler:
         self._waiting.append(job)
 
     def schedule(self) -> Schedule:
-        alone = len(self._running) + len(self._waiting) == 1
-        self._longest_chunk = (not alone and self._machine.long_prefill_token_threshold) or 2**63
+        spared = len(self._running) + len(self._waiting) == 1 and not self._machine.has_scheduler_of_0_30
+        self._longest_chunk = (not spared and self._machine.long_prefill_token_threshold) or 2**63
         scheduled, preempted, budget = self._schedule_running()
         admitted = [] if preempted else self._admit(budget)
         scheduled += [(job, tokens) for job, tokens, _ in admitted]
