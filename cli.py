@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields, replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO, TypeVar
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .sim.gate.suite import Case, Suite
     from .sim.machine import Machine
     from .sim.report import Run
+    from .sim.step_mix import Shape
     from .traces.apps import Application
     from .traces.events import Fact
     from .traces.header import Header
@@ -817,7 +818,7 @@ def validate(
             nullcontext(events) if events else TemporaryDirectory() as folder,
         ):
             _check_playable(workload, running.limits)
-            machine = _machine_of(running, told, seed, bar)
+            machine = _machine_of(running, told, workload, bar)
             about |= {"engine": running.info(), "machine": machine.settings()}
             simulated = [run for run, _ in compare(workload, contenders, machine)]
             trials += [Trial(run.policy, run.metrics) for run in simulated]
@@ -830,16 +831,15 @@ def validate(
     return 0 if all(_same_decisions(run["parity"]) and run["failed"] is None for run in report["runs"]) else 1
 
 
-def _machine_of(running: InProcess, told: Machine | None, seed: int, bar: Bar) -> Machine:
+def _machine_of(running: InProcess, told: Machine | None, workload: Workload, bar: Bar) -> Machine:
     """The machine to simulate, with the engine's own limits: the one that was told of, else one fitted to it now."""
-    from .sim.fit import fit_facts, limits_of
+    from .sim.fit import limits_of
     from .sim.recorded import with_limits
 
-    info = running.info()
-    limits = limits_of(info)
     if told is not None:
-        return with_limits(told, limits)
-    fitted = fit_facts(_measured(running, True, seed, bar), limits, seed)
+        return with_limits(told, limits_of(running.info()))
+    info, facts = _measured(running, True, workload.seed, bar, workload)
+    fitted = _fitted(info, facts, workload.seed, workload)
     for warning in fitted.warnings():
         say(f"warning: {warning}", err=True)
     return fitted.machine(Path(str(info.get("model"))).name)
@@ -905,6 +905,12 @@ def _same_decisions(parity: Mapping[str, Any]) -> bool:
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="The machine, for --machine.")
 @click.option("--name", metavar="NAME", help="The machine's. [default: the model's]")
 @click.option("--quick", is_flag=True, help="Measure less: for a small model on a CPU.")
+@click.option("--for", "trace", type=click.Path(path_type=Path), metavar="TRACE", help="Also measure what it needs.")
+@scale_option
+@shrink_option
+@rate_option
+@arrivals_option
+@oversized_option
 @click.option("--samples", type=click.Path(path_type=Path), metavar="FILE", help="Keep what was measured.")
 @click.option("--from", "recorded", type=click.Path(path_type=Path), metavar="FILE", help="Fit --samples of before.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the outcome as JSON; - is standard output.")
@@ -915,6 +921,12 @@ def calibrate(
     output: Path | None,
     name: str | None,
     quick: bool,
+    trace: Path | None,
+    time_scale: float,
+    shrink: int,
+    rate: float | None,
+    arrivals: Any,
+    skip_oversized: bool,
     samples: Path | None,
     recorded: Path | None,
     json_file: str | None,
@@ -923,16 +935,20 @@ def calibrate(
 ) -> None:
     """Measure an engine, and fit a machine that the simulator can play: --machine FILE.
 
-    Takes minutes of an engine that does nothing else, on hardware that does nothing else.
+    Takes minutes of an engine that does nothing else, on hardware that does nothing else. With --for, what the trace
+    is made of is measured as well, and matters most in the fit; the options of arrivals and sizes say how it is played.
     """
     from datetime import date
 
     from .sim import calibration
-    from .sim.fit import fit_facts, limits_of
+    from .sim.compare import Workload
+    from .sim.fit import limits_of
     from .sim.machine import RULES
     from .sim.machine_toml import machine_toml
     from .sim.outputs import check_outputs, inputs_of, outputs_of, write_whole
     from .sim.samples_file import read_samples
+    from .traces.arrivals import arrival_times
+    from .traces.reader import read_trace
 
     if recorded is not None and samples is not None:
         raise TokencakeError("--samples: --from measures nothing")
@@ -942,16 +958,29 @@ def calibrate(
         raise TokencakeError(f"--name: {problem}")
     if output is None and json_file is None:
         _refuse("without --output or --json", "name")
+    if trace is None:
+        _refuse("without --for", "time_scale", "shrink", "rate", "arrivals", "skip_oversized")
+    elif rate is None:
+        _refuse("without --rate", "arrivals")
+    else:
+        arrival_times(rate, arrivals, seed)
     outputs = outputs_of(output=output, samples=samples, json=json_file)
-    check_outputs(outputs, inputs_of(recorded))
+    check_outputs(outputs, inputs_of(recorded, trace))
+    workload = None
+    if trace is not None:
+        workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized, time_scale, shrink)
     if recorded is not None:
         told, facts = read_samples(recorded)
+        if workload is not None:
+            _check_playable(workload, limits_of(told))
     else:
         from .live.in_process import InProcess
 
         with InProcess(engine) as running, _progress(progress) as bar:
-            told, facts = running.info(), iter(_measured(running, quick, seed, bar, samples))
-    fitted = fit_facts(facts, limits_of(told), seed)
+            if workload is not None:
+                _check_playable(workload, running.limits)
+            told, facts = _measured(running, quick, seed, bar, workload, samples)
+    fitted = _fitted(told, facts, seed, workload)
     machine = fitted.machine(name or Path(str(told.get("model"))).name)
     try:
         if output is not None:
@@ -963,28 +992,51 @@ def calibrate(
             _print_calibration(fitted)
 
 
-def _measured(running: InProcess, quick: bool, seed: int, bar: Bar, samples: Path | None = None) -> list[Fact]:
-    """The facts of an engine's probes; the file `samples` keeps them even if something ends them early."""
+def _measured(
+    running: InProcess, quick: bool, seed: int, bar: Bar, workload: Workload | None, samples: Path | None = None
+) -> tuple[dict[str, object], Iterator[Fact]]:
+    """What an engine tells, how loaded its host was among it, and the facts of its probes.
+
+    The file `samples` keeps them even if something ends them early.
+    """
+    from .live.host_load import HostLoad
     from .live.measure import FULL, QUICK, measure
-    from .sim.fit import limits_of
+    from .sim.compare import Counts
+    from .sim.fit import limits_of, rough_mix
     from .sim.outputs import write_whole
     from .sim.samples_file import samples_text
 
     told, facts = running.info(), list[Any]()
+    limits, began = limits_of(told), HostLoad.now()
+
+    def shapes(played: Workload) -> list[Shape]:
+        return rough_mix(facts, limits, partial(played.play, limits, Counts())).shapes()
+
     try:
         measure(
             running,
-            limits_of(told),
+            limits,
             QUICK if quick else FULL,
             facts.append,
             seed=seed,
             link_gbps=running.options.link_gbps,
             progress=lambda label, done, total: bar(label, done, total, ""),
+            shapes=None if workload is None else partial(shapes, workload),
         )
     finally:
+        told["host_load"] = began.until(HostLoad.now())
         if samples is not None and facts:
             write_whole(samples, samples_text(told, facts))
-    return facts
+    return told, iter(facts)
+
+
+def _fitted(told: Mapping[str, object], facts: Iterable[object], seed: int, workload: Workload | None) -> Fit:
+    from .sim.compare import Counts
+    from .sim.fit import fit_for, host_load_of, limits_of
+
+    limits = limits_of(told)
+    played = None if workload is None else partial(workload.play, limits, Counts())
+    return fit_for(facts, limits, played, seed, host_load_of(told))
 
 
 def _print_calibration(fitted: Fit) -> None:
@@ -1235,7 +1287,7 @@ def _both_sides(
     workload = Workload(trace, case.seed, case.rate, case.arrivals, case.skip_oversized, scale, shrink)
     _check_playable(workload, running.limits)
     told = suite.place.machine(how["machine"]) if "machine" in how else None
-    machine = _machine_of(running, told, case.seed, bar)
+    machine = _machine_of(running, told, workload, bar)
     specs = {policy: suite.place.policy(policy) for policy in live_policies(case)}
     contenders = [Contender(name, {}, load_policy(spec, seed=case.seed)) for name, spec in specs.items()]
     simulated = {run.policy: run.metrics for run, _ in compare(workload, contenders, machine)}

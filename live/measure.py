@@ -1,17 +1,21 @@
 """What is played to learn what an engine costs: prefills, decoding, both at once, and copies, in many sizes.
 
 All of it is ordinary applications. The steps are one application, a chain of *probes*: each begins when the one before
-it has ended, so the engine computes one thing at a time and is never idle. What a probe continues (contexts of several
-lengths, each agent its own) is computed once, at the beginning, and found in the cache from then on. Copies are
+it has ended, so the engine computes one thing at a time and is never idle. What a probe continues (the first tokens of
+contexts, each agent its own) is computed once, at the beginning, and found in the cache from then on. Copies are
 another application, under a policy that offloads and uploads at once (`copy_probe`), on an engine that does nothing
 else.
+
+Where it is known what will be played, the steps that it is made of are a second application: shapes that lie far
+outside of the first one's sizes are measured and not extrapolated to.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -46,6 +50,19 @@ class Limits(bounds.Limits, Protocol):
     def step_budget_tokens(self) -> int: ...
     @property
     def max_running(self) -> int: ...
+
+
+class Shape(Protocol):
+    """A step that is to be measured. Names as in `sim.step_mix`."""
+
+    @property
+    def prefill_tokens(self) -> int: ...
+    @property
+    def before_tokens(self) -> int: ...
+    @property
+    def decode_calls(self) -> int: ...
+    @property
+    def context_tokens(self) -> int: ...
 
 
 class Played(Protocol):
@@ -109,14 +126,25 @@ def step_probes(limits: Limits, effort: Effort, seed: int = 0) -> Application:
             f" {limits.gpu_blocks} blocks of {limits.block_tokens} tokens, a context of {limits.max_context_tokens}"
         )
     grid = _Grid(limits, effort)
-    chain = _Chain("steps")
-    for context_tokens in grid.contexts:
-        chain.cache(context_tokens, grid.batches(context_tokens)[-1])
+    return _shuffled("steps", [*_prefills(grid), *_decoding(grid), *_mixed(grid)], effort.repeats, seed)
+
+
+def trace_probes(limits: Limits, effort: Effort, shapes: Iterable[Shape], seed: int = 0) -> Application | None:
+    """The application in which steps of these shapes are measured; None if the engine can hold none of them.
+
+    Of calls that the engine cannot hold side by side, each with a context of its own, there are fewer.
+    """
+    grid = _Grid(limits, effort)
+    probes = dict.fromkeys(probe for shape in shapes if (probe := grid.probe_of(shape)) is not None)
+    return _shuffled("trace", list(probes), effort.repeats, seed) if probes else None
+
+
+def _shuffled(app: AppId, probes: Sequence[_Probe], repeats: int, seed: int) -> Application:
+    chain = _Chain(app)
+    chain.cache(probes)
     rng = random.Random(f"{seed} calibrate")
-    for _ in range(effort.repeats):
-        probes = [*_prefills(grid), *_decoding(grid), *_mixed(grid)]
-        rng.shuffle(probes)
-        for probe in probes:
+    for _ in range(repeats):
+        for probe in rng.sample(probes, len(probes)):
             chain.play(probe)
     return chain.application()
 
@@ -146,15 +174,19 @@ def measure(
     seed: int = 0,
     link_gbps: float | None = None,
     progress: Progress = lambda label, done, total: None,
+    shapes: Callable[[], Iterable[Shape]] | None = None,
 ) -> None:
     """Plays the probes on an engine, after a run that only warms it up; the sink gets the facts of all but that.
 
-    Raises EngineError if the engine is too small to measure, or if its copies cannot be.
+    `shapes` is asked, once the sink has the steps, which others are to be measured. Raises EngineError if the engine is
+    too small to measure, or if its copies cannot be.
     """
     shorter = replace(effort, repeats=1, decode_steps=2, cached_tokens=min(effort.cached_tokens, WARM_TOKENS))
     warm, steps = step_probes(limits, shorter, seed), step_probes(limits, effort, seed)
     engine.play([warm], RunSettings(), [_counting("warming up", warm, progress)])
     engine.play([steps], RunSettings(steps=True), [sink, _counting("steps", steps, progress)])
+    if shapes is not None and (played := trace_probes(limits, effort, shapes(), seed)) is not None:
+        engine.play([played], RunSettings(steps=True), [sink, _counting("steps of the trace", played, progress)])
     copies = copy_probes(limits, effort, link_gbps)
     if copies is not None:
         settings = RunSettings(policy=COPY_POLICY)
@@ -186,10 +218,17 @@ def _copy_sizes(limits: Limits, effort: Effort) -> list[int]:
 class _Probe(NamedTuple):
     """Prompts that are computed one after another, while `calls` calls decode behind contexts of their own."""
 
-    context_tokens: int  # cached, that the calls, or else the prompts, follow on; 0: none
+    context_tokens: int  # cached, that the calls follow on
     calls: int
     steps: int  # that the calls decode
     prompts_tokens: tuple[int, ...]
+    before_tokens: int = 0  # cached, that the prompts follow on; 0: none
+
+    def contexts(self) -> Iterator[int]:
+        """The cached tokens that each of its agents continues; the last one may be that of the prompts."""
+        yield from (self.context_tokens for _ in range(self.calls))
+        if self.before_tokens:
+            yield self.before_tokens
 
 
 class _Grid:
@@ -218,6 +257,21 @@ class _Grid:
         )
         return [1 << power for power in range(max(1, most).bit_length())]
 
+    def probe_of(self, shape: Shape) -> _Probe | None:
+        """What measures steps of this shape, or of what the engine can hold of it."""
+        block = self._block_tokens
+        context = max(0, min(shape.context_tokens, self.longest_tokens - self._held(0))) // block * block
+        prefill = min(shape.prefill_tokens, max(1, self.budget_tokens - shape.decode_calls), self.longest_tokens // 2)
+        before = min(shape.before_tokens, self.longest_tokens - prefill - 1) // block * block
+        if not prefill:
+            calls = min(shape.decode_calls, self._max_running, self._room_tokens // self._held(context))
+            return _Probe(context, calls, self.effort.decode_steps, ()) if calls else None
+        beside = self._room_tokens - self._held(before + prefill)
+        calls = max(0, min(shape.decode_calls, self._max_running - 1, beside // self._held(context)))
+        if calls:  # they decode once a first prompt has joined them
+            return _Probe(context, calls, 4, (JOINING_TOKENS, prefill), before)
+        return _Probe(0, 0, 0, (prefill,), before)
+
     def _held(self, context_tokens: int) -> int:
         """Tokens that a context and a call behind it take room for: whole blocks."""
         blocks = -(-context_tokens // self._block_tokens) + -(-self._added_tokens // self._block_tokens) + 1
@@ -228,7 +282,7 @@ def _prefills(grid: _Grid) -> list[_Probe]:
     """Cold ones, and some of at most a step behind cached contexts."""
     cold = [_Probe(0, 0, 0, (tokens,)) for tokens in grid.prefills]
     behind = [
-        _Probe(context, 0, 0, (tokens,))
+        _Probe(0, 0, 0, (tokens,), context)
         for context in grid.contexts
         for tokens in grid.prefills[::2]
         if tokens <= grid.budget_tokens and context + tokens + 1 <= grid.longest_tokens
@@ -257,26 +311,27 @@ class _Chain:
         self._app = app
         self.calls: list[Call] = []
         self._after: tuple[CallId, ...] = ()  # the calls that end last in the set before
-        self._contexts: dict[tuple[int, int], CallId] = {}  # by length and number, who computed it
+        self._contexts: list[CallId] = []  # by the number of an agent, who computed it
 
     def application(self) -> Application:
         return Application(self._app, 0.0, tuple(self.calls))
 
-    def cache(self, context_tokens: int, contexts: int) -> None:
-        """Compute some contexts of a length, one for each of as many agents."""
-        for index in range(contexts):
-            self._contexts[context_tokens, index] = self._add(_agent(context_tokens, index), context_tokens, 1)
-        self._then(self.calls[-contexts].id, self.calls[-1].id)
+    def cache(self, probes: Iterable[_Probe]) -> None:
+        """Compute a context for each agent, as long as the longest that any probe continues of it."""
+        longest = [max(tokens) for tokens in zip_longest(*(probe.contexts() for probe in probes), fillvalue=0)]
+        for index, tokens in enumerate(longest):
+            self._contexts.append(self._add(_agent(index), tokens, 1))
+            self._then(self._contexts[-1])
 
     def play(self, probe: _Probe) -> None:
         calls = [
-            self._behind(probe.context_tokens, index, JOINING_TOKENS, probe.steps + 1) for index in range(probe.calls)
+            self._behind(index, probe.context_tokens, JOINING_TOKENS, probe.steps + 1) for index in range(probe.calls)
         ]
         last: tuple[CallId, ...] = (calls[0], calls[-1]) if calls else ()
         waits = self._after
         for tokens in probe.prompts_tokens:
-            if probe.context_tokens and not calls:
-                prompt = self._behind(probe.context_tokens, 0, tokens, 1)
+            if probe.before_tokens:
+                prompt = self._behind(probe.calls, probe.before_tokens, tokens, 1, after=waits)
             else:
                 prompt = self._add("prefill", tokens, 1, after=waits)
             waits = (prompt,)
@@ -289,10 +344,14 @@ class _Chain:
         self._then(first)
         self._then(self._add(agent, JOINING_TOKENS, 1, agent_type=agent_type, extends=first, keep_tokens=tokens))
 
-    def _behind(self, context_tokens: int, index: int, tokens: int, output_tokens: int) -> CallId:
-        context = self._contexts[context_tokens, index]
-        agent = _agent(context_tokens, index)
-        return self._add(agent, tokens, output_tokens, extends=context, keep_tokens=context_tokens)
+    def _behind(
+        self, index: int, context_tokens: int, tokens: int, output_tokens: int, after: tuple[CallId, ...] | None = None
+    ) -> CallId:
+        """A call that continues the first tokens of an agent's context, or none if there are to be none."""
+        extended = self._contexts[index] if context_tokens else None
+        return self._add(
+            _agent(index), tokens, output_tokens, extends=extended, keep_tokens=context_tokens, after=after
+        )
 
     def _add(
         self,
@@ -327,5 +386,5 @@ class _Chain:
         self._after = tuple(dict.fromkeys(ends))
 
 
-def _agent(context_tokens: int, index: int) -> str:
-    return f"context-{context_tokens}-{index}"
+def _agent(index: int) -> str:
+    return f"context-{index}"

@@ -28,7 +28,10 @@ MEANINGS = {
 
 
 def build(version: str, engine: Mapping[str, object], fit: Fit, machine: Machine) -> dict[str, Any]:
-    """The calibration as data. Intervals are of 95 %; errors are (fitted − measured) / measured."""
+    """The calibration as data. Intervals are of 95 %; errors are (fitted − measured) / measured.
+
+    `probed` is how far the steps reached that were measured, and `beyond` where a trace reaches farther.
+    """
     return {
         "schema": SCHEMA,
         "version": version,
@@ -43,13 +46,16 @@ def build(version: str, engine: Mapping[str, object], fit: Fit, machine: Machine
         "copies": {
             name: getattr(fit.copies, name) for name in ("to_host_gbps", "to_gpu_gbps", "copies", "median", "p95")
         },
+        "probed": dict(fit.probed),
+        "beyond": [beyond._asdict() for beyond in fit.beyond],
+        "host": {**fit.host_load, "spread": fit.spread},
         "warnings": fit.warnings(),
     }
 
 
 def tables(fit: Fit) -> Group:
-    """The constants with their intervals, then how far the fit is from what was measured."""
-    return Group(_constants(fit), "", _errors(fit))
+    """The constants with their intervals, how far the fit is from what was measured, and what that was."""
+    return Group(_constants(fit), "", _errors(fit), "", Text(f"{fit.probed_words()}; beyond that it is extrapolated"))
 
 
 def comments(engine: Mapping[str, object], fit: Fit, date: str) -> list[str]:
@@ -59,6 +65,7 @@ def comments(engine: Mapping[str, object], fit: Fit, date: str) -> list[str]:
         f"Measured on {date}: {engine.get('model')} on vLLM {engine.get('vllm')}, tokencake {engine.get('tokencake')}.",
         f"{overall.steps} steps: error {overall.median:+.1%} (median), 95 % within {overall.p95:.1%}"
         f", {fit.steps.total:+.1%} of their time together.",
+        f"{fit.probed_words()}; beyond that it is extrapolated.".capitalize(),
         f"{copies.copies} copies" + ("." if copies.p95 is None else f": 95 % within {copies.p95:.1%}."),
     ]
     for name, estimate in fit.constants.items():

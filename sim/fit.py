@@ -1,19 +1,29 @@
-"""A machine from measurements: constants with their intervals, what is left unexplained, and warnings."""
+"""A machine from measurements: constants with their intervals, what is left unexplained, and warnings.
+
+Of a fit it is also said what the probes reached, and, where it is known what will be played, where that lies beyond.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, median, stdev
 from typing import Any
 
+from ..traces.apps import Application
 from ..traces.errors import MachineError
+from ..traces.fields import shown
 from .copy_fit import CopyFit, fit_copies
 from .machine import ENGINE_VERSIONS, PS_PER_S, RULES, Machine, Real, Switch, Whole, simulated_version
 from .samples import CopySample, Samples, StepSample
 from .step_fit import Estimate, StepFit, fit_steps
+from .step_mix import REACHED, Beyond, Shape, StepMix, farthest, mix_of
 
 WRONG = 0.1  # relative error from which on a kind of steps is warned about
 DISTURBED = 0.5  # error of the worst twentieth of all steps from which on something disturbed them
+LOADED = 0.05  # share of a thread's time that it waited, or of the CPUs' that was stolen, from which on it is said
+UNSTEADY = 0.1  # spread of equal steps from which on it is said
 UNEQUAL = 1.25  # ratio of the link's two ways from which on one rate for both is a compromise
 
 
@@ -74,6 +84,23 @@ def _version(vllm: object) -> str:
         raise MachineError(f"what the engine tells of itself: {error}") from None
 
 
+def host_load_of(info: Mapping[str, object]) -> dict[str, float | None]:
+    """What is told of the host while the engine was measured; nothing of engines of earlier versions.
+
+    Raises MachineError for what is no share.
+    """
+    told = info.get("host_load", {})
+    if not isinstance(told, Mapping):
+        raise MachineError(f"what the engine tells of itself: host_load: expected an object, got {shown(told)}")
+    found: dict[str, float | None] = {}
+    for name in ("waited_share", "stolen_share"):
+        value = told.get(name)
+        if value is not None and (problem := Real(0.0, 1.0).problem(value)):
+            raise MachineError(f"what the engine tells of itself: host_load: {name}: {problem}")
+        found[name] = value
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Fit:
     """What was fitted. `constants` are by field of `Machine`."""
@@ -81,6 +108,10 @@ class Fit:
     limits: Limits
     steps: StepFit
     copies: CopyFit
+    probed: Mapping[str, int]  # how far the steps reach, by the keys of REACHED
+    spread: float | None  # of equal steps' times: standard deviation over mean
+    beyond: Sequence[Beyond] = ()  # where what will be played reaches farther
+    host_load: Mapping[str, float | None] = field(default_factory=dict)  # while it was measured: `HostLoad.until`
 
     @property
     def constants(self) -> dict[str, Estimate]:
@@ -88,14 +119,14 @@ class Fit:
 
     def machine(self, name: str) -> Machine:
         """The machine with these constants. Its client takes no time: a live run's reacts in the same round."""
-        costs: dict[str, Any] = {field: _possible(field, estimate.value) for field, estimate in self.constants.items()}
+        costs: dict[str, Any] = {name: _possible(name, found.value) for name, found in self.constants.items()}
         if not costs["step_s"] + costs["floor_s"]:
             costs["step_s"] = 1 / PS_PER_S  # a machine's steps take time
         return Machine(name=name, **self.limits.settings(), **costs)
 
     def warnings(self) -> list[str]:
         """What a reader of the constants has to know."""
-        found = []
+        found = [*self._unquiet(), *map(_extrapolated, self.beyond)]
         if self.steps.overall.p95 > DISTURBED:
             found.append(
                 f"5 % of the steps are more than {self.steps.overall.p95:.0%} off: measure where nothing else runs"
@@ -113,22 +144,109 @@ class Fit:
             )
         return found
 
+    def probed_words(self) -> str:
+        """How far the probes reached, in words."""
+        return "probed up to " + ", ".join(f"{self.probed[name]:,} {label}" for name, label in REACHED.items())
 
-def fit(steps: Sequence[StepSample], copies: Sequence[CopySample], limits: Limits, seed: int = 0) -> Fit:
-    """Fits a machine's constants; `seed` draws their intervals. Raises MachineError for too little data."""
-    return Fit(limits, fit_steps(steps, seed), fit_copies(copies, limits.block_bytes, seed))
+    def _unquiet(self) -> list[str]:
+        """That something else ran while the steps were measured, with figures."""
+        found = []
+        if (waited := self.host_load.get("waited_share") or 0.0) > LOADED:
+            found.append(
+                f"the host was loaded: for {waited:.0%} of the time in which the engine had something to do it waited"
+                " for a CPU; measure where nothing else runs"
+            )
+        if (stolen := self.host_load.get("stolen_share") or 0.0) > LOADED:
+            found.append(f"the host was loaded: other virtual machines took {stolen:.0%} of its CPUs' time")
+        if self.spread is not None and self.spread > UNSTEADY:
+            found.append(
+                f"equal steps did not take equally long: their times vary by {self.spread:.0%} (standard deviation);"
+                " measure where nothing else runs"
+            )
+        return found
+
+
+def fit(
+    steps: Sequence[StepSample],
+    copies: Sequence[CopySample],
+    limits: Limits,
+    seed: int = 0,
+    mix: StepMix | None = None,
+    host_load: Mapping[str, float | None] | None = None,
+) -> Fit:
+    """Fits a machine's constants; `seed` draws their intervals. Raises MachineError for too little data.
+
+    With a `mix` of what will be played, its kinds of steps matter as it says, and where it lies beyond is told.
+    """
+    fitted = fit_steps(steps, seed, None if mix is None else mix.weights())
+    probed = farthest(map(Shape.of, steps))
+    return Fit(
+        limits,
+        fitted,
+        fit_copies(copies, limits.block_bytes, seed),
+        probed,
+        _spread(steps),
+        () if mix is None else mix.beyond(probed),
+        host_load or {},
+    )
+
+
+def samples_of(facts: Iterable[object]) -> Samples:
+    """The samples of runs whose steps were reported."""
+    samples = Samples()
+    for fact in facts:
+        samples.add(fact)
+    return samples
 
 
 def fit_facts(facts: Iterable[object], limits: Limits, seed: int = 0) -> Fit:
     """Fits the facts of runs whose steps were reported, as `fit` does."""
-    samples = Samples()
-    for fact in facts:
-        samples.add(fact)
-    return fit(samples.steps, samples.copies, limits, seed)
+    return fit_for(facts, limits, seed=seed)
 
 
-def _possible(field: str, value: float) -> float:
+def fit_for(
+    facts: Iterable[object],
+    limits: Limits,
+    workload: Callable[[], Iterable[Application]] | None = None,
+    seed: int = 0,
+    host_load: Mapping[str, float | None] | None = None,
+) -> Fit:
+    """Fits the facts of runs whose steps were reported, for a workload if it is known what will be played."""
+    samples = samples_of(facts)
+    mix = None if workload is None else _mix(samples, limits, workload)
+    return fit(samples.steps, samples.copies, limits, seed, mix, host_load)
+
+
+def rough_mix(facts: Iterable[object], limits: Limits, workload: Callable[[], Iterable[Application]]) -> StepMix:
+    """The steps that a workload comes to on a machine that is fitted to these facts as they are."""
+    return _mix(samples_of(facts), limits, workload)
+
+
+def _mix(samples: Samples, limits: Limits, workload: Callable[[], Iterable[Application]]) -> StepMix:
+    return mix_of(workload(), fit(samples.steps, samples.copies, limits).machine("rough"))
+
+
+def _spread(steps: Sequence[StepSample]) -> float | None:
+    """By how much the times of equal steps vary: standard deviation over mean, of the middle set of equals.
+
+    None if no two are equal.
+    """
+    equals: dict[tuple[int, ...], list[float]] = defaultdict(list)
+    for step in steps:
+        equals[step[1:5]].append(step.seconds)
+    found = [stdev(seconds) / fmean(seconds) for seconds in equals.values() if len(seconds) > 1]
+    return median(found) if found else None
+
+
+def _extrapolated(beyond: Beyond) -> str:
+    return (
+        f"extrapolated: {beyond.played:,} {REACHED[beyond.name]} will be played, {beyond.probed:,} were probed;"
+        f" {beyond.share:.0%} of the time lies beyond"
+    )
+
+
+def _possible(name: str, value: float) -> float:
     """A value that a machine may have: below a picosecond is nothing."""
-    rule = RULES[field]
+    rule = RULES[name]
     assert isinstance(rule, Real)
     return 0.0 if value < rule.low and rule.zero else min(max(value, rule.low), rule.high)

@@ -10,7 +10,7 @@ bend `token_s` cannot be told from `prefill_token_s` and `decode_call_s`: it is 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,7 @@ COLUMNS = (
 )  # what is solved for
 LEAST_STEPS = 20
 FULL_KIND = 12  # steps from which on a kind counts fully: what was seen once or twice says less
+ELSEWHERE = 0.02  # of the weight, for the kinds of steps that will not be played: they keep the fit in its form
 BENDS = 24  # numbers of tokens that are tried as the bend
 REDRAWN = 200  # samples of the bootstrap
 CONFIDENCE = 0.95
@@ -63,12 +64,17 @@ class StepFit(NamedTuple):
     total: float  # (fitted − measured) / measured of all the steps' time together
 
 
-def fit_steps(steps: Sequence[StepSample], seed: int = 0) -> StepFit:
+def fit_steps(
+    steps: Sequence[StepSample],
+    seed: int = 0,
+    importance: Mapping[str, float] | None = None,
+) -> StepFit:
     """Fits the constants. Intervals are of 95 %, bootstrapped from runs of equal steps; `seed` draws them.
 
+    `importance` is by kind, together 1: how much each matters for what will be played. Without it they matter alike.
     The first step of each kind is left out: it warms something up. Raises MachineError where there is too little.
     """
-    data = _Steps(_warm(steps))
+    data = _Steps(_warm(steps), importance)
     if len(data.seconds) < LEAST_STEPS or len(data.runs) < 3:
         raise MachineError(
             f"cannot fit a machine: expected at least {LEAST_STEPS} steps of 3 kinds or more, got {len(steps)}"
@@ -112,7 +118,7 @@ class _Bent(NamedTuple):
 class _Steps:
     """Steps as arrays, sorted into kinds and into runs of equal steps that followed each other."""
 
-    def __init__(self, steps: Sequence[StepSample]) -> None:
+    def __init__(self, steps: Sequence[StepSample], importance: Mapping[str, float] | None) -> None:
         table = np.array(steps, dtype=np.float64).reshape(-1, len(StepSample._fields))
         self.seconds, self.prefill, self.attended, self.decode, self.context = table.T
         self.tokens = self.prefill + self.decode
@@ -120,7 +126,10 @@ class _Steps:
         self.kinds = list(dict.fromkeys(names))
         self.of_kind = np.array([self.kinds.index(name) for name in names], dtype=np.int64)
         counts = np.bincount(self.of_kind, minlength=1)
-        self.weights: Array = (np.minimum(counts, FULL_KIND) / np.maximum(counts, 1))[self.of_kind]
+        of_kind = np.minimum(counts, FULL_KIND).astype(np.float64)
+        if importance is not None and any(importance.get(name) for name in self.kinds):
+            of_kind = _important(of_kind, np.array([importance.get(name, 0.0) for name in self.kinds]))
+        self.weights: Array = (of_kind / np.maximum(counts, 1))[self.of_kind]
         changes = np.flatnonzero(np.diff(self.of_kind) != 0) + 1
         self.runs = np.split(np.arange(len(names)), changes) if names else []
 
@@ -129,6 +138,14 @@ class _Steps:
         linear = np.maximum(self.tokens, bend) if bend else np.zeros_like(self.tokens)
         one = np.ones_like(self.tokens)
         return np.column_stack([one, self.prefill, self.decode, self.context, self.attended, linear])
+
+
+def _important(of_kind: Array, importance: Array) -> Array:
+    """Weights of kinds by their importance: together as before. What is rare counts less than it matters."""
+    shares = of_kind * importance / importance.sum()
+    elsewhere = of_kind * (importance == 0)
+    parts = (1 - ELSEWHERE) * shares / shares.sum() + ELSEWHERE * elsewhere / max(float(elsewhere.sum()), 1.0)
+    return np.asarray(parts / parts.sum() * of_kind.sum())
 
 
 def _warm(steps: Sequence[StepSample]) -> list[StepSample]:

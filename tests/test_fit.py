@@ -12,12 +12,13 @@ from measuring import limits_of, noisy, steps_of
 
 from tokencake.live.measure import FULL, QUICK, step_probes
 from tokencake.sim.copy_fit import fit_copies
-from tokencake.sim.fit import fit
+from tokencake.sim.fit import Fit, fit, host_load_of
 from tokencake.sim.fit import limits_of as limits_told
 from tokencake.sim.machine import Machine
 from tokencake.sim.machine_file import load_machine
 from tokencake.sim.samples import CopySample, StepSample
 from tokencake.sim.step_fit import FIELDS, fit_steps, kind
+from tokencake.sim.step_mix import StepMix
 from tokencake.traces.errors import MachineError
 
 CPU = Machine(
@@ -111,6 +112,47 @@ def test_the_errors_of_a_kind_are_those_of_its_steps():
     assert any(name.startswith("prefill of 65–256, ") for name in off)
     assert all(name.startswith("prefill of 65–256, ") for name in off)
     assert any(warning.startswith("prefill of 65–256, ") for warning in fitted.warnings())
+
+
+def test_the_kinds_that_will_be_played_matter_most():
+    """Steps that decode behind long contexts take twice as long as the formula has it: no line goes through all."""
+    bent = [
+        step._replace(seconds=2 * step.seconds)
+        if step.decode_calls and step.context_tokens > 2_000 * step.decode_calls
+        else step
+        for step in true_steps("cpu")
+    ]
+    played = StepMix()
+    for step in bent:
+        if step.decode_calls and not step.prefill_tokens and step.context_tokens > 4_000 * step.decode_calls:
+            played.add(step)
+
+    def worst(fitted: Fit) -> float:
+        return max(abs(error.median) for error in fitted.steps.kinds if error.kind in played.weights())
+
+    assert worst(fit(bent, [], limits_of(CPU))) > 0.1
+    assert worst(fit(bent, [], limits_of(CPU), mix=played)) < 0.03
+
+
+def test_a_loaded_host_is_said_with_its_figure():
+    quiet = fit(true_steps("cpu"), [], limits_of(CPU), host_load={"waited_share": 0.01, "stolen_share": None})
+    assert quiet.warnings() == []
+    assert quiet.spread == 0.0
+    loaded = fit(
+        noisy(true_steps("cpu"), 5, share=0.3),
+        [],
+        limits_of(CPU),
+        host_load={"waited_share": 0.34, "stolen_share": 0.12},
+    ).warnings()
+    assert loaded[0].startswith("the host was loaded: for 34% of the time in which the engine had something to do")
+    assert loaded[1] == "the host was loaded: other virtual machines took 12% of its CPUs' time"
+    assert loaded[2].startswith("equal steps did not take equally long: their times vary by 2")
+
+
+@pytest.mark.parametrize("told", [3, {"waited_share": 2.0}, {"stolen_share": "much"}])
+def test_a_host_s_load_is_checked(told):
+    with pytest.raises(MachineError, match=r"^what the engine tells of itself: host_load: "):
+        host_load_of({"host_load": told})
 
 
 def test_prefills_alone_say_nothing_of_decoding():

@@ -7,10 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from measuring import limits_of, steps_of
+from trace_files import one_app, one_call, written
 
 from tokencake.cli import run
-from tokencake.live.measure import COPY_POLICY, FULL, QUICK, copy_probes, measure, step_probes
+from tokencake.live.measure import COPY_POLICY, FULL, QUICK, copy_probes, measure, step_probes, trace_probes
 from tokencake.live.settings import RunSettings
 from tokencake.policies.registry import load_policy
 from tokencake.sim.copy_fit import fit_copies
@@ -20,6 +23,7 @@ from tokencake.sim.machine_file import load_machine
 from tokencake.sim.samples import Samples
 from tokencake.sim.samples_file import samples_text
 from tokencake.sim.simulate import simulate
+from tokencake.sim.step_mix import Shape, reach
 from tokencake.traces import events as e
 from tokencake.traces.apps import NO_HINTS
 from tokencake.traces.errors import EngineError
@@ -103,6 +107,70 @@ def test_any_engine_that_is_not_tiny_can_play_it(limits):
     copies = copy_probes(limits, QUICK)
     if copies is not None:
         simulate([copies], load_policy("vllm"), machine)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape(0, 0, 5, 1_300),  # decoding, beyond the contexts of QUICK
+        Shape(1_100, 0, 0, 0),  # a cold prompt
+        Shape(300, 6_400, 0, 0),  # behind a long context
+        Shape(200, 2_000, 3, 900),  # beside decoding
+    ],
+)
+def test_a_step_of_the_trace_is_measured_as_it_is(shape):
+    application = trace_probes(limits_of(SMALL), replace(QUICK, repeats=1), [shape])
+    assert application is not None
+    near = [
+        step
+        for step in map(Shape.of, steps_of(application, SMALL))  # which finds no call preempted
+        if all(abs(step[at] - wanted) <= 16 + 0.01 * wanted for at, wanted in enumerate(shape))
+    ]
+    assert near
+
+
+def test_of_a_step_that_the_engine_cannot_hold_it_measures_what_it_can():
+    """600 blocks of 16 tokens, four fifths of which contexts may take: of 40 calls of 3,000 tokens there are two."""
+    application = trace_probes(limits_of(SMALL), replace(QUICK, repeats=1), [Shape(0, 0, 40, 3_000)])
+    assert application is not None
+    farthest = max((Shape.of(step) for step in steps_of(application, SMALL)), key=lambda shape: shape.decode_calls)
+    assert farthest == pytest.approx((0, 0, 2, 3_000), rel=0.02)
+    assert reach(farthest)["all_context_tokens"] < 0.8 * 600 * 16
+
+
+@given(
+    st.lists(
+        st.builds(
+            Shape, st.integers(0, 9_000), st.integers(0, 200_000), st.integers(0, 2_000), st.integers(0, 200_000)
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    st.sampled_from([(8, 16, 64, 64, 1), (30, 128, 4_000, 256, 256), (600, 16, 8_000, 2_048, 16)]),
+)
+@settings(max_examples=40, deadline=None)
+def test_whatever_a_trace_has_is_played_without_preemption(shapes, sizes):
+    names = ("gpu_blocks", "block_tokens", "max_context_tokens", "step_budget_tokens", "max_running")
+    machine = replace(SMALL, **dict(zip(names, sizes, strict=True)))
+    application = trace_probes(limits_of(machine), replace(QUICK, repeats=1), shapes)
+    if application is None:
+        assert not any(shape.decode_calls or shape.prefill_tokens for shape in shapes)
+    else:
+        steps_of(application, machine)
+
+
+def test_what_a_trace_needs_is_asked_for_once_the_steps_are_known():
+    engine = Simulated(SMALL)
+    facts: list[Any] = []
+    heard: list[int] = []
+
+    def shapes():
+        heard.append(len(facts))
+        return [Shape(0, 0, 2, 2_000)]
+
+    measure(engine, limits_of(SMALL), QUICK, facts.append, shapes=shapes)
+    assert 0 < heard[0] < len(facts)
+    assert [settings.steps for settings in engine.played] == [False, True, True, False]
 
 
 def test_an_engine_that_is_too_small_is_refused():
@@ -209,6 +277,21 @@ def test_a_recorded_engine_becomes_a_machine(recorded, tmp_path, capsys):
     assert "a decoding call, on top" in shown
     assert "their time together" in shown
     assert "some/model on vLLM 0.32.0" in output.read_text()
+
+
+def test_a_fit_for_a_trace_says_where_it_extrapolates(recorded, tmp_path, capsys):
+    """QUICK measured contexts of up to 4,096 tokens; the trace has some of 6,800."""
+    trace, report = written(tmp_path, one_app(one_call(prompt=[["task", 6800]], output=50))), tmp_path / "fit.json"
+    assert run(["calibrate", "--from", str(recorded), "--for", str(trace), "--json", str(report)]) == 0
+
+    said = json.loads(report.read_text())
+    assert said["probed"]["context_tokens"] < 4_200
+    (beyond,) = (row for row in said["beyond"] if row["name"] == "context_tokens")
+    assert beyond["played"] == 6_848
+    assert "extrapolated: 6,848 tokens of a decoding call's context will be played" in " ".join(said["warnings"])
+    shown = capsys.readouterr().out
+    assert "beyond that it is extrapolated" in shown
+    assert "warning: extrapolated: " in shown
 
 
 def test_a_name_may_be_given_and_the_report_may_be_all_that_is_said(recorded, capsys):

@@ -37,6 +37,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("calibrate --from s.jsonl --quick", "--quick has no effect with --from"),
         ("calibrate --from s.jsonl --model tiny", "--model has no effect with --from"),
         ("calibrate --from s.jsonl --compile none -o m.toml", "--compile has no effect with --from"),
+        ("calibrate --from s.jsonl --shrink 2 -o m.toml", "--shrink has no effect without --for"),
+        ("calibrate --from s.jsonl --for t.jsonl --arrivals poisson -o m.toml", ARRIVALS),
         ("calibrate --from s.jsonl --name mine", "--name has no effect without --output or --json"),
         ("check --init --strict", "--strict has no effect with --init"),
         ("check --init --case one", "--case has no effect with --init"),
