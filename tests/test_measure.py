@@ -289,7 +289,7 @@ def test_a_fit_for_a_trace_says_where_it_extrapolates(recorded, tmp_path, capsys
     (beyond,) = (row for row in said["beyond"] if row["name"] == "context_tokens")
     assert beyond["played"] == 6_848
     assert "extrapolated: 6,848 tokens of a decoding call's context will be played" in " ".join(said["warnings"])
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
     assert "beyond that it is extrapolated" in shown
     assert "warning: extrapolated: " in shown
 
