@@ -1,0 +1,80 @@
+"""All that a session has found in one file, and in one text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tokencake import __version__
+from tokencake.live import validation
+
+from . import results
+from .plan import PLAYED, Process
+from .results import CALIBRATED, PREDICTIONS
+
+FILE = "session.json"
+WIDTH = 120
+
+
+def write(out: Path, processes: Sequence[Process], *, command: str, dry: bool, began: str) -> None:
+    """The phases as they are now. Of each call of the command, when it began and which it was."""
+    calls = [call for call in _before(out).get("commands", []) if call["began"] != began]
+    content = {
+        "schema": results.SCHEMA,
+        "tokencake": __version__,
+        "dry": dry,
+        "commands": [*calls, {"began": began, "command": command}],
+        "written": results.utc(),
+        "phases": results.all_results(out, processes),
+        "predictions": _read(out / PREDICTIONS),
+        "validation": compared(out),
+    }
+    results.write_json(out / FILE, content)
+
+
+def text(out: Path, found: list[results.Result]) -> str:
+    """The table of phases, then what was predicted beside what came."""
+    lines = [results.table(found)]
+    report = compared(out)
+    if report is not None and report["runs"]:
+        screen = Console(file=StringIO(), width=WIDTH, highlight=False, markup=False, emoji=False)
+        screen.print(validation.tables(report, WIDTH))
+        for line in validation.words(report):
+            screen.print(line, soft_wrap=True)
+        assert isinstance(screen.file, StringIO)
+        lines += ["", screen.file.getvalue().rstrip()]
+    return "\n".join(lines)
+
+
+def compared(out: Path) -> dict[str, Any] | None:
+    """Live runs that were played to their ends beside what the calibrated machine, or else the preset, said before."""
+    said = _read(out / PREDICTIONS)
+    if said is None:
+        return None
+    name = CALIBRATED if CALIBRATED in said["predictions"] else next(iter(said["predictions"]))
+    trials = []
+    for policy in PLAYED:
+        live = (results.read(out, f"live-{policy}") or {}).get("found", {})
+        if "live" in live and "parity" in live:
+            trial = validation.Trial(policy, said["predictions"][name][policy], failed=live["stats"]["failed"])
+            trial.live.append(live["live"])
+            trial.parity.append(live["parity"])
+            trials.append(trial)
+    return validation.build({"predicted_by": name, "predicted": said["written"]}, trials)
+
+
+def _before(out: Path) -> dict[str, Any]:
+    return _read(out / FILE) or {}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

@@ -1,0 +1,208 @@
+"""A session on a GPU: whatever becomes of a phase, its result is there, the others are played, and time is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gpu import results, summary
+from gpu.plan import PROCESSES, phases_of
+from gpu.runner import Runner, Session
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+SCRIPT = BENCHMARKS / "gpu_session.py"
+
+
+@pytest.fixture(autouse=True)
+def python_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a worker finds: the package of the session, and the plan of these tests."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(BENCHMARKS), str(ROOT / "tests")]))
+
+
+def session(out: Path, deadline_s: float = 60.0, only: tuple[str, ...] = (), command: str = "played") -> Session:
+    return Session(out, True, deadline_s, command, only, plan="gpu_plan")
+
+
+def played(out: Path, *only: str) -> dict[str, Any]:
+    Runner(session(out, only=only)).play()
+    return {name: results.read(out, name) for name in only}
+
+
+def test_a_phase_that_is_done_says_what_it_found(tmp_path: Path) -> None:
+    good = played(tmp_path, "good")["good"]
+    assert (good["status"], good["found"]["said"]) == ("done", "all is well")
+    assert 0 <= good["seconds"] < 20
+    assert good["found"]["by"] != os.getpid()
+
+
+def test_a_phase_that_fails_leaves_its_traceback_and_the_next_is_played_in_its_process(tmp_path: Path) -> None:
+    found = played(tmp_path, "bad", "behind-bad")
+    assert found["bad"]["status"] == "failed"
+    assert found["bad"]["error"] == "ValueError: three of four"
+    assert 'raise ValueError("three of four' in found["bad"]["traceback"]
+    assert found["bad"]["found"] == {"halfway": 1}
+    assert found["behind-bad"]["status"] == "done"
+
+
+@pytest.mark.slow
+def test_a_phase_that_hangs_is_ended_and_the_next_is_played_in_another_process(tmp_path: Path) -> None:
+    found = played(tmp_path, "stuck", "behind-stuck")
+    assert found["stuck"]["status"] == "out of time"
+    assert found["stuck"]["error"] == "it took more than 5 s"
+    assert found["stuck"]["found"] == {"halfway": 1}
+    assert any("in hangs" in line for line in found["stuck"]["log"]), "where it was"
+    assert found["behind-stuck"]["status"] == "done"
+
+
+def test_a_phase_whose_process_dies_leaves_the_end_of_its_log(tmp_path: Path) -> None:
+    found = played(tmp_path, "dead", "behind-dead")
+    assert (found["dead"]["status"], found["dead"]["error"]) == ("failed", "its process ended with signal SIGKILL")
+    assert found["dead"]["log"][-1] == "the last words"
+    assert found["behind-dead"]["status"] == "done"
+
+
+def test_a_phase_that_stops_itself_keeps_what_it_has(tmp_path: Path) -> None:
+    late = played(tmp_path, "late")["late"]
+    assert (late["status"], late["error"], late["found"]) == ("out of time", "stopped after 3 s", {"halfway": 1})
+
+
+@pytest.mark.slow
+def test_an_engine_is_brought_up_one_way_after_another_and_again_after_its_process_was_ended(tmp_path: Path) -> None:
+    found = played(tmp_path, "up", "on-it", "stuck-on-it", "still-on-it")
+    assert [found[name]["status"] for name in found] == ["done", "done", "out of time", "done"]
+    assert (tmp_path / "ups").read_text().split() == ["first", "second", "third", "third"]
+    assert found["on-it"]["found"]["by"] != found["still-on-it"]["found"]["by"] == found["up"]["found"]["by"]
+    attempts = [json.loads((tmp_path / f"up.attempt-{number}.json").read_text()) for number in (1, 2)]
+    assert [attempt["error"] for attempt in attempts] == [
+        f"RuntimeError: cannot start {way}" for way in ("first", "second")
+    ]
+
+
+@pytest.mark.slow
+def test_after_a_way_that_takes_too_long_the_quick_one_is_tried(tmp_path: Path) -> None:
+    found = played(tmp_path, "slowly-up", "on-slow")
+    assert [entry["status"] for entry in found.values()] == ["done", "done"]
+    assert (tmp_path / "ups").read_text().split() == ["first", "third"]
+
+
+def test_what_stands_on_an_engine_that_never_comes_up_is_left_out(tmp_path: Path) -> None:
+    found = played(tmp_path, "never", "on-nothing")
+    assert found["never"]["status"] == "failed"
+    assert (found["on-nothing"]["status"], found["on-nothing"]["error"]) == ("left out", "never failed")
+
+
+def test_a_phase_for_which_no_time_is_left_is_left_out(tmp_path: Path) -> None:
+    long = played(tmp_path, "long")["long"]
+    assert long["status"] == "left out"
+    assert "s were left" in long["error"]
+
+
+@pytest.mark.slow
+def test_the_deadline_ends_a_phase_before_its_limit_and_all_is_written(tmp_path: Path) -> None:
+    began_s = time.monotonic()
+    assert not Runner(session(tmp_path, 9.0, ("endless", "behind-endless"))).play()
+    assert time.monotonic() - began_s < 9.0
+    content = json.loads((tmp_path / summary.FILE).read_text())
+    found = {entry["phase"]: entry for entry in content["phases"]}
+    assert (found["endless"]["status"], found["endless"]["error"]) == ("out of time", "the session's time was spent")
+    assert found["endless"]["found"] == {"halfway": 1}
+    assert (found["behind-endless"]["status"], found["behind-endless"]["error"]) == ("left out", "0 s were left")
+
+
+def test_what_is_done_is_not_repeated_and_what_is_not_is_played_again(tmp_path: Path) -> None:
+    first = played(tmp_path, "good", "bad", "behind-bad")
+    again = played(tmp_path, "good", "bad", "behind-bad")
+    assert again["good"] == first["good"]
+    assert again["behind-bad"] == first["behind-bad"]
+    assert again["bad"]["began"] > first["bad"]["began"]
+
+
+@pytest.mark.slow
+def test_a_phase_on_an_engine_brings_the_engine_up_again(tmp_path: Path) -> None:
+    played(tmp_path, "up", "on-it")
+    still = played(tmp_path, "still-on-it")["still-on-it"]
+    assert still["status"] == "done"
+    assert (tmp_path / "ups").read_text().split()[3:] == ["first", "second", "third"]
+
+
+def test_the_summary_has_every_phase_and_every_call_of_the_command(tmp_path: Path) -> None:
+    Runner(session(tmp_path, only=("good",), command="first")).play()
+    Runner(session(tmp_path, only=("late",), command="second")).play()
+    content = json.loads((tmp_path / summary.FILE).read_text())
+    assert [call["command"] for call in content["commands"]] == ["first", "second"]
+    status = {entry["phase"]: entry["status"] for entry in content["phases"]}
+    assert (status["good"], status["late"], status["up"]) == ("done", "out of time", "left out")
+
+
+def test_a_half_written_result_is_none(tmp_path: Path) -> None:
+    (tmp_path / "good.json").write_text('{"phase": "go')
+    assert results.read(tmp_path, "good") is None
+    assert played(tmp_path, "good")["good"]["status"] == "done"
+
+
+# -- the command
+
+
+def command(*arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--out"),
+        (["--deadline", "0"], "expected seconds above 0, got '0'"),
+        (["--deadline", "soon"], "expected seconds above 0, got 'soon'"),
+        (["--only", "everything"], "invalid choice: 'everything'"),
+        (["--wait", "3"], "--wait: expected with --collect"),
+        (["--collect", "--dry"], "--collect plays nothing"),
+        (["--det"], "unrecognized arguments: --det"),
+    ],
+)
+def test_a_wrong_call_is_refused(tmp_path: Path, arguments: list[str], said: str) -> None:
+    out = [] if not arguments else ["--out", str(tmp_path)]
+    done = command(*out, *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_played_but_dry(tmp_path: Path) -> None:
+    done = command("--out", str(tmp_path))
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: no GPU was found: --dry plays all phases on a CPU, with stand-ins\n",
+    )
+
+
+def test_an_empty_folder_is_collected_too(tmp_path: Path) -> None:
+    done = command("--out", str(tmp_path), "--collect")
+    assert done.returncode == 1
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(phases_of(PROCESSES))
+
+
+@pytest.mark.slow
+def test_a_detached_session_outlives_its_command_and_is_waited_for_and_nobody_plays_beside_it(tmp_path: Path) -> None:
+    """Its only phase needs torch, and fails where there is none: that is enough here."""
+    arguments = ["--out", str(tmp_path), "--dry", "--only", "machine"]
+    started = command(*arguments, "--detach")
+    assert started.returncode == 0, started.stderr
+    assert "--collect --wait SECONDS" in started.stdout
+    beside = command(*arguments)
+    collected = command("--out", str(tmp_path), "--collect", "--wait", "50")
+    assert "it still plays" not in collected.stdout
+    result = results.read(tmp_path, "machine")
+    assert result is not None
+    assert result["status"] in results.ENDED
+    assert result["phase"] in collected.stdout
+    assert beside.returncode == 2
+    assert "a session plays there already" in beside.stderr
