@@ -27,7 +27,7 @@ def python_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def session(out: Path, deadline_s: float = 60.0, only: tuple[str, ...] = (), command: str = "played") -> Session:
-    return Session(out, True, deadline_s, command, only, plan="gpu_plan")
+    return Session(out, False, deadline_s, command, only, plan="gpu_plan")
 
 
 def played(out: Path, *only: str) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+DRY_PATIENCE = 4.0
+
 
 @dataclass(frozen=True, slots=True)
 class Phase:
@@ -20,6 +22,10 @@ class Phase:
     function: str  # module:function; takes a `Work`, returns what it found
     limit_s: float
     least_s: float = 5.0  # it is not begun with less left
+
+    def at_most_s(self, dry: bool) -> float:
+        """Its limit: on a CPU that others use, too, a longer one."""
+        return self.limit_s * (DRY_PATIENCE if dry else 1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,7 @@ class Runner:
 
     def _waited(self, child: subprocess.Popen[bytes], phase: Phase) -> bool:
         """Whether the phase came to an end by itself, before its limit, the session's end, or its process's."""
-        end_s = min(time.monotonic() + phase.limit_s, self._end_s)
+        end_s = min(time.monotonic() + phase.at_most_s(self._session.dry), self._end_s)
         while True:
             gone = child.poll() is not None  # asked first: what it wrote last is read afterwards
             result = results.read(self._session.out, phase.name)
@@ -173,7 +173,11 @@ class Runner:
             os.killpg(child.pid, signal.SIGUSR1)
             time.sleep(STACKS_S)
             spent = time.monotonic() > self._end_s
-            why = "the session's time was spent" if spent else f"it took more than {phase.limit_s:.0f} s"
+            why = (
+                "the session's time was spent"
+                if spent
+                else f"it took more than {phase.at_most_s(self._session.dry):.0f} s"
+            )
             status = results.OUT_OF_TIME
         else:
             why, status = f"its process ended with {_named(code)}", results.FAILED

@@ -34,7 +34,7 @@ class Work:
         self._result: results.Result = {}
 
     def begin(self, phase: Phase) -> None:
-        self._end_s = min(time.monotonic() + phase.limit_s, self.session_end_s) - GRACE_S
+        self._end_s = min(time.monotonic() + phase.at_most_s(self.dry), self.session_end_s) - GRACE_S
         self._result = results.fresh(phase, results.RUNNING, variant=self.variant or None, found={})
         results.write(self.out, self._result)
 
