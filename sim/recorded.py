@@ -262,10 +262,20 @@ class _SteppedEngine(Engine):
     def _act_at(self, at_ps: int) -> None:
         """Whoever plays the record knows when."""
 
+    def asks(self, now_ps: int) -> bool:
+        """Whether the policy is asked before the next step."""
+        return self._controller.due or (self._wake_ps is not None and self._wake_ps <= now_ps)
+
     @property
     def computes(self) -> bool:
         """Whether a step is under way."""
         return self._step is not None
+
+    def unpin_until(self, at_ps: int) -> None:
+        """Nothing runs: pins whose time is over before then are given up when it is over, of which no record tells."""
+        copies = self._copies
+        while copies.pinned and (now := max(self._clock.now_ps, copies.next_unpin_ps())) < at_ps:
+            copies.unpin_expired(now)
 
     def schedule(self) -> None:
         now = self._clock.now_ps
@@ -343,6 +353,7 @@ class _Recorded:
             self._step(block.stepped, block.outcome)
 
     def _take(self, record: Fact | e.Planned) -> None:
+        self._idle_until(record)
         if isinstance(record, World):
             self._world(record)
         elif isinstance(record, CopyEnd):
@@ -371,6 +382,20 @@ class _Recorded:
             self._link.told(record)
         self._compare(record, of_simulator=True)
 
+    def _idle_until(self, record: Fact | e.Planned) -> None:
+        """Do what an engine that computes nothing did before this, and what is not recorded.
+
+        It gives up pins in their time. And it schedules in vain: an idle engine sees the end of a copy at the end of a
+        step, and that step found nobody to start. The policy was not asked then: of that there would be a record.
+        """
+        at_s = self._controller.at_s
+        if self._engine.computes or record.at_s <= at_s:
+            return
+        if isinstance(record, CopyEnd) and not self._engine.asks(self._clock.now_ps):
+            self._schedule(at_s)
+        if not self._engine.computes:
+            self._engine.unpin_until(ps(record.at_s))
+
     # -- steps
 
     def _schedule(self, at_s: float, again: bool = False) -> None:
@@ -378,6 +403,7 @@ class _Recorded:
         if self._engine.computes or (at_s <= self._scheduled_s and not again):
             return
         self._scheduled_s = at_s
+        self._engine.unpin_until(ps(at_s))
         self._at(at_s)
         self._engine.schedule()
 

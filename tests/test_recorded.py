@@ -60,6 +60,13 @@ def test_a_simulated_run_plays_again_as_it_was(seed: int) -> None:
         assert_plays_again(make, applications, machine)
 
 
+@pytest.mark.parametrize("seed", [177, 211], ids=["schedules in vain", "pins run out"])
+def test_what_an_idle_engine_does_without_a_record_is_done_again(seed: int) -> None:
+    """It finds nobody to start, and holds nothing more until a call has ended; and pins run out in their time."""
+    applications, machine = hard_workload(seed)
+    assert_plays_again(partial(Adversary, seed), applications, replace(machine, asynchronous=False, client_s=0.0))
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_a_run_in_which_long_prompts_are_cut_plays_again(seed: int) -> None:
     applications, machine = hard_workload(seed, capped)
