@@ -149,6 +149,8 @@ def formula_error(machine: Machine, steps: Sequence[StepSample]) -> float:
         + machine.attention_s * step.attended_tokens
         + machine.decode_call_s * step.decode_calls
         + machine.context_token_s * step.context_tokens
+        + (0 if step.host is None else machine.host_call_s * step.host.admitted)
+        + (0 if step.host is None else machine.host_token_s * step.host.sampled)
         for step in steps
     )
     return fitted_s / sum(step.seconds for step in steps) - 1

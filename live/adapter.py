@@ -51,6 +51,7 @@ class _Flight(NamedTuple):
     run: int
     from_s: float
     sums: Sums | None
+    given_s: float | None  # when the workers were given it; None: not asked for, or they had another one
 
 
 class LiveApp:
@@ -80,6 +81,7 @@ class Adapter:
         self.load_policy: Callable[..., Policy] = load_policy
         self._start_s, self._start_wall_s = self._clock(), time.time()
         self._acknowledged: dict[int, float | None] = {}  # by job, seconds that it took
+        self._came_s = 0.0  # the latest outcome of a step
         self._flights: deque[_Flight] = deque()  # steps whose outcome has not come, whichever run they began in
         self._runs = 0
         self.copies = self._empty_copies()
@@ -661,7 +663,8 @@ class Adapter:
             self.steps += 1
             wanted = self.settings is not None and self.settings.steps
             sums = sums_of(output, self._scheduler.requests) if wanted else None
-            self._flights.append(_Flight(output, self._runs, self._now_s, sums))
+            given_s = self.now_s() if wanted and not self._flights else None
+            self._flights.append(_Flight(output, self._runs, self._now_s, sums, given_s))
             self._stuck = 0
         elif idle_calls and not self._flights:
             if not self.copies.under_way:
@@ -672,6 +675,11 @@ class Adapter:
     def acknowledge(self, jobs: Mapping[int, float | None]) -> None:
         """The workers have done these copies, in so many seconds, if known; they are booked at the end of the step."""
         self._acknowledged.update(jobs)
+
+    def came(self) -> None:
+        """A step's outcome came."""
+        if self.settings is not None and self.settings.steps:
+            self._came_s = self.now_s()
 
     def stepped(self, scheduler_output: Any, outputs: Mapping[int, Any]) -> None:
         """A step's outcome came, and vLLM has taken it in."""
@@ -703,7 +711,9 @@ class Adapter:
             for out in news:
                 self._came(out, at_s)
         if flight is not None and flight.sums is not None and flight.run == self._runs:
-            self._report(e.Stepped(at_s, flight.from_s, *flight.sums))
+            alone = flight.given_s is not None and not self._flights  # else the workers had others as well
+            worker_s = self._came_s - flight.given_s if alone and flight.given_s is not None else None
+            self._report(e.Stepped(at_s, flight.from_s, *flight.sums, worker_s))
 
     def _came(self, out: Any, at_s: float) -> None:
         call = self._by_request.get(out.request_id)

@@ -85,6 +85,7 @@ class TokencakeMixin(_Base):
         return output
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
+        self.tokencake.came()
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         self.tokencake.stepped(scheduler_output, outputs)
         return outputs

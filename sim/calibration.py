@@ -22,6 +22,8 @@ MEANINGS = {
     "attention_s": "a prefill token x a token that it attends to",
     "decode_call_s": "a decoding call, on top",
     "context_token_s": "a token of a decoding call's context",
+    "host_call_s": "the engine's own work for a call that is admitted",
+    "host_token_s": "the engine's own work for a token that is sampled",
     "link_gbps": "GPU to host and host to GPU, each",
     "copy_s": "a copy job, whatever its size",
 }

@@ -15,6 +15,7 @@ from ..traces.apps import Application
 from ..traces.errors import MachineError
 from ..traces.fields import shown
 from .copy_fit import CopyFit, fit_copies
+from .host_fit import fit_host
 from .machine import ENGINE_VERSIONS, PS_PER_S, RULES, Machine, Real, Switch, Whole, simulated_version
 from .samples import CopySample, Samples, StepSample
 from .step_fit import Estimate, StepFit, fit_steps
@@ -108,6 +109,7 @@ class Fit:
     limits: Limits
     steps: StepFit
     copies: CopyFit
+    host: Mapping[str, Estimate]
     probed: Mapping[str, int]  # how far the steps reach, by the keys of REACHED
     spread: float | None  # of equal steps' times: standard deviation over mean
     beyond: Sequence[Beyond] = ()  # where what will be played reaches farther
@@ -115,7 +117,7 @@ class Fit:
 
     @property
     def constants(self) -> dict[str, Estimate]:
-        return {**self.steps.constants, "link_gbps": self.copies.link_gbps, "copy_s": self.copies.copy_s}
+        return {**self.steps.constants, **self.host, "link_gbps": self.copies.link_gbps, "copy_s": self.copies.copy_s}
 
     def machine(self, name: str) -> Machine:
         """The machine with these constants. Its client takes no time: a live run's reacts in the same round."""
@@ -178,12 +180,14 @@ def fit(
 
     With a `mix` of what will be played, its kinds of steps matter as it says, and where it lies beyond is told.
     """
-    fitted = fit_steps(steps, seed, None if mix is None else mix.weights())
+    host = fit_host(steps, seed)
+    fitted = fit_steps(host.steps, seed, None if mix is None else mix.weights())
     probed = farthest(map(Shape.of, steps))
     return Fit(
         limits,
         fitted,
         fit_copies(copies, limits.block_bytes, seed),
+        host.constants,
         probed,
         _spread(steps),
         () if mix is None else mix.beyond(probed),

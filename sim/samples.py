@@ -13,6 +13,14 @@ AT_ONCE_S = 0.005  # a call that is due so soon after a step's end follows on it
 SHORTEST_S = 1e-12  # what took less took no time: no clock tells so little, and numbers overflow behind it
 
 
+class HostShare(NamedTuple):
+    """What of a step's time was not the workers', and for whom the engine worked then on the host."""
+
+    seconds: float
+    admitted: int  # calls
+    sampled: int  # tokens
+
+
 class StepSample(NamedTuple):
     """A step that took `seconds`. The sums are those of a machine's step time, see `Stepped`."""
 
@@ -21,6 +29,8 @@ class StepSample(NamedTuple):
     attended_tokens: int
     decode_calls: int
     context_tokens: int
+    host: HostShare | None = None  # None: not known
+    explained_s: float = 0.0  # of `seconds`, what is in other constants than the sums': not theirs to explain
 
 
 class CopySample(NamedTuple):
@@ -39,6 +49,8 @@ class Samples:
     in it, and the steps of a busy engine come to the whole time that it was busy: a client that follows a call's end
     with the next call in no time, as far as anybody can see, is part of that. Where a call waited for a copy between
     two steps, the later one counts from when it was scheduled. A new run starts the time anew.
+
+    Where a step says what the workers took, the rest of its time is the host's.
     """
 
     def __init__(self) -> None:
@@ -52,7 +64,8 @@ class Samples:
             e.CallAborted: self._call_ended,
             e.Stepped: self._stepped,
             e.Copied: self._copied,
-            e.CallAdmitted: lambda fact: self._loads.discard(fact.call),  # one that was given up has no end
+            e.CallAdmitted: self._call_admitted,
+            e.FirstToken: self._first_token,
             e.LoadStarted: self._load_started,
             e.LoadFinished: self._load_finished,
             e.OffloadStarted: lambda fact: self._copy_started(True, fact.agent, fact),
@@ -74,6 +87,8 @@ class Samples:
         self._ended_s = 0.0  # the last step
         self._loads: set[CallId] = set()  # under way: for whom
         self._loaded = False  # since the last step
+        self._admitted = 0  # calls, since the last step
+        self._firsts = 0  # first tokens of calls, since the last step
         self._started: dict[
             tuple[bool, str], tuple[float, int]
         ] = {}  # copies, by direction and whose: since when, blocks
@@ -89,6 +104,13 @@ class Samples:
         self._calls.discard(fact.call)
         self._loads.discard(fact.call)
 
+    def _call_admitted(self, fact: e.CallAdmitted) -> None:
+        self._loads.discard(fact.call)  # one that was given up has no end
+        self._admitted += 1
+
+    def _first_token(self, fact: e.FirstToken) -> None:
+        self._firsts += 1
+
     def _stepped(self, fact: e.Stepped) -> None:
         if fact.from_s < self._ended_s:  # asynchronous scheduling: it was scheduled while the one before it ran
             began_s = self._ended_s
@@ -100,7 +122,15 @@ class Samples:
         self._loaded = bool(self._loads)
         seconds = fact.at_s - began_s
         if (fact.prefill_tokens or fact.decode_calls) and seconds >= SHORTEST_S:
-            self.steps.append(StepSample(seconds, *fact[2:]))
+            sums = (fact.prefill_tokens, fact.attended_tokens, fact.decode_calls, fact.context_tokens)
+            self.steps.append(StepSample(seconds, *sums, self._host(fact, seconds)))
+        self._admitted = self._firsts = 0
+
+    def _host(self, fact: e.Stepped, seconds: float) -> HostShare | None:
+        if fact.worker_s is None or not 0 <= fact.worker_s <= seconds:
+            return None
+        rest_s = max(seconds - fact.worker_s, SHORTEST_S)
+        return HostShare(rest_s, self._admitted, fact.decode_calls + self._firsts)
 
     def _load_started(self, fact: e.LoadStarted) -> None:
         self._loads.add(fact.call)

@@ -29,6 +29,7 @@ COLUMNS = (
     "token_s",
 )  # what is solved for
 LEAST_STEPS = 20
+LEAST_SHARE = 0.05  # of a step's time, that is left to its sums whatever else explains it
 FULL_KIND = 12  # steps from which on a kind counts fully: what was seen once or twice says less
 ELSEWHERE = 0.02  # of the weight, for the kinds of steps that will not be played: they keep the fit in its form
 BENDS = 24  # numbers of tokens that are tried as the bend
@@ -119,8 +120,10 @@ class _Steps:
     """Steps as arrays, sorted into kinds and into runs of equal steps that followed each other."""
 
     def __init__(self, steps: Sequence[StepSample], importance: Mapping[str, float] | None) -> None:
-        table = np.array(steps, dtype=np.float64).reshape(-1, len(StepSample._fields))
-        self.seconds, self.prefill, self.attended, self.decode, self.context = table.T
+        table = np.array([step[:5] for step in steps], dtype=np.float64).reshape(-1, 5)
+        self.measured, self.prefill, self.attended, self.decode, self.context = table.T
+        explained = np.array([step.explained_s for step in steps])
+        self.seconds: Array = np.maximum(self.measured - explained, LEAST_SHARE * self.measured)
         self.tokens = self.prefill + self.decode
         names = [kind(step) for step in steps]
         self.kinds = list(dict.fromkeys(names))
@@ -224,10 +227,11 @@ def _estimate(name: str, fitted: _Bent, drawn: Array, bend: float) -> Estimate:
 
 def _errors(data: _Steps, fitted: LinearFit) -> tuple[list[KindError], KindError, float]:
     """Relative errors, of the measured time, by kind and of all."""
-    times = data.seconds / (1 - fitted.residuals)
-    errors = times / data.seconds - 1
-    kinds = [_error(name, data.seconds[data.of_kind == at], errors[data.of_kind == at]) for at, name in _in_order(data)]
-    return kinds, _error("all", data.seconds, errors), float(times.sum() / data.seconds.sum() - 1)
+    measured = data.measured
+    times = data.seconds / (1 - fitted.residuals) + (measured - data.seconds)
+    errors = times / measured - 1
+    kinds = [_error(name, measured[data.of_kind == at], errors[data.of_kind == at]) for at, name in _in_order(data)]
+    return kinds, _error("all", measured, errors), float(times.sum() / measured.sum() - 1)
 
 
 def _in_order(data: _Steps) -> list[tuple[int, str]]:

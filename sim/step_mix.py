@@ -141,17 +141,21 @@ def mix_of(applications: Iterable[Application], machine: Machine) -> StepMix:
     mix, timing = StepMix(), machine.timing()
     prompts: dict[CallId, int] = {}  # of the calls under way
     computed: dict[CallId, int] = {}
+    targets: dict[CallId, int] = {}  # of those that run: what they compute before their next token
+    admitted: set[CallId] = set()  # since the last step
 
     def heard(fact: object) -> None:
         if isinstance(fact, e.CallArrived):
             prompts[fact.request.id] = fact.request.prompt_tokens
         elif isinstance(fact, e.CallAdmitted):
             computed[fact.call] = fact.gpu_hit_tokens + fact.host_hit_tokens
+            targets[fact.call] = fact.resumed_tokens or prompts[fact.call]
+            admitted.add(fact.call)
         elif isinstance(fact, e.CallFinished):
-            del prompts[fact.call], computed[fact.call]
+            del prompts[fact.call], computed[fact.call], targets[fact.call]
 
     def scheduled(step: Scheduled) -> None:
-        chunks, contexts = [], []
+        chunks, contexts, completed = [], [], 0
         for call, tokens in step.tokens.items():
             before = computed[call]
             computed[call] += tokens
@@ -159,9 +163,12 @@ def mix_of(applications: Iterable[Application], machine: Machine) -> StepMix:
                 contexts.append(before)
             else:
                 chunks.append((tokens, before))
+                completed += before + tokens == targets[call]
+        step_ps = timing.of_step(chunks, contexts, admitted=len(admitted), completed=completed)
+        admitted.clear()
         mix.add(
             StepSample(
-                timing.of_step(chunks, contexts) / PS_PER_S,
+                step_ps / PS_PER_S,
                 sum(tokens for tokens, _ in chunks),
                 sum(tokens * before + tokens * (tokens + 1) // 2 for tokens, before in chunks),
                 len(contexts),

@@ -9,11 +9,13 @@ import numpy as np
 from tokencake.policies.vllm import Vllm
 from tokencake.sim.fit import Limits
 from tokencake.sim.machine import PS_PER_S, Machine
-from tokencake.sim.samples import StepSample
+from tokencake.sim.samples import HostShare, StepSample
 from tokencake.sim.scheduler import Scheduled
 from tokencake.sim.simulate import simulate
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application
+
+UNEXPLAINED_S = 5e-4  # of a step's time, what the host takes whatever is in it
 
 
 def limits_of(machine: Machine) -> Limits:
@@ -35,14 +37,16 @@ def steps_of(application: Application, machine: Machine) -> list[StepSample]:
     computed: dict[str, int] = {}
     prompts = {call.id: call.prompt_tokens for call in application.calls}
     steps: list[StepSample] = []
+    came: list[str] = []  # calls that were admitted since the last step
 
     def admitted(fact: object) -> None:
         if isinstance(fact, e.CallAdmitted):
             assert not fact.resumed_tokens, "the probes leave room for every call"
             computed[fact.call] = fact.gpu_hit_tokens
+            came.append(fact.call)
 
     def scheduled(step: Scheduled) -> None:
-        chunks, contexts = [], []
+        chunks, contexts, completed = [], [], 0
         for call, tokens in step.tokens.items():
             before = computed[call]
             computed[call] += tokens
@@ -50,10 +54,16 @@ def steps_of(application: Application, machine: Machine) -> list[StepSample]:
                 contexts.append(before)
             else:
                 chunks.append((tokens, before))
+                completed += before + tokens == prompts[call]
         attended = sum(tokens * before + tokens * (tokens + 1) // 2 for tokens, before in chunks)
-        seconds = machine.timing().of_step(chunks, contexts) / PS_PER_S
+        timing, new = machine.timing(), len(came)
+        came.clear()
+        seconds = timing.of_step(chunks, contexts, admitted=new, completed=completed) / PS_PER_S
         prefill = sum(tokens for tokens, _ in chunks)
-        steps.append(StepSample(seconds, prefill, attended, len(contexts), sum(contexts)))
+        sampled = len(contexts) + completed
+        host_ps = timing.of_host(new, sampled)
+        host = HostShare(UNEXPLAINED_S + host_ps / PS_PER_S, new, sampled) if host_ps else None
+        steps.append(StepSample(seconds, prefill, attended, len(contexts), sum(contexts), host))
 
     simulate([application], Vllm(), machine, [admitted], one_by_one=True, step_log=scheduled)
     return steps

@@ -34,6 +34,7 @@ class _Recorder:
         self._computed: dict[CallId, int] = {}  # tokens of running calls that have KV
         self._target: dict[CallId, int] = {}  # tokens that they compute before they decode
         self._prompt: dict[CallId, int] = {}
+        self._admitted = 0  # calls, since the last step was scheduled
         self._pending: e.Stepped | None = None
         self.records: list[Record] = []
 
@@ -42,7 +43,10 @@ class _Recorder:
             self.records.append(self._pending)
         prefills = {call: (n, self._computed[call]) for call, n in scheduled.tokens.items() if self._prefills(call)}
         decoding = [self._computed[call] for call in scheduled.tokens if call not in prefills]
-        end_ps = scheduled.at_ps + self._timing.of_step(prefills.values(), decoding)
+        completed = sum(n + before == self._target[call] for call, (n, before) in prefills.items())
+        took_ps = self._timing.of_step(prefills.values(), decoding, admitted=self._admitted, completed=completed)
+        self._admitted = 0
+        end_ps = scheduled.at_ps + took_ps
         # a preempted call that comes back for a single token decodes, as vLLM sees it
         back = [call for call, (n, before) in prefills.items() if n == 1 and before >= self._prompt[call]]
         contexts = [*decoding, *(self._computed[call] for call in back)]
@@ -65,6 +69,7 @@ class _Recorder:
         if isinstance(record, e.CallArrived):
             self._prompt[record.request.id] = record.request.prompt_tokens
         elif isinstance(record, e.CallAdmitted):
+            self._admitted += 1
             self._computed[record.call] = record.gpu_hit_tokens + record.host_hit_tokens
             self._target[record.call] = record.resumed_tokens or self._prompt[record.call]
         if self._pending is not None and self._ended(record):

@@ -40,7 +40,9 @@ CPU = Machine(
     copy_s=1e-3,
 )
 GPU = replace(load_machine("a800-qwen2.5-14b"), step_s=4e-3, floor_s=14e-3, token_s=1.2e-4, prefill_token_s=0.0)
-MACHINES = {"cpu": (CPU, QUICK), "gpu": (GPU, FULL)}
+BUSY = replace(CPU, host_call_s=1.5e-3, host_token_s=3e-4)
+MACHINES = {"cpu": (CPU, QUICK), "gpu": (GPU, FULL), "busy": (BUSY, QUICK)}
+HOST_FIELDS = ("host_call_s", "host_token_s")
 
 
 @cache
@@ -49,7 +51,7 @@ def true_steps(name: str) -> tuple[StepSample, ...]:
     return tuple(steps_of(step_probes(limits_of(machine), effort), machine))
 
 
-@pytest.mark.parametrize("name", MACHINES)
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
 def test_the_probes_tell_the_constants_exactly_where_nothing_disturbs(name):
     machine, _ = MACHINES[name]
     fitted = fit_steps(true_steps(name))
@@ -203,6 +205,53 @@ def test_kinds_are_named_by_what_is_in_a_step():
     assert kind(StepSample(1.0, 100, 5_050, 0, 0)) == "prefill of 65–256, cold"
     assert kind(StepSample(1.0, 100, 100 * 2_000 + 5_050, 0, 0)) == "prefill of 65–256, behind 1,025–4,096"
     assert kind(StepSample(1.0, 100, 5_050, 3, 600)) == "prefill of 65–256 beside decoding"
+
+
+# -- the host
+
+
+def test_a_host_that_was_timed_is_told_from_the_device():
+    """Its half millisecond that every step takes is no call's and no token's: it stays with `step_s`."""
+    fitted = fit(true_steps("busy"), [], limits_of(BUSY))
+
+    for field in (*FIELDS, *HOST_FIELDS):
+        assert fitted.constants[field].value == pytest.approx(getattr(BUSY, field), rel=0.02, abs=1e-12), field
+    assert abs(fitted.steps.total) < 0.001
+    assert fitted.steps.overall.p95 < 0.01
+    made = fitted.machine("any")
+    assert made.host_call_s == pytest.approx(1.5e-3, rel=0.02)
+
+
+def test_a_noisy_host_is_told_within_its_interval():
+    steps = noisy(true_steps("busy"), 5)
+    jittered = [
+        step._replace(host=step.host and step.host._replace(seconds=step.host.seconds * step.seconds / true.seconds))
+        for step, true in zip(steps, true_steps("busy"), strict=True)
+    ]
+    constants = fit(jittered, [], limits_of(BUSY)).constants
+    for field in HOST_FIELDS:
+        low, high = constants[field].low, constants[field].high
+        assert low is not None
+        assert high is not None
+        assert low <= getattr(BUSY, field) <= high
+        assert constants[field].value == pytest.approx(getattr(BUSY, field), rel=0.05)
+
+
+def test_a_host_that_was_not_timed_stays_in_the_other_costs():
+    """Of engines that schedule asynchronously, and in files of earlier versions."""
+    untimed = [step._replace(host=None) for step in true_steps("busy")]
+    fitted = fit(untimed, [], limits_of(BUSY))
+    for field in HOST_FIELDS:
+        assert fitted.constants[field] == (0.0, None, None, "the host's time was not told apart from the device's")
+    assert fitted.constants["decode_call_s"].value > CPU.decode_call_s + 0.9 * BUSY.host_token_s
+
+
+def test_calls_that_come_with_every_step_cannot_be_told_from_it():
+    """Each step is a prompt of its own: one call, one token."""
+    alike = [step for step in true_steps("busy") if step.host and step.host[1:] == (1, 1) and not step.decode_calls]
+    constants = fit(alike, [], limits_of(BUSY)).constants
+    for field in HOST_FIELDS:
+        assert constants[field] == (0.0, None, None, "these steps cannot tell it from the host's other work")
 
 
 # -- copies

@@ -248,7 +248,7 @@ def recorded(tmp_path):
     ]
     now_s = 0.0
     for step in steps_of(step_probes(limits, QUICK), SMALL):
-        facts.append(e.Stepped(now_s + step.seconds, now_s, *step[1:]))
+        facts.append(e.Stepped(now_s + step.seconds, now_s, *step[1:5]))
         now_s += step.seconds
     application = copy_probes(limits, QUICK)
     assert application is not None

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tokencake.sim.samples import CopySample, Samples
+from tokencake.sim.samples import CopySample, HostShare, Samples
 from tokencake.sim.samples_file import read_samples, samples_text
 from tokencake.traces import events as e
 from tokencake.traces.apps import NO_HINTS
@@ -59,6 +59,46 @@ def test_steps_that_are_scheduled_ahead_follow_each_other():
 def test_time_in_which_calls_only_wait_for_a_copy_is_no_steps_time():
     facts = [arrived(1.0), e.LoadStarted(1.0, "a/1", 3, 0), e.LoadFinished(1.5, "a/1", 3), stepped(1.5, 1.6)]
     assert seconds(*facts, stepped(1.62, 1.7)) == [0.1, 0.1]
+
+
+def test_what_the_workers_do_not_take_is_the_hosts():
+    """Two calls are admitted to the first step, which computes one of the prompts; both get tokens in the next."""
+    samples = Samples()
+    first = e.Stepped(1.1, 1.0, 150, 9_000, 0, 0, 0.07)
+    for fact in (
+        arrived(1.0),
+        arrived(1.0, "a/2"),
+        e.CallAdmitted(1.0, "a/1", 0, 0, 0),
+        e.CallAdmitted(1.0, "a/2", 0, 0, 0),
+        e.FirstToken(1.1, "a/1"),
+        first,
+        e.FirstToken(1.3, "a/2"),
+        e.Stepped(1.3, 1.1, 50, 3_000, 1, 100, 0.15),
+        stepped(1.3, 1.4),
+    ):
+        samples.add(fact)
+    assert [step.host and step.host._replace(seconds=round(step.host.seconds, 6)) for step in samples.steps] == [
+        HostShare(0.03, 2, 1),
+        HostShare(0.05, 0, 2),
+        None,  # nobody says what the workers took
+    ]
+
+
+@pytest.mark.parametrize("worker_s", [-0.1, 0.11])
+def test_workers_that_took_longer_than_the_step_say_nothing_of_the_host(worker_s: float):
+    samples = Samples()
+    for fact in (arrived(1.0), e.Stepped(1.1, 1.0, 0, 0, 1, 100, worker_s)):
+        samples.add(fact)
+    assert [step.host for step in samples.steps] == [None]
+
+
+def test_files_that_know_nothing_of_workers_are_read(tmp_path):
+    """As they were written before steps said it."""
+    path = tmp_path / "samples.jsonl"
+    line = '{"fact":"Stepped","at_s":1.1,"from_s":1.0,"prefill_tokens":0,"attended_tokens":0,"decode_calls":1,'
+    path.write_text(samples_text({}, []) + line + '"context_tokens":100}\n')
+    _, facts = read_samples(path)
+    assert list(facts) == [e.Stepped(1.1, 1.0, 0, 0, 1, 100, None)]
 
 
 def test_a_step_that_computes_nothing_is_no_sample():

@@ -266,6 +266,7 @@ class Stepped(NamedTuple):
     attended_tokens: int  # pairs of a prefill token and a token that it attends to, itself included
     decode_calls: int
     context_tokens: int  # of the decoding calls: the tokens that each attends to, but for the one that it computes
+    worker_s: float | None = None  # from when the workers were given it until its outcome came; None: not known
 
 
 class Copied(NamedTuple):

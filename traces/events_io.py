@@ -183,10 +183,14 @@ def _fields_of(kind: type) -> Mapping[str, object]:
 
 
 def _record(kind: type, value: object) -> Any:
-    """A fact, or one of the records in it, with exactly the fields that it has in Python."""
+    """A fact, or one of the records in it, with exactly the fields that it has in Python.
+
+    One that has a default may be missing: it came later than files that are still read.
+    """
     hints = _fields_of(kind)
-    found = members(value, hints.keys(), required=tuple(hints))
-    return kind(**{name: _value(hint, found[name], name) for name, hint in hints.items()})
+    defaults = getattr(kind, "_field_defaults", {})
+    found = members(value, hints.keys(), required=tuple(name for name in hints if name not in defaults))
+    return kind(**{name: _value(hint, found[name], name) for name, hint in hints.items() if name in found})
 
 
 def _value(hint: object, value: object, field: str) -> object:

@@ -51,6 +51,9 @@ def test_steps_say_what_was_computed(measured):
     assert sum(step.prefill_tokens for step in steps) == sum(c.prompt_tokens for c in calls.values()) - hit_tokens
     assert sum(step.decode_calls for step in steps) == sum(call.output_tokens - 1 for call in calls.values())
     assert all(step.from_s < step.at_s for step in steps)
+    workers_s = [step.worker_s for step in steps if step.worker_s is not None]
+    assert len(workers_s) == len(steps)  # one at a time: scheduling is synchronous
+    assert all(0 < took_s < step.at_s - step.from_s for took_s, step in zip(workers_s, steps, strict=True))
 
 
 def test_copies_of_every_size_are_made_both_ways(measured):
@@ -82,6 +85,7 @@ def test_a_machine_comes_out(measured):
     assert (machine.gpu_blocks, machine.block_tokens, machine.asynchronous) == (150, 32, False)
     assert machine.step_s > 0
     assert machine.prefill_token_s + machine.token_s > 0
+    assert machine.host_call_s > 0
 
 
 def test_the_command_measures_and_keeps_what_it_measured(tmp_path, monkeypatch, capsys):
