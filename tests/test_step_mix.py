@@ -47,9 +47,12 @@ def test_one_call_is_a_prefill_and_steps_that_decode() -> None:
     assert {shape.decode_calls for shape in mix.shapes()} == {0, 1}
 
 
+@pytest.mark.parametrize("host_s", [0.0, 2e-3])
 @pytest.mark.parametrize("gpu_blocks", [1_000, 60])
-def test_the_steps_of_a_busy_engine_take_its_whole_time_preempted_or_not(gpu_blocks: int) -> None:
-    machine = replace(MACHINE, gpu_blocks=gpu_blocks, max_context_tokens=900)
+def test_the_steps_of_a_busy_engine_take_its_whole_time_preempted_or_not(gpu_blocks: int, host_s: float) -> None:
+    machine = replace(
+        MACHINE, gpu_blocks=gpu_blocks, max_context_tokens=900, host_call_s=20 * host_s, host_token_s=host_s
+    )
     crowd = [alone(f"a{index}", 150 + index, 120) for index in range(12)]
     facts: list[Any] = []
     simulate(crowd, Vllm(), machine, [facts.append])
