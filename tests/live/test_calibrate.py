@@ -13,7 +13,7 @@ from tokencake.live import measure as measuring
 from tokencake.live.engine_options import EngineOptions
 from tokencake.live.in_process import InProcess
 from tokencake.live.measure import Effort, measure, step_probes
-from tokencake.sim.fit import fit_facts, limits_of
+from tokencake.sim.fit import fit_facts, host_load_of, limits_of
 from tokencake.sim.machine_file import load_machine
 from tokencake.sim.samples_file import read_samples
 from tokencake.traces import events as e
@@ -93,10 +93,18 @@ def test_the_command_measures_and_keeps_what_it_measured(tmp_path, monkeypatch, 
     machine, samples, report = tmp_path / "tiny.toml", tmp_path / "samples.jsonl", tmp_path / "fit.json"
     files = ["-o", str(machine), "--samples", str(samples), "--json", str(report)]
     size = ["--gpu-blocks", "150", "--host-gib", "0.03", "--max-context", "2048"]
-    assert run(["calibrate", "--model", "tiny", "--quick", *size, *files]) == 0
+    trace = tmp_path / "t.jsonl"
+    assert run(["trace", "generate", "code-writer", "--apps", "1", "-o", str(trace)]) == 0
+    played = ["--for", str(trace), "--shrink", "16", "--time-scale", "0.1"]
+    assert run(["calibrate", "--model", "tiny", "--quick", *size, *files, *played]) == 0
 
     assert load_machine(str(machine)).gpu_blocks == 150
     assert json.loads(report.read_text())["engine"]["vllm"].startswith("0.")
     assert "a decoding call, on top" in capsys.readouterr().out
-    engine, facts = read_samples(samples)
-    assert fit_facts(facts, limits_of(engine)).machine("tiny") == load_machine(str(machine))
+    probed = json.loads(report.read_text())["probed"]
+    assert probed["context_tokens"] > 600  # the trace's; the probes of LITTLE end at 256 and a few more
+    again = tmp_path / "again.toml"
+    assert run(["calibrate", "--from", str(samples), *played, "-o", str(again)]) == 0
+    assert load_machine(str(again)) == load_machine(str(machine))
+    engine, _ = read_samples(samples)
+    assert host_load_of(engine).keys() == {"waited_share", "stolen_share"}
