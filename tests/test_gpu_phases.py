@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu import results, summary
+from gpu import command, results, summary
 from gpu.plan import PROCESSES, phases_of
 from gpu.runner import Runner, Session
 
@@ -20,10 +21,12 @@ BENCHMARKS = ROOT / "benchmarks"
 SCRIPT = BENCHMARKS / "gpu_session.py"
 
 
-@pytest.fixture(autouse=True)
-def python_path(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def python_path() -> Iterator[None]:
     """What a worker finds: the package of the session, and the plan of these tests."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(BENCHMARKS), str(ROOT / "tests")]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(BENCHMARKS), str(ROOT / "tests")]))
+        yield
 
 
 def session(out: Path, deadline_s: float = 60.0, only: tuple[str, ...] = (), command: str = "played") -> Session:
@@ -35,20 +38,72 @@ def played(out: Path, *only: str) -> dict[str, Any]:
     return {name: results.read(out, name) for name in only}
 
 
-def test_a_phase_that_is_done_says_what_it_found(tmp_path: Path) -> None:
-    good = played(tmp_path, "good")["good"]
+QUICK = ("good", "bad", "behind-bad", "dead", "behind-dead", "late", "never", "on-nothing", "long")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a session that played all that takes no time."""
+    out = tmp_path_factory.mktemp("session")
+    assert not Runner(session(out, only=QUICK, command="first")).play()
+    return out
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> dict[str, Any]:
+    return {name: results.read(folder, name) for name in QUICK}
+
+
+def test_a_phase_that_is_done_says_what_it_found(found: dict[str, Any]) -> None:
+    good = found["good"]
     assert (good["status"], good["found"]["said"]) == ("done", "all is well")
     assert 0 <= good["seconds"] < 20
     assert good["found"]["by"] != os.getpid()
 
 
-def test_a_phase_that_fails_leaves_its_traceback_and_the_next_is_played_in_its_process(tmp_path: Path) -> None:
-    found = played(tmp_path, "bad", "behind-bad")
+def test_a_phase_that_fails_leaves_its_traceback_and_the_next_is_played_in_its_process(found: dict[str, Any]) -> None:
     assert found["bad"]["status"] == "failed"
     assert found["bad"]["error"] == "ValueError: three of four"
     assert 'raise ValueError("three of four' in found["bad"]["traceback"]
     assert found["bad"]["found"] == {"halfway": 1}
     assert found["behind-bad"]["status"] == "done"
+
+
+def test_a_phase_whose_process_dies_leaves_the_end_of_its_log(found: dict[str, Any]) -> None:
+    assert (found["dead"]["status"], found["dead"]["error"]) == ("failed", "its process ended with signal SIGKILL")
+    assert found["dead"]["log"][-1] == "the last words"
+    assert found["behind-dead"]["status"] == "done"
+
+
+def test_a_phase_that_stops_itself_keeps_what_it_has(found: dict[str, Any]) -> None:
+    late = found["late"]
+    assert (late["status"], late["error"], late["found"]) == ("out of time", "stopped after 3 s", {"halfway": 1})
+
+
+def test_what_stands_on_an_engine_that_never_comes_up_is_left_out(found: dict[str, Any]) -> None:
+    assert found["never"]["status"] == "failed"
+    assert (found["on-nothing"]["status"], found["on-nothing"]["error"]) == ("left out", "never failed")
+
+
+def test_a_phase_for_which_no_time_is_left_is_left_out(found: dict[str, Any]) -> None:
+    assert found["long"]["status"] == "left out"
+    assert "s were left" in found["long"]["error"]
+
+
+def test_what_is_done_is_not_repeated_and_what_is_not_is_played_again(folder: Path, found: dict[str, Any]) -> None:
+    again = played(folder, "good", "bad", "behind-bad")
+    assert again["good"] == found["good"]
+    assert again["behind-bad"] == found["behind-bad"]
+    assert again["bad"]["began"] > found["bad"]["began"]
+
+
+def test_the_summary_has_every_phase_and_every_call_of_the_command(folder: Path) -> None:
+    Runner(session(folder, only=("late",), command="second")).play()
+    content = json.loads((folder / summary.FILE).read_text())
+    commands = [call["command"] for call in content["commands"]]
+    assert (commands[0], commands[-1]) == ("first", "second")
+    status = {entry["phase"]: entry["status"] for entry in content["phases"]}
+    assert (status["good"], status["late"], status["up"]) == ("done", "out of time", "left out")
 
 
 @pytest.mark.slow
@@ -59,18 +114,6 @@ def test_a_phase_that_hangs_is_ended_and_the_next_is_played_in_another_process(t
     assert found["stuck"]["found"] == {"halfway": 1}
     assert any("in hangs" in line for line in found["stuck"]["log"]), "where it was"
     assert found["behind-stuck"]["status"] == "done"
-
-
-def test_a_phase_whose_process_dies_leaves_the_end_of_its_log(tmp_path: Path) -> None:
-    found = played(tmp_path, "dead", "behind-dead")
-    assert (found["dead"]["status"], found["dead"]["error"]) == ("failed", "its process ended with signal SIGKILL")
-    assert found["dead"]["log"][-1] == "the last words"
-    assert found["behind-dead"]["status"] == "done"
-
-
-def test_a_phase_that_stops_itself_keeps_what_it_has(tmp_path: Path) -> None:
-    late = played(tmp_path, "late")["late"]
-    assert (late["status"], late["error"], late["found"]) == ("out of time", "stopped after 3 s", {"halfway": 1})
 
 
 @pytest.mark.slow
@@ -92,18 +135,6 @@ def test_after_a_way_that_takes_too_long_the_quick_one_is_tried(tmp_path: Path) 
     assert (tmp_path / "ups").read_text().split() == ["first", "third"]
 
 
-def test_what_stands_on_an_engine_that_never_comes_up_is_left_out(tmp_path: Path) -> None:
-    found = played(tmp_path, "never", "on-nothing")
-    assert found["never"]["status"] == "failed"
-    assert (found["on-nothing"]["status"], found["on-nothing"]["error"]) == ("left out", "never failed")
-
-
-def test_a_phase_for_which_no_time_is_left_is_left_out(tmp_path: Path) -> None:
-    long = played(tmp_path, "long")["long"]
-    assert long["status"] == "left out"
-    assert "s were left" in long["error"]
-
-
 @pytest.mark.slow
 def test_the_deadline_ends_a_phase_before_its_limit_and_all_is_written(tmp_path: Path) -> None:
     began_s = time.monotonic()
@@ -116,29 +147,12 @@ def test_the_deadline_ends_a_phase_before_its_limit_and_all_is_written(tmp_path:
     assert (found["behind-endless"]["status"], found["behind-endless"]["error"]) == ("left out", "0 s were left")
 
 
-def test_what_is_done_is_not_repeated_and_what_is_not_is_played_again(tmp_path: Path) -> None:
-    first = played(tmp_path, "good", "bad", "behind-bad")
-    again = played(tmp_path, "good", "bad", "behind-bad")
-    assert again["good"] == first["good"]
-    assert again["behind-bad"] == first["behind-bad"]
-    assert again["bad"]["began"] > first["bad"]["began"]
-
-
 @pytest.mark.slow
 def test_a_phase_on_an_engine_brings_the_engine_up_again(tmp_path: Path) -> None:
     played(tmp_path, "up", "on-it")
     still = played(tmp_path, "still-on-it")["still-on-it"]
     assert still["status"] == "done"
     assert (tmp_path / "ups").read_text().split()[3:] == ["first", "second", "third"]
-
-
-def test_the_summary_has_every_phase_and_every_call_of_the_command(tmp_path: Path) -> None:
-    Runner(session(tmp_path, only=("good",), command="first")).play()
-    Runner(session(tmp_path, only=("late",), command="second")).play()
-    content = json.loads((tmp_path / summary.FILE).read_text())
-    assert [call["command"] for call in content["commands"]] == ["first", "second"]
-    status = {entry["phase"]: entry["status"] for entry in content["phases"]}
-    assert (status["good"], status["late"], status["up"]) == ("done", "out of time", "left out")
 
 
 def test_a_half_written_result_is_none(tmp_path: Path) -> None:
@@ -150,10 +164,13 @@ def test_a_half_written_result_is_none(tmp_path: Path) -> None:
 # -- the command
 
 
-def command(*arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=timeout_s, check=False
-    )
+def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of the command."""
+    monkeypatch.setattr(sys, "argv", ["gpu_session.py", *arguments])
+    try:
+        return command.main()
+    except SystemExit as exit:
+        return int(exit.code or 0)
 
 
 @pytest.mark.parametrize(
@@ -168,37 +185,51 @@ def command(*arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedPro
         (["--det"], "unrecognized arguments: --det"),
     ],
 )
-def test_a_wrong_call_is_refused(tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_a_wrong_call_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
     out = [] if not arguments else ["--out", str(tmp_path)]
-    done = command(*out, *arguments)
-    assert done.returncode == 2
-    assert said in done.stderr
+    assert called(monkeypatch, *out, *arguments) == 2
+    assert said in capsys.readouterr().err
 
 
-@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="there is a GPU")
-def test_without_a_gpu_nothing_is_played_but_dry(tmp_path: Path) -> None:
-    done = command("--out", str(tmp_path))
-    assert (done.returncode, done.stderr) == (
-        2,
-        "error: no GPU was found: --dry plays all phases on a CPU, with stand-ins\n",
-    )
+def test_without_a_gpu_nothing_is_played_but_dry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "machine_has_gpu", lambda: False)
+    assert called(monkeypatch, "--out", str(tmp_path)) == 2
+    assert capsys.readouterr().err == "error: no GPU was found: --dry plays all phases on a CPU, with stand-ins\n"
+
+
+def test_a_folder_that_cannot_be_made_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert called(monkeypatch, "--out", str(tmp_path / "file" / "out"), "--dry") == 2
+    assert capsys.readouterr().err == f"error: --out {tmp_path / 'file' / 'out'}: not a directory\n"
 
 
 def test_an_empty_folder_is_collected_too(tmp_path: Path) -> None:
-    done = command("--out", str(tmp_path), "--collect")
+    done = run("--out", str(tmp_path), "--collect")
     assert done.returncode == 1
     assert [line.split()[0] for line in done.stdout.splitlines()] == list(phases_of(PROCESSES))
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 @pytest.mark.slow
 def test_a_detached_session_outlives_its_command_and_is_waited_for_and_nobody_plays_beside_it(tmp_path: Path) -> None:
     """Its only phase needs torch, and fails where there is none: that is enough here."""
     arguments = ["--out", str(tmp_path), "--dry", "--only", "machine"]
-    started = command(*arguments, "--detach")
+    started = run(*arguments, "--detach")
     assert started.returncode == 0, started.stderr
     assert "--collect --wait SECONDS" in started.stdout
-    beside = command(*arguments)
-    collected = command("--out", str(tmp_path), "--collect", "--wait", "50")
+    beside = run(*arguments)
+    collected = run("--out", str(tmp_path), "--collect", "--wait", "50")
     assert "it still plays" not in collected.stdout
     result = results.read(tmp_path, "machine")
     assert result is not None
