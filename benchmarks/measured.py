@@ -4,9 +4,9 @@
 
 Each measurement is played on the machine that `derive` gives for its GPU, model, tokens a step and running calls.
 Printed are signed errors, simulated / measured - 1, of the time to the first token, the time between tokens and the
-latency of a call, and what other simulators published of the same run. `measured/` beside this file holds the
-measurements that may be passed on, with their sources; `--data` reads more from folders of the same layout
-(`measured/README.md`).
+latency of a call, of the throughput where single calls are known, and what other simulators published of the same run.
+`measured/` beside this file holds the measurements that may be passed on, with their sources; `--data` reads more from
+folders of the same layout (`measured/README.md`).
 
 `--fit-from` fits four constants of a GPU to one run, and plays all others with them: the step's fixed cost, arithmetic,
 and the bandwidth of weights and of contexts. What is learnt of another GPU is taken over as factors on its preset.
@@ -37,6 +37,8 @@ from tokencake.traces.reader import read_trace
 HERE = Path(__file__).parent / "measured"
 HTTP_S = 3e-3  # what a client sees beside the engine: HTTP, tokenising a short prompt, the first token's way back
 QUANTITIES = ("ttft", "tpot", "latency")
+THROUGHPUT = "output_tokens_per_s"  # from the first call's arrival to the last one's end
+COLUMNS = (*QUANTITIES, THROUGHPUT)
 QUANTILES = (50, 90, 99)
 PRIOR = 0.2  # how far a fit may take a constant from the preset at the price of one per cent of error in a quantity
 
@@ -111,11 +113,13 @@ def _requests(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def _measured(requests: Iterable[Mapping[str, Any]]) -> Figures:
+def _measured(requests: Sequence[Mapping[str, Any]]) -> Figures:
     """Of an engine's own times of each request, counted from when it was queued."""
-    first = [(request["first_token_ts"] - request["queued_ts"]) for request in requests]
-    latency = [(request["last_token_ts"] - request["queued_ts"]) for request in requests]
-    return figures(first, latency, [request["output_toks"] for request in requests])
+    first = [request["first_token_ts"] - request["queued_ts"] for request in requests]
+    latency = [request["last_token_ts"] - request["queued_ts"] for request in requests]
+    tokens = [request["output_toks"] for request in requests]
+    span_s = max(request["last_token_ts"] for request in requests) - min(request["queued_ts"] for request in requests)
+    return {**figures(first, latency, tokens), THROUGHPUT: {"mean": sum(tokens) / span_s}}
 
 
 def steady(
@@ -145,11 +149,14 @@ def play(run: Run, machine: Machine) -> Figures:
 
     simulate(run.applications, load_policy("vllm"), machine, [heard])
     beside_s = HTTP_S if run.over_http else 0.0
-    return figures(
+    tokens = [finished[call][1] for call in arrived]
+    found = figures(
         [first[call] - arrived[call] + beside_s for call in arrived],
         [finished[call][0] - arrived[call] + beside_s for call in arrived],
-        [finished[call][1] for call in arrived],
+        tokens,
     )
+    span_s = max(at_s for at_s, _ in finished.values()) - min(arrived.values())
+    return {**found, THROUGHPUT: {"mean": sum(tokens) / span_s}}
 
 
 def figures(ttft_s: Sequence[float], latency_s: Sequence[float], output_tokens: Sequence[int]) -> Figures:
@@ -195,7 +202,7 @@ def _factors(logs: Any) -> Factors:
 def line(run: Run, found: Figures, remark: str) -> str:
     """The means' errors, then the quantiles' where there are some."""
     parts = [f"{run.name:28s}"]
-    parts += [f"{found[name]['mean']:+7.1%}" if name in found else f"{'':7s}" for name in QUANTITIES]
+    parts += [f"{found[name]['mean']:+7.1%}" if name in found else f"{'':7s}" for name in COLUMNS]
     quantiles = [found[name][f"p{q}"] for name in QUANTITIES if "p50" in found.get(name, {}) for q in QUANTILES]
     parts.append(" ".join(f"{error:+6.1%}" for error in quantiles).ljust(62) if quantiles else " " * 62)
     return " ".join([*parts, remark]).rstrip()
@@ -203,7 +210,7 @@ def line(run: Run, found: Figures, remark: str) -> str:
 
 def summary(found: Sequence[Figures]) -> str:
     """Mean absolute and worst error of the means."""
-    means = [(abs(figures[name]["mean"]), name) for figures in found for name in figures]
+    means = [(abs(figures[name]["mean"]), name) for figures in found for name in figures if name in QUANTITIES]
     by_quantity = [f"{name} {np.mean([error for error, of in means if of == name]):.1%}" for name in QUANTITIES]
     worst, where = max(means)
     whole = np.mean([error for error, _ in means])
@@ -240,7 +247,8 @@ def report(runs: Sequence[Run], fitted: Run | None) -> list[dict[str, Any]]:
         names = ("fixed cost", "arithmetic", "weights", "contexts")
         what = ", ".join(f"{name} x{factor:.3f}" for name, factor in zip(names, factors, strict=True))
         print(f"Fitted to {fitted.name}: {what}")
-    print(f"{'errors of means; then p50 p90 p99 of each':28s}\n{'':28s} {'TTFT':>7s} {'TPOT':>7s} {'latency':>7s}")
+    print("errors of means; then p50 p90 p99 of each of the first three")
+    print(f"{'':28s} {'TTFT':>7s} {'TPOT':>7s} {'latency':>7s} {'tokens/s':>8s}")
     rows, played = [], []
     for run in runs:
         found = errors(play(run, run.machine(factors)), run.measured)

@@ -69,6 +69,7 @@ def test_the_figures_of_a_folder_of_one_s_own(tmp_path):
         "ttft": 0.04,
         "tpot": 0.01,
         "latency": 0.06,
+        "output_tokens_per_s": 50.0,
     }
 
 
