@@ -20,7 +20,7 @@ from tokencake.sim.machine import simulated_version
 from tokencake.traces.apps import CallId
 
 from . import vllm_driver, vllm_engine_core
-from .workloads import Workload, capped, published, workload
+from .workloads import Workload, capped, hosted, published, workload
 
 ENGINE_VERSION = simulated_version(check_vllm())
 SEEDS = range(240)
@@ -50,6 +50,11 @@ def test_every_step_is_equal(seed: int) -> None:
 @pytest.mark.parametrize("seed", CAPPED_SEEDS)
 def test_every_step_is_equal_where_long_prompts_are_cut(seed: int) -> None:
     assert_equal(capped(seed))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_step_is_equal_where_the_host_has_work(seed: int) -> None:
+    assert_equal(hosted(seed))
 
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["synchronous", "asynchronous"])
