@@ -134,6 +134,13 @@ ENGINE_OPTIONS = (  # by the fields of live.engine_options.EngineOptions
         help="Tokens of a step that has a CUDA graph. [default: what --max-running needs]",
     ),
     click.option("--model-runner", type=click.Choice(["v1", "v2"]), help="vLLM's. [default: vLLM's choice]"),
+    click.option(
+        "--stall-s",
+        type=_Number(0, min_open=True),
+        default=60.0,
+        show_default=True,
+        help="Calls wait and nothing happens: then a run has failed.",
+    ),
     click.option("--verbose", is_flag=True, help="Show vLLM's log."),
 )
 
@@ -421,11 +428,12 @@ def _report(
     workload: Workload,
     machine: Mapping[str, object],
     engine: Mapping[str, object] | None = None,
+    cut_off: Sequence[tuple[Run, Counts]] = (),
 ) -> dict[str, Any]:
     from .sim.report import build
     from .traces.reader import trace_digest
 
-    path, counts = workload.trace.path, finished[0][1]
+    path, counts = workload.trace.path, [*finished, *cut_off][0][1]
     played = {
         "path": str(path),
         "sha256": trace_digest(path),
@@ -439,7 +447,8 @@ def _report(
         played["time_scale"] = workload.time_scale
     if workload.shrink != 1:
         played["shrink"] = workload.shrink
-    return build(__version__, played, machine, [run for run, _ in finished], engine)
+    whole, partial = [run for run, _ in finished], [run for run, _ in cut_off]
+    return build(__version__, played, machine, whole, engine, partial)
 
 
 @cli.command()
@@ -491,7 +500,7 @@ def live(
     """Play TRACE on vLLM itself under each policy, and compare them with the first.
 
     The engine is started here, once for all runs, or is a server's. Without --policy: vllm, then tokencake. What
-    finished before an interrupt or a failure is reported.
+    finished before an interrupt or a failure is reported, and beside it how far the run came that it ended.
     """
     from .policies.registry import is_file, load_policy
     from .sim.compare import Workload
@@ -525,6 +534,7 @@ def live(
     outputs.check(trace, machine=machine_name, policies=contenders * repeat)
     workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized, time_scale, shrink)
     finished: list[tuple[Run, Counts]] = []
+    cut_off: list[tuple[Run, Counts]] = []
     about: dict[str, object] = {}
     try:
         with _progress(progress, outputs.quiet) as bar, _engine(engine, url, chat, control_token_file) as running:
@@ -535,12 +545,12 @@ def live(
                 label = {"repeat": index // len(contenders) + 1} if repeat > 1 else {}
                 path = outputs.events_file(index, spec)
                 one = replace(settings, policy=spec)
-                finished.append(_live_run(running, workload, one, path, watching(index), label))
+                finished.append(_live_run(running, workload, one, path, watching(index), label, cut_off))
     finally:
-        if finished:
+        if finished or cut_off:
             version = {"name": "vllm", "version": about.pop("vllm")}
             machine = {"name": about.pop("model"), **about}
-            outputs.publish(_report(finished, workload, machine, version))
+            outputs.publish(_report(finished, workload, machine, version, cut_off))
     return max([_doubts(run) for run, _ in finished])
 
 
@@ -629,20 +639,33 @@ def _live_run(
     events: Path | None,
     progress: Callable[[int, float], None],
     label: Mapping[str, object],
+    cut_off: list[tuple[Run, Counts]] | None = None,
 ) -> tuple[Run, Counts]:
+    """One run. If something ends it early, how far it came is added to `cut_off`."""
     from .sim.compare import Counts, options_of
     from .sim.report import Run
     from .traces.events_io import EventsWriter
     from .traces.metrics import Metrics
 
     counts, metrics = Counts(), Metrics()
-    with EventsWriter(events) if events else nullcontext() as writer:
-        journal = writer.add if writer else None
-        applications = workload.play(running.limits, counts)
-        stats = running.play(applications, settings, [metrics.add], journal, progress)
-    more = {**label, **stats.record()}
-    spec = settings.policy
-    return Run(spec, options_of(spec), settings.seed, stats.wall_s, stats.policy_s, metrics.result(), more), counts
+    spec, began_s = settings.policy, time.monotonic()
+
+    def run(wall_s: float, policy_s: float | None, more: Mapping[str, object]) -> tuple[Run, Counts]:
+        found = metrics.result()
+        return Run(spec, options_of(spec), settings.seed, wall_s, policy_s, found, {**label, **more}), counts
+
+    try:
+        with EventsWriter(events) if events else nullcontext() as writer:
+            journal = writer.add if writer else None
+            applications = workload.play(running.limits, counts)
+            stats = running.play(applications, settings, [metrics.add], journal, progress)
+    except (TokencakeError, KeyboardInterrupt) as error:
+        so_far = metrics.result()
+        if cut_off is not None and (so_far["calls"] or so_far["aborted_calls"]):
+            why = str(error) or "interrupted"
+            cut_off.append(run(time.monotonic() - began_s, None, {"partial": why}))
+        raise
+    return run(stats.wall_s, stats.policy_s, stats.record())
 
 
 def _doubts(run: Run) -> int:
@@ -699,7 +722,7 @@ class _Outputs(NamedTuple):
         try:
             if self.json_file is not None:
                 write_whole(self.json_file, json.dumps(report, indent=2, allow_nan=False) + "\n")
-            if self.csv_file is not None:
+            if self.csv_file is not None and report["runs"]:
                 write_whole(self.csv_file, csv_text(report))
         finally:  # a disk that is full keeps nobody from seeing the results
             if STANDARD_OUTPUT not in (self.json_file, self.csv_file):
@@ -711,11 +734,11 @@ def _print(report: dict[str, Any], quiet: bool) -> None:
     from .sim.printing import printing
 
     console = printing()
-    if not quiet:
+    if not quiet and report["runs"]:
         played, machine = report["trace"], report["machine"]
         console.print(f"{played['calls']:,} calls of {played['applications']:,} applications on {machine['name']}\n")
         console.print(reports.tables(report, console.width))
-    for line in reports.verdict(report):
+    for line in [*reports.verdict(report), *reports.cut_off(report)]:
         console.print(line, soft_wrap=True)
 
 

@@ -178,9 +178,10 @@ class Adapter:
         self._controller = controller
         self._report = self.copies.report = report
 
-    def end(self) -> None:
+    def end(self, *, cut_off: bool = False) -> None:
         """Give up all that is held, and report what the blocks were used for.
 
+        `cut_off`: the run came to no end of its own. Applications under way have not finished, and none is said to.
         Calls that vLLM has not finished are aborted as far as the run knows; vLLM goes on with their requests. Copies
         under way end by themselves. Whatever a sink raises, no run is under way then.
         """
@@ -191,7 +192,7 @@ class Adapter:
             self._tick(self.now_s())
             for call in list(self._calls.values()):
                 self._abort(call, self._now_s)
-            for app in list(self._apps):
+            for app in () if cut_off else list(self._apps):
                 self._end_app(app, self._now_s)
             self._report(self._occupancy.reading(self.steps))
         finally:
@@ -206,6 +207,11 @@ class Adapter:
     def at_rest(self) -> bool:
         """Whether vLLM has no request, and nothing is being copied."""
         return not (self._scheduler.requests or self.copies.under_way)
+
+    @property
+    def computing(self) -> bool:
+        """Whether a step is under way that computes something."""
+        return bool(self._flights)
 
     @property
     def policy_s(self) -> float:

@@ -322,6 +322,7 @@ class _Run:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._facts.given_up.update(self._player.under_way)
         with suppress(TokencakeError, TimeoutError):  # what went wrong first is what counts
             async with asyncio.timeout(GIVE_UP_S):
                 await self._server.end(self._name)

@@ -43,6 +43,7 @@ class Copies:
         self._loading: Counter[Hash] = Counter()  # … and from it
         self._under_way: dict[int, _UnderWay] = {}
         self._jobs = 0
+        self.ended = 0  # copies
         self.submitted: list[CopyJob] = []
         self.pinned: dict[AgentId, AgentCache] = {}
         self._kept: Counter[int] = Counter()  # by id, how often a block is held for an agent without a running call
@@ -70,6 +71,7 @@ class Copies:
             if seconds is not None:
                 copy.report(e.Copied(now_s, copy.to_host, copy.blocks, seconds))
             copy.done(now_s)
+        self.ended += len(jobs)
 
     # -- offload
 

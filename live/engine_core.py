@@ -25,6 +25,10 @@ class EngineHandle:
         self._armed_s: float | None = None
         self._timer: threading.Timer | None = None
 
+    @property
+    def has_own_process(self) -> bool:
+        return self._input_queue is not None
+
     @classmethod
     def find(cls, control: Control) -> EngineHandle:
         """The engine whose constructor is being run, told how its clients reach ours."""

@@ -15,6 +15,8 @@ CPU_ENVIRONMENT: Mapping[str, str] = {  # what we choose for an engine without a
     "OMP_NUM_THREADS": "1",  # threads that spin while another process has the core make steps many times slower
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB, where nobody said how many blocks
 }
+STALL_S = 60.0  # calls wait and nothing happens: so long, until that is an error
+LONGEST_COPY_S = 60.0  # no copy takes longer
 
 COMPILE = ("none", "graphs", "full")  # eager; CUDA graphs of decode steps alone; torch.compile and all CUDA graphs
 MODEL_RUNNERS: Mapping[str, str] = {"v1": "0", "v2": "1"}  # and what vLLM calls them in MODEL_RUNNER
@@ -45,6 +47,7 @@ class EngineOptions:
     compile: str | None = None  # one of COMPILE; None: `none` where there is no GPU, else vLLM's choice, `full`
     largest_graph_tokens: int | None = None  # of a step that has a CUDA graph; None: as many as `max_running` needs
     model_runner: str | None = None  # one of MODEL_RUNNERS
+    stall_s: float = STALL_S  # a run in which nothing happens for so long, though calls wait, has failed
     verbose: bool = False  # whether vLLM's log is shown
 
 

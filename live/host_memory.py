@@ -26,6 +26,7 @@ PIECE_BYTES = 64 << 20  # taken by one thread at a time: some hundredths of a se
 MOST_THREADS = 16
 LIMIT_S = 180.0  # for all of it: then something is wrong, or so much memory should not be asked for
 TOLD_S = 2.0  # between two lines of progress
+TOLD_BYTES = 2 << 30  # of less memory nothing is told
 
 Register = Callable[[torch.Tensor], None]
 
@@ -124,7 +125,7 @@ class _Progress:
     def add(self, done_bytes: int) -> None:
         self.done += done_bytes
         now_s = monotonic()
-        if now_s < self._said_s + TOLD_S:
+        if now_s < self._said_s + TOLD_S or self._whole < TOLD_BYTES:
             return
         self._said_s = now_s
         took_s = now_s - self._begin_s

@@ -22,11 +22,12 @@ from ..traces.errors import EngineError, RunError, TokencakeError
 from ..traces.events import Request
 from ..traces.limits import problem
 from .counters import EngineCounters, FactCounters, disagreements
-from .engine_options import EngineOptions
+from .engine_options import LONGEST_COPY_S, EngineOptions
 from .lateness import CallLatencies
 from .metadata import KEY, to_metadata
 from .play import Player
 from .settings import RunSettings
+from .stall import Watch
 from .start import Started, start
 from .tokens import Tokens
 
@@ -34,7 +35,6 @@ Progress = Callable[[int, float], None]  # applications that ended, seconds sinc
 
 LONGEST_SLEEP_S = 0.1  # an interrupt is noticed at the latest after this
 EMPTY_STEP_S = 0.0005  # after a step that computed nothing: somebody else needs the time, to copy
-DRAINED_S = 60.0  # no copy takes longer: a run whose engine is not at rest by then has failed
 
 
 class EngineLimits(NamedTuple):
@@ -142,10 +142,11 @@ class InProcess:
         """Run all applications to their ends under a policy, on an empty cache, and report the facts as they happen.
 
         Raises `EngineError` for a call that the engine can never serve, `PolicyError` for a policy that is not there,
-        and `RunError` if vLLM fails. After any of them, and after an interrupt, the engine is at rest and can play
-        again, unless vLLM itself has died.
+        and `RunError` if vLLM fails, or if calls wait and nothing happens for the options' `stall_s`. After any of
+        them, and after an interrupt, the sinks have heard that the calls under way were given up, and the engine is at
+        rest and can play again, unless vLLM itself has died.
         """
-        run = _Run(self._engine, self._counters, settings, outputs)
+        run = _Run(self._engine, self._counters, settings, outputs, self.options.stall_s)
         with _interrupt_noted() as interrupted:
             return run.play(_checked(applications, self.limits), sinks, journal, progress, interrupted)
 
@@ -153,7 +154,9 @@ class InProcess:
 class _Run:
     """One run: the engine of a `Player`, and the loop that drives both."""
 
-    def __init__(self, engine: Started, counters: EngineCounters, settings: RunSettings, outputs: bool) -> None:
+    def __init__(
+        self, engine: Started, counters: EngineCounters, settings: RunSettings, outputs: bool, stall_s: float
+    ) -> None:
         self._engine = engine
         self._adapter = engine.adapter
         self._vllm_counters = counters
@@ -164,6 +167,7 @@ class _Run:
         self._start_s = 0.0  # where there is no adapter, which has a clock of its own
         self._start_wall_s = 0.0
         self._steps = 0
+        self._watch = Watch(stall_s)
         self._requests: dict[CallId, str] = {}  # of calls under way: vLLM's name for the request
         self._wanted: dict[CallId, int] = {}  # and how long the answer has to be
 
@@ -189,7 +193,7 @@ class _Run:
             wall_s, policy_s = self.now_s(), 0.0 if self._adapter is None else self._adapter.policy_s
         except BaseException:
             with suppress(Exception):  # an engine that cannot come to rest now will refuse the next run
-                self._come_to_rest()
+                self._come_to_rest(cut_off=True)
             raise
         self._come_to_rest()
         return LiveStats(
@@ -253,6 +257,7 @@ class _Run:
             else:
                 ended = []
                 self._sleep(player.next_due_s)
+            self._look_out(player)
 
     def _must_step(self) -> bool:
         return self._engine.busy or (self._adapter is not None and self._adapter.has_work())
@@ -269,6 +274,8 @@ class _Run:
         for output in outputs:
             if output.finished:
                 ended.append((output.request_id, self._answer(output)))
+        if self._engine.executed or ended:
+            self._watch.happened(self.now_s())
         if self._engine.executed:
             self._steps += 1
         elif not ended:
@@ -287,6 +294,14 @@ class _Run:
             self._outputs[call] = answer
         return answer
 
+    def _look_out(self, player: Player) -> None:
+        """Raise `RunError` when calls wait and nothing happens."""
+        if player.next_due_s is not None:
+            self._watch.happened(self.now_s())
+        elif self._watch.is_over(now_s := self.now_s(), self._adapter):
+            names = {request: call for call, request in self._requests.items()}
+            raise RunError(self._watch.words(now_s, self._engine.core.scheduler, self._adapter, names))
+
     def _sleep(self, due_s: float | None) -> None:
         """Until the next thing is due, or the policy wants to be asked; an interrupt is noticed in between."""
         wake_s = None if self._adapter is None else self._adapter.wake_s()
@@ -297,17 +312,19 @@ class _Run:
 
     # -- the end
 
-    def _come_to_rest(self) -> None:
-        """Abort what is left, end the run, and step until no copy is under way: the next run finds an idle engine."""
-        if self._requests:
-            self._engine.llm.abort_request(list(self._requests.values()), internal=True)
-        if self._adapter is not None and self._adapter.settings is not None:
-            self._adapter.end()
-        limit_s = time.monotonic() + DRAINED_S
+    def _come_to_rest(self, *, cut_off: bool = False) -> None:
+        """End the run, abort what is left, and step until no copy is under way: the next run finds an idle engine."""
+        try:
+            if self._adapter is not None and self._adapter.settings is not None:
+                self._adapter.end(cut_off=cut_off)
+        finally:
+            if self._requests:
+                self._engine.llm.abort_request(list(self._requests.values()), internal=True)
+        limit_s = time.monotonic() + LONGEST_COPY_S
         while self._must_step():
             self._engine.llm.step()
             if time.monotonic() > limit_s:
-                raise RunError(f"the engine has not come to rest {DRAINED_S:.0f} s after the run's end")
+                raise RunError(f"the engine has not come to rest {LONGEST_COPY_S:.0f} s after the run's end")
 
     def _compared(self) -> tuple[dict[str, dict[str, int]], list[str]]:
         """vLLM's counters and ours, and where they differ."""

@@ -98,6 +98,11 @@ class Player:
         return self._heap[0].at_s if self._heap else None
 
     @property
+    def under_way(self) -> Sequence[AppId]:
+        """The applications that have begun and not ended."""
+        return tuple(self._plays)
+
+    @property
     def sent(self) -> Sequence[CallId]:
         """The calls that the engine has and that have not ended, in the order in which they were sent."""
         return tuple(self._sent)

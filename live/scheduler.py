@@ -7,7 +7,9 @@ order of its queues, the references of its blocks and the hooks of its connector
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -23,12 +25,15 @@ from .engine_core import EngineHandle
 from .limits import about, check_supported, host_slots, longest_context_tokens
 from .queues import Queues
 from .settings import control_token, server_settings
+from .stall import Watch
 from .versions import check_vllm
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.scheduler import Scheduler as _Base
 else:
     _Base = object
+
+logger = logging.getLogger(__name__)
 
 
 class TokencakeMixin(_Base):
@@ -57,6 +62,7 @@ class TokencakeMixin(_Base):
         control_token(told, [])  # one that is none is found before the model is loaded
         control = self._tokencake_control = Control(self.tokencake, told.client_timeout_s)
         self._tokencake_engine = EngineHandle.find(control)
+        self._tokencake_watch = Watch(told.stall_s)
         if told.run is not None:
             control.begin_own(told.run)
 
@@ -81,8 +87,18 @@ class TokencakeMixin(_Base):
                 queues.restore(laid)
         waiting = not self.running and self.get_request_counts()[1] > 0
         adapter.scheduled(output, waiting)
+        if self._tokencake_engine.has_own_process:  # else whoever drives it looks
+            self._tokencake_look_out(output)
         self._tokencake_engine.wake_at(adapter.wake_s(), adapter.now_s)
         return output
+
+    def _tokencake_look_out(self, output: Any) -> None:
+        """Say it, once, when calls wait and nothing happens."""
+        watch, now_s = self._tokencake_watch, monotonic()
+        if output.total_num_scheduled_tokens or not self.requests or self.tokencake.computing:
+            watch.happened(now_s)
+        elif watch.is_over(now_s, self.tokencake):
+            logger.error("%s", watch.words(now_s, self, self.tokencake))
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         self.tokencake.came()
@@ -110,6 +126,7 @@ class TokencakeMixin(_Base):
         super().add_request(request)
         self._tokencake_queues.version += 1
         if self.requests.get(request.request_id) is request:  # else: more input of one that is there
+            self._tokencake_watch.happened(monotonic())
             self.tokencake.arrived(request)
 
     def finish_requests(self, request_ids: str | Iterable[str] | None, finished_status: Any) -> Any:

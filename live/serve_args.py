@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 
 from ..traces.errors import EngineError
-from .engine_options import CPU_ENVIRONMENT, MODEL_RUNNER, MODEL_RUNNERS, TINY, EngineOptions, compilation
+from .engine_options import CPU_ENVIRONMENT, MODEL_RUNNER, MODEL_RUNNERS, STALL_S, TINY, EngineOptions, compilation
 from .protocol import CONTROL_TOKEN
 from .settings import SECTION, RunSettings
 from .tiny import tiny_model
@@ -41,7 +41,7 @@ def serve_args(
     args += ["--async-scheduling" if asynchronous else "--no-async-scheduling"]
     args += ["--scheduler-cls", ASYNCHRONOUS_SCHEDULER if asynchronous else SCHEDULER]
     args += ["--kv-transfer-config", json.dumps(connector_config(options))]
-    args += ["--additional-config", json.dumps(additional_config(settings, control=control))]
+    args += ["--additional-config", json.dumps(additional_config(settings, control=control, stall_s=options.stall_s))]
     args += ["--host", "127.0.0.1"]  # vLLM's own default is to listen to everybody
     for name, value in _limits(options).items():
         if value is not None:
@@ -87,10 +87,12 @@ def connector_config(options: EngineOptions) -> dict[str, object]:
     }
 
 
-def additional_config(settings: RunSettings, *, control: bool = False) -> dict[str, object]:
+def additional_config(settings: RunSettings, *, control: bool = False, stall_s: float = STALL_S) -> dict[str, object]:
     """vLLM's `additional_config`: the policy, and of the other settings those that are not at their defaults."""
     usual = RunSettings().as_record()
     told = {key: value for key, value in settings.as_record().items() if key == "policy" or value != usual[key]}
+    if stall_s != STALL_S:
+        told["stall_s"] = stall_s
     return {SECTION: told | ({"control_token_env": CONTROL_TOKEN} if control else {})}
 
 

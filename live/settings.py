@@ -14,6 +14,7 @@ from typing import Any
 from ..policies.costs import LinearCosts
 from ..traces.errors import EngineError
 from ..traces.fields import WrongField, flag, members, seconds, shown, whole
+from .engine_options import STALL_S
 
 SECTION = "tokencake"  # in vLLM's `additional_config`
 LARGEST_SEED = 2**63 - 1
@@ -48,6 +49,7 @@ class ServerSettings:
 
     run: RunSettings | None = None  # its own run; None: it serves as plain vLLM until a client begins one
     control_token_env: str | None = None  # the environment variable that has the token of the control routes
+    stall_s: float = STALL_S  # calls wait and nothing happens: so long, until that is said
     client_timeout_s: float = CLIENT_TIMEOUT_S  # a client of which nothing was heard for so long has left its run
 
 
@@ -75,11 +77,12 @@ def server_settings(additional_config: Mapping[str, Any] | None) -> ServerSettin
     if said is None:
         return ServerSettings()
     try:
-        own = members(said, frozenset(_CHECKS) | {"control_token_env", "client_timeout_s"})
+        own = members(said, frozenset(_CHECKS) | {"control_token_env", "client_timeout_s", "stall_s"})
         environment = own.get("control_token_env")
         return ServerSettings(
             from_record({name: value for name, value in own.items() if name in _CHECKS}),
             None if environment is None else _variable(environment, "control_token_env"),
+            _duration_s(own.get("stall_s", STALL_S), "stall_s"),
             _duration_s(own.get("client_timeout_s", CLIENT_TIMEOUT_S), "client_timeout_s"),
         )
     except WrongField as wrong:

@@ -6,7 +6,9 @@ the same is simulated again. The keys of `metrics` are those of `traces.metrics.
 
 The report of a live comparison has the same shape, and `engine`, which says which engine that was. Its policies may
 have several runs each, told apart by `repeat`; tables and verdict are then about their means. A run with `failed`, a
-line that says why, was not the policy's to its end: a policy with such a run has no figures and no verdict.
+line that says why, was not the policy's to its end: a policy with such a run has no figures and no verdict. A run that
+an interrupt or the engine ended is none of `runs`: it is one of `partial`, with the metrics of what had happened until
+then, and says there why it ended.
 """
 
 from __future__ import annotations
@@ -32,13 +34,13 @@ LABEL_WIDTH, VALUE_WIDTH, CHANGE_WIDTH, GAP = 25, 9, 8, 2  # characters in the s
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One policy's run that came to its end."""
+    """One policy's run, as far as it came."""
 
     policy: str  # as it was asked for, options included
     options: Mapping[str, object]
     seed: int
     wall_s: float
-    policy_s: float  # of it: spent in the policy
+    policy_s: float | None  # of it: spent in the policy; None: nobody knows
     metrics: Mapping[str, Any]
     more: Mapping[str, Any] = field(default_factory=dict)  # what only some engines have to say
 
@@ -62,10 +64,11 @@ def build(
     machine: Mapping[str, object],
     runs: Sequence[Run],
     engine: Mapping[str, object] | None = None,
+    partial: Sequence[Run] = (),
 ) -> dict[str, Any]:
     """The report. `trace` has at least path, sha256, applications and calls; `machine` its name and settings.
 
-    `engine` has the name and the version of the engine if it is a real one.
+    `engine` has the name and the version of the engine if it is a real one. `partial`: runs that were cut off.
     """
     return {
         "schema": SCHEMA,
@@ -74,6 +77,7 @@ def build(
         "trace": dict(trace),
         "machine": dict(machine),
         "runs": [run.record() for run in runs],
+        **({"partial": [run.record() for run in partial]} if partial else {}),
     }
 
 
@@ -317,9 +321,23 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
     Before them a line for each policy that failed, the first included: nothing is said of those, nor against them.
     """
     runs = averaged(report["runs"])
+    if not runs:
+        return []
     first, *others = runs
     failed = [f"{run['policy']} failed, and its figures are left out: {run['failed']}" for run in runs if run["failed"]]
     return [*failed, *(_verdict(run, first) for run in others if not run["failed"])]
+
+
+def cut_off(report: Mapping[str, Any]) -> list[str]:
+    """A line for each run that was cut off: how far it came, and why no further."""
+    return [_cut_off(run) for run in report.get("partial", ())]
+
+
+def _cut_off(run: Mapping[str, Any]) -> str:
+    repeat = f", repeat {run['repeat']}," if "repeat" in run else ""
+    calls, applications = run["metrics"]["calls"], run["metrics"]["applications"]
+    came = f"ended after {seconds(run['wall_s'])}, when {calls:,} calls and {applications:,} applications had finished"
+    return f"{run['policy']}{repeat} {came}, and is left out: {run['partial']}"
 
 
 def _verdict(run: Mapping[str, Any], first: Mapping[str, Any]) -> str:

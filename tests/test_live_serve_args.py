@@ -201,6 +201,7 @@ def test_a_server_with_few_blocks_can_start() -> None:
         ({"costs": {}}, "costs: the field "),
         ({"costs": 5}, "costs: expected an object, got 5"),
         ({"client_timeout_s": 0}, "client_timeout_s: expected seconds above 0"),
+        ({"stall_s": 0}, "stall_s: expected seconds above 0"),
         ({"control_token_env": "a b"}, "control_token_env: expected the name of an environment variable"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tokencake.sim.report import Run, averaged, build, csv_text, tables, verdict
+from tokencake.sim.report import Run, averaged, build, csv_text, cut_off, tables, verdict
 from tokencake.traces.metrics import Metrics
 
 
@@ -173,6 +173,21 @@ def test_what_the_engine_did_without_a_policy_that_failed_is_not_shown_as_its() 
     assert other.startswith("tokencake wins on mean application latency")
     assert report["runs"][1]["failed"] == WHY
     assert WHY in csv_text(report)
+
+
+def test_a_run_that_was_cut_off_is_told_of_and_counts_for_nobody() -> None:
+    why = "call 'a/c1' waits"
+    broken = replace(
+        a_run("tokencake", latency_s=1.0, applications=2), policy_s=None, more={"repeat": 2, "partial": why}
+    )
+    played = {"path": "t.jsonl", "sha256": "0" * 64, "applications": 5, "calls": 50}
+    report = build("1.2.3", played, {"name": "m"}, [a_run("vllm")], partial=[broken])
+    assert verdict(report) == []
+    (line,) = cut_off(report)
+    came = "ended after 0.500 s, when 50 calls and 2 applications had finished"
+    assert line == f"tokencake, repeat 2, {came}, and is left out: {why}"
+    assert verdict({**report, "runs": []}) == []
+    assert cut_off(a_report(a_run("vllm"))) == []
 
 
 def test_against_a_policy_that_failed_nobody_wins() -> None:

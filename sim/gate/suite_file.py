@@ -164,6 +164,7 @@ LIVE_KEYS: Mapping[str, Check[object]] = {  # of an engine: fields of live.engin
     "compile": one_of("none", "graphs", "full"),
     "largest_graph_tokens": whole_from(1, 2**31 - 1),
     "model_runner": one_of("v1", "v2"),
+    "stall_s": number_from(0, 1e9, above=True),
 }
 LIVE_RUN_KEYS: Mapping[str, Check[object]] = {  # what is simulated beside it, and how both are played
     "machine": _text,

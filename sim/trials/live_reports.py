@@ -116,7 +116,8 @@ _REPORT = record(
         "trace": _TRACE,
         "machine": _machine,
         "runs": list_of(_RUN, least=1, most=MOST_RUNS),
-    }
+    },
+    optional={"partial": list_of(free_object)},  # runs that were cut off: nothing is said of their policies
 )
 
 
