@@ -61,13 +61,11 @@ PROCESSES = (
     Process("copier-tests", (Phase("copier-tests", "the copier's tests", "gpu.copier_tests:passed", 60, 15),)),
     Process("canary", (Phase("canary", "one layer in bf16 answers", "gpu.answers:canary", 90, 25),)),
     Process(
-        "answers-fp32",
-        (Phase("answers-fp32", "answers are stock vLLM's, fp32", "gpu.answers:in_fp32", 75, 30),),
-        batch_invariant=True,
-    ),
-    Process(
-        "answers-bf16",
-        (Phase("answers-bf16", "answers are stock vLLM's, bf16", "gpu.answers:in_bf16", 75, 30),),
+        "answers",
+        (
+            Phase("answers-fp32", "answers are stock vLLM's, fp32", "gpu.answers:in_fp32", 75, 30),
+            Phase("answers-bf16", "answers are stock vLLM's, bf16", "gpu.answers:in_bf16", 75, 30),
+        ),
         batch_invariant=True,
     ),
     Process(
