@@ -13,7 +13,7 @@ what is not done yet. After --deadline seconds it stops by itself.
 Exit code: 0 if all phases are done, 1 if some are not, 2 if it was called wrongly, or nothing could be begun.
 
 Of an environment that is put together by hand it needs, beside vLLM and what that needs: click, numpy, rich, scipy,
-simpy, pytest, hypothesis. Tokencake itself need not be installed. CONTRIBUTING.md has the commands for a machine
+simpy, pytest, hypothesis. Tokencake is the checkout's, installed or not. CONTRIBUTING.md has the commands for a machine
 without a network.
 """
 
@@ -29,9 +29,10 @@ HERE = Path(__file__).resolve().parent
 
 
 def find_tokencake() -> None:
-    """Make it importable, here and in processes that are started: the root of a checkout is the package."""
+    """Make this checkout's importable, here and in processes that are started: its root is the package."""
     places = [str(HERE)]
-    if find_spec("tokencake") is None:
+    installed = find_spec("tokencake")
+    if installed is None or installed.origin is None or Path(installed.origin).resolve().parent != HERE.parent:
         links = Path(tempfile.gettempdir(), f"tokencake-checkout-{os.getuid()}")
         links.mkdir(exist_ok=True)
         link = links / "tokencake"

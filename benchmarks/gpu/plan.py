@@ -39,11 +39,7 @@ class Process:
     @property
     def opening(self) -> Phase | None:
         """The phase that all others of this process stand on, if it has one."""
-        return self.phases[0] if self.shared else None
-
-    @property
-    def shared(self) -> bool:
-        return len(self.variants) > 1
+        return self.phases[0] if len(self.variants) > 1 else None
 
 
 PLAYED = ("vllm", "tokencake", "native-offload")  # live, in this order, against predictions

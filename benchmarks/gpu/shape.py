@@ -15,6 +15,7 @@ from typing import Any
 from live_accuracy import formula_error
 
 from tokencake import __version__
+from tokencake.live.host_load import HostLoad
 from tokencake.live.in_process import InProcess
 from tokencake.live.measure import measure
 from tokencake.live.settings import RunSettings
@@ -22,7 +23,7 @@ from tokencake.policies.costs import LinearCosts
 from tokencake.policies.registry import load_policy
 from tokencake.policies.replay import replay_file
 from tokencake.sim import calibration
-from tokencake.sim.fit import fit_facts, limits_of
+from tokencake.sim.fit import fit_for, limits_of, rough_mix
 from tokencake.sim.machine import Machine
 from tokencake.sim.samples import Samples
 from tokencake.sim.simulate import simulate
@@ -55,15 +56,28 @@ def up(work: Work) -> dict[str, Any]:
 
 
 def calibrated(work: Work) -> dict[str, Any]:
+    """By probes of all sizes, and of the steps that what is played will come to."""
     engine, shape = engine_of(work), setups.shape_7b(work)
     facts: list[Any] = []
     limits = limits_of(engine.info())
-    began_s = time.monotonic()
-    measure(engine, limits, shape.effort, facts.append, link_gbps=shape.engine.link_gbps)
-    took_s = time.monotonic() - began_s
-    fitted = fit_facts(facts, limits)
+
+    def played() -> list[Application]:
+        return shape.workload(shape.counts[0])
+
+    began_s, load = time.monotonic(), HostLoad.now()
+    measure(
+        engine,
+        limits,
+        shape.effort,
+        facts.append,
+        link_gbps=shape.engine.link_gbps,
+        shapes=lambda: rough_mix(facts, limits, played).shapes(),
+    )
+    took_s, host_load = time.monotonic() - began_s, load.until(HostLoad.now())
+    work.note(calibration_s=took_s, host_load=host_load)
+    fitted = fit_for(facts, limits, played, 0, host_load)
     machine = fitted.machine(CALIBRATED)
-    work.note(calibration=calibration.build(__version__, engine.info(), fitted, machine), calibration_s=took_s)
+    work.note(calibration=calibration.build(__version__, engine.info(), fitted, machine), warnings=fitted.warnings())
     overall = fitted.steps.overall
     return {
         "said": f"{overall.steps} steps in {took_s:.0f} s, error {overall.median:+.1%} (95 % within {overall.p95:.1%})"
