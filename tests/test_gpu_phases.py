@@ -161,6 +161,13 @@ def test_a_half_written_result_is_none(tmp_path: Path) -> None:
     assert played(tmp_path, "good")["good"]["status"] == "done"
 
 
+def test_the_documents_name_every_phase_and_its_limit() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    told = {name.strip("`"): row[-1].removesuffix(" each") for row in rows for name in row[0].split(", ")}
+    assert told == {name: f"{phase.limit_s:.0f}" for name, phase in phases_of(PROCESSES).items()}
+
+
 # -- the command
 
 
