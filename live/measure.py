@@ -13,7 +13,7 @@ outside of the first one's sizes are measured and not extrapolated to.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -63,6 +63,8 @@ class Shape(Protocol):
     def decode_calls(self) -> int: ...
     @property
     def context_tokens(self) -> int: ...
+    @property
+    def contexts(self) -> int: ...
 
 
 class Played(Protocol):
@@ -223,12 +225,18 @@ class _Probe(NamedTuple):
     steps: int  # that the calls decode
     prompts_tokens: tuple[int, ...]
     before_tokens: int = 0  # cached, that the prompts follow on; 0: none
+    contexts: int = 0  # that all of them share; 0: each has its own
 
-    def contexts(self) -> Iterator[int]:
-        """The cached tokens that each of its agents continues; the last one may be that of the prompts."""
-        yield from (self.context_tokens for _ in range(self.calls))
-        if self.before_tokens:
-            yield self.before_tokens
+    def context_of(self, index: int) -> int:
+        """The number of the context that a call continues; the prompts are the one behind the last call."""
+        return index % self.contexts if self.contexts else index
+
+    def cached_tokens(self) -> list[int]:
+        """By the number of a context, how many of its tokens are continued."""
+        longest: dict[int, int] = {}
+        for index, tokens in enumerate((*(self.context_tokens for _ in range(self.calls)), self.before_tokens)):
+            longest[self.context_of(index)] = max(tokens, longest.get(self.context_of(index), 0))
+        return [tokens for _, tokens in sorted(longest.items())]
 
 
 class _Grid:
@@ -263,14 +271,26 @@ class _Grid:
         context = max(0, min(shape.context_tokens, self.longest_tokens - self._held(0))) // block * block
         prefill = min(shape.prefill_tokens, max(1, self.budget_tokens - shape.decode_calls), self.longest_tokens // 2)
         before = min(shape.before_tokens, self.longest_tokens - prefill - 1) // block * block
+        room_tokens = self._room_tokens - (self._held(before + prefill) if prefill else 0)
+        calls = max(
+            0,
+            min(shape.decode_calls, self._max_running - bool(prefill), self._side_by_side(shape, context, room_tokens)),
+        )
+        asked = shape.decode_calls + bool(prefill)
+        contexts = -(-min(shape.contexts, asked) * (calls + bool(prefill)) // max(1, asked))
         if not prefill:
-            calls = min(shape.decode_calls, self._max_running, self._room_tokens // self._held(context))
-            return _Probe(context, calls, self.effort.decode_steps, ()) if calls else None
-        beside = self._room_tokens - self._held(before + prefill)
-        calls = max(0, min(shape.decode_calls, self._max_running - 1, beside // self._held(context)))
+            return _Probe(context, calls, self.effort.decode_steps, (), contexts=contexts) if calls else None
         if calls:  # they decode once a first prompt has joined them
-            return _Probe(context, calls, 4, (JOINING_TOKENS, prefill), before)
+            return _Probe(context, calls, 4, (JOINING_TOKENS, prefill), before, contexts)
         return _Probe(0, 0, 0, (prefill,), before)
+
+    def _side_by_side(self, shape: Shape, context_tokens: int, room_tokens: int) -> int:
+        """How many calls have room behind contexts of a length, as many of them shared as the shape has it."""
+        alone = room_tokens // self._held(context_tokens)
+        if shape.contexts >= shape.decode_calls or not alone:
+            return alone
+        share = shape.contexts / shape.decode_calls
+        return max(alone, int((room_tokens - context_tokens) / (share * context_tokens + self._held(0))))
 
     def _held(self, context_tokens: int) -> int:
         """Tokens that a context and a call behind it take room for: whole blocks."""
@@ -311,27 +331,30 @@ class _Chain:
         self._app = app
         self.calls: list[Call] = []
         self._after: tuple[CallId, ...] = ()  # the calls that end last in the set before
-        self._contexts: list[CallId] = []  # by the number of an agent, who computed it
+        self._contexts: dict[int, CallId] = {}  # by the number of an agent, who computed it
 
     def application(self) -> Application:
         return Application(self._app, 0.0, tuple(self.calls))
 
     def cache(self, probes: Iterable[_Probe]) -> None:
         """Compute a context for each agent, as long as the longest that any probe continues of it."""
-        longest = [max(tokens) for tokens in zip_longest(*(probe.contexts() for probe in probes), fillvalue=0)]
+        longest = [max(tokens) for tokens in zip_longest(*(probe.cached_tokens() for probe in probes), fillvalue=0)]
         for index, tokens in enumerate(longest):
-            self._contexts.append(self._add(_agent(index), tokens, 1))
-            self._then(self._contexts[-1])
+            if tokens:
+                self._contexts[index] = self._add(_agent(index), tokens, 1)
+                self._then(self._contexts[index])
 
     def play(self, probe: _Probe) -> None:
         calls = [
-            self._behind(index, probe.context_tokens, JOINING_TOKENS, probe.steps + 1) for index in range(probe.calls)
+            self._behind(probe.context_of(index), probe.context_tokens, JOINING_TOKENS, probe.steps + 1)
+            for index in range(probe.calls)
         ]
         last: tuple[CallId, ...] = (calls[0], calls[-1]) if calls else ()
         waits = self._after
         for tokens in probe.prompts_tokens:
             if probe.before_tokens:
-                prompt = self._behind(probe.calls, probe.before_tokens, tokens, 1, after=waits)
+                context = probe.context_of(probe.calls)
+                prompt = self._behind(context, probe.before_tokens, tokens, 1, after=waits)
             else:
                 prompt = self._add("prefill", tokens, 1, after=waits)
             waits = (prompt,)

@@ -32,10 +32,15 @@ class Shape(NamedTuple):
     before_tokens: int  # that each of them attends to, beside those of the step
     decode_calls: int
     context_tokens: int  # of each decoding call
+    contexts: int  # that all its calls have between them: fewer than calls where they share what they attend to
 
     @classmethod
-    def of(cls, step: StepSample) -> Self:
-        """The shape of a step; of several prompts, or several contexts, the mean."""
+    def of(cls, step: StepSample, shared: float = 0.0) -> Self:
+        """The shape of a step; of several prompts, or several contexts, the mean.
+
+        `shared` is the share of what its calls attend to that others of them attend to as well. It matters where a
+        processor's cache holds what is read twice.
+        """
         tokens, calls = step.prefill_tokens, step.decode_calls
         within = tokens * (tokens + 1) // 2
         return cls(
@@ -43,6 +48,7 @@ class Shape(NamedTuple):
             max(0, step.attended_tokens - within) // tokens if tokens else 0,
             calls,
             step.context_tokens // calls if calls else 0,
+            max(1, round((1 - shared) * (calls + bool(tokens)))),
         )
 
 
@@ -57,7 +63,8 @@ REACHED: Mapping[str, str] = {
 
 def reach(shape: Shape) -> dict[str, int]:
     """How far a shape reaches, by the keys of REACHED."""
-    return {**shape._asdict(), "all_context_tokens": shape.decode_calls * shape.context_tokens}
+    all_context_tokens = shape.decode_calls * shape.context_tokens
+    return {name: getattr(shape, name, all_context_tokens) for name in REACHED}
 
 
 def farthest(shapes: Iterable[Shape]) -> dict[str, int]:
@@ -85,8 +92,8 @@ class StepMix:
         self._seconds: dict[str, dict[Shape, float]] = defaultdict(lambda: defaultdict(float))
         self._farthest = dict.fromkeys(REACHED, 0)
 
-    def add(self, step: StepSample) -> None:
-        shape = Shape.of(step)
+    def add(self, step: StepSample, shared: float = 0.0) -> None:
+        shape = Shape.of(step, shared)
         for name, value in reach(shape).items():
             self._farthest[name] = max(self._farthest[name], value)
         self._seconds[kind(step)][Shape(*map(_rounded, shape))] += step.seconds
@@ -166,6 +173,9 @@ def mix_of(applications: Iterable[Application], machine: Machine) -> StepMix:
                 completed += before + tokens == targets[call]
         step_ps = timing.of_step(chunks, contexts, admitted=len(admitted), completed=completed)
         admitted.clear()
+        held_tokens = (machine.gpu_blocks - step.free_blocks) * machine.block_tokens
+        read_tokens = sum(tokens + before for tokens, before in chunks) + sum(contexts)
+        shared = max(0.0, 1 - held_tokens / read_tokens)
         mix.add(
             StepSample(
                 step_ps / PS_PER_S,
@@ -173,7 +183,8 @@ def mix_of(applications: Iterable[Application], machine: Machine) -> StepMix:
                 sum(tokens * before + tokens * (tokens + 1) // 2 for tokens, before in chunks),
                 len(contexts),
                 sum(contexts),
-            )
+            ),
+            shared,
         )
 
     simulate(applications, Vllm(), machine, [heard], one_by_one=True, step_log=scheduled)

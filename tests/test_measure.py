@@ -112,10 +112,12 @@ def test_any_engine_that_is_not_tiny_can_play_it(limits):
 @pytest.mark.parametrize(
     "shape",
     [
-        Shape(0, 0, 5, 1_300),  # decoding, beyond the contexts of QUICK
-        Shape(1_100, 0, 0, 0),  # a cold prompt
-        Shape(300, 6_400, 0, 0),  # behind a long context
-        Shape(200, 2_000, 3, 900),  # beside decoding
+        Shape(0, 0, 5, 1_300, 5),  # decoding, beyond the contexts of QUICK
+        Shape(1_100, 0, 0, 0, 1),  # a cold prompt
+        Shape(300, 6_400, 0, 0, 1),  # behind a long context
+        Shape(200, 2_000, 3, 900, 4),  # beside decoding
+        Shape(0, 0, 12, 3_000, 2),  # twelve calls that have two contexts between them: 36,000 tokens, in 9,600
+        Shape(150, 2_000, 3, 2_000, 2),
     ],
 )
 def test_a_step_of_the_trace_is_measured_as_it_is(shape):
@@ -124,24 +126,30 @@ def test_a_step_of_the_trace_is_measured_as_it_is(shape):
     near = [
         step
         for step in map(Shape.of, steps_of(application, SMALL))  # which finds no call preempted
-        if all(abs(step[at] - wanted) <= 16 + 0.01 * wanted for at, wanted in enumerate(shape))
+        if all(abs(step[at] - wanted) <= 16 + 0.01 * wanted for at, wanted in enumerate(shape[:4]))
     ]
     assert near
+    assert sum(call.prompt.extends is None for call in application.calls) == (shape.contexts if max(shape[1:4]) else 1)
 
 
 def test_of_a_step_that_the_engine_cannot_hold_it_measures_what_it_can():
     """600 blocks of 16 tokens, four fifths of which contexts may take: of 40 calls of 3,000 tokens there are two."""
-    application = trace_probes(limits_of(SMALL), replace(QUICK, repeats=1), [Shape(0, 0, 40, 3_000)])
+    application = trace_probes(limits_of(SMALL), replace(QUICK, repeats=1), [Shape(0, 0, 40, 3_000, 40)])
     assert application is not None
     farthest = max((Shape.of(step) for step in steps_of(application, SMALL)), key=lambda shape: shape.decode_calls)
-    assert farthest == pytest.approx((0, 0, 2, 3_000), rel=0.02)
+    assert farthest == pytest.approx((0, 0, 2, 3_000, 2), rel=0.02)
     assert reach(farthest)["all_context_tokens"] < 0.8 * 600 * 16
 
 
 @given(
     st.lists(
         st.builds(
-            Shape, st.integers(0, 9_000), st.integers(0, 200_000), st.integers(0, 2_000), st.integers(0, 200_000)
+            Shape,
+            st.integers(0, 9_000),
+            st.integers(0, 200_000),
+            st.integers(0, 2_000),
+            st.integers(0, 200_000),
+            st.integers(1, 2_000),
         ),
         min_size=1,
         max_size=5,
@@ -166,7 +174,7 @@ def test_what_a_trace_needs_is_asked_for_once_the_steps_are_known():
 
     def shapes():
         heard.append(len(facts))
-        return [Shape(0, 0, 2, 2_000)]
+        return [Shape(0, 0, 2, 2_000, 2)]
 
     measure(engine, limits_of(SMALL), QUICK, facts.append, shapes=shapes)
     assert 0 < heard[0] < len(facts)
