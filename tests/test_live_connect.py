@@ -27,6 +27,7 @@ from tokencake.live.settings import RunSettings
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application
 from tokencake.traces.errors import EngineError, RunError
+from tokencake.traces.metrics import Metrics
 
 # `look` and `read` run side by side; `edit` goes on where `plan` ended, and `finish` where `edit` did, half cut off.
 AGENT: dict[str, object] = {
@@ -629,16 +630,20 @@ def test_an_interrupt_gives_up_the_calls_under_way_and_ends_the_run(
             os.kill(os.getpid(), signal.SIGINT)
             assert given_up.wait(20)
             return 0, None
-        if path == "/tokencake/end":
+        if path == "/tokencake/end" and not given_up.is_set():
+            server.records += [e.AppStarted(0.0, "fix"), e.AppFinished(1.0, "fix")]  # as a server ends what is left
             given_up.set()
         return None
 
     server.before = hang
     journal: list[Any] = []
+    metrics = Metrics()
     with pytest.raises(KeyboardInterrupt):
-        Remote(server.url, MODEL).play(trace, RunSettings(), journal=journal.append)
+        Remote(server.url, MODEL).play(trace, RunSettings(), [metrics.add], journal=journal.append)
     assert given_up.is_set()
     assert isinstance(journal[-1], e.Occupied)
+    assert e.AppFinished(1.0, "fix") in journal
+    assert metrics.result()["applications"] == 0  # for who measures it did not finish
     assert not any(call["call"] == "fix/look" for call in server.calls)
 
 

@@ -215,6 +215,7 @@ class Thief:
 '''
 
 
+@pytest.mark.slow
 def test_the_command_reports_what_was_played_until_then(tmp_path: Path) -> None:
     workload = list(shrunk(scaled(read_trace(ROOT / "examples" / "code-writer.jsonl"), 0.02), 24))[:2]
     write_trace(tmp_path / "t.jsonl", workload, Header(name="t", source="test", applications=2))
