@@ -9,13 +9,11 @@ from tokencake.live.in_process import InProcess
 from tokencake.live.settings import UNMEASURED
 from tokencake.sim.fit import limits_of
 from tokencake.sim.machine import Machine
-from tokencake.sim.presets import PUBLISHED
-from tokencake.sim.recorded import play_recorded, with_limits
 from tokencake.traces.apps import Application
 
 from . import results, setups
 from .plan import COMPILED
-from .shape import calibrated_machine, played_live, simulated
+from .shape import calibrated_machine, decided_again, played_live, simulated
 from .work import Work
 
 POLICY = "tokencake"
@@ -37,7 +35,7 @@ def replayed(work: Work) -> dict[str, Any]:
         work.note(engine=info, applications=len(workload), calls=setups.calls_of(workload))
         played_live(work, engine, POLICY, workload, machine.beliefs() if machine else UNMEASURED, events)
         limits = limits_of(info)
-    agreement = play_recorded(events, workload, with_limits(PUBLISHED, limits), POLICY)
+    agreement = decided_again(events, workload, limits, POLICY)
     tallies = {kind: {"recorded": tally.recorded, "different": tally.different}
                for kind, tally in agreement.tallies.items()}  # fmt: skip
     firsts = [f"{kind}: {tally.first}" for kind, tally in agreement.tallies.items() if tally.first is not None]

@@ -23,8 +23,10 @@ from tokencake.policies.costs import LinearCosts
 from tokencake.policies.registry import load_policy
 from tokencake.policies.replay import replay_file
 from tokencake.sim import calibration
-from tokencake.sim.fit import fit_for, limits_of, rough_mix
+from tokencake.sim.fit import Limits, fit_for, limits_of, rough_mix
 from tokencake.sim.machine import Machine
+from tokencake.sim.presets import PUBLISHED
+from tokencake.sim.recorded import Agreement, play_recorded, with_limits
 from tokencake.sim.samples import Samples
 from tokencake.sim.simulate import simulate
 from tokencake.traces.apps import Application
@@ -152,14 +154,16 @@ def live(work: Work, policy: str) -> dict[str, Any]:
     machine = machines.get(CALIBRATED) or machines[PRESET]
     workload = shape.workload(said["applications"])
     work.note(policy=policy, predictions={"written": said["written"], "sha256": digest(work.out)}, began=results.utc())
-    played = played_live(
-        work, engine, policy, workload, machine.beliefs(), work.folder("events") / f"{policy}.jsonl.gz"
-    )
-    metrics, samples = played
-    live_s, expected_s = metrics["makespan_s"], said["predictions"]
-    errors = {name: expected[policy]["makespan_s"] / live_s - 1 for name, expected in expected_s.items()}
+    events = work.folder("events") / f"{policy}.jsonl.gz"
+    metrics, samples = played_live(work, engine, policy, workload, machine.beliefs(), events)
+    limits = limits_of(engine.info())
+    if not limits.asynchronous:  # the steps of one that is cannot be played again
+        agreement = decided_again(events, workload, limits, policy)
+        work.note(parity=work.noted("parity") | agreement.record())
     if CALIBRATED in machines:
         work.note(steps_error=formula_error(machines[CALIBRATED], samples.steps))
+    live_s = metrics["makespan_s"]
+    errors = {name: expected[policy]["makespan_s"] / live_s - 1 for name, expected in said["predictions"].items()}
     differ = ", ".join(f"{name} {error:+.1%}" for name, error in errors.items())
     latency_s = metrics["app_latency_s"]["mean"]
     return {"said": f"makespan {live_s:.1f} s (said before: {differ}), mean application latency {latency_s:.1f} s"}
@@ -186,6 +190,11 @@ def played_live(
     if doubts:
         raise AssertionError(f"{policy}: {doubts[0]}")
     return metrics.result(), samples
+
+
+def decided_again(events: Path, workload: list[Application], limits: Limits, policy: str) -> Agreement:
+    """Whether the simulator's engine, given the times of a live run, does what the real one did."""
+    return play_recorded(events, workload, with_limits(PUBLISHED, limits), policy)
 
 
 def engine_of(work: Work) -> InProcess:
