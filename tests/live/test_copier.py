@@ -203,7 +203,9 @@ def test_a_copy_says_how_long_it_was_on_the_link_itself() -> None:
             copier.wait(SOON_S)
             ended += copier.finished()
         assert [one.job for one in ended] == [1, 2]
-        assert [one.seconds for one in ended] == pytest.approx([0.1, 0.02], rel=0.5)
+        first, second = (one.seconds for one in ended)
+        assert first > 0.099
+        assert 0.019 < second < 0.1  # with the wait it would be 0.12; a busy machine takes longer than 0.02
 
 
 def test_a_link_saves_no_time_up_while_it_is_idle() -> None:
