@@ -19,6 +19,7 @@ from .plan import Phase, Process, phases_of
 
 POLL_S = 0.1
 STACKS_S = 0.5  # for a process that is about to be ended to write where it is
+ENDING_S = 4.0  # for a process whose phases are through to end by itself
 LOG_LINES = 30  # of the log, in the result of a phase whose process died
 RESERVE_S = 3.0  # before the deadline: everything is written by then
 
@@ -123,7 +124,8 @@ class Runner:
                         return number + 1
                     if self._failed_opening(process, phase):
                         return number + 1
-                self._waited_for_end(child)
+                with suppress(subprocess.TimeoutExpired):  # all is written: it is ended if it takes its time
+                    child.wait(min(ENDING_S, max(0.1, self._end_s - time.monotonic())))
             finally:
                 _end(child)
         return len(phases)
@@ -159,12 +161,6 @@ class Runner:
             if gone or time.monotonic() > end_s:
                 return False
             time.sleep(POLL_S)
-
-    def _waited_for_end(self, child: subprocess.Popen[bytes]) -> None:
-        try:
-            child.wait(min(15.0, max(0.1, self._end_s - time.monotonic())))
-        except subprocess.TimeoutExpired:
-            self._say("its process did not end by itself")
 
     def _close(self, phase: Phase, child: subprocess.Popen[bytes], log: Path, mark: int) -> None:
         """Write down how a phase ended that did not say so itself."""
