@@ -75,3 +75,25 @@ def first_come(view: View, claims: Sequence[Claim]) -> tuple[Admission, Rival | 
     for claim in claims:
         room -= claim.grant(room)
     return Admission(None, fit, room), rival
+
+
+def startable_blocks(view: View, enough_blocks: int) -> int:
+    """Blocks of waiting calls that could be admitted now, counted only until they are enough.
+
+    That is each, of the first 128 in the queue, whose prompt fits into what those before it leave free; who does not
+    fit is passed over. Reserves and promises do not matter here: what is free now is what might be overwritten.
+    """
+    room = view.free_blocks
+    fit = looked_at = 0
+    for call, state in view.waiting.items():
+        if fit >= enough_blocks or not room or looked_at == LOOK_AHEAD_CALLS:
+            break
+        if state.loading:
+            continue
+        looked_at += 1
+        tokens = state.request.prompt_tokens + state.generated_tokens
+        need = needed_blocks(tokens, view.hits(call), view.block_tokens)
+        if need <= room:
+            room -= need
+            fit += need
+    return fit

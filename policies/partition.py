@@ -100,8 +100,11 @@ class Room:
         return None if rest else self._take(tuple(charge))
 
     def lend(self, blocks: int) -> Charge | None:
-        """Take idle blocks, the lowest type's reserve first; what those lack is a debt of the shared part."""
-        if blocks > self.uncommitted_blocks:
+        """Take idle blocks whoever they are reserved for, the lowest type's first, then what the shared part has left.
+
+        None, and nothing taken, if too few: only growth may become a debt of the shared part.
+        """
+        if blocks > min(self.uncommitted_blocks, self.shared_blocks + sum(self.idle_blocks.values())):
             return None
         charge: list[tuple[str | None, int]] = []
         rest = blocks
@@ -117,7 +120,7 @@ class Room:
         for part, blocks in charge:
             self.uncommitted_blocks -= blocks
             if part is None:
-                self.shared_blocks = max(0, self.shared_blocks - blocks)
+                self.shared_blocks -= blocks
             else:
                 self.idle_blocks[part] -= blocks
         return charge

@@ -61,6 +61,7 @@ class Rules:
     offload_score: float = 1.0
     offload_usage_share: float = 0.60
     offload_importance: float = 8.0
+    notice_steps: int = 1  # from a tool's start to the first look at it: the authors' client tells their engine of it
     offload_retry_steps: int = 8
     emergency_usage_share: float = 0.85
     emergency_margin_s: float = 5.0

@@ -14,7 +14,7 @@ from typing import Any
 from ..traces import events as e
 from ..traces.apps import AgentId, AppId
 from ..traces.events import Request
-from .admission import Admission
+from .admission import startable_blocks
 from .gaps import GapEstimates, Gaps
 from .interface import AgentView, Costs, Move, View
 from .rules import Rules
@@ -27,15 +27,16 @@ CHURN_MOST = 1.0
 class Stall:
     """An agent that waits for its tool."""
 
-    __slots__ = ("agent", "gap_s", "request", "saved", "since_s", "step")
+    __slots__ = ("agent", "gap_s", "look_step", "refused", "request", "saved", "since_s")
 
-    def __init__(self, agent: AgentId, request: Request, since_s: float, gap_s: float, step: int) -> None:
+    def __init__(self, agent: AgentId, request: Request, since_s: float, gap_s: float, look_step: int) -> None:
         self.agent = agent
         self.request = request
         self.since_s = since_s
         self.gap_s = gap_s  # predicted
         self.saved = False  # one save a stall, and none if the call may not be saved
-        self.step = step  # of the first look at it
+        self.refused = False  # it was weighed, and not saved
+        self.look_step = look_step  # from this step on it may be weighed, the first time or again
 
     @property
     def returns_s(self) -> float:
@@ -89,19 +90,28 @@ class Temporal:
         return not (self._held_until_s or self._forget)
 
     def open_stalls(self, view: View) -> list[Stall]:
-        """Stalls that may be saved in this step: at the start of the tool, and every few steps while nothing is saved.
+        """Stalls that may be saved in this step: from the step after the one that heard of the tool's start on.
 
-        In a step in between a stall is not weighed, whatever there is room for. Without news a refusal stays one, so
-        the steps in which the policy is not asked are refusals, too.
+        In that step the memory that the call gave up is handed out already; so what waits may overwrite a part of the
+        context before it can be saved. One that was weighed and refused may be weighed again some steps later. To be
+        passed over because nothing that waits could be admitted is no refusal.
         """
         if self.through is not None:
             return []
-        every, step = self._rules.offload_retry_steps, view.step
-        return [stall for stall in self.stalls.values() if not stall.saved and (step - stall.step) % every == 0]
+        step = view.step
+        return [stall for stall in self.stalls.values() if not stall.saved and step >= stall.look_step]
 
-    def saves(
-        self, stalls: list[Stall], admission: Admission, importance: Callable[[Request, View], float], view: View
-    ) -> list[Move]:
+    def wake_at_s(self, view: View) -> float | None:
+        """When to look at stalls of which this step heard: in the next one, if they may be saved then."""
+        if self.through is not None or not (view.waiting or (view.running and not self._rules.gate)):
+            return None
+        step = view.step
+        for stall in reversed(self.stalls.values()):  # the latest of them are last
+            if not (stall.saved or stall.refused) and step < stall.look_step:
+                return view.now_s
+        return None
+
+    def saves(self, stalls: list[Stall], importance: Callable[[Request, View], float], view: View) -> list[Move]:
         """Which of these stalls to save now, and how much of each.
 
         With the gate, only in a step in which some waiting call could be admitted. Where all contexts are saved, a
@@ -109,20 +119,25 @@ class Temporal:
         """
         if self.through is not None:
             return whole_contexts(self.through.ended(view))
-        if not stalls or (self._rules.gate and not admission.fit_blocks):
+        if not stalls:
             return []
         agents = [view.agents[stall.agent] for stall in stalls]
-        # more than this makes no difference to any of them
-        demand = waiting_blocks(view, max(view.free_blocks, 2 * max(agent.context_blocks for agent in agents) + 1) + 1)
+        enough = 2 * max(agent.context_blocks for agent in agents) + 1  # more makes no difference to any of them
+        fit = startable_blocks(view, enough) if self._rules.gate else 0
+        if self._rules.gate and not fit:
+            return []
+        demand = waiting_blocks(view, max(view.free_blocks, enough) + 1)
         room = view.host_free_blocks
         moves = []
         for stall, agent in zip(stalls, agents, strict=True):
             if self._rules.gate:
-                blocks = self._weigh(stall, agent, admission.fit_blocks, demand, room, importance, view)
+                blocks = self._weigh(stall, agent, fit, demand, room, importance, view)
             else:
                 blocks = min(agent.context_blocks, agent.host_blocks + room)
             new = blocks - agent.host_blocks
             if new <= 0:
+                stall.refused = True
+                stall.look_step = view.step + self._rules.offload_retry_steps
                 continue
             room -= new
             stall.saved = True
@@ -206,7 +221,8 @@ class Temporal:
         if agent is None or agent.last.id != fact.call:
             return
         request = agent.last
-        stall = Stall(fact.agent, request, fact.at_s, self._gaps.estimate_s(request), view.step)
+        look_step = view.step + self._rules.notice_steps
+        stall = Stall(fact.agent, request, fact.at_s, self._gaps.estimate_s(request), look_step)
         stall.saved = not request.hints.reusable
         self.stalls[fact.agent] = stall
         self._stalled_of.setdefault(request.app, {})[fact.agent] = None

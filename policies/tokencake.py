@@ -120,17 +120,17 @@ class Tokencake:
             admission = spatial.admission(view, claims)
             if held:
                 rival = spatial.rival(admission, held, view)
-        elif stalls or claims or held:
+        elif uploads is not None and (stalls or claims or held):
             admission, rival = first_come(view, claims)
         else:
             admission = Admission(None, 0, view.free_blocks)
-        offload = temporal.saves(stalls, admission, self._importance, view)
+        offload = temporal.saves(stalls, self._importance, view)
         wishes = NOTHING
         if uploads is not None:
             if offload:
                 claims = []  # a save holds its source while it copies: no room that was free before is sure
             wishes = uploads.wishes(claims, admission.room_blocks, rival, self._agent_score, view)
-        return self._made(admission, view, tuple(offload), wishes, temporal.forgotten())
+        return self._made(admission, view, tuple(offload), wishes, temporal.forgotten(), temporal.wake_at_s(view))
 
     def _made(
         self,
@@ -139,13 +139,14 @@ class Tokencake:
         offload: tuple[Move, ...] = (),
         wishes: Wishes = NOTHING,
         forget: tuple[AgentId, ...] = (),
+        look_at_s: float | None = None,
     ) -> Plan:
         """The plan. One that wants nothing special is not built anew."""
         admit = admission.admit
         pin = self._pins(admission, view)
         self._quiet = not (offload or pin) and self._is_quiet(admit, view)
         preempt = self._victims(view)
-        if not (admit or preempt or offload or forget or pin) and wishes is NOTHING:
+        if not (admit or preempt or offload or forget or pin) and wishes is NOTHING and look_at_s is None:
             if admit is None:
                 return NATIVE
             if self.rules.skip:
@@ -159,7 +160,9 @@ class Tokencake:
             cancel=wishes.cancel,
             forget=forget,
             pin=pin,
-            wake_at_s=min((at_s for at_s in (wishes.wake_at_s, *pin.values()) if at_s is not None), default=None),
+            wake_at_s=min(
+                (at_s for at_s in (look_at_s, wishes.wake_at_s, *pin.values()) if at_s is not None), default=None
+            ),
         )
 
     def _pins(self, admission: Admission, view: View) -> Mapping[AgentId, float]:

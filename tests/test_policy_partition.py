@@ -75,10 +75,18 @@ def test_a_draw_takes_the_shared_part_first_and_takes_nothing_if_it_is_not_enoug
     assert room.uncommitted_blocks == 75
 
 
-def test_lending_takes_what_is_idle_and_owes_the_rest_to_the_shared_part():
-    room = Room(100, 0, {"high": 20, "low": 30})
-    assert room.lend(60) == (("low", 30), ("high", 20), (None, 10))
-    assert room.lend(41) is None
+def test_lending_takes_what_is_idle_then_the_shared_part_and_owes_nothing():
+    room = Room(100, 10, {"high": 20, "low": 30})
+    assert room.lend(61) is None, "though so much is uncommitted"
+    assert room.lend(55) == (("low", 30), ("high", 20), (None, 5))
+    assert (room.shared_blocks, room.uncommitted_blocks) == (5, 45)
+    assert room.lend(6) is None
+
+
+def test_no_more_is_lent_than_is_uncommitted():
+    room = Room(20, 10, {"a": 20})
+    assert room.lend(21) is None
+    assert room.lend(20) == (("a", 20),)
 
 
 @given(

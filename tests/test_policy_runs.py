@@ -55,7 +55,7 @@ def test_every_application_ends(spec, apps):
 
 def test_commitment_means_that_nobody_is_preempted(apps):
     assert count(facts_of("tokencake-space:rules=published", apps), e.CallPreempted) == 0
-    assert count(facts_of("tokencake-space:rules=published,commit=off", apps), e.CallPreempted) > 0
+    assert count(facts_of("tokencake-space:rules=published,commit=off,reserve=off", apps), e.CallPreempted) > 0
 
 
 def test_offload_turns_computed_tokens_into_copied_ones(apps):

@@ -19,6 +19,8 @@ def saved(free_blocks: int = 60, **options: object) -> tuple[Story, Tokencake]:
     story.runs("a/call", prompt_tokens=793, max_output_tokens=16, agent="a/main", tools=tools, hints=SAVEABLE)
     story.tool_starts("a/call")
     policy.plan(story.view())
+    story.passes(0.0, steps=1)
+    policy.plan(story.view())
     story.happens(e.OffloadFinished(0.0, "a/main", 50, 50))
     return story, policy
 
@@ -103,9 +105,12 @@ def test_with_a_first_come_queue_uploads_take_what_the_queue_leaves():
 
 def test_nothing_is_brought_back_in_a_step_that_saves():
     story, policy = saved()
-    story.now_s = 9.0
+    story.now_s = 4.0
     story.runs("b/call", prompt_tokens=160, agent="b/main", hints=SAVEABLE)
     story.tool_starts("b/call")
+    story.now_s = 8.0
+    policy.plan(story.view())
+    story.passes(1.0, steps=1)
     plan = policy.plan(story.view())
     assert (plan.offload, plan.upload) == ((Move("b/main", 10),), ())
     assert policy.plan(story.view()).upload == (Move("a/main", 50),)
