@@ -101,5 +101,6 @@ def _engine_core(engine: VllmEngine, worker: Worker, machine: Machine) -> Any:
     core.batch_queue = deque(maxlen=core.batch_queue_size) if machine.asynchronous else None
     core.aborts_queue = queue.Queue()
     core.is_mm_encoder_only = core.is_pooling_model = core.log_stats = core.check_for_draft_tokens = False
+    core.is_ec_consumer = True  # 0.26: whether steps compute tokens
     core._weight_version = 0
     return core
