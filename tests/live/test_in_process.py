@@ -21,6 +21,8 @@ pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an
 from tokencake.live.engine_options import EngineOptions
 from tokencake.live.in_process import InProcess
 from tokencake.live.settings import RunSettings
+from tokencake.live.versions import check_vllm
+from tokencake.sim.machine import simulated_version
 from tokencake.traces.apps import Application, CallId, Segment
 from tokencake.traces.errors import EngineError, PolicyError, RunError
 from tokencake.traces.events import AppFinished, AppStarted, CallArrived, CallFinished, Stepped, ToolReturned
@@ -202,6 +204,9 @@ def test_a_step_that_fails_ends_the_run_and_not_the_engine(engine: InProcess, mo
     assert engine.play(workload()[:1], RunSettings()).applications == 1
 
 
+@pytest.mark.skipif(
+    simulated_version(check_vllm()) < "0.29", reason="this vLLM ends no answer that was to be longer than the context"
+)
 def test_an_answer_that_is_too_short_is_a_run_that_failed(engine: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM cuts an answer off at the model's context, if nobody looks before."""
     monkeypatch.setattr("tokencake.live.in_process.problem", lambda application, limits: None)
