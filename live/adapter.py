@@ -551,7 +551,7 @@ class Adapter:
         due = self._news or (controller.due and not self._idle)
         if not self.broken and (due or (self._wake_s is not None and self._wake_s <= now_s)):
             self._ask(controller, now_s)
-        if self._stuck:
+        if self._stuck and not self.copies.under_way:
             self._get_unstuck(now_s)
         self._occupancy.sample(now_s, self._stalled)
 
@@ -645,13 +645,21 @@ class Adapter:
 
     def _get_unstuck(self, now_s: float) -> None:
         """Calls wait, nothing runs and nothing was scheduled: give up what is held ahead of need, then loaded calls'
-        blocks, then the plan, a bit more each time that vLLM schedules in vain."""
+        blocks, then the plan, a bit more each time that vLLM schedules in vain.
+
+        Of a plan that admits none of those who wait, no room makes a start: it is given up before the loads are.
+        """
         if self._stuck == 1:
             for agent in self._agents.values():
                 self.copies.cancel(agent, now_s)
                 self.copies.unpin(agent)
-        elif not self._scheduler.unload_last():
+        elif (self._stuck == 2 and not self._admits_anybody()) or not self._scheduler.unload_last():
             self._native_once = True
+
+    def _admits_anybody(self) -> bool:
+        """Whether the plan admits a call that waits, when none runs."""
+        admit = self.plan.admit
+        return admit is None or any(call in self._calls for call in admit)
 
     @property
     def laid(self) -> Plan:
@@ -671,12 +679,12 @@ class Adapter:
             sums = sums_of(output, self._scheduler.requests) if wanted else None
             given_s = self.now_s() if wanted and not self._flights else None
             self._flights.append(_Flight(output, self._runs, self._now_s, sums, given_s))
-            self._stuck = 0
-        elif idle_calls and not self._flights:
-            if not self.copies.under_way:
-                self._stuck += 1
-            elif not any(call.loading or self.copies.uploading(call.agent) for call in self._calls.values()):
+        in_vain = idle_calls and not self._flights
+        if in_vain and self.copies.under_way:
+            in_vain = False  # whose end may let somebody start
+            if not any(call.loading or self.copies.uploading(call.agent) for call in self._calls.values()):
                 self.copies.refusing = True
+        self._stuck = self._stuck + 1 if in_vain else 0
 
     def acknowledge(self, jobs: Mapping[int, float | None]) -> None:
         """The workers have done these copies, in so many seconds, if known; they are booked at the end of the step."""

@@ -93,14 +93,13 @@ class Queues:
         for request in emptied:
             side.remove(request)
         filled = [request for request in laid if id(request) not in holding and waits_with_blocks(request)]
-        filled.sort(key=[*side, *waiting].index)
         for request in filled:
             (side if id(request) in beside else waiting).remove(request)
         side.extend(filled)
         waiting.extendleft(reversed([*preempted, *emptied]))
 
     def requeue(self, request: Any) -> None:
-        """A loaded request gave its blocks up: it waits like any other, before those that came later."""
+        """A loaded request gave its blocks up: it waits before all others, as a preempted one does."""
         self.version += 1
         self._side.remove_request(request)
         self._scheduler.waiting.prepend_request(request)

@@ -137,14 +137,18 @@ class TokencakeMixin(_Base):
 
     def unload_last(self) -> bool:
         """The waiting call that was loaded last gives its blocks up; they stay cached. False if there is none."""
+        loading, ended = RequestStatus.WAITING_FOR_REMOTE_KVS, self.finished_recving_kv_req_ids
         loaded = [
             request
             for request in self._tokencake_queues
-            if request.num_computed_tokens and request.status != RequestStatus.WAITING_FOR_REMOTE_KVS
+            if request.num_computed_tokens and (request.status != loading or request.request_id in ended)
         ]
         if not loaded:
             return False
         request = loaded[-1]
+        if request.status == loading:  # vLLM has not looked at it since its load ended
+            ended.remove(request.request_id)
+            request.status = RequestStatus.PREEMPTED if request.num_preemptions else RequestStatus.WAITING
         self.kv_cache_manager.free(request)
         request.num_computed_tokens = 0
         self._inflight_prefills.discard(request)

@@ -370,8 +370,9 @@ class Engine:
     def _resolve(self, now: int) -> Step | None:
         """Calls wait and nothing runs: unless something is on its way to them, see to it that something does.
 
-        What is held ahead of need is given up first, then loaded calls' blocks, then the plan. A schedule in which the
-        last running call gave up its own blocks admits nobody; vLLM schedules again at once.
+        What is held ahead of need is given up first, then loaded calls' blocks, then the plan. Of a plan that admits
+        none of those who wait, no room makes a start: it is given up before the loads are. A schedule in which the last
+        running call gave up its own blocks admits nobody; vLLM schedules again at once.
         """
         if not self._link.under_way:
             step = self._schedule_somehow(now)
@@ -388,18 +389,28 @@ class Engine:
             self._copies.unpin(agent)
         if (step := self._schedule(now)) is not None or self._link.under_way:
             return step
+        if not scheduler.admits_anybody() and (
+            (step := self._schedule_against_the_plan(now)) is not None or self._link.under_way
+        ):
+            return step
         while scheduler.unload_last():
             if (step := self._schedule(now)) is not None or self._link.under_way:
                 return step
-        kept = scheduler.plan
-        scheduler.plan = Plan(write_through=kept.write_through)  # who starts is not its choice now; what is stored is
-        step = self._schedule(now)
-        scheduler.plan = kept
+        step = self._schedule_against_the_plan(now)
         if step is None and not self._link.under_way:
             job = next(iter(scheduler.waiting.values()))
             raise EngineError(
                 f"call {job.id!r}: {job.target} tokens do not fit into {self.gpu.blocks} blocks of {self._size}"
             )
+        return step
+
+    def _schedule_against_the_plan(self, now: int) -> Step | None:
+        """Who starts is not the policy's choice now; what is stored is."""
+        scheduler = self._scheduler
+        kept = scheduler.plan
+        scheduler.plan = Plan(write_through=kept.write_through)
+        step = self._schedule(now)
+        scheduler.plan = kept
         return step
 
     # -- bookkeeping

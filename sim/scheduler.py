@@ -73,7 +73,7 @@ class Scheduler:
         timing = machine.timing()
         self._counts_admissions = timing.host_call_ps > 0
         self.batch = Batch(timing, self._size)
-        self.waiting: OrderedDict[CallId, Job] = OrderedDict()  # a preempted call goes to its front
+        self.waiting: OrderedDict[CallId, Job] = OrderedDict()  # one that lost its blocks goes to its front
         self._passed_over: dict[CallId, None] = {}  # up to 0.30: those at the front of the waiting that stay there
         self.running: dict[CallId, Job] = {}
         self._loaded: dict[CallId, Job] = {}  # of the waiting: those with blocks, in the order of their loads
@@ -520,8 +520,15 @@ class Scheduler:
             return False
         return not any(job.state is State.LOADING or self._awaits_copy(job) for job in self.waiting.values())
 
+    def admits_anybody(self) -> bool:
+        """Whether the plan admits a call that waits."""
+        return next(self._candidates(), None) is not None
+
     def unload_last(self) -> bool:
-        """The call that was loaded last gives its blocks up; they stay cached. False if there is none."""
+        """The call that was loaded last gives its blocks up; they stay cached. False if there is none.
+
+        It waits before all others, as a preempted one does.
+        """
         if not self._loaded:
             return False
         _, job = self._loaded.popitem()

@@ -111,17 +111,53 @@ def test_what_is_on_the_gpu_and_not_on_the_host_is_copied_by_the_next_call_that_
     assert happened(play(made, Later, MACHINE), e.StoreStarted) == [(10.0, "b", 8)]
 
 
+class AdmitsNobody:
+    """The engine starts every call against its will."""
+
+    hears = EVERYTHING
+
+    def plan(self, view: View) -> Plan:
+        return Plan(admit=(), write_through="prompts")
+
+
 def test_a_call_that_starts_against_the_plan_is_written_through_as_well() -> None:
     """Nobody is admitted and nothing runs, so the engine starts the call. Its blocks are stored all the same."""
+    records = play((one_call("a", 0.0, prompt_of(("x", 70)), 3),), AdmitsNobody, replace(MACHINE, gpu_blocks=30))
+    assert happened(records, e.StoreStarted) == [(0.0, "a", 8), (1.0, "a", 8), (2.0, "a", 1)]
 
-    class AdmitsNobody:
+
+def test_a_call_that_was_loaded_against_the_plan_starts_as_loaded() -> None:
+    """c loads five blocks behind three that are cached, since the engine wills it; with them it starts."""
+    made = (
+        one_call("a", 0.0, prompt_of(("x", 33))),
+        one_call("b", 10.0, prompt_of(("y", 65))),
+        one_call("c", 30.0, prompt_of(("x", 33))),
+    )
+    records = play(made, AdmitsNobody, MACHINE)
+    (admitted,) = [fact for fact in records if isinstance(fact, e.CallAdmitted) and fact.call == "c"]
+    assert (admitted.gpu_hit_tokens, admitted.host_hit_tokens) == (12, 20)
+    assert happened(records, e.LoadFinished) == [(admitted.at_s, "c", 5)]
+
+
+def test_what_was_loaded_gives_way_to_whom_the_plan_admits() -> None:
+    """c has 8 blocks from its load and wants no more room; d, whom alone the plan admits, lacks it."""
+
+    class WantsOnlyD:
         hears = EVERYTHING
 
         def plan(self, view: View) -> Plan:
-            return Plan(admit=(), write_through="prompts")
+            admit = ("d",) if "d" in view.waiting else tuple(call for call in view.waiting if call != "d")
+            return Plan(admit=admit, write_through="prompts")
 
-    records = play((one_call("a", 0.0, prompt_of(("x", 70)), 3),), AdmitsNobody, replace(MACHINE, gpu_blocks=30))
-    assert happened(records, e.StoreStarted) == [(0.0, "a", 8), (1.0, "a", 8), (2.0, "a", 1)]
+    made = (
+        one_call("a", 0.0, prompt_of(("x", 33))),
+        one_call("b", 10.0, prompt_of(("y", 65))),
+        one_call("c", 30.0, prompt_of(("x", 33))),
+        one_call("d", 30.2, prompt_of(("z", 65))),
+    )
+    records = play(made, WantsOnlyD, MACHINE)
+    assert [call for _, call, *_ in happened(records, e.CallAdmitted)] == ["a", "b", "d", "c"]
+    assert happened(records, e.LoadStarted)[0][1] == "c"
 
 
 def test_a_host_without_room_for_all_of_it_takes_nothing() -> None:

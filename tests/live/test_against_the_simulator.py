@@ -162,6 +162,45 @@ class AdmitsNobody:
         return Plan(admit=(), write_through=self._save)
 
 
+class AdmitsSome:
+    """Any calls in any order, and nobody at times: then, if nothing runs, the engine starts whom it finds first."""
+
+    hears = frozenset({e.CallArrived, e.CallFinished, e.LoadStarted})
+
+    def __init__(self, seed: int, at_once: bool, save: Extent) -> None:
+        self._rng = random.Random(seed)
+        self._at_once = at_once
+        self._save = save
+
+    def plan(self, view: View) -> Plan:
+        waiting = sorted(view.waiting)
+        most = len(waiting) if self._at_once else min(1, len(waiting))
+        admit = self._rng.sample(waiting, self._rng.randint(0, most))
+        return Plan(admit=tuple(admit), skip=self._at_once, write_through=self._save)
+
+
+def loading(seed: int) -> Workload:
+    """A hard workload with a host that has room for all that is written through."""
+    applications, machine = untied(hard_workload(seed), seed)
+    return Workload(applications, replace(machine, host_gib=1.0))
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("save", ["prompts", "contexts"])
+def test_what_was_loaded_starts_as_loaded_against_the_plan(save: Extent, seed: int) -> None:
+    live, simulated = both(loading(seed), AdmitsNobody(save), AdmitsNobody(save), "admits nobody")
+    assert live == simulated
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("at_once", [False, True], ids=["one", "several"])
+def test_every_fact_is_equal_where_loads_wait_for_what_the_plan_admits(at_once: bool, seed: int) -> None:
+    """What is loaded gives its room up for calls that the plan admits, and starts before others if there is none."""
+    one, other = AdmitsSome(seed, at_once, "contexts"), AdmitsSome(seed, at_once, "contexts")
+    live, simulated = both(loading(seed), one, other, "admits some")
+    assert live == simulated
+
+
 @pytest.mark.parametrize("save", ["prompts", "contexts"])
 def test_what_starts_against_the_plan_is_written_through(save: Extent) -> None:
     """Two prompts of 69 and 40 tokens, one after the other, in steps of 32. All their full blocks are stored."""
