@@ -51,7 +51,7 @@ def true_steps(name: str) -> tuple[StepSample, ...]:
     return tuple(steps_of(step_probes(limits_of(machine), effort), machine))
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", ["cpu", pytest.param("gpu", marks=pytest.mark.slow)])
 def test_the_probes_tell_the_constants_exactly_where_nothing_disturbs(name):
     machine, _ = MACHINES[name]
     fitted = fit_steps(true_steps(name))
