@@ -13,9 +13,11 @@ from tokencake.policies.interface import EVERYTHING, Extent, Move, Plan, View
 from tokencake.sim.machine import Machine
 from tokencake.traces.apps import AgentId, Application, Call, CallId
 from tokencake.traces.derive import with_hints
+from tokencake.traces.events import Copied
 
 T = TypeVar("T")
 FARTHEST_S = 2.0
+LIVE_ALONE = {Copied}  # the simulator tells of none, so hearing it would change nothing but the draws
 
 
 class Adversary:
@@ -23,7 +25,7 @@ class Adversary:
 
     def __init__(self, seed: int) -> None:
         self._rng = rng = random.Random(seed)
-        kinds = sorted(EVERYTHING, key=lambda kind: kind.__name__)
+        kinds = sorted(EVERYTHING - LIVE_ALONE, key=lambda kind: kind.__name__)
         self._hears = EVERYTHING if rng.random() < 0.5 else frozenset(rng.sample(kinds, rng.randint(1, len(kinds))))
         self._holds_back = rng.choice((0.0, 0.3, 1.0))
         self._copies = rng.choice((0.0, 0.2, 0.8))
