@@ -44,7 +44,7 @@ class Engine:
 
     def info(self) -> dict[str, object]:
         more = {"block_bytes": self.machine.block_bytes, "host_blocks": self.machine.host_blocks}
-        return {"vllm": "made up", "model": "tiny", **more, **self.machine.settings()}
+        return {"vllm": "0.32.0", "model": "tiny", **more, **self.machine.settings()}
 
     def play(
         self, applications: Iterable[Application], settings: RunSettings, sinks: Sequence[Any], *_: object
