@@ -229,18 +229,22 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_a_detached_session_outlives_its_command_and_is_waited_for_and_nobody_plays_beside_it(tmp_path: Path) -> None:
+def test_a_detached_session_outlives_its_command_and_is_waited_for(tmp_path: Path) -> None:
     """Its only phase needs torch, and fails where there is none: that is enough here."""
-    arguments = ["--out", str(tmp_path), "--dry", "--only", "machine"]
-    started = run(*arguments, "--detach")
+    started = run("--out", str(tmp_path), "--dry", "--only", "machine", "--detach")
     assert started.returncode == 0, started.stderr
     assert "--collect --wait SECONDS" in started.stdout
-    beside = run(*arguments)
     collected = run("--out", str(tmp_path), "--collect", "--wait", "50")
     assert "it still plays" not in collected.stdout
     result = results.read(tmp_path, "machine")
     assert result is not None
     assert result["status"] in results.ENDED
     assert result["phase"] in collected.stdout
+
+
+def test_nobody_plays_beside_a_session(tmp_path: Path) -> None:
+    with command.only_one(tmp_path) as alone:
+        beside = run("--out", str(tmp_path), "--dry", "--only", "machine")
+    assert alone
     assert beside.returncode == 2
     assert "a session plays there already" in beside.stderr
