@@ -130,7 +130,8 @@ class Everybody(Clients):
         content = None if value is None else json.dumps(value).encode()
         if content is not None and rng.random() < 0.8:
             content = self._mutant(value)
-        url = f"/tokencake/{name}{rng.choice(QUERIES)}"
+        query = rng.choice(QUERIES) if name == "facts" or rng.random() < 0.1 else ""  # elsewhere any is refused
+        url = f"/tokencake/{name}{query}"
         self._answered(self._http.request(method, url, content=content, headers=self._headers(name)))
 
     def _mutant(self, value: object) -> bytes:
@@ -180,7 +181,7 @@ def test_whatever_is_sent(seed: int, asynchronous: bool, monkeypatch: pytest.Mon
             everybody.operate()
             assert engine.adapter.settings is not None
         everybody.come_to_an_end()
-    assert everybody.answers[200] > 10
+    assert everybody.answers[200] > 5
     assert sum(count for status, count in everybody.answers.items() if status >= 400) > 10
     engine.now_ps += round(2 * control._timeout_s) * PS_PER_S  # who has not been heard of has left
     control.look()
