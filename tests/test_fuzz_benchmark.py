@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import fuzz
 import pytest
 
 from tokencake.traces.errors import TraceError
-
-PATH = Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
-spec = importlib.util.spec_from_file_location("fuzz", PATH)
-assert spec is not None
-assert spec.loader is not None
-fuzz: Any = importlib.util.module_from_spec(spec)
-sys.modules["fuzz"] = fuzz  # dataclasses look their module up
-spec.loader.exec_module(fuzz)
 
 SEED = 100
 

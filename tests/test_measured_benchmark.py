@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
+import measured
 import pytest
-
-PATH = Path(__file__).parents[1] / "benchmarks" / "measured.py"
-spec = importlib.util.spec_from_file_location("measured", PATH)
-assert spec is not None
-assert spec.loader is not None
-measured: Any = importlib.util.module_from_spec(spec)
-sys.modules["measured"] = measured  # dataclasses look their module up
-spec.loader.exec_module(measured)
 
 RUNS = measured.read(measured.HERE)
 
@@ -41,7 +32,7 @@ def test_a_machine_that_costs_twice_as_much_is_seen_as_that():
 def test_a_fit_brings_a_run_of_known_constants_back():
     run = next(run for run in RUNS if run.name == "rtx4090-llama-3.1-8b")
     known = (1.0, 0.9, 0.95, 1.0)
-    made = measured.replace(run, measured=measured.play(run, run.machine(known)))
+    made = replace(run, measured=measured.play(run, run.machine(known)))
 
     fitted = measured.fit(made)
 
@@ -75,7 +66,7 @@ def test_the_figures_of_a_folder_of_one_s_own(tmp_path):
 
 @pytest.mark.parametrize("arguments", [["--run", "nothing"], ["--data", "/nowhere"], ["--fit-from", "nothing"]])
 def test_what_is_wrong_is_one_line(arguments):
-    done = subprocess.run([sys.executable, PATH, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, measured.__file__, *arguments], capture_output=True, text=True, check=False)
 
     assert done.returncode == 2
     assert "expected" in done.stderr.splitlines()[-1]
