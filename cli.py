@@ -30,7 +30,7 @@ from .sim.garbage import collect_seldom
 from .sim.interrupts import exit_code, heed
 from .sim.supervisor import earned, supervise
 from .sim.terminal import keep_stdout, say, write_plainly
-from .traces.errors import BugError, EngineError, RunError, TokencakeError, TraceError
+from .traces.errors import BugError, EngineError, MachineError, RunError, TokencakeError, TraceError
 from .traces.escaping import one_line
 from .traces.source_file import forget, is_read_once
 
@@ -856,7 +856,7 @@ def validate(
 
 def _machine_of(running: InProcess, told: Machine | None, workload: Workload, bar: Bar) -> Machine:
     """The machine to simulate, with the engine's own limits: the one that was told of, else one fitted to it now."""
-    from .sim.fit import limits_of
+    from .sim.fit import limits_of, name_of
     from .sim.recorded import with_limits
 
     if told is not None:
@@ -865,7 +865,7 @@ def _machine_of(running: InProcess, told: Machine | None, workload: Workload, ba
     fitted = _fitted(info, facts, workload.seed, workload)
     for warning in fitted.warnings():
         say(f"warning: {warning}", err=True)
-    return fitted.machine(Path(str(info.get("model"))).name)
+    return fitted.machine(name_of(info))
 
 
 def _live_trial(
@@ -965,7 +965,7 @@ def calibrate(
 
     from .sim import calibration
     from .sim.compare import Workload
-    from .sim.fit import limits_of
+    from .sim.fit import limits_of, name_of
     from .sim.machine import RULES
     from .sim.machine_toml import machine_toml
     from .sim.outputs import check_outputs, inputs_of, outputs_of, write_whole
@@ -992,19 +992,22 @@ def calibrate(
     workload = None
     if trace is not None:
         workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized, time_scale, shrink)
-    if recorded is not None:
-        told, facts = read_samples(recorded)
-        if workload is not None:
-            _check_playable(workload, limits_of(told))
-    else:
-        from .live.in_process import InProcess
-
-        with InProcess(engine) as running, _progress(progress) as bar:
+    try:
+        if recorded is not None:
+            told, facts = read_samples(recorded)
             if workload is not None:
-                _check_playable(workload, running.limits)
-            told, facts = _measured(running, quick, seed, bar, workload, samples)
-    fitted = _fitted(told, facts, seed, workload)
-    machine = fitted.machine(name or Path(str(told.get("model"))).name)
+                _check_playable(workload, limits_of(told))
+        else:
+            from .live.in_process import InProcess
+
+            with InProcess(engine) as running, _progress(progress) as bar:
+                if workload is not None:
+                    _check_playable(workload, running.limits)
+                told, facts = _measured(running, quick, seed, bar, workload, samples)
+        fitted = _fitted(told, facts, seed, workload)
+        machine = fitted.machine(name or name_of(told))
+    except MachineError as error:
+        raise error if recorded is None else MachineError(f"{recorded}: {error}") from None
     try:
         if output is not None:
             write_whole(output, machine_toml(machine, calibration.comments(told, fitted, str(date.today()))))

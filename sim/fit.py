@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
@@ -29,6 +30,7 @@ UNEQUAL = 1.25  # ratio of the link's two ways from which on one rate for both i
 
 
 MAY_BE_NONE = ("host_blocks", "long_prefill_token_threshold")
+OF_ITSELF = "what the engine tells of itself"
 USUAL = {"long_prefill_token_threshold": 0}  # what an engine did that does not tell: vLLM's default
 
 
@@ -74,15 +76,26 @@ def limits_of(info: Mapping[str, object]) -> Limits:
         rule = Switch() if name == "asynchronous" else Whole(0 if name in MAY_BE_NONE else 1, 2**63)
         values[name] = info.get(name, USUAL.get(name))
         if problem := rule.problem(values[name]):
-            raise MachineError(f"what the engine tells of itself: {name}: {problem}")
-    return Limits(**values)
+            raise MachineError(f"{OF_ITSELF}: {name}: {problem}")
+    limits = Limits(**values)
+    try:
+        Machine(name="engine", **limits.settings(), step_s=1.0, link_gbps=1.0)  # found now, and not after measuring
+    except MachineError as error:
+        raise MachineError(f"{OF_ITSELF}: {error}") from None
+    return limits
+
+
+def name_of(info: Mapping[str, object]) -> str:
+    """What a machine is called that is fitted to an engine: the end of its model's name, if a machine may have that."""
+    name = Path(str(info.get("model", ""))).name
+    return "engine" if RULES["name"].problem(name) else name
 
 
 def _version(vllm: object) -> str:
     try:
         return simulated_version(vllm)
     except MachineError as error:
-        raise MachineError(f"what the engine tells of itself: {error}") from None
+        raise MachineError(f"{OF_ITSELF}: {error}") from None
 
 
 def host_load_of(info: Mapping[str, object]) -> dict[str, float | None]:
@@ -92,12 +105,12 @@ def host_load_of(info: Mapping[str, object]) -> dict[str, float | None]:
     """
     told = info.get("host_load", {})
     if not isinstance(told, Mapping):
-        raise MachineError(f"what the engine tells of itself: host_load: expected an object, got {shown(told)}")
+        raise MachineError(f"{OF_ITSELF}: host_load: expected an object, got {shown(told)}")
     found: dict[str, float | None] = {}
     for name in ("waited_share", "stolen_share"):
         value = told.get(name)
         if value is not None and (problem := Real(0.0, 1.0).problem(value)):
-            raise MachineError(f"what the engine tells of itself: host_load: {name}: {problem}")
+            raise MachineError(f"{OF_ITSELF}: host_load: {name}: {problem}")
         found[name] = value
     return found
 

@@ -316,8 +316,16 @@ def test_a_name_may_be_given_and_the_report_may_be_all_that_is_said(recorded, ca
         (["--from", "samples.jsonl", "--name", ""], "--name: expected a name of 1 to 200 printable characters"),
         (["--from", "samples.jsonl", "--samples", "more.jsonl"], "--samples: --from measures nothing"),
         (["--from", "samples.jsonl", "-o", "nowhere/machine.toml"], "nowhere/machine.toml: cannot be written"),
-        (["--from", "short.jsonl", "-o", "machine.toml"], "cannot fit a machine: expected at least 20 steps"),
-        (["--from", "other.jsonl"], "what the engine tells of itself: gpu_blocks: expected a whole number"),
+        (["--from", "short.jsonl", "-o", "machine.toml"], "short.jsonl: cannot fit a machine: expected at least 20 st"),
+        (["--from", "other.jsonl"], "other.jsonl: what the engine tells of itself: gpu_blocks: expected a whole numb"),
+        (["--from", "large.jsonl", "--for", "t.jsonl"], "large.jsonl: what the engine tells of itself: machine "),
+        (["--from", "samples.jsonl", "--for", "nowhere.jsonl"], "nowhere.jsonl: cannot be read: No such file"),
+        (["--from", "samples.jsonl", "--for", "folder"], "folder: cannot be read: Is a directory"),
+        (["--from", "samples.jsonl", "--for", "samples.jsonl"], "samples.jsonl:1: format: expected a header "),
+        (["--from", "samples.jsonl", "--for", "cut.jsonl"], "cut.jsonl:2: expected JSON: "),
+        (["--from", "samples.jsonl", "--for", "t.jsonl"], "call 'a0/c': 20000 tokens of prompt and answer, but "),
+        (["--from", "samples.jsonl", "--for", "t.jsonl", "--skip-oversized"], "all 1 applications need more than the"),
+        (["--from", "samples.jsonl", "--for", "t.jsonl", "-o", "t.jsonl"], "t.jsonl: cannot be written: it is the inp"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(recorded, arguments, said, monkeypatch, capsys):
@@ -325,9 +333,23 @@ def test_what_a_user_can_mend_is_one_line(recorded, arguments, said, monkeypatch
     lines = recorded.read_text().splitlines(keepends=True)
     (recorded.parent / "short.jsonl").write_text("".join(lines[:10]))
     (recorded.parent / "other.jsonl").write_text(lines[0].replace("gpu_blocks", "blocks") + "".join(lines[1:]))
+    large = lines[0].replace('"gpu_blocks": 600', f'"gpu_blocks": {2**40}')
+    (recorded.parent / "large.jsonl").write_text(large + "".join(lines[1:]))
+    (recorded.parent / "folder").mkdir()
+    trace = written(recorded.parent, one_app(one_call(prompt=[["task", 19_990]], output=10)))
+    (recorded.parent / "cut.jsonl").write_text(trace.read_text()[:-10])
 
-    assert run(["calibrate", *arguments]) == 2
+    assert run(["calibrate", *arguments, *([] if "-o" in arguments else ["--json", "fit.json"])]) == 2
     told = capsys.readouterr().err
     assert said in told
     assert told.count("\n") == 1
     assert not (recorded.parent / "machine.toml").exists()
+    assert not (recorded.parent / "fit.json").exists()
+
+
+@pytest.mark.parametrize(("model", "name"), [(".", "engine"), ("some/" + 300 * "x", "engine"), ("a/folder/", "folder")])
+def test_any_model_makes_a_name_for_its_machine(model, name, recorded, capsys):
+    """`--model .` is the folder that one stands in: hours of measuring must not end in a name that is none."""
+    recorded.write_text(recorded.read_text().replace("some/model", model))
+    assert run(["calibrate", "--from", str(recorded), "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["machine"]["name"] == name
