@@ -13,10 +13,13 @@ from __future__ import annotations
 import argparse
 import gc
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+from exits import exit_code
 
 from tokencake.live.engine_options import EngineOptions
 from tokencake.live.in_process import InProcess
@@ -127,4 +130,4 @@ def show(watch: Watch, whole_ns: int, calls: int, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -32,7 +32,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from exits import exit_code
 from fuzz_readers import READERS, mutants, tried
+
+from tokencake.sim.outputs import check_outputs, outputs_of, write_whole
 
 BLOCK = 50  # inputs of a reader before the next one's turn
 WAITING = 6  # a worker that waits, and computes nothing, is ended after so many times the limit
@@ -265,6 +268,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Read, and print what became of it. Exit code 1 if anything but a refusal or a result came out."""
     given = arguments()
+    check_outputs(outputs_of(json=given.json))
     readers = split(given.readers)
     failures = None if given.failures is None else given.failures.resolve()  # workers are elsewhere
     asked = Asked(readers, given.inputs, given.seed, given.jobs, given.limit_s, given.limit_mb, failures)
@@ -285,10 +289,10 @@ def main() -> None:
     print(table(rows))
     print(f"\nseed {asked.seed}, {asked.jobs} jobs, {time.monotonic() - began_s:.0f} s")
     if given.json is not None:
-        given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        write_whole(given.json, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     bad = sum(row.tracebacks + row.hangs + row.deaths for row in rows)
     sys.exit(code or (1 if bad else 0))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -47,6 +47,7 @@ def find_tokencake() -> None:
 
 if __name__ == "__main__":
     find_tokencake()
+    from exits import exit_code
     from gpu.command import main
 
-    sys.exit(main())
+    sys.exit(exit_code(main))

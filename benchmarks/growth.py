@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from math import log2
 
+from exits import exit_code
+
 from tokencake.policies.registry import ROWS, load_policy
 from tokencake.sim.garbage import collect_seldom
 from tokencake.sim.machine_file import load_machine
@@ -129,4 +131,4 @@ def _call(app: str, name: str, before: Call | None = None, tools: tuple[Tool, ..
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -15,122 +15,28 @@ and the bandwidth of weights and of contexts. What is learnt of another GPU is t
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from exits import exit_code
+from measurements import AS_THEY_ARE, QUANTILES, QUANTITIES, THROUGHPUT, Factors, Figures, Run, figures, read
 from scipy.optimize import least_squares
 
 from tokencake.policies.registry import load_policy
 from tokencake.sim.machine import Machine
-from tokencake.sim.presets import GPUS, MODELS, Gpu, derive
+from tokencake.sim.outputs import check_outputs, outputs_of, write_whole
 from tokencake.sim.simulate import simulate
 from tokencake.traces import events as e
-from tokencake.traces.apps import Application, Call, Prompt, Segment
 from tokencake.traces.errors import TokencakeError
-from tokencake.traces.reader import read_trace
 
 HERE = Path(__file__).parent / "measured"
 HTTP_S = 3e-3  # what a client sees beside the engine: HTTP, tokenising a short prompt, the first token's way back
-QUANTITIES = ("ttft", "tpot", "latency")
-THROUGHPUT = "output_tokens_per_s"  # from the first call's arrival to the last one's end
 COLUMNS = (*QUANTITIES, THROUGHPUT)
-QUANTILES = (50, 90, 99)
 PRIOR = 0.2  # how far a fit may take a constant from the preset at the price of one per cent of error in a quantity
-
-Figures = dict[str, dict[str, float]]  # quantity -> mean, p50, p90, p99 in seconds
-Factors = tuple[float, float, float, float]  # on a GPU's fixed cost, arithmetic, weights' and contexts' bandwidth
-AS_THEY_ARE: Factors = (1.0, 1.0, 1.0, 1.0)
-
-
-@dataclass(frozen=True)
-class Run:
-    """A measurement: the engine's settings, what it was asked for, and what came out."""
-
-    name: str
-    gpu: str
-    model: str
-    gpus: int
-    step_budget_tokens: int
-    max_running: int
-    engine: str
-    source: str
-    seen: bool  # the presets' constants were chosen with this run in sight
-    applications: tuple[Application, ...] = field(repr=False)
-    measured: Figures
-    over_http: bool = False  # the clock was the client's
-    blocks: int | None = None  # KV blocks that the engine printed, the null block among them
-    others: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-
-    def machine(self, factors: Factors = AS_THEY_ARE) -> Machine:
-        return derive(
-            scaled(GPUS[self.gpu], factors),
-            MODELS[self.model],
-            self.gpus,
-            self.name,
-            step_budget_tokens=self.step_budget_tokens,
-            max_running=self.max_running,
-        )
-
-
-def scaled(gpu: Gpu, factors: Factors) -> Gpu:
-    """The GPU with other constants."""
-    fixed, arithmetic, weights, contexts = factors
-    return replace(
-        gpu,
-        engine_s=fixed * gpu.engine_s,
-        layer_s=fixed * gpu.layer_s,
-        tflops=arithmetic * gpu.tflops,
-        weights_tbps=weights * gpu.weights_tbps,
-        context_tbps=contexts * gpu.context_tbps,
-    )
-
-
-def read(folder: Path) -> list[Run]:
-    """The measurements of a folder."""
-    rows = json.loads((folder / "runs.json").read_text(encoding="utf-8"))["runs"]
-    return [_run(folder, dict(row)) for row in rows]
-
-
-def _run(folder: Path, row: dict[str, Any]) -> Run:
-    if "requests" in row:
-        requests = _requests(folder / row.pop("requests"))
-        trace = read_trace(folder / row.pop("trace"))
-        arrivals_s = [request["arrival_time"] - requests[0]["arrival_time"] for request in requests]
-        applications = tuple(replace(app, arrival_s=at_s) for app, at_s in zip(trace, arrivals_s, strict=True))
-        return Run(applications=applications, measured=_measured(requests), **row)
-    keys = ("rate", "calls", "shared_tokens", "prompt_tokens", "output_tokens")
-    return Run(applications=tuple(steady(**{key: row.pop(key) for key in keys})), **row)
-
-
-def _requests(path: Path) -> list[dict[str, Any]]:
-    data = path.read_bytes()
-    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def _measured(requests: Sequence[Mapping[str, Any]]) -> Figures:
-    """Of an engine's own times of each request, counted from when it was queued."""
-    first = [request["first_token_ts"] - request["queued_ts"] for request in requests]
-    latency = [request["last_token_ts"] - request["queued_ts"] for request in requests]
-    tokens = [request["output_toks"] for request in requests]
-    span_s = max(request["last_token_ts"] for request in requests) - min(request["queued_ts"] for request in requests)
-    return {**figures(first, latency, tokens), THROUGHPUT: {"mean": sum(tokens) / span_s}}
-
-
-def steady(
-    rate: float, calls: int, shared_tokens: int, prompt_tokens: int, output_tokens: int
-) -> Iterable[Application]:
-    """Applications of one call at a steady rate: a system prompt that all share, and a question of one's own."""
-    for n in range(calls):
-        question = Segment(f"a{n}/question", 0, prompt_tokens - shared_tokens)
-        prompt = Prompt((Segment("/system", 0, shared_tokens), question), tokens=prompt_tokens)
-        call = Call(f"a{n}/call", f"a{n}", f"a{n}/main", "main", prompt, output_tokens, output_tokens)
-        yield Application(f"a{n}", n / rate, (call,))
 
 
 def play(run: Run, machine: Machine) -> Figures:
@@ -157,18 +63,6 @@ def play(run: Run, machine: Machine) -> Figures:
     )
     span_s = max(at_s for at_s, _ in finished.values()) - min(arrived.values())
     return {**found, THROUGHPUT: {"mean": sum(tokens) / span_s}}
-
-
-def figures(ttft_s: Sequence[float], latency_s: Sequence[float], output_tokens: Sequence[int]) -> Figures:
-    """Means and quantiles over calls; the time between tokens of those of more than one token."""
-    ttft, latency, tokens = np.array(ttft_s), np.array(latency_s), np.array(output_tokens)
-    several = tokens > 1
-    tpot = (latency - ttft)[several] / (tokens - 1)[several]
-    return {name: _summary(values) for name, values in zip(QUANTITIES, (ttft, tpot, latency), strict=True)}
-
-
-def _summary(values: Any) -> dict[str, float]:
-    return {"mean": float(values.mean())} | {f"p{q}": float(np.percentile(values, q)) for q in QUANTILES}
 
 
 def errors(simulated: Figures, measured: Figures) -> Figures:
@@ -211,7 +105,10 @@ def line(run: Run, found: Figures, remark: str) -> str:
 def summary(found: Sequence[Figures]) -> str:
     """Mean absolute and worst error of the means."""
     means = [(abs(figures[name]["mean"]), name) for figures in found for name in figures if name in QUANTITIES]
-    by_quantity = [f"{name} {np.mean([error for error, of in means if of == name]):.1%}" for name in QUANTITIES]
+    if not means:
+        return "no time was measured"
+    named = [name for name in QUANTITIES if any(of == name for _, of in means)]
+    by_quantity = [f"{name} {np.mean([error for error, of in means if of == name]):.1%}" for name in named]
     worst, where = max(means)
     whole = np.mean([error for error, _ in means])
     return f"mean absolute error of the means {whole:.1%} ({', '.join(by_quantity)}), worst {worst:.1%} ({where})"
@@ -225,18 +122,16 @@ def main() -> None:
     parser.add_argument("--fit-from", metavar="RUN", help="fit the GPU's constants to this run, and predict the others")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
-    try:
-        runs = [run for folder in (HERE, *arguments.data) for run in read(folder)]
-    except (OSError, KeyError, TypeError, ValueError, TokencakeError) as error:
-        parser.error(f"--data: expected a folder as measured/README.md says: {error}")
-    named = {run.name: run for run in runs}
-    for name in [*(arguments.run or ()), *([arguments.fit_from] if arguments.fit_from else ())]:
-        if name not in named:
-            parser.error(f"unknown run {name!r}: expected one of {', '.join(named)}")
-    chosen = [named[name] for name in arguments.run] if arguments.run else runs
-    rows = report(chosen, named.get(arguments.fit_from or ""))
+    folders = (HERE, *arguments.data)
+    check_outputs(outputs_of(json=arguments.json), folders)
+    runs = {run.name: run for run in read(folders)}
+    for name in [*(arguments.run or ()), *([arguments.fit_from] if arguments.fit_from is not None else ())]:
+        if name not in runs:
+            raise TokencakeError(f"unknown run {name!r}: expected one of {', '.join(runs)}")
+    chosen = [runs[name] for name in dict.fromkeys(arguments.run or runs)]
+    rows = report(chosen, None if arguments.fit_from is None else runs[arguments.fit_from])
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps({"http_s": HTTP_S, "runs": rows}, indent=1) + "\n", encoding="utf-8")
+        write_whole(arguments.json, json.dumps({"http_s": HTTP_S, "runs": rows}, indent=1, allow_nan=False) + "\n")
 
 
 def report(runs: Sequence[Run], fitted: Run | None) -> list[dict[str, Any]]:
@@ -279,4 +174,4 @@ def _remark(run: Run, fitted: Run | None) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -18,6 +18,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -28,6 +29,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 from unittest.mock import patch
+
+from exits import exit_code
 
 from tokencake import __version__
 from tokencake.policies.gaps import GapEstimates
@@ -46,6 +49,7 @@ from tokencake.sim.gate.suite import Suite
 from tokencake.sim.gate.suite_file import load_suite
 from tokencake.sim.gate.update import update_suite
 from tokencake.sim.gate.words import sentence
+from tokencake.sim.outputs import check_outputs, outputs_of, write_whole
 
 SUITE = Path(__file__).parents[1] / "tokencake.toml"
 SCHEMA = "tokencake.mutations/1"
@@ -208,6 +212,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    check_outputs(outputs_of(json=arguments.json))
     context = multiprocessing.get_context("spawn")
     with TemporaryDirectory() as baselines, ProcessPoolExecutor(arguments.workers, context) as pool:
         update_suite(replace(load_suite(SUITE), baselines=baselines), arguments.workers)
@@ -234,7 +239,7 @@ def main() -> None:
             "bugs": bugs,
             "other_days": days,
         }
-        arguments.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_whole(arguments.json, json.dumps(record, indent=2) + "\n")
 
 
 def _lines(found: Mapping[str, Any]) -> list[str]:
@@ -249,4 +254,4 @@ def _more(told: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -39,6 +39,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from exits import exit_code
 from vllm.config import CacheConfig, DeviceConfig, KVTransferConfig, ModelConfig, SchedulerConfig, VllmConfig
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
@@ -56,6 +57,7 @@ from tokencake.live.scheduler import TokencakeMixin, TokencakeScheduler
 from tokencake.live.settings import RunSettings
 from tokencake.live.tiny import LONGEST_CONTEXT_TOKENS, tiny_model
 from tokencake.live.versions import check_vllm
+from tokencake.sim.outputs import check_outputs, outputs_of, write_whole
 from tokencake.traces import events as e
 
 RUNNING, WAITING, STALLED = 64, 256, 1_000
@@ -420,6 +422,7 @@ def main() -> None:
     parser.add_argument("--date", help="written down with the result")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
+    check_outputs(outputs_of(json=arguments.json))
     if not 2 <= arguments.steps <= STALLED - WARM_UP:
         parser.error(f"--steps: expected 2 to {STALLED - WARM_UP}, got {arguments.steps}")
     init_none_hash(sha256)
@@ -440,8 +443,8 @@ def main() -> None:
             "cpus": os.cpu_count(),
             "load_average": {"before": load_before, "after": os.getloadavg()[0]},
         }
-        arguments.json.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
+        write_whole(arguments.json, json.dumps({**about, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from exits import exit_code
+
 from tokencake.policies.registry import load_policy
 from tokencake.sim.machine import Machine
 from tokencake.sim.machine_file import load_machine
+from tokencake.sim.outputs import check_outputs, outputs_of, write_whole
 from tokencake.sim.simulate import simulate
 from tokencake.traces.apps import Application
 from tokencake.traces.generate import code_writer
@@ -49,6 +53,7 @@ def main() -> None:
     if arguments.draws < 1 or (arguments.draws > 1 and not arguments.spread):
         parser.error("--draws: expected at least 1, and a --spread if more: without one all draws are the same")
     machine = load_machine("a800-qwen2.5-14b", arguments.set)
+    check_outputs(outputs_of(json=arguments.json), [CELLS])
     measured = {(cell["mode"], cell["qps"]): cell for cell in json.loads(CELLS.read_text())["cells"]}
     print("Predicted; in brackets the error against the measurement, where there is one.")
     print(f"{'configuration':14s} {'rate':>4s} {'end to end, s':>18s} {'mean application, s':>20s}", end="")
@@ -68,7 +73,7 @@ def main() -> None:
             rows.append(row)
             print(line(row, measured.get((mode, rate))), flush=True)
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps({"machine": machine.settings(), "cells": rows}, indent=1) + "\n")
+        write_whole(arguments.json, json.dumps({"machine": machine.settings(), "cells": rows}, indent=1) + "\n")
 
 
 def predict(policy: str, trace: Iterable[Application], machine: Machine) -> dict[str, float]:
@@ -106,4 +111,4 @@ def line(row: dict[str, Any], cell: dict[str, float] | None) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

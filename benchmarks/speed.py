@@ -21,6 +21,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from exits import exit_code
+
 from tokencake.policies.registry import load_policy
 from tokencake.sim.machine_file import load_machine
 from tokencake.sim.simulate import simulate
@@ -121,4 +123,4 @@ def default_traces() -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

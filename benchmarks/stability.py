@@ -19,9 +19,12 @@ from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any
 
+from exits import exit_code
+
 from tokencake import __version__
 from tokencake.policies.registry import is_bound
 from tokencake.sim.machine_file import load_machine
+from tokencake.sim.outputs import check_outputs, outputs_of, write_whole
 from tokencake.sim.trials.cell import Cell, cells
 from tokencake.sim.trials.comparing import default_policies
 from tokencake.sim.trials.executors import run_on_workers
@@ -44,11 +47,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     traces = arguments.traces or [EXAMPLES / "code-writer.jsonl", EXAMPLES / "deep-research.jsonl"]
+    check_outputs(outputs_of(json=arguments.json), traces)
     found = {trace.stem: stability(trace, arguments.studies, arguments.repeats) for trace in traces}
     if arguments.json is not None:
         about = {"version": __version__, "date": time.strftime("%Y-%m-%d"), "command": " ".join(["python", *sys.argv])}
         said = {**about, "studies": arguments.studies, "repeats": arguments.repeats, "found": found}
-        arguments.json.write_text(json.dumps(said, indent=1) + "\n")
+        write_whole(arguments.json, json.dumps(said, indent=1) + "\n")
 
 
 def stability(trace: Path, studies: int, repeats: int) -> dict[str, Any]:
@@ -101,4 +105,4 @@ def _said(counts: Mapping[str, int]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -21,9 +21,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from exits import exit_code
+
 from tokencake import __version__
 from tokencake.policies.registry import is_bound
 from tokencake.sim.machine_file import load_machine
+from tokencake.sim.outputs import check_outputs, inputs_of, outputs_of, write_whole
 from tokencake.sim.trials.cell import Cell
 from tokencake.sim.trials.comparing import Asked, default_policies, report, run
 from tokencake.sim.trials.comparison import Gathered, Method
@@ -99,13 +102,15 @@ def main() -> None:
     parser.add_argument("--write", type=Path, nargs="*", default=[], help="documents whose tables are to be filled in")
     arguments = parser.parse_args()
     if arguments.figures is None:
+        figures = arguments.json or Path("study.json")
+        check_outputs(outputs_of(json=figures), inputs_of(arguments.coding))
         study = played(arguments.coding)
         about = {"command": " ".join(["python", *sys.argv])}
-        (arguments.json or Path("study.json")).write_text(json.dumps({**about, **reduced(study)}) + "\n")
+        write_whole(figures, json.dumps({**about, **reduced(study)}) + "\n")
     else:
         study = json.loads(arguments.figures.read_text())
     for document in arguments.write:
-        document.write_text(filled(document.read_text(), study))
+        write_whole(document, filled(document.read_text(), study))
 
 
 def played(coding: Path | None) -> dict[str, Any]:
@@ -344,4 +349,4 @@ def _row(cells: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

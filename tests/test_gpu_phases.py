@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exits import exit_code
 from gpu import command, results, summary
 from gpu.plan import PROCESSES, phases_of
 from gpu.runner import Runner, Session
@@ -175,7 +176,7 @@ def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """The exit code of the command."""
     monkeypatch.setattr(sys, "argv", ["gpu_session.py", *arguments])
     try:
-        return command.main()
+        return exit_code(command.main)
     except SystemExit as exit:
         return int(exit.code or 0)
 
@@ -213,7 +214,37 @@ def test_a_folder_that_cannot_be_made_is_refused(
 ) -> None:
     (tmp_path / "file").touch()
     assert called(monkeypatch, "--out", str(tmp_path / "file" / "out"), "--dry") == 2
-    assert capsys.readouterr().err == f"error: --out {tmp_path / 'file' / 'out'}: not a directory\n"
+    assert capsys.readouterr().err == f"error: {tmp_path / 'file' / 'out'}: cannot be written: not a directory\n"
+
+
+def test_what_was_never_begun_is_not_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(monkeypatch, "--out", str(tmp_path / "out"), "--collect") == 2
+    assert (
+        capsys.readouterr().err == f"error: --out {tmp_path / 'out'}: expected the folder of a session, there is none\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        '{"phase": "machine"}',
+        '{"phase": "machine", "title": "t", "status": "well"}',
+        '{"phase": "machine", "title": "t", "status": "done", "seconds": "long"}',
+        '{"phase": "machine", "title": "t", "status": "done", "found": [1]}',
+        '{"predictions": {"preset": {"vllm": 1}}, "written": "", "machines": {}}',
+        '{"commands": [1]}',
+    ],
+)
+def test_what_no_session_wrote_is_as_if_it_were_not_there(tmp_path: Path, content: str) -> None:
+    for name in ("machine.json", "predictions.json", summary.FILE):
+        (tmp_path / name).write_text(content)
+    summary.write(tmp_path, PROCESSES, command="collect", dry=False, began="now")
+    assert json.loads((tmp_path / summary.FILE).read_text())["phases"][0]["status"] == "left out"
+    assert summary.text(tmp_path, results.all_results(tmp_path, PROCESSES)).startswith("machine ")
 
 
 def test_an_empty_folder_is_collected_too(tmp_path: Path) -> None:

@@ -12,6 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from exits import refused
+
+from tokencake.sim.outputs import prepare_folder
+
 from . import results, summary
 from .plan import PROCESSES, phases_of
 from .runner import Runner, Session, machine_has_gpu
@@ -24,14 +28,13 @@ PHASES = tuple(phases_of(PROCESSES))
 def main() -> int:
     arguments = parse()
     out: Path = arguments.out.resolve()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        return refused(f"--out {arguments.out}: {(error.strerror or str(error)).lower()}")
     if arguments.collect:
+        if not out.is_dir():
+            return refused(f"--out {arguments.out}: expected the folder of a session, there is none")
         return collect(out, arguments.wait)
     if not arguments.dry and not machine_has_gpu():
         return refused("no GPU was found: --dry plays all phases on a CPU, with stand-ins")
+    prepare_folder(out)
     if arguments.detach:
         return detach(out)
     with only_one(out) as alone:
@@ -69,11 +72,6 @@ def seconds(text: str) -> float:
     if not 0 < number < 1e6:
         raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text!r}")
     return number
-
-
-def refused(why: str) -> int:
-    print(f"error: {why}", file=sys.stderr)
-    return 2
 
 
 def detach(out: Path) -> int:

@@ -12,7 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tokencake.traces.fields import WrongField
 from tokencake.traces.replacing import written
+from tokencake.traces.schema import Check, map_of, number_from, one_of, record, string
 
 from .plan import Phase, Process, phases_of
 
@@ -25,6 +27,17 @@ CALIBRATED, PRESET = "calibrated", "preset"  # the machines that it was said by
 ENDED = (DONE, FAILED, OUT_OF_TIME)
 
 Result = dict[str, Any]
+
+
+def anything(value: object, field: str) -> Any:
+    return value
+
+
+RESULT = record(
+    {"phase": string(), "title": string(), "status": one_of(*ENDED, RUNNING, LEFT_OUT)},
+    {"seconds": number_from(0, 1e9), "found": map_of(anything)},
+    others=anything,
+)
 
 
 def utc() -> str:
@@ -41,11 +54,16 @@ def fresh(phase: Phase, status: str, **more: object) -> Result:
 
 def read(out: Path, phase: str) -> Result | None:
     """What is written of a phase; None if nothing is, or nothing that this session can use."""
+    found = read_json(path_of(out, phase), RESULT)
+    return found if found is not None and found["phase"] == phase else None
+
+
+def read_json(path: Path, check: Check[Result]) -> Result | None:
+    """A file of a session; None if there is none, or another one's."""
     try:
-        found = json.loads(path_of(out, phase).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        return check(json.loads(path.read_text(encoding="utf-8")), "")
+    except (FileNotFoundError, ValueError, WrongField):
         return None
-    return found if isinstance(found, dict) and found.get("phase") == phase else None
 
 
 def write(out: Path, result: Result) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.console import Console
 
 from tokencake import __version__
 from tokencake.live import validation
+from tokencake.traces.schema import list_of, map_of, record, string
 
 from . import results
 from .plan import PLAYED, Process
@@ -20,10 +20,19 @@ from .results import CALIBRATED, PREDICTIONS
 FILE = "session.json"
 WIDTH = 120
 
+_CALL = record({"began": string(), "command": string(100_000)})
+SESSION = record({"commands": list_of(_CALL)}, others=results.anything)
+_OF_POLICIES = record(dict.fromkeys(PLAYED, map_of(results.anything)), others=results.anything)
+PREDICTED = record(
+    {"predictions": map_of(_OF_POLICIES), "written": string(), "machines": map_of(results.anything)},
+    others=results.anything,
+)
+
 
 def write(out: Path, processes: Sequence[Process], *, command: str, dry: bool, began: str) -> None:
     """The phases as they are now. Of each call of the command, when it began and which it was."""
-    calls = [call for call in _before(out).get("commands", []) if call["began"] != began]
+    before = results.read_json(out / FILE, SESSION) or {"commands": []}
+    calls = [call for call in before["commands"] if call["began"] != began]
     content = {
         "schema": results.SCHEMA,
         "tokencake": __version__,
@@ -31,7 +40,7 @@ def write(out: Path, processes: Sequence[Process], *, command: str, dry: bool, b
         "commands": [*calls, {"began": began, "command": command}],
         "written": results.utc(),
         "phases": results.all_results(out, processes),
-        "predictions": _read(out / PREDICTIONS),
+        "predictions": results.read_json(out / PREDICTIONS, PREDICTED),
         "validation": compared(out),
     }
     results.write_json(out / FILE, content)
@@ -53,7 +62,7 @@ def text(out: Path, found: list[results.Result]) -> str:
 
 def compared(out: Path) -> dict[str, Any] | None:
     """Live runs that were played to their ends beside what the calibrated machine, or else the preset, said before."""
-    said = _read(out / PREDICTIONS)
+    said = results.read_json(out / PREDICTIONS, PREDICTED)
     if said is None:
         return None
     name = CALIBRATED if CALIBRATED in said["predictions"] else next(iter(said["predictions"]))
@@ -66,15 +75,3 @@ def compared(out: Path) -> dict[str, Any] | None:
             trial.parity.append(live["parity"])
             trials.append(trial)
     return validation.build({"predicted_by": name, "predicted": said["written"]}, trials)
-
-
-def _before(out: Path) -> dict[str, Any]:
-    return _read(out / FILE) or {}
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
