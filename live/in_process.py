@@ -265,6 +265,7 @@ class _Run:
     def _step(self) -> list[tuple[CallId, list[int]]]:
         """One step of vLLM: the calls that it ended, and their answers."""
         ended = []
+        computing = self._engine.computing
         try:
             outputs = self._engine.llm.step()
         except TokencakeError:
@@ -274,11 +275,11 @@ class _Run:
         for output in outputs:
             if output.finished:
                 ended.append((output.request_id, self._answer(output)))
-        if self._engine.executed or ended:
+        if self._engine.executed or computing or ended:
             self._watch.happened(self.now_s())
         if self._engine.executed:
             self._steps += 1
-        elif not ended:
+        elif not (computing or ended):
             time.sleep(EMPTY_STEP_S)
         return ended
 

@@ -102,6 +102,8 @@ class TokencakeMixin(_Base):
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         self.tokencake.came()
+        if scheduler_output.total_num_scheduled_tokens:
+            self._tokencake_watch.happened(monotonic())
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         self.tokencake.stepped(scheduler_output, outputs)
         return outputs

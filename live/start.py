@@ -32,12 +32,12 @@ class Started:
         self.version = version
         self.core = llm.engine_core.engine_core
         self.adapter = getattr(self.core.scheduler, "tokencake", None)
-        self.executed = False  # whether the last step computed something
+        self.executed = False  # whether the last step scheduled something that is computed
         self._options = options
         self._note_executed()
 
     def _note_executed(self) -> None:
-        """The engine core tells its caller whether a step computed something; vLLM's client drops it."""
+        """The engine core tells its caller whether a step scheduled anything; vLLM's client drops it."""
         step = self.core.step_fn
 
         def noting() -> Any:
@@ -50,6 +50,12 @@ class Started:
     def busy(self) -> bool:
         """Whether vLLM has something to do, as its own loop asks."""
         return bool(self.core.scheduler.has_requests() or self.core.batch_queue)
+
+    @property
+    def computing(self) -> bool:
+        """Whether a step is under way that computes something: in between steps, of an asynchronous engine alone."""
+        steps = self.core.batch_queue or ()
+        return any(scheduled.total_num_scheduled_tokens for _, scheduled, _ in steps)
 
     @property
     def vocabulary(self) -> int:

@@ -190,6 +190,42 @@ def test_a_server_says_it_in_its_log_once_for_each_stall(
     assert not engine.scheduler.requests
 
 
+def test_a_server_takes_no_long_step_for_a_stall(
+    engine: InProcess, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A call waits while another is computed, in steps that take longer than nothing may happen."""
+    from vllm.sampling_params import SamplingParams
+
+    monkeypatch.setattr(EngineHandle, "has_own_process", True)
+    engine.scheduler._tokencake_watch = Watch(STALL_S)
+    llm, update = engine._engine.llm, engine.scheduler.update_from_output
+    came_s = [0.0]  # the latest outcome of a step that computed something
+
+    def slow(scheduled: Any, *others: Any) -> Any:
+        if scheduled.total_num_scheduled_tokens:
+            time.sleep(1.5 * STALL_S)
+            came_s.append(time.monotonic())
+        return update(scheduled, *others)
+
+    monkeypatch.setattr(engine.scheduler, "update_from_output", slow)
+    with caplog.at_level(logging.ERROR, logger="tokencake.live.scheduler"), thief(engine, 15) as taker:
+        taker.steal()
+        for name, blocks in (("small", 3), ("large", 8)):
+            prompt = {"prompt_token_ids": list(range(1, blocks * BLOCK_TOKENS - 8))}
+            sampling = SamplingParams(temperature=0.0, max_tokens=2, detokenize=False, ignore_eos=True)
+            llm.add_request(name, prompt, sampling)
+        while not caplog.messages:
+            llm.step()
+        assert len(came_s) == 3  # the small call has ended
+        assert time.monotonic() >= came_s[-1] + STALL_S
+        assert caplog.messages[0].startswith("call 'large")
+        taker.give_back()
+        monkeypatch.setattr(engine.scheduler, "update_from_output", update)
+        while llm.has_unfinished_requests():
+            llm.step()
+    assert not engine.scheduler.requests
+
+
 THIEF = '''
 import sys
 from tokencake.policies.interface import EVERYTHING, Plan
