@@ -888,12 +888,9 @@ def _live_trial(
     run, _ = _live_run(running, workload, settings, events, progress, {})
     _doubts(run)
     trial.failed = trial.failed or run.more["failed"]
-    parity: dict[str, object] = {**replay_file(events, trial.policy)[1].record()}
-    if not machine.asynchronous:
-        played = workload.play(running.limits, Counts())
-        parity |= play_recorded(events, played, machine, trial.policy).record()
+    again = play_recorded(events, workload.play(running.limits, Counts()), machine, trial.policy)
     trial.live.append(run.metrics)
-    trial.parity.append(parity)
+    trial.parity.append({**replay_file(events, trial.policy)[1].record(), **again.record()})
 
 
 def _validation(

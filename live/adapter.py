@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf, nextafter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from .. import __version__
 from ..policies.boundary import told
@@ -54,6 +54,15 @@ class _Flight(NamedTuple):
     given_s: float | None  # when the workers were given it; None: not asked for, or they had another one
 
 
+class _EmptyStep(NamedTuple):
+    """A step that computes nothing, until its outcome comes."""
+
+    output: Any
+    run: int
+    from_s: float
+    beside_another: bool  # whether a step under way computed something when it was scheduled
+
+
 class LiveApp:
     """An application between its start and its end."""
 
@@ -83,6 +92,7 @@ class Adapter:
         self._acknowledged: dict[int, float | None] = {}  # by job, seconds that it took
         self._came_s = 0.0  # the latest outcome of a step
         self._flights: deque[_Flight] = deque()  # steps whose outcome has not come, whichever run they began in
+        self._empty_steps: deque[_EmptyStep] = deque()  # the others, while steps are told of
         self._runs = 0
         self.copies = self._empty_copies()
         self._reset()
@@ -673,12 +683,14 @@ class Adapter:
         if (extent := self.laid.write_through) is not None:
             self._write_through(extent, output.num_scheduled_tokens)
         self._occupancy.look(self.copies.held_blocks)
+        wanted = self.settings is not None and self.settings.steps
         if output.total_num_scheduled_tokens:
             self.steps += 1
-            wanted = self.settings is not None and self.settings.steps
             sums = sums_of(output, self._scheduler.requests) if wanted else None
             given_s = self.now_s() if wanted and not self._flights else None
             self._flights.append(_Flight(output, self._runs, self._now_s, sums, given_s))
+        elif wanted:
+            self._empty_steps.append(_EmptyStep(output, self._runs, self._now_s, bool(self._flights)))
         in_vain = idle_calls and not self._flights
         if in_vain and self.copies.under_way:
             in_vain = False  # whose end may let somebody start
@@ -700,19 +712,13 @@ class Adapter:
         if self._controller is not None:
             self._tick(self.now_s())
         if scheduler_output.total_num_scheduled_tokens:
-            self._outcome(self._landed(scheduler_output), outputs)
+            self._outcome(_landed(self._flights, scheduler_output), outputs)
+        else:
+            self._empty_outcome(_landed(self._empty_steps, scheduler_output))
         if self._acknowledged:
             jobs, self._acknowledged = self._acknowledged, {}
             self.copies.finish(jobs, self._now_s)
         self._occupancy.look(self.copies.held_blocks)
-
-    def _landed(self, scheduler_output: Any) -> _Flight | None:
-        """The step that this was. Steps end in their order; of one that failed, no outcome comes."""
-        while self._flights:
-            flight = self._flights.popleft()
-            if flight.output is scheduler_output:
-                return flight
-        return None
 
     def _outcome(self, flight: _Flight | None, outputs: Mapping[int, Any]) -> None:
         at_s, unseen = self._now_s, self._unseen
@@ -728,6 +734,12 @@ class Adapter:
             alone = flight.given_s is not None and not self._flights  # else the workers had others as well
             worker_s = self._came_s - flight.given_s if alone and flight.given_s is not None else None
             self._report(e.Stepped(at_s, flight.from_s, *flight.sums, worker_s))
+
+    def _empty_outcome(self, step: _EmptyStep | None) -> None:
+        """Tell of it if it says when something happened: copies end with it, or it was scheduled beside another step,
+        and whatever gave room then gave it before that one's outcome."""
+        if step is not None and step.run == self._runs and (step.beside_another or self._acknowledged):
+            self._report(e.Stepped(self._now_s, step.from_s, 0, 0, 0, 0))
 
     def _came(self, out: Any, at_s: float) -> None:
         call = self._by_request.get(out.request_id)
@@ -817,6 +829,18 @@ class Adapter:
             if computed:
                 growth += max(0, call.final_blocks - -(-computed // self._size))
         return growth
+
+
+_Scheduled = TypeVar("_Scheduled", _Flight, _EmptyStep)
+
+
+def _landed(steps: deque[_Scheduled], scheduler_output: Any) -> _Scheduled | None:
+    """The step that this was. Steps end in their order; of one that failed, no outcome comes."""
+    while steps:
+        step = steps.popleft()
+        if step.output is scheduler_output:
+            return step
+    return None
 
 
 def _unheard(fact: Fact) -> None:

@@ -283,8 +283,6 @@ def _parity(run: Mapping[str, Any]) -> str:
     parity, runs = run["parity"], len(run["repeats"])
     line = f"{run['policy']}: {parity['plans']:,} plans of {runs} live run{'s' * (runs > 1)} replayed, "
     line += _differ(parity["different"] + parity["not_replayed"])
-    if parity.get("admissions") is None:
-        return f"{line}; an asynchronous engine: admissions not compared"
     line += (
         f"; {parity['admissions']:,} admissions and {parity['records']:,} records with the live step times simulated, "
     )

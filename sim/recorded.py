@@ -4,8 +4,9 @@ The world is the record's: applications, arrivals and tools come when they came;
 copy ends, when it did. What the engine does with that is the simulator's own: whom it admits and preempts, what it
 finds cached, what a step computes, what the policy is told and wants. Each of these is held against the record.
 
-For runs of a synchronous engine, whose steps follow one another; an asynchronous one schedules a step while another
-runs. Records are taken one at a time: memory does not grow with the run, unless the two part.
+Each step is recorded with the time at which it was scheduled and that of its outcome. So of an asynchronous engine,
+which schedules a step while another runs, it is known in which of the two something was decided. Records are taken one
+at a time: memory does not grow with the run, unless the two part.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heapify
+from math import inf, nextafter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,11 +30,13 @@ from ..traces.errors import EngineError, PolicyError, TraceError
 from ..traces.events import Fact
 from ..traces.events_io import Record, read_events
 from .content import ContextTree
-from .engine import Engine
+from .engine import Engine, Flight
 from .fit import Limits
+from .jobs import Job
 from .link import Done, Link
 from .machine import Machine, Timing, ps
 from .moments import Clock
+from .scheduler import Step
 from .workload import Play
 
 World = e.AppStarted | e.AppFinished | e.CallArrived | e.ToolStarted | e.ToolReturned
@@ -146,7 +150,7 @@ def play_recorded(
 
     Of the machine only the limits of a step count; memory is as recorded. `policy` is the recorded one unless it is
     given; the file may name a registered one only. Raises `TraceError` if the file is none, or of other applications,
-    `PolicyError` if there is no such policy, and `EngineError` if the machine is asynchronous.
+    and `PolicyError` if there is no such policy.
     """
     setup, records = setup_of(path, read_events(path), policy, None, None)
     fresh = load_policy(setup.policy, seed=setup.seed, registered_only=policy is None)
@@ -157,10 +161,6 @@ def play_records(
     records: Iterable[Record], policy: Policy, costs: Costs, applications: Iterable[Application], machine: Machine
 ) -> Agreement:
     """The same for records that are at hand, of a run under this policy with these beliefs."""
-    if machine.asynchronous:
-        raise EngineError(
-            "a run of an asynchronous engine cannot be played again step by step: expected a synchronous one"
-        )
     coming = iter(records)
     started = next((record for record in coming if isinstance(record, e.RunStarted)), None)
     if started is None:
@@ -256,8 +256,24 @@ _FINISHED: Mapping[type, type] = {
 }
 
 
+class _OpenStep(NamedTuple):
+    """A step that was scheduled and whose outcome has not come."""
+
+    computed: e.Stepped
+    firsts: list[Job]
+    finished: list[Job]
+
+
 class _SteppedEngine(Engine):
-    """An engine whose boundaries somebody else sets: `schedule` a step, later take in its `outcome`."""
+    """An engine whose boundaries somebody else sets: `schedule` a step, later take in its `outcome`.
+
+    Between the two of one step there may be those of others, in any order that an engine has.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, one_by_one=True, **kwargs)
+        self._lag = 0  # no step is scheduled that nobody asked for
+        self._open: deque[_OpenStep] = deque()
 
     def _act_at(self, at_ps: int) -> None:
         """Whoever plays the record knows when."""
@@ -267,12 +283,12 @@ class _SteppedEngine(Engine):
         return self._controller.due or (self._wake_ps is not None and self._wake_ps <= now_ps)
 
     @property
-    def computes(self) -> bool:
-        """Whether a step is under way."""
-        return self._step is not None
+    def open_steps(self) -> int:
+        """How many steps are under way."""
+        return len(self._open)
 
     def unpin_until(self, at_ps: int) -> None:
-        """Nothing runs: pins whose time is over before then are given up when it is over, of which no record tells."""
+        """Pins whose time is over before then are given up when it is over, of which no record tells."""
         copies = self._copies
         while copies.pinned and (now := max(self._clock.now_ps, copies.next_unpin_ps())) < at_ps:
             copies.unpin_expired(now)
@@ -280,24 +296,36 @@ class _SteppedEngine(Engine):
     def schedule(self) -> None:
         now = self._clock.now_ps
         self._copies.unpin_expired(now)
+        self._scheduler.lag = min(1, len(self._open))
         self._schedule_at(now)
+        step, self._step = self._step, None
+        if step is not None:
+            computed = self._computed(step)
+            firsts, finished = self._scheduler.advance(step)
+            self._open.append(_OpenStep(computed, firsts, finished))
+            self._flight = Flight(now, firsts, finished)
 
-    def outcome(self) -> None:
-        self._commit(self._clock.now_ps)
+    def outcome(self) -> e.Stepped:
+        """The oldest of the open steps ended. What it computed, at no time."""
+        ended = self._open.popleft()
+        now = self._clock.now_ps
+        self._meter.finish(now, 0, self._scheduler.batch)
+        if not self._open:
+            self._flight = None
+        self._outcomes(ended.firsts, ended.finished, now)
+        return ended.computed
 
-    def computed(self, at_s: float, from_s: float) -> e.Stepped | None:
-        """What the step under way computes; None if there is none.
+    def _computed(self, step: Step) -> e.Stepped:
+        """What a step computes that was just scheduled.
 
         A single token behind all of a prompt is a decoding one for vLLM, though a preempted call comes back with it.
         """
-        step, batch = self._step, self._scheduler.batch
-        if step is None:
-            return None
+        batch = self._scheduler.batch
         chunks = [(n, job.computed) for job, n in step.prefill.items() if n > 1 or job.computed < job.prompt_tokens]
         decoding = [job.computed for job, n in step.prefill.items() if n == 1 and job.computed >= job.prompt_tokens]
         return e.Stepped(
-            at_s,
-            from_s,
+            0.0,
+            0.0,
             sum(tokens for tokens, _ in chunks),
             sum(tokens * before + tokens * (tokens + 1) // 2 for tokens, before in chunks),
             batch.calls + len(decoding),
@@ -312,9 +340,7 @@ class _Recorded:
         self._clock = _Moment(0)
         self._tree = ContextTree(machine.block_tokens)
         self._link: _RecordedLink
-        self._engine = _SteppedEngine(
-            self._clock, machine, self._tree, self._finished, link=self._make_link, one_by_one=True
-        )
+        self._engine = _SteppedEngine(self._clock, machine, self._tree, self._finished, link=self._make_link)
         self._controller = _Told(policy, costs, self._engine, (), self._simulated)
         self._applications: Iterator[Application] = iter(applications)
         self._found: dict[AppId, Application] = {}  # drawn from the trace before they started
@@ -325,6 +351,8 @@ class _Recorded:
         self._tallies = {kind.__name__: Tally() for kind in COMPARED}
         self.agreement = Agreement(self._tallies)
         self._scheduled_s = -1.0
+        self._coming: deque[e.Stepped] = deque()  # recorded steps that are known, and still to be scheduled
+        self._open_steps = 0  # recorded ones under way that compute something
 
     def _make_link(self, timing: Timing) -> Link:
         self._link = _RecordedLink(timing)
@@ -334,7 +362,7 @@ class _Recorded:
         self._at(started.at_s)
         self._engine.start(self._controller)
         try:
-            for block in _blocks(records):
+            for block in self._looking_ahead(_blocks(records)):
                 self._play(block)
         except _Parted as parted:
             self.agreement.ended = f"at {self._controller.at_s:.6f} s {parted}"
@@ -343,13 +371,25 @@ class _Recorded:
         for tally in self._tallies.values():
             tally.close()
 
+    def _looking_ahead(self, blocks: Iterable[_Block]) -> Iterator[_Block]:
+        """The same, each once it is known when the step after its own was scheduled: maybe before the own one ended."""
+        last: _Block | None = None
+        for block in blocks:
+            if block.stepped is not None:
+                self._coming.append(block.stepped)
+            if last is not None:
+                yield last
+            last = block
+        if last is not None:
+            yield last
+
     def _play(self, block: _Block) -> None:
         """Play on to the end of a step."""
         for record in block.before:
-            if block.stepped is not None and record.at_s > block.stepped.from_s:
-                self._schedule(block.stepped.from_s)
+            self._schedule_before(record.at_s)
             self._take(record)
         if block.stepped is not None:
+            self._schedule_before(block.stepped.at_s)
             self._step(block.stepped, block.outcome)
 
     def _take(self, record: Fact | e.Planned) -> None:
@@ -364,6 +404,8 @@ class _Recorded:
             raise TraceError(f"CallAborted: a run whose calls were given up cannot be played again: {record.call!r}")
         else:
             if isinstance(record, SCHEDULING):
+                if self._asks_again(record):  # for another step of the same time, if there is one
+                    self._schedule_before(nextafter(record.at_s, inf))
                 self._schedule(record.at_s, self._asks_again(record))
             self._compare(record)
 
@@ -389,21 +431,40 @@ class _Recorded:
         step, and that step found nobody to start. The policy was not asked then: of that there would be a record.
         """
         at_s = self._controller.at_s
-        if self._engine.computes or record.at_s <= at_s:
+        if self._engine.open_steps or record.at_s <= at_s:
             return
-        if isinstance(record, CopyEnd) and not self._engine.asks(self._clock.now_ps):
-            self._schedule(at_s)
-        if not self._engine.computes:
+        if isinstance(record, CopyEnd):
+            self._schedule_in_vain(at_s)
+        if not self._engine.open_steps:
             self._engine.unpin_until(ps(record.at_s))
 
     # -- steps
 
+    def _schedule_before(self, at_s: float) -> None:
+        """The recorded steps that were scheduled before then are scheduled, unless that has been done."""
+        while self._coming and self._coming[0].from_s < at_s:
+            step = self._coming.popleft()
+            if not _computes(step):
+                self._schedule_in_vain(step.from_s)
+                continue
+            self._open_steps += 1
+            if self._engine.open_steps < self._open_steps:
+                self._schedule(step.from_s, again=self._open_steps > 1)
+
+    def _schedule_in_vain(self, at_s: float) -> None:
+        """The recorded engine scheduled at that time and found nothing to compute. Of a question there is a record."""
+        if not self._engine.asks(ps(at_s)):
+            self._schedule(at_s)
+        elif at_s > self._scheduled_s:
+            self._engine.unpin_until(ps(at_s))
+
     def _schedule(self, at_s: float, again: bool = False) -> None:
         """The recorded engine scheduled at that time; many records tell of one such time, unless it is `again`."""
-        if self._engine.computes or (at_s <= self._scheduled_s and not again):
+        if self._engine.open_steps > self._open_steps or (at_s <= self._scheduled_s and not again):
             return
         self._scheduled_s = at_s
-        self._engine.unpin_until(ps(at_s))
+        if not self._engine.open_steps:
+            self._engine.unpin_until(ps(at_s))
         self._at(at_s)
         self._engine.schedule()
 
@@ -414,13 +475,14 @@ class _Recorded:
 
     def _step(self, stepped: e.Stepped, outcome: Sequence[Record]) -> None:
         """Take in a step's end."""
-        self._schedule(stepped.from_s)
         self._at(stepped.at_s)
-        computed = self._engine.computed(stepped.at_s, stepped.from_s)
+        if not _computes(stepped):
+            return
+        self._open_steps -= 1
         self._behind = _behind_finished(outcome)
-        self._engine.outcome()
-        if computed is not None:
-            self._compare(computed, of_simulator=True)
+        if self._engine.open_steps:
+            computed = self._engine.outcome()
+            self._compare(computed._replace(at_s=stepped.at_s, from_s=stepped.from_s), of_simulator=True)
         for record in (*outcome, stepped._replace(worker_s=None)):  # what workers take is no decision
             self._compare(record)
         left, self._behind = self._behind, {}
@@ -518,6 +580,11 @@ def _blocks(records: Iterable[Record]) -> Iterator[_Block]:
     if outcome:
         raise TraceError("the record has outcomes of steps, but no Stepped: steps are recorded when that is asked for")
     yield _Block(before, outcome, None)
+
+
+def _computes(step: e.Stepped) -> bool:
+    """Whether a recorded step computed anything."""
+    return bool(step.prefill_tokens or step.decode_calls)
 
 
 def _behind_finished(group: Iterable[Record]) -> dict[CallId, list[World]]:

@@ -112,6 +112,8 @@ class Samples:
         self._firsts += 1
 
     def _stepped(self, fact: e.Stepped) -> None:
+        if not (fact.prefill_tokens or fact.decode_calls):
+            return
         if fact.from_s < self._ended_s:  # asynchronous scheduling: it was scheduled while the one before it ran
             began_s = self._ended_s
         elif self._loaded:
@@ -121,7 +123,7 @@ class Samples:
         self._ended_s = fact.at_s
         self._loaded = bool(self._loads)
         seconds = fact.at_s - began_s
-        if (fact.prefill_tokens or fact.decode_calls) and seconds >= SHORTEST_S:
+        if seconds >= SHORTEST_S:
             sums = (fact.prefill_tokens, fact.attended_tokens, fact.decode_calls, fact.context_tokens)
             self.steps.append(StepSample(seconds, *sums, self._host(fact, seconds)))
         self._admitted = self._firsts = 0

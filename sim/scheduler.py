@@ -64,7 +64,7 @@ class Scheduler:
         self._threshold = machine.long_prefill_token_threshold
         self._as_0_30 = machine.has_scheduler_of_0_30
         self._most = self._budget  # tokens of one prompt in the step that is being scheduled
-        self._lag = 1 if machine.asynchronous else 0
+        self.lag = 1 if machine.asynchronous else 0  # steps whose outcome has not come when the next is scheduled
         self._one_by_one = one_by_one
         self._step_log = step_log
         self._gpu = gpu
@@ -310,7 +310,7 @@ class Scheduler:
             if job.decoding:
                 self.batch.leave(job)
             # with a step in flight, the token of the last slot is not known yet
-            known = job.computed - self._lag if job.computed > job.target else job.computed
+            known = job.computed - self.lag if job.computed > job.target else job.computed
             job.target = job.computed + 1
         generated = job.target - job.prompt_tokens
         del self.running[job.id]

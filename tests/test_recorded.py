@@ -181,9 +181,8 @@ def test_a_file_says_which_policy_ran(tmp_path: Path, writers: tuple[Application
     [
         (lambda record: not isinstance(record, e.Stepped), CROWDED, "no Stepped"),
         (lambda record: not isinstance(record, e.RunStarted), CROWDED, "no RunStarted"),
-        (lambda record: True, replace(CROWDED, asynchronous=True), "asynchronous"),
     ],
-    ids=["steps", "start", "asynchronous"],
+    ids=["steps", "start"],
 )
 def test_what_cannot_be_played_again_is_refused(
     keep: Callable[[Record], bool],

@@ -193,8 +193,6 @@ def test_words_on_parity() -> None:
         "vllm: 20 plans of 2 live runs replayed, 3 differ; 10 admissions and 100 records with the live step times"
         " simulated, 3 differ and none differs (given up at 4 s it parted)"
     )
-    asynchronous = Trial("vllm", metrics(1, 1), [metrics(1, 1)], [{"plans": 1, "different": 0, "not_replayed": 0}])
-    assert words(build({}, [asynchronous]))[0].endswith("an asynchronous engine: admissions not compared")
 
 
 # -- the command, as far as it needs no engine

@@ -157,9 +157,8 @@ def live(work: Work, policy: str) -> dict[str, Any]:
     events = work.folder("events") / f"{policy}.jsonl.gz"
     metrics, samples = played_live(work, engine, policy, workload, machine.beliefs(), events)
     limits = limits_of(engine.info())
-    if not limits.asynchronous:  # the steps of one that is cannot be played again
-        agreement = decided_again(events, workload, limits, policy)
-        work.note(parity=work.noted("parity") | agreement.record())
+    agreement = decided_again(events, workload, limits, policy)
+    work.note(parity=work.noted("parity") | agreement.record())
     if CALIBRATED in machines:
         work.note(steps_error=formula_error(machines[CALIBRATED], samples.steps))
     live_s = metrics["makespan_s"]

@@ -17,73 +17,18 @@ pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an
 from adversary import hard_workload
 from differential.workloads import Workload, capped
 from test_occupancy import check_shares
+from untied import POLICIES, untied
 from virtual_engine import Virtual
 
 from tokencake.live.settings import RunSettings
-from tokencake.live.versions import check_vllm
 from tokencake.policies.interface import Extent, Plan, Policy, View
 from tokencake.policies.registry import load_policy
-from tokencake.sim.machine import simulated_version
 from tokencake.sim.simulate import simulate
 from tokencake.traces import events as e
-from tokencake.traces.apps import AgentId, Application, Call, CallId, Prompt, Segment
+from tokencake.traces.apps import Application, Call, Prompt, Segment
 
-POLICIES = (
-    "vllm",
-    "tokencake",
-    "tokencake-space",
-    "tokencake-time:upload=demand",
-    "tokencake-time:upload=pause",
-    "tokencake-time:rules=published,upload=predictive",
-    "tokencake:rules=published",
-    "native-offload",
-    "native-offload:save=prompts",
-    "native-offload:evict=arc",
-    "prefetch-at-pause",
-    "infercept",
-    "continuum",
-    "autellix",
-    "kvflow",
-    "saga",
-    "thunderagent",
-    "mori",
-)
 SEEDS = range(24)
-ENGINE_VERSION = simulated_version(check_vllm())
 Plain = tuple[str, float, str]  # a fact as text
-
-
-def untied(workload: Workload, seed: int) -> Workload:
-    """The workload without two things at the same time, since who comes first then differs; one context an agent."""
-    rng = random.Random(seed)
-    arrival_s = 0.0
-    applications = []
-    for application in workload.applications:
-        arrival_s += rng.uniform(1e-5, 1e-3)
-        calls = tuple(_untied(call, rng) for call in _one_context_an_agent(application))
-        applications.append(replace(application, arrival_s=application.arrival_s + arrival_s, calls=calls))
-    machine = replace(workload.machine, client_s=0.0, asynchronous=False, engine_version=ENGINE_VERSION)
-    return Workload(tuple(applications), machine)
-
-
-def _untied(call: Call, rng: random.Random) -> Call:
-    tools = tuple(replace(tool, duration_s=tool.duration_s + rng.uniform(0, 1e-3)) for tool in call.tools)
-    return replace(call, tools=tools, pause_s=call.pause_s + rng.uniform(0, 1e-3) if call.pause_s else 0.0)
-
-
-def _one_context_an_agent(application: Application) -> list[Call]:
-    """Calls whose agent goes on where its latest call ended; any other call is an agent's first."""
-    agents: dict[CallId, AgentId] = {}
-    latest: dict[AgentId, CallId] = {}
-    calls = []
-    for call in application.calls:
-        extended = call.prompt.extends
-        goes_on = extended is not None and call.agent != call.id and latest[agents[extended]] == extended
-        agent = agents[extended] if goes_on and extended is not None else call.id
-        agents[call.id] = agent
-        latest[agent] = call.id
-        calls.append(replace(call, agent=agent))
-    return calls
 
 
 def plain(fact: object) -> Plain | None:
