@@ -1,6 +1,7 @@
 """The study of docs/study.md: which policy is best on three workloads, and what each part of Tokencake is worth there.
 
     python benchmarks/study.py --coding coding.jsonl --json study.json           # plays everything: about half an hour
+    python benchmarks/study.py --coding coding.jsonl --json study.json --resume  # only what the file does not have yet
     python benchmarks/study.py --from study.json --write docs/study.md README.md # puts its tables into the documents
 
 `coding.jsonl` is made of recorded conversations of coding agents (callanjfox/kv-cache-tester, Apache-2.0) by `tokencake
@@ -98,43 +99,51 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--coding", type=Path, help="the converted trace of coding conversations")
     parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--resume", action="store_true", help="keep what the file of --json has, and play the rest")
     parser.add_argument("--from", dest="figures", type=Path, help="figures of before, instead of playing")
     parser.add_argument("--write", type=Path, nargs="*", default=[], help="documents whose tables are to be filled in")
     arguments = parser.parse_args()
     if arguments.figures is None:
         figures = arguments.json or Path("study.json")
         check_outputs(outputs_of(json=figures), inputs_of(arguments.coding))
-        study = played(arguments.coding)
-        about = {"command": " ".join(["python", *sys.argv])}
-        write_whole(figures, json.dumps({**about, **reduced(study)}) + "\n")
+        study = {"command": " ".join(["python", *sys.argv]), "version": __version__, "date": time.strftime("%Y-%m-%d")}
+        if arguments.resume and figures.exists():
+            study |= json.loads(figures.read_text())
+        for name, group in played(arguments.coding, study):
+            study[name] = reduced(group)
+            write_whole(figures, json.dumps(study) + "\n")
     else:
         study = json.loads(arguments.figures.read_text())
     for document in arguments.write:
         write_whole(document, filled(document.read_text(), study))
 
 
-def played(coding: Path | None) -> dict[str, Any]:
-    """All figures: by group, workload and, where there are several, by case."""
+def played(coding: Path | None, known: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The figures of each group that is not known yet, when they are there, with the group's name."""
     with tempfile.TemporaryDirectory() as folder:
-        workloads = list(_workloads(coding))
-        study: dict[str, Any] = {"version": __version__, "date": time.strftime("%Y-%m-%d")}
-        for workload in workloads:
-            study[f"field {workload.name}"] = compared(workload, default_policies())
-            study[f"parts {workload.name}"] = compared(workload, SPATIAL)
-            study[f"constants {workload.name}"] = compared(workload, CONSTANTS)
-            study[f"age {workload.name}"] = compared(workload, AGES)
-            for label, variation in PREDICTIONS.items():
-                if label != LEARNED and not workload.declares:
-                    continue
-                for rules in ("default", "published"):
-                    policies = ("vllm", "oracle", *(f"tokencake:rules={rules},upload={way}" for way in UPLOADS))
-                    predicted = _predicted(workload, label, variation, Path(folder))
-                    study[f"uploads {rules} {label} {workload.name}"] = compared(predicted, policies)
-        for rate in LOADS:
-            for workload in workloads[:1]:
-                loaded = replace(workload, cell=replace(workload.cell, rate=rate))
-                study[f"load {rate:g} {workload.name}"] = compared(loaded, LOADED)
-    return study
+        for name, workload, policies in _groups(list(_workloads(coding)), Path(folder)):
+            if name not in known:
+                yield name, compared(workload, policies)
+
+
+def _groups(workloads: Sequence[Workload], folder: Path) -> Iterator[tuple[str, Workload, Sequence[str]]]:
+    """What is compared, named by question, workload and, where there are several, case."""
+    for workload in workloads:
+        yield f"field {workload.name}", workload, default_policies()
+        yield f"parts {workload.name}", workload, SPATIAL
+        yield f"constants {workload.name}", workload, CONSTANTS
+        yield f"age {workload.name}", workload, AGES
+        for label, variation in PREDICTIONS.items():
+            if label != LEARNED and not workload.declares:
+                continue
+            for rules in ("default", "published"):
+                policies = ("vllm", "oracle", *(f"tokencake:rules={rules},upload={way}" for way in UPLOADS))
+                predicted = _predicted(workload, label, variation, folder)
+                yield f"uploads {rules} {label} {workload.name}", predicted, policies
+    for rate in LOADS:
+        for workload in workloads[:1]:
+            loaded = replace(workload, cell=replace(workload.cell, rate=rate))
+            yield f"load {rate:g} {workload.name}", loaded, LOADED
 
 
 def _workloads(coding: Path | None) -> Iterator[Workload]:
