@@ -60,7 +60,7 @@ class _EmptyStep(NamedTuple):
     output: Any
     run: int
     from_s: float
-    beside_another: bool  # whether a step under way computed something when it was scheduled
+    outcomes: int  # that anything came with, before it was scheduled
 
 
 class LiveApp:
@@ -93,6 +93,7 @@ class Adapter:
         self._came_s = 0.0  # the latest outcome of a step
         self._flights: deque[_Flight] = deque()  # steps whose outcome has not come, whichever run they began in
         self._empty_steps: deque[_EmptyStep] = deque()  # the others, while steps are told of
+        self._outcomes = 0  # that anything came with: tokens or the ends of copies
         self._runs = 0
         self.copies = self._empty_copies()
         self._reset()
@@ -690,7 +691,7 @@ class Adapter:
             given_s = self.now_s() if wanted and not self._flights else None
             self._flights.append(_Flight(output, self._runs, self._now_s, sums, given_s))
         elif wanted:
-            self._empty_steps.append(_EmptyStep(output, self._runs, self._now_s, bool(self._flights)))
+            self._empty_steps.append(_EmptyStep(output, self._runs, self._now_s, self._outcomes))
         in_vain = idle_calls and not self._flights
         if in_vain and self.copies.under_way:
             in_vain = False  # whose end may let somebody start
@@ -715,6 +716,7 @@ class Adapter:
             self._outcome(_landed(self._flights, scheduler_output), outputs)
         else:
             self._empty_outcome(_landed(self._empty_steps, scheduler_output))
+        self._outcomes += bool(scheduler_output.total_num_scheduled_tokens or self._acknowledged)
         if self._acknowledged:
             jobs, self._acknowledged = self._acknowledged, {}
             self.copies.finish(jobs, self._now_s)
@@ -736,9 +738,11 @@ class Adapter:
             self._report(e.Stepped(at_s, flight.from_s, *flight.sums, worker_s))
 
     def _empty_outcome(self, step: _EmptyStep | None) -> None:
-        """Tell of it if it says when something happened: copies end with it, or it was scheduled beside another step,
-        and whatever gave room then gave it before that one's outcome."""
-        if step is not None and step.run == self._runs and (step.beside_another or self._acknowledged):
+        """Tell of it if that says what came first: copies end with it, or something came between its begin and its end.
+
+        What its schedule gave up, pins whose time was over, it gave up before that.
+        """
+        if step is not None and step.run == self._runs and (self._acknowledged or step.outcomes < self._outcomes):
             self._report(e.Stepped(self._now_s, step.from_s, 0, 0, 0, 0))
 
     def _came(self, out: Any, at_s: float) -> None:

@@ -257,8 +257,9 @@ class Occupied(NamedTuple):
 class Stepped(NamedTuple):
     """A step of a live engine has ended: what it computed. The simulator takes many steps at once and tells of none.
 
-    Of a step that computed nothing it is told if copies ended with it, or if it was scheduled while another was under
-    way. The four sums are those that a machine's step time is made of (`sim.machine.Machine`).
+    Of a step that computed nothing it is told if copies ended with it, or if another step ended between its begin and
+    its end with which anything came. The four sums are those that a machine's step time is made of
+    (`sim.machine.Machine`).
     """
 
     at_s: float
