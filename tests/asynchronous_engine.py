@@ -114,6 +114,7 @@ def schedules_asynchronously() -> Iterator[None]:
             (torch.cuda, "Event", _Event),
             (torch.cuda, "Stream", _Stream),
             (torch.cuda, "current_stream", lambda device=None: stream),
+            (torch.cuda, "set_stream", lambda stream: None),
             (torch.cuda, "stream", nullcontext),
         ):
             patches.enter_context(patch.object(owner, name, stand_in))
