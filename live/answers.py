@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ..traces.fields import MAX_TOKENS, WrongField, flag, items, number, shown, text, whole
+from ..traces.fields import MAX_TOKENS, WrongField, flag, items, members, number, seconds, shown, text, whole
+from ..traces.schema import string
 
 LONGEST_SAID = 500  # characters of a server's text in a message
 MOST_SHOWN = 10  # models, and errors of a policy, that a message names
 MOST_FACTS = 10**15
 LONGEST_POLICY_S = 1e12
+
+
+class Stalled(NamedTuple):
+    """An engine with calls that wait, which has done nothing for `after_s` or longer."""
+
+    said: str  # which call waits, and for what
+    after_s: float
 
 
 class Facts(NamedTuple):
@@ -19,6 +27,7 @@ class Facts(NamedTuple):
     lines: list[str]  # of an events file
     following: int  # the number of the next one
     under_way: bool  # whether the run still is
+    stalled: Stalled | None
 
 
 class Ended(NamedTuple):
@@ -54,7 +63,16 @@ def facts(answer: Mapping[str, object], first: int) -> Facts:
     if answer.get("next") != first + len(lines):
         raise WrongField("next", f"expected {first + len(lines)}, got {shown(answer.get('next'))}")
     following = whole(answer.get("next"), "next", 0, MOST_FACTS)
-    return Facts([str(line) for line in lines], following, flag(answer.get("under_way"), "under_way"))
+    under_way, stalled = flag(answer.get("under_way"), "under_way"), answer.get("stalled")
+    return Facts([str(line) for line in lines], following, under_way, None if stalled is None else _stalled(stalled))
+
+
+def _stalled(said: object) -> Stalled:
+    try:
+        told = members(said, frozenset({"said", "after_s"}), ("said", "after_s"))
+        return Stalled(brief(string()(told["said"], "said")), seconds(told["after_s"], "after_s"))
+    except WrongField as wrong:
+        raise wrong.inside("stalled") from None
 
 
 def ended(answer: Mapping[str, object]) -> Ended:

@@ -23,7 +23,7 @@ from ..traces.errors import EngineError, RunError, TokencakeError
 from ..traces.events import AppFinished, Asked, AskedShared, Began, CallArrived, Occupied, Planned, Request
 from ..traces.events_io import decode
 from ..traces.limits import problem
-from .answers import Ended
+from .answers import Ended, Stalled
 from .chat import Messages
 from .counters import Counters, FactCounters, disagreements
 from .in_process import LiveStats, Progress
@@ -88,8 +88,8 @@ class Remote:
         """Run all applications to their ends under a policy, on an empty cache; the facts are reported as they come.
 
         A call that fails costs its application, and the run goes on. Raises `EngineError` for what the user can mend,
-        and `RunError` if the server gave way. Then, and after an interrupt, the calls under way are given up and the
-        run is ended on the server, if there still is one.
+        and `RunError` if the server gave way, or does nothing though calls wait. Then, and after an interrupt, the
+        calls under way are given up and the run is ended on the server, if there still is one.
         """
         return asyncio.run(self._play(applications, settings, _Facts(sinks, journal), progress))
 
@@ -123,6 +123,7 @@ class _Facts:
         self._sinks = (*sinks, self.counters.add, self.call_latencies.add)
         self._journal = journal
         self._next = 0
+        self.stalled: Stalled | None = None  # the engine, when it was last asked
         self.given_up: set[AppId] = set()  # applications: they did not finish, though the server is told that they end
         self.steps = 0  # known when the run has ended
         self._due_s: dict[CallId, float] = {}  # of calls that the server has not reported
@@ -138,6 +139,7 @@ class _Facts:
         for number, line in enumerate(facts.lines, self._next):
             self._take(decode(line.encode() + b"\n", f"{server.url}: fact {number}"))
         self._next = facts.following
+        self.stalled = facts.stalled
         if not facts.under_way and not ended:
             raise RunError(f"{server.url}: the server has ended the run: it had not heard of this client for too long")
         if facts.under_way and ended:  # more would come, maybe for ever
@@ -188,6 +190,7 @@ class _Run:
         self._failure: BaseException | None = None
         self._news = asyncio.Event()  # a call ended, or something failed
         self._start_s = 0.0
+        self._active_s = 0.0  # when something was last due, sent, or answered
         self._name = new_name()
 
     async def through(self, settings: RunSettings) -> LiveStats:
@@ -250,6 +253,7 @@ class _Run:
         while True:
             self._player.advance(self._now_s())
             await self._send()
+            self._active_s = self._now_s()
             if self._player.done:
                 return
             await self._wait()
@@ -302,6 +306,15 @@ class _Run:
         while True:
             await asyncio.sleep(FACTS_EVERY_S)
             await self._facts.fetch(self._server, self._name)
+            self._look_out()
+
+    def _look_out(self) -> None:
+        """Raises `RunError` when calls wait, the engine does nothing, and nothing is on its way to it from here."""
+        stalled, now_s = self._facts.stalled, self._now_s()
+        if self._player.next_due_s is not None:
+            self._active_s = now_s
+        elif stalled is not None and now_s >= self._active_s + stalled.after_s:
+            raise RunError(f"{self._server.url}: {stalled.said}")
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

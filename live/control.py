@@ -20,6 +20,7 @@ from .client_events import events_from_body
 from .kept_facts import KeptFacts
 from .protocol import BUSY, LONGEST_NAME, SHORTEST_NAME
 from .settings import CLIENT_TIMEOUT_S, RunSettings, from_client
+from .stall import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +46,19 @@ class Control:
     A server has a run of its own, from its start on. It gives way to a client's run, and goes on, with a fresh policy,
     when that has ended: because the client says so, was not heard of for `client_timeout_s`, or fetches no facts though
     it has them kept. Whatever is asked and whatever goes wrong, the server has its own run or a client's.
+
+    `watch` is the scheduler's: who has a run under way is told what it says.
     """
 
     def __init__(
-        self, adapter: Adapter, client_timeout_s: float = CLIENT_TIMEOUT_S, clock: Callable[[], float] = time.monotonic
+        self,
+        adapter: Adapter,
+        watch: Watch,
+        client_timeout_s: float = CLIENT_TIMEOUT_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._adapter = adapter
+        self._watch = watch
         self._timeout_s = client_timeout_s
         self._clock = clock
         self._own: RunSettings | None = None
@@ -212,6 +220,7 @@ class Control:
                 self._own_goes_on()
             raise
         client.heard_s = self._clock()
+        self._watch.happened(client.heard_s)
         self._client, self._ended = client, None
         return {"run": name}
 
@@ -258,7 +267,8 @@ class Control:
         except WrongField as wrong:
             raise EngineError(f"facts: {wrong}") from None
         lines, following = run.facts.since(first, most)
-        return {"lines": lines, "next": following, "under_way": run is self._client}
+        stalled = None if self._watch.said is None else {"said": self._watch.said, "after_s": self._watch.limit_s}
+        return {"lines": lines, "next": following, "under_way": run is self._client, "stalled": stalled}
 
     # -- for all
 
@@ -268,6 +278,7 @@ class Control:
 
     def _tell(self, payload: Mapping[str, Any]) -> None:
         for event in events_from_body(payload):
+            self._watch.happened(self._clock())
             self._adapter.hear(event)
 
 

@@ -297,11 +297,12 @@ class _Run:
 
     def _look_out(self, player: Player) -> None:
         """Raise `RunError` when calls wait and nothing happens."""
+        now_s = self.now_s()
         if player.next_due_s is not None:
-            self._watch.happened(self.now_s())
-        elif self._watch.is_over(now_s := self.now_s(), self._adapter):
-            names = {request: call for call, request in self._requests.items()}
-            raise RunError(self._watch.words(now_s, self._engine.core.scheduler, self._adapter, names))
+            self._watch.happened(now_s)
+            return
+        if (said := self._watch.look(now_s, self._engine.core.scheduler, self._adapter, self._requests)) is not None:
+            raise RunError(said)
 
     def _sleep(self, due_s: float | None) -> None:
         """Until the next thing is due, or the policy wants to be asked; an interrupt is noticed in between."""

@@ -60,9 +60,9 @@ class TokencakeMixin(_Base):
         self._tokencake_allocate: Any = None
         told = server_settings(self.vllm_config.additional_config)
         control_token(told, [])  # one that is none is found before the model is loaded
-        control = self._tokencake_control = Control(self.tokencake, told.client_timeout_s)
+        watch = self._tokencake_watch = Watch(told.stall_s)
+        control = self._tokencake_control = Control(self.tokencake, watch, told.client_timeout_s)
         self._tokencake_engine = EngineHandle.find(control)
-        self._tokencake_watch = Watch(told.stall_s)
         if told.run is not None:
             control.begin_own(told.run)
 
@@ -97,8 +97,8 @@ class TokencakeMixin(_Base):
         watch, now_s = self._tokencake_watch, monotonic()
         if output.total_num_scheduled_tokens or not self.requests or self.tokencake.computing:
             watch.happened(now_s)
-        elif watch.is_over(now_s, self.tokencake):
-            logger.error("%s", watch.words(now_s, self, self.tokencake))
+        elif (said := watch.look(now_s, self, self.tokencake)) is not None:
+            logger.error("%s", said)
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         self.tokencake.came()

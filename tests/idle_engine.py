@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from tokencake.live.adapter import Adapter
 from tokencake.live.control import Control
 from tokencake.live.settings import RunSettings
+from tokencake.live.stall import Watch
 from tokencake.policies.interface import Policy
 from tokencake.policies.registry import load_policy
 
@@ -22,10 +23,11 @@ class IdleEngine:
         pool = SimpleNamespace(num_gpu_blocks=11, get_num_free_blocks=lambda: 10, enable_kv_cache_events=False)
         self.kv_cache_manager = SimpleNamespace(block_pool=pool, reset_prefix_cache=lambda: self.emptied)
         self.now_s = 0.0
+        self.watch = Watch(30.0)
         self.adapter = Adapter(self, 16, 10, {"block_bytes": 1})
         self.adapter._clock = lambda: self.now_s
         self.adapter.load_policy = loaded
-        self.control = Control(self.adapter, 60.0, lambda: self.now_s)
+        self.control = Control(self.adapter, self.watch, 60.0, lambda: self.now_s)
         self.control.begin_own(OWN)
 
     def check(self) -> None:

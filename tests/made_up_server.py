@@ -47,6 +47,7 @@ class MadeUpServer:
         self.keys: set[str] = set()  # that requests had
         self.runs: list[str] = []  # names of runs, in the order in which they began
         self.under_way = False
+        self.stalled: object = None  # what it says of its engine
         self.fetched = 0  # records that the client has for sure, since it asked for those behind them
         self._prompt_tokens = 0
         self._answer_tokens = 0
@@ -90,7 +91,8 @@ class MadeUpServer:
         if path == "/tokencake/facts":
             first = self.fetched = int(query["from"][0])
             lines = [encode(record) for record in self.records[first : first + 5]]
-            return 200, {"lines": lines, "next": first + len(lines), "under_way": self.under_way}
+            told = {"lines": lines, "next": first + len(lines), "under_way": self.under_way}
+            return 200, {**told, "stalled": self.stalled}
         if path == "/v1/completions":
             ids = self._serve(body, len(body["prompt"]))
             return 200, {

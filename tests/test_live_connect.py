@@ -380,6 +380,21 @@ LINE = '{"fact":"AppStarted","at_s":0.1,"app":"a"}'
         ),
         ("/tokencake/facts", {"lines": [], "next": 0, "under_way": "no"}, "facts: under_way: expected true or false"),
         ("/tokencake/facts", {"lines": [], "next": 0, "under_way": True}, "run has been ended, but the server says"),
+        (
+            "/tokencake/facts",
+            {"lines": [], "next": 0, "under_way": True, "stalled": "yes"},
+            'facts: stalled: expected an object, got "yes"',
+        ),
+        (
+            "/tokencake/facts",
+            {"lines": [], "next": 0, "under_way": True, "stalled": {"said": "a call waits", "after_s": float("nan")}},
+            "facts: stalled.after_s: expected seconds, at least 0",
+        ),
+        (
+            "/tokencake/facts",
+            {"lines": [], "next": 0, "under_way": True, "stalled": {"said": 7, "after_s": 1}},
+            "facts: stalled.said: expected text",
+        ),
         ("/tokencake/end", {"policy_s": "x"}, "end: policy_s: expected a number"),
         ("/tokencake/end", {"policy_s": float("nan")}, "end: policy_s: expected a number"),
         ("/tokencake/end", {"errors": 7}, "end: errors: expected a list, got 7"),
@@ -543,6 +558,53 @@ def test_a_run_that_the_server_ended_fails(
     server.before = end
     with pytest.raises(RunError, match="the server has ended the run"):
         Remote(server.url, MODEL).play(trace, RunSettings())
+
+
+WAITS = "call 'fix/read' waits, and nothing was computed or copied for 60 s: it needs 8 blocks, and 5 are free"
+
+
+def test_an_engine_that_has_stalled_ends_the_run_and_what_was_measured_until_then_is_kept(
+    server: MadeUpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It answers all questions but one call."""
+    monkeypatch.setattr("tokencake.live.connect.FACTS_EVERY_S", 0.01)
+    ended = threading.Event()
+
+    def stall(path: str, body: Any) -> tuple[int, object] | None:
+        if path == "/v1/completions" and '"call": "read"' in body["vllm_xargs"]["tokencake"]:
+            server.stalled = {"said": WAITS, "after_s": 0.3}
+            assert ended.wait(20)
+            return 0, None
+        if path == "/tokencake/end":
+            ended.set()
+        return None
+
+    server.before = stall
+    report, events = tmp_path / "r.json", tmp_path / "events"
+    told = ["--connect", server.url, "--model", MODEL, "--policy", "vllm", "--json", str(report)]
+    code, out, err = command(str(written(tmp_path, CHAT, AGENT)), *told, "--events", str(events), capsys=capsys)
+
+    assert (code, err.splitlines()[-1]) == (1, f"error: {server.url}: {WAITS}")
+    assert "end" in server.places()
+    found = json.loads(report.read_text())
+    assert (found["runs"], found["partial"][0]["partial"]) == ([], f"{server.url}: {WAITS}")
+    assert found["partial"][0]["metrics"]["calls"] == 3  # of `chat`, `plan` and `look`
+    assert out.splitlines()[-1].startswith("vllm ended after ")
+    assert [path.name for path in events.iterdir()] == ["1-vllm.jsonl.partial"]
+
+
+def test_an_engine_that_waits_for_the_client_has_not_stalled(
+    server: MadeUpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may say so while a tool runs: what the call waits for may come with that."""
+    monkeypatch.setattr("tokencake.live.connect.FACTS_EVERY_S", 0.01)
+    server.stalled = {"said": WAITS, "after_s": 0.5}
+    tool = {"kind": "web", "duration_s": 1.2, "result": 9}
+    calls = [
+        {"id": "one", "prompt": [["task", 10]], "output": 3, "tools": [tool]},
+        {"id": "two", "after": ["one"], "prompt": [["task", 20]], "output": 3},
+    ]
+    assert Remote(server.url, MODEL).play(applications(tmp_path, {**AGENT, "calls": calls}), RunSettings()).calls == 2
 
 
 def test_many_events_are_sent_in_messages_that_a_server_takes() -> None:

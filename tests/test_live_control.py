@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -120,7 +121,7 @@ def _raise(record: object) -> None:
 def test_a_file_of_events_that_cannot_be_written_any_more_stops_nobody(tmp_path: Any) -> None:
     engine = IdleEngine()
     own = RunSettings(policy="vllm", events=str(tmp_path / "events.jsonl"))
-    control = Control(engine.adapter, 60.0, lambda: engine.now_s)
+    control = Control(engine.adapter, engine.watch, 60.0, lambda: engine.now_s)
     engine.adapter.end()
     control.begin_own(own)
     writer = control._writer
@@ -137,7 +138,7 @@ def test_each_run_of_the_server_itself_has_its_events_in_a_file_of_its_own(tmp_p
     engine = IdleEngine()
     file = tmp_path / "events.jsonl.gz"
     own = RunSettings(policy="vllm", events=str(file))
-    control = Control(engine.adapter, 60.0, lambda: engine.now_s)
+    control = Control(engine.adapter, engine.watch, 60.0, lambda: engine.now_s)
     engine.adapter.end()
     control.begin_own(own)
     control.handle("tell", {"events": [{"event": "app_started", "app": "before"}]})
@@ -148,7 +149,7 @@ def test_each_run_of_the_server_itself_has_its_events_in_a_file_of_its_own(tmp_p
     assert written.splitlines()[-1] == '{"fact":"AppStarted","at_s":0.0,"app":"after"}'  # even if it were killed now
     control.close()
     (tmp_path / "3-events.jsonl.gz.partial").touch()  # a server that was killed left it
-    control = Control(engine.adapter, 60.0, lambda: engine.now_s)
+    control = Control(engine.adapter, engine.watch, 60.0, lambda: engine.now_s)
     control.begin_own(own)
     control.handle("tell", {"events": [{"event": "app_started", "app": "again"}]})
     control.close()
@@ -164,6 +165,28 @@ def test_each_run_of_the_server_itself_has_its_events_in_a_file_of_its_own(tmp_p
         "3-events.jsonl.gz.partial": [],
         "4-events.jsonl.gz": ["again"],
     }
+
+
+STALLED = SimpleNamespace(running=[1], requests={})
+SAYS = {"said": "nothing was computed or copied for 40 s, though 1 calls run", "after_s": 30.0}
+
+
+def test_who_has_a_run_under_way_is_told_that_the_engine_has_stalled() -> None:
+    engine = IdleEngine()
+
+    def told() -> object:
+        return engine.control.handle("facts", {"run": NAMES[0]})["stalled"]
+
+    engine.watch.look(40.0, STALLED, None)  # before its run
+    engine.control.handle("begin", {"run": NAMES[0], "settings": {"keep_facts": True}})
+    assert told() is None
+    engine.watch.look(40.0, STALLED, None)
+    assert told() == SAYS
+    engine.now_s = 41.0
+    engine.control.handle("tell", {"events": [{"event": "app_started", "app": "a"}]})
+    assert told() is None
+    assert engine.watch.look(70.9, STALLED, None) is None
+    assert engine.watch.look(71.0, STALLED, None) is not None
 
 
 def _refuse(record: object) -> None:

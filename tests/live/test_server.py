@@ -49,6 +49,7 @@ START_S = 300.0
 WAIT_S = 60.0
 GPU_BLOCKS = 48
 CLIENT_TIMEOUT_S = 5.0
+STALL_S = 2.0
 TOKEN = "t" * 40  # of the control routes
 PACKAGE = Path(__file__).parents[2]
 
@@ -113,19 +114,55 @@ class Running:
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """That of the server and of commands. Where this package is imported without being installed, vLLM is shown the
     plugin's entry point all the same."""
-    paths = [os.environ.get("PYTHONPATH", "")]
+    folder = tmp_path_factory.mktemp("site")
+    paths = [str(folder), os.environ.get("PYTHONPATH", "")]
     if not entry_points(group="vllm.endpoint_plugins", name="tokencake"):
-        folder = tmp_path_factory.mktemp("site")
-        about = folder / "tokencake-0.dist-info"
-        about.mkdir()
-        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: tokencake\nVersion: 0\n")
-        (about / "entry_points.txt").write_text("[vllm.endpoint_plugins]\ntokencake = tokencake.live.route:Routes\n")
-        paths.insert(0, str(folder))
+        installed(folder, "tokencake", "[vllm.endpoint_plugins]\ntokencake = tokencake.live.route:Routes\n")
+    installed(folder, "thief", "[tokencake.policies]\nthief = thief:Thief\n")
+    (folder / "thief.py").write_text(THIEF)
     told = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     if for_cpus():  # two threads that wait for each other on cores that others use are ten times slower than one
         told |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     told["TOKENCAKE_CONTROL_TOKEN"] = TOKEN  # commands inherit it, as users would set it
     return {**os.environ, **told, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+
+
+def installed(folder: Path, package: str, points: str) -> None:
+    """As if a package with these entry points were."""
+    about = folder / f"{package}-0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0\n")
+    (about / "entry_points.txt").write_text(points)
+
+
+THIEF = '''
+import sys
+from tokencake.policies.interface import EVERYTHING, Plan
+
+TAKEN = []
+
+
+class Thief:
+    """A while after the start, most of the engine's blocks are gone, until it is asked for again, with `back`."""
+
+    hears = EVERYTHING
+
+    def __init__(self, back: bool = False):
+        self.left = 20
+        if back:
+            pool, blocks = TAKEN.pop()
+            pool.free_blocks(blocks)
+
+    def plan(self, view):
+        self.left -= 1
+        if not self.left:
+            frame = sys._getframe()
+            while type(frame.f_locals.get("self")).__name__ != "Adapter":
+                frame = frame.f_back
+            pool = frame.f_locals["self"]._scheduler.kv_cache_manager.block_pool
+            TAKEN.append((pool, pool.get_new_blocks(pool.get_num_free_blocks() - 2)))
+        return Plan()
+'''
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +177,7 @@ def running(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactor
     args = serve_args(options, RunSettings(policy="tokencake"), on_cpu=for_cpus(), control=True)
     where = args.index("--additional-config") + 1
     told = json.loads(args[where])
-    told["tokencake"]["client_timeout_s"] = CLIENT_TIMEOUT_S
+    told["tokencake"] |= {"client_timeout_s": CLIENT_TIMEOUT_S, "stall_s": STALL_S}
     args[where] = json.dumps(told)
     log = tmp_path_factory.mktemp("log") / "server.log"
     with log.open("wb") as file:
@@ -472,6 +509,35 @@ def test_an_interrupt_leaves_a_server_that_serves(running: Running, tmp_path: Pa
     assert "FirstToken" in partial.read_text()
     running.await_idle()
     assert Remote(running.url, "tiny").info()["policy"] == "tokencake"
+
+
+def test_an_engine_that_stalls_ends_the_run_with_the_call_that_waits(
+    running: Running, trace: Path, tmp_path: Path
+) -> None:
+    report = tmp_path / "report.json"
+    command = running.tokencake(
+        "live", str(trace), "--connect", running.url, "--model", "tiny", "--policy", "vllm", "--policy", "thief",
+        "--json", str(report),
+    )  # fmt: skip
+    out, err = command.communicate(timeout=WAIT_S)
+    assert command.returncode == 1
+    said = err.splitlines()[-1].removeprefix(f"error: {running.url}: ")
+    assert said.startswith("call 'a")
+    assert f"and nothing was computed or copied for {STALL_S:.0f} s: it needs " in said
+    assert said in running.log.read_text(errors="replace")
+    found = json.loads(report.read_text())
+    (whole,), (partial,) = found["runs"], found["partial"]
+    assert (whole["policy"], partial["policy"], partial["partial"]) == ("vllm", "thief", f"{running.url}: {said}")
+    assert 0 < partial["metrics"]["calls"] < whole["metrics"]["calls"]
+    assert out.splitlines()[-1].startswith("thief ended after ")
+
+    async def give_back(server: Talking) -> None:
+        await server.start("thief:back=on")
+        await server.stop()
+
+    talk(running, give_back)
+    large = written(tmp_path, {"id": "a", "arrival_s": 0, "calls": [{"id": "c", "prompt": [["x", 900]], "output": 5}]})
+    assert Remote(running.url, "tiny").play(read_trace(large), RunSettings("vllm")).calls == 1
 
 
 def test_a_server_that_dies_fails_the_run_and_what_was_measured_is_kept(running: Running, tmp_path: Path) -> None:
