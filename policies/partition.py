@@ -51,24 +51,23 @@ class Partition:
         critical = ranked[: max(1, int(rules.critical_share * len(ranked)))]
         self.reserve_blocks = split(int(self._share * gpu_blocks), critical, scores, used)
 
-    def room(self, uncommitted_blocks: int, gpu_blocks: int) -> Room:
-        """What may be handed out now.
+    def room(self, uncommitted_blocks: int) -> Room:
+        """What may be handed out now: idle reserves, and as the shared part all else that is uncommitted.
 
-        If the parts add up to more than what is uncommitted, the shared part is cut first, then the reserves of the
-        lowest types.
+        So reserves beyond what is uncommitted leave nothing to share and are cut themselves, those of the lowest types
+        first. The shared part is never what it was less its charges: a call gives its charge back when it ends,
+        though others may go on holding those blocks, and two that start in one plan are both charged for what they
+        have in common.
         """
         charged = self._charged_blocks
         idle = {name: max(0, blocks - charged.get(name, 0)) for name, blocks in self.reserve_blocks.items()}
-        shared = max(0, gpu_blocks - sum(self.reserve_blocks.values()) - charged.get(None, 0))
-        over = shared + sum(idle.values()) - max(0, uncommitted_blocks)
-        if over > 0:
-            cut = min(over, shared)
-            shared -= cut
-            over -= cut
-            for name in reversed(idle):
-                cut = min(over, idle[name])
-                idle[name] -= cut
-                over -= cut
+        shared = max(0, uncommitted_blocks) - sum(idle.values())
+        for name in reversed(idle):
+            if shared >= 0:
+                break
+            cut = min(-shared, idle[name])
+            idle[name] -= cut
+            shared += cut
         return Room(uncommitted_blocks, shared, idle)
 
 

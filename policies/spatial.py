@@ -215,7 +215,7 @@ class Spatial:
             lanes = self._lanes.all()
         if not lanes:
             return []
-        room = self._room(view)
+        room = self._room()
         chosen = []
         refused = []
         left = list(reversed(claims))
@@ -247,9 +247,9 @@ class Spatial:
                     chosen.append(call)
         return chosen
 
-    def _room(self, view: View) -> Room:
+    def _room(self) -> Room:
         if self._rules.reserve:
-            return self._partition.room(self._uncommitted_blocks, view.gpu_blocks)
+            return self._partition.room(self._uncommitted_blocks)
         return Room(self._uncommitted_blocks, max(0, self._uncommitted_blocks), {})
 
     def _draw(self, call: LiveCall, room: Room) -> Charge | None:

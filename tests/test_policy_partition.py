@@ -63,8 +63,36 @@ def test_reserves_beyond_what_is_uncommitted_are_cut_from_the_lowest_type_up():
     partition.update(0, 0.0, 1000, 1000, [a_type("low", 1.0), a_type("high", 9.0), a_type("none", 0.0)])
     whole = partition.reserve_blocks
     assert list(whole) == ["high", "low"]
-    room = partition.room(whole["high"] + 5, 1000)
+    room = partition.room(whole["high"] + 5)
     assert (room.shared_blocks, room.idle_blocks) == (0, {"high": whole["high"], "low": 5})
+
+
+def test_the_shared_part_is_whatever_is_uncommitted_beyond_idle_reserves():
+    partition = Partition(Rules(reserve_min_share=0.1))
+    partition.update(0, 0.0, 1000, 1000, [a_type("a")])  # 100 blocks are reserved
+    # Two branches started in one plan: each was charged 300 blocks, and 250 of these are the same.
+    branch = ((None, 290), ("a", 10))
+    partition.charge(branch)
+    partition.charge(branch)
+    room = partition.room(1000 - 350)
+    assert (room.shared_blocks, room.idle_blocks) == (570, {"a": 80}), "not 900 - 580"
+    # One of them ended: it held 50 blocks by itself.
+    partition.charge(branch, -1)
+    room = partition.room(1000 - 300)
+    assert (room.shared_blocks, room.idle_blocks) == (610, {"a": 90})
+
+
+@given(
+    st.integers(-500, 1000),
+    st.lists(st.tuples(st.sampled_from([None, "a", "b"]), st.integers(0, 300)), max_size=5),
+)
+def test_the_parts_add_up_to_what_is_uncommitted(uncommitted, charges):
+    partition = Partition(Rules(reserve_min_share=0.3))
+    partition.update(0, 0.0, 1000, 1000, [a_type("a", 9.0), a_type("b"), a_type("none", 0.0)])
+    partition.charge(tuple(charges))
+    room = partition.room(uncommitted)
+    assert min(room.shared_blocks, *room.idle_blocks.values()) >= 0
+    assert room.shared_blocks + sum(room.idle_blocks.values()) == max(0, uncommitted)
 
 
 def test_a_draw_takes_the_shared_part_first_and_takes_nothing_if_it_is_not_enough():
