@@ -22,12 +22,13 @@ class Partition:
         self._share = rules.reserve_min_share
         self._window: int | None = None  # of `reserve_every_steps` steps, the last one looked at
         self.reserve_blocks: dict[str, int] = {}  # by agent type, the highest type score first
-        self._charged_blocks: dict[str | None, int] = {}
+        self._charged_blocks: dict[str, int] = {}  # to reserves, by agent type
 
     def charge(self, charge: Charge, sign: int = 1) -> None:
         """Book blocks that a call took (`sign` 1) or gave back (−1)."""
         for part, blocks in charge:
-            self._charged_blocks[part] = self._charged_blocks.get(part, 0) + sign * blocks
+            if part is not None:
+                self._charged_blocks[part] = self._charged_blocks.get(part, 0) + sign * blocks
 
     def update(self, step: int, now_s: float, free_blocks: int, gpu_blocks: int, types: Iterable[AgentType]) -> None:
         """Once in `reserve_every_steps` steps: adapt the reserved share to the usage, rank the types, split anew.
