@@ -832,6 +832,7 @@ def validate(
     _Outputs(json_file, None, events, quiet).check(trace, machine=machine_name, policies=runs)
     workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized, time_scale, shrink)
     trials: list[Trial] = []
+    cut_off: list[tuple[Run, Counts]] = []
     about: dict[str, Any] = {"version": __version__, "trace": str(trace), "time_scale": time_scale, "shrink": shrink}
     about["seed"] = seed
     try:
@@ -847,10 +848,11 @@ def validate(
             trials += [Trial(run.policy, run.metrics) for run in simulated]
             watching = _watching(bar, [run.policy for run in simulated] * repeat, workload, "played")
             for index, trial in enumerate(trials * repeat):  # in turns: what drifts drifts for all policies
-                _live_trial(running, workload, machine, trial, Path(folder), index, watching(index))
+                label = {"repeat": index // len(trials) + 1} if repeat > 1 else {}
+                _live_trial(running, workload, machine, trial, Path(folder), index, watching(index), label, cut_off)
     finally:
-        if any(trial.live for trial in trials):
-            report = _validation(about, trials, json_file, quiet)
+        if cut_off or any(trial.live for trial in trials):
+            report = _validation(about, trials, [run for run, _ in cut_off], json_file, quiet)
     return 0 if all(_same_decisions(run["parity"]) and run["failed"] is None for run in report["runs"]) else 1
 
 
@@ -876,6 +878,8 @@ def _live_trial(
     folder: Path,
     index: int,
     progress: Callable[[int, float], None],
+    label: Mapping[str, object],
+    cut_off: list[tuple[Run, Counts]],
 ) -> None:
     """One live run: its metrics, and whether its decisions come out again."""
     from .live.settings import RunSettings
@@ -885,7 +889,7 @@ def _live_trial(
 
     events = folder / events_name(index, trial.policy)
     settings = RunSettings(policy=trial.policy, seed=workload.seed, costs=machine.beliefs(), steps=True)
-    run, _ = _live_run(running, workload, settings, events, progress, {})
+    run, _ = _live_run(running, workload, settings, events, progress, label, cut_off)
     _doubts(run)
     trial.failed = trial.failed or run.more["failed"]
     again = play_recorded(events, workload.play(running.limits, Counts()), machine, trial.policy)
@@ -894,14 +898,15 @@ def _live_trial(
 
 
 def _validation(
-    about: Mapping[str, object], trials: Sequence[Trial], json_file: str | None, quiet: bool
+    about: Mapping[str, object], trials: Sequence[Trial], cut_off: Sequence[Run], json_file: str | None, quiet: bool
 ) -> dict[str, Any]:
     """Write and print what was found."""
     from .live import validation
+    from .sim import report as reports
     from .sim.outputs import write_whole
     from .sim.printing import printing
 
-    report = validation.build(about, trials)
+    report = validation.build(about, trials, [run.record() for run in cut_off])
     try:
         if json_file is not None:
             write_whole(json_file, json.dumps(report, indent=2, allow_nan=False) + "\n")
@@ -910,7 +915,7 @@ def _validation(
             console = printing()
             if not quiet:
                 console.print(validation.tables(report, console.width))
-            for line in validation.words(report):
+            for line in [*validation.words(report), *reports.cut_off(report)]:
                 console.print(line, soft_wrap=True)
     return report
 
@@ -1261,7 +1266,7 @@ def _check_live(options: CheckOptions, bar: Bar) -> int:
     from .live.in_process import InProcess
     from .live.versions import check_vllm
     from .sim.gate.command import checked_files, suite_of
-    from .sim.gate.live_verdict import as_record, compare_sides, fails, live_cases, live_policies, words
+    from .sim.gate.live_verdict import as_record, compare_sides, cut_off_words, fails, live_cases, live_policies, words
     from .sim.gate.suite_file import LIVE_KEYS
     from .sim.outputs import write_whole
 
@@ -1273,31 +1278,49 @@ def _check_live(options: CheckOptions, bar: Bar) -> int:
     _beware([policy for case in cases for policy in live_policies(case)])
     check_vllm()
     found: dict[str, Sequence[Compared | Unjudged]] = {}
+    cut_off: dict[str, dict[str, Any]] = {}  # of the case that something ended early, the run in which it did
     engines: dict[str, object] = {}
     said: list[str] = []
+
+    def tell(lines: Iterable[str]) -> None:
+        for line in lines:
+            said.append(line)
+            if "json" not in files or files["json"] is not None:
+                say(line)
+
+    def write() -> None:
+        if "json" in files:
+            record = json.dumps(as_record(suite, found, engines, cut_off), indent=2, default=str)
+            write_whole(files["json"] or STANDARD_OUTPUT, record + "\n")
+        if (text_file := files.get("text")) is not None:
+            write_whole(text_file, "".join(f"{line}\n" for line in said))
+
     for case in cases:
         told = {key: value for key, value in (case.live or {}).items() if key in LIVE_KEYS}
-        with InProcess(EngineOptions(**told, seed=case.seed)) as running:
-            engines[case.name] = running.info()
-            sides = _both_sides(suite, case, running, bar)
+        ended: list[tuple[Run, Counts]] = []
+        try:
+            with InProcess(EngineOptions(**told, seed=case.seed)) as running:
+                engines[case.name] = running.info()
+                sides = _both_sides(suite, case, running, bar, ended)
+        except BaseException:
+            if ended:
+                cut_off[case.name] = ended[0][0].record()
+                tell([cut_off_words(case.name, cut_off[case.name])])
+                write()
+            raise
         found[case.name] = compare_sides(case, *sides, suite.confidence)
-        lines = list(words(case.name, case.policy, found[case.name]))
-        said += lines
-        if "json" not in files or files["json"] is not None:
-            for line in lines:
-                say(line)
-    if "json" in files:
-        record = json.dumps(as_record(suite, found, engines), indent=2, default=str)
-        write_whole(files["json"] or STANDARD_OUTPUT, record + "\n")
-    if (text_file := files.get("text")) is not None:
-        write_whole(text_file, "".join(f"{line}\n" for line in said))
+        tell(words(case.name, case.policy, found[case.name]))
+    write()
     return 1 if any(fails(compared, options.strict) for compared in found.values()) else 0
 
 
 def _both_sides(
-    suite: Suite, case: Case, running: InProcess, bar: Bar
+    suite: Suite, case: Case, running: InProcess, bar: Bar, cut_off: list[tuple[Run, Counts]]
 ) -> tuple[dict[str, Mapping[str, Any]], dict[str, LiveRuns]]:
-    """A case's policies and rivals: the metrics of a simulated run of each, and some live runs of each, in turns."""
+    """A case's policies and rivals: the metrics of a simulated run of each, and some live runs of each, in turns.
+
+    If something ends a live run early, how far it came is added to `cut_off`.
+    """
     from .live.settings import RunSettings
     from .policies.registry import load_policy
     from .sim.compare import Contender, Workload, compare
@@ -1319,7 +1342,8 @@ def _both_sides(
     watching = _watching(bar, names, workload, "played")
     for index, name in enumerate(names):
         settings = RunSettings(policy=specs[name], seed=case.seed, costs=machine.beliefs())
-        run, _ = _live_run(running, workload, settings, None, watching(index), {})
+        label = {"repeat": index // len(specs) + 1}
+        run, _ = _live_run(running, workload, settings, None, watching(index), label, cut_off)
         _doubts(run)
         live[name].metrics.append(run.metrics)
         live[name].failed = live[name].failed or run.more["failed"]

@@ -85,9 +85,12 @@ def value_at(metrics: Metrics, path: str) -> float | None:
     return value
 
 
-def build(about: Mapping[str, object], trials: Sequence[Trial]) -> dict[str, Any]:
+def build(
+    about: Mapping[str, object], trials: Sequence[Trial], cut_off: Sequence[Mapping[str, object]] = ()
+) -> dict[str, Any]:
     """The validation as data: `about` says what was played and on what. Trials without a live run are left out.
 
+    `cut_off`: records of live runs that something ended early. They are told, and nothing is compared with them.
     `error` is (simulated − live) / live, by metric; None where live is 0 and simulated is not. `spread` is (largest −
     smallest) / mean of the live runs.
     """
@@ -97,6 +100,7 @@ def build(about: Mapping[str, object], trials: Sequence[Trial]) -> dict[str, Any
         **about,
         "runs": [_run(trial) for trial in finished],
         "verdict": _verdict(finished),
+        **({"partial": list(cut_off)} if cut_off else {}),
     }
 
 

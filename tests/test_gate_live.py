@@ -1,60 +1,20 @@
 """`tokencake check --live`: the same cases on an engine, here one that is simulated with another clock."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
 
 import pytest
 from gate_suites import ONE_AT_A_TIME, SUITE, make_suite
+from made_up_engine import Engine
 
 from tokencake.cli import run
 from tokencake.live import in_process, versions
-from tokencake.live.engine_options import EngineOptions
-from tokencake.live.in_process import EngineLimits, LiveStats
-from tokencake.live.settings import RunSettings
-from tokencake.policies.registry import load_policy
 from tokencake.sim.gate.live_verdict import LiveRuns, compare_sides, fails, live_gates, live_policies
 from tokencake.sim.gate.suite import Case, Gate
-from tokencake.sim.machine_file import load_machine
-from tokencake.sim.simulate import simulate
-from tokencake.traces.apps import Application
+from tokencake.traces.errors import RunError
 
 LIVE = 'live = { model = "tiny", gpu_blocks = 850, machine = "h100-llama-3.1-8b", repeats = 2 }\n'
-
-
-class Engine:
-    """Has the interface of `InProcess`. Each run is a bit slower than the one before it."""
-
-    step_s: Callable[[str], float] = staticmethod(lambda policy: 0.004)  # by policy
-    errors: Callable[[str], Sequence[str]] = staticmethod(lambda policy: ())  # of a policy: what it raised
-
-    def __init__(self, options: EngineOptions) -> None:
-        self.machine = load_machine("h100-llama-3.1-8b", [f"gpu_blocks={options.gpu_blocks}"])
-        self.limits = EngineLimits(self.machine.gpu_blocks, 16, self.machine.max_context_tokens)
-        self.options = options
-        self.runs = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def info(self) -> dict[str, object]:
-        more = {"block_bytes": self.machine.block_bytes, "host_blocks": self.machine.host_blocks}
-        return {"vllm": "0.32.0", "model": "tiny", **more, **self.machine.settings()}
-
-    def play(
-        self, applications: Iterable[Application], settings: RunSettings, sinks: Sequence[Any], *_: object
-    ) -> LiveStats:
-        self.runs += 1
-        slower = replace(self.machine, step_s=type(self).step_s(settings.policy) * (1 + 0.001 * self.runs))
-        policy = load_policy(settings.policy, seed=settings.seed)
-        stats = simulate(applications, policy, slower, sinks)
-        errors = type(self).errors(settings.policy) if self.runs > 2 else ()
-        return LiveStats(0.0, 1.0, stats.applications, stats.calls, 0, {}, {}, (), errors)
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +68,32 @@ def test_a_policy_that_fails_on_the_engine_has_no_verdict_and_neither_has_who_is
     assert run(["check", "--live"]) == 1
     first, _ = capsys.readouterr().out.splitlines()
     assert first == f"one: mine.py:Mine against vllm, app_latency_s.mean: no verdict: {named} failed: {why}"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "why"),
+    [(RunError("call 'a/c' waits"), 1, "call 'a/c' waits"), (KeyboardInterrupt(), 130, "interrupted")],
+)
+def test_a_run_that_is_cut_off_is_told_and_nothing_is_compared_with_it(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    why: str,
+) -> None:
+    """The third of four, the second of the rival: of each policy there is a whole run."""
+    monkeypatch.setattr(Engine, "ends", error)
+    capsys.readouterr()
+    assert run(["check", "--live", "--format", "json", "-o", "found.json", "--format", "text"]) == code
+    out, err = capsys.readouterr()
+    assert out.startswith("one: no verdict: vllm, repeat 2, ended after ")
+    assert out.endswith(f"when 2 calls and 0 applications had finished, and is left out: {why}\n")
+    assert out.count("\n") == 1
+    assert err.strip() == ("interrupted" if code == 130 else f"error: {why}")
+    found = json.loads((folder / "found.json").read_text())
+    assert found["cases"] == {}
+    assert (found["partial"]["one"]["policy"], found["partial"]["one"]["partial"]) == ("vllm", why)
 
 
 def test_without_vllm_it_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import math
 import random
+from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from made_up_engine import Engine
 from rich.console import Console
+from trace_files import one_app, one_call, written
 
 from tokencake.cli import run
+from tokencake.live import in_process
 from tokencake.live.validation import LOST, OPEN, SHOWN, WON, Trial, build, error_of, margin, outcome, tables, words
+from tokencake.sim import recorded
+from tokencake.traces.errors import RunError
 from tokencake.traces.metrics import Metrics
 
 EQUAL = {
@@ -225,3 +232,61 @@ def test_what_is_wrong_is_found_before_an_engine_starts(
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+# -- the command, on an engine that is simulated with another clock
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "why"),
+    [(RunError("call 'a/c' waits"), 1, "call 'a/c' waits"), (KeyboardInterrupt(), 130, "interrupted")],
+)
+def test_a_run_that_is_cut_off_is_told_and_nothing_is_compared_with_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    why: str,
+) -> None:
+    """The third of six runs, the second of `vllm`: of each policy there is a whole one."""
+    monkeypatch.setattr(in_process, "InProcess", Engine)
+    same = SimpleNamespace(record=lambda: EQUAL)  # a simulated engine tells of no steps, which this looks at
+    monkeypatch.setattr(recorded, "play_recorded", lambda *arguments: same)
+    monkeypatch.setattr(Engine, "ends", error)
+    calls = [one_call(id="x"), one_call(id="y", after=["x"]), one_call(id="z", after=["y"])]
+    asked = [str(written(tmp_path, one_app(*calls))), "--model", "tiny", "--gpu-blocks", "850"]
+    files = ["--json", str(tmp_path / "v.json"), "--events", str(tmp_path / "runs")]
+    assert run(["validate", *asked, "--machine", "h100-llama-3.1-8b", *files]) == code
+
+    out, err = capsys.readouterr()
+    assert err.strip() == ("interrupted" if code == 130 else f"error: {why}")
+    last = out.splitlines()[-1]
+    assert last.startswith("vllm, repeat 2, ended after ")
+    assert last.endswith(f"when 2 calls and 0 applications had finished, and is left out: {why}")
+    assert "1 live run replayed" in out
+    found = json.loads((tmp_path / "v.json").read_text())
+    assert [(one["policy"], len(one["repeats"])) for one in found["runs"]] == [("vllm", 1), ("tokencake", 1)]
+    (partial,) = found["partial"]
+    assert (partial["policy"], partial["repeat"], partial["partial"]) == ("vllm", 2, why)
+    assert partial["metrics"]["calls"] == 2
+    assert found["runs"][0]["live"]["calls"] == 3
+    assert (tmp_path / "runs" / "3-vllm.jsonl.partial").exists()
+
+
+def test_when_the_first_run_is_cut_off_that_is_all_there_is_to_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Third(Engine):
+        def __init__(self, options: Any) -> None:
+            super().__init__(options)
+            self.runs = 2
+
+    monkeypatch.setattr(in_process, "InProcess", Third)
+    monkeypatch.setattr(Engine, "ends", RunError("call 'a/c' waits"))
+    calls = [one_call(id="x"), one_call(id="y", after=["x"]), one_call(id="z", after=["y"])]
+    asked = [str(written(tmp_path, one_app(*calls))), "--model", "tiny", "--gpu-blocks", "850", "--repeat", "1"]
+    assert run(["validate", *asked, "--machine", "h100-llama-3.1-8b"]) == 1
+    out, err = capsys.readouterr()
+    assert (out.count("\n"), err) == (1, "error: call 'a/c' waits\n")
+    assert out.startswith("vllm ended after ")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ...traces.errors import TokencakeError
+from ..report import cut_off as lines_of
 from ..trials.metric import metric_value
 from ..trials.verdict import Word, judge_unpaired
 from .suite import Case, Gate, Suite
@@ -141,9 +142,12 @@ def fails(compared: Sequence[Compared | Unjudged], strict: bool) -> bool:
 
 
 def as_record(
-    suite: Suite, found: Mapping[str, Sequence[Compared | Unjudged]], engine: Mapping[str, object]
+    suite: Suite,
+    found: Mapping[str, Sequence[Compared | Unjudged]],
+    engine: Mapping[str, object],
+    cut_off: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """As JSON: schema `tokencake.check-live/1`."""
+    """As JSON: schema `tokencake.check-live/1`. `cut_off`: of a case that something ended early, the run then."""
     return {
         "schema": SCHEMA,
         "suite": str(suite.file),
@@ -152,7 +156,14 @@ def as_record(
             name: [{**one._asdict(), "agreement": one.agreement} for one in compared]
             for name, compared in found.items()
         },
+        **({"partial": dict(cut_off)} if cut_off else {}),
     }
+
+
+def cut_off_words(name: str, run: Mapping[str, Any]) -> str:
+    """Why a case has no verdict that something ended early, in `run`."""
+    (line,) = lines_of({"partial": [run]})
+    return f"{name}: no verdict: {line}"
 
 
 def words(name: str, policy: str, compared: Sequence[Compared | Unjudged]) -> Iterator[str]:
