@@ -269,6 +269,21 @@ def state_of(engine: InProcess, request_id: str) -> str:
     return "preempted" if request.status.name == "PREEMPTED" else request.status.name.lower()
 
 
+def test_a_run_that_is_broken_off_leaves_an_engine_at_rest(engine: InProcess, stock: Stock) -> None:
+    """With a step in flight, and copies of which nobody hears any more."""
+    facts: list[Record] = []
+
+    def break_off(applications: int, at_s: float) -> None:
+        if engine.adapter.computing and engine.adapter.copies.under_way:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.play(workload(), RunSettings("native-offload"), [facts.append], progress=break_off)
+    assert sum(isinstance(fact, e.CallAborted) for fact in facts) > 0
+    assert_all_is_free(engine)
+    assert engine.play(workload(), RunSettings("native-offload"), outputs=True).outputs == stock.answers
+
+
 # -- steps that take long, and calls that wait
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 import time
@@ -37,6 +38,7 @@ from tokencake.traces.writer import write_trace
 ROOT = Path(__file__).parents[2]
 BLOCKS, BLOCK_TOKENS = 20, 32
 STALL_S = 0.4
+NO_ROOM = r"and nothing was computed or copied for [01] s: it needs 8 blocks, and of 20 blocks 5 are free"
 
 
 def call(name: str, arrival_s: float, blocks: int) -> Application:
@@ -107,8 +109,7 @@ def test_a_call_that_never_gets_its_room_ends_the_run_with_its_name(engine: InPr
         with pytest.raises(RunError) as caught:
             engine.play(applications, RunSettings(policy), [add])
     assert 0.3 + STALL_S <= time.monotonic() - began_s < 30
-    said = "call 'large/call' waits (as 1 more), and nothing was computed or copied for 0 s: it needs 8 blocks, and of "
-    assert str(caught.value) == said + "20 blocks 5 are free"
+    assert re.fullmatch(rf"call 'large/call' waits \(as 1 more\), {NO_ROOM}", str(caught.value))
     assert sum(isinstance(fact, CallAborted) for fact in facts) == 2
     assert [fact.app for fact in facts if isinstance(fact, AppFinished)] == ["a", "b"]
     result = metrics.result()
@@ -117,8 +118,7 @@ def test_a_call_that_never_gets_its_room_ends_the_run_with_its_name(engine: InPr
 
 
 def test_a_stock_engine_is_watched_alike(stock_said: str) -> None:
-    assert stock_said.startswith("call 'large/call' waits, and nothing was computed or copied for 0 s: ")
-    assert stock_said.endswith("it needs 8 blocks, and of 20 blocks 5 are free")
+    assert re.fullmatch(f"call 'large/call' waits, {NO_ROOM}", stock_said)
 
 
 def test_a_run_waits_for_what_is_due_however_long_that_takes(engine: InProcess) -> None:
