@@ -1,10 +1,11 @@
 """How near the simulator comes to a live engine: on a CPU, a tiny model, on a machine that does nothing else.
 
-    python benchmarks/live_accuracy.py [--policy P]... [--workload code-writer|coding]... [--repeats N] [--json FILE]
+    python benchmarks/live_accuracy.py [--policy P]... [--workload code-writer|coding]... [--applications N]
+        [--repeats N] [--json FILE]
 
-Calibrates the engine, then plays each workload several times under each policy, and simulates the same on the fitted
-machine. Shown are the mean of the live runs with their range, what the simulator says, and its error. `coding` needs a
-folder of recorded conversations (see docs/traces-from-elsewhere.md).
+For each workload calibrates the engine for it, as `tokencake validate` does, plays it several times under each policy,
+and simulates the same on the fitted machine. Shown are the mean of the live runs with their range, what the simulator
+says, and its error. `coding` needs a folder of recorded conversations (see docs/traces-from-elsewhere.md).
 """
 
 from __future__ import annotations
@@ -20,25 +21,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from exits import exit_code
+
 from tokencake import __version__
 from tokencake.live.engine_options import EngineOptions
+from tokencake.live.host_load import HostLoad
 from tokencake.live.in_process import InProcess
 from tokencake.live.measure import FULL, QUICK, measure
 from tokencake.live.settings import RunSettings
+from tokencake.live.validation import value_at
 from tokencake.policies.registry import load_policy
-from tokencake.sim.fit import Fit, fit_facts, limits_of
+from tokencake.sim.fit import Fit, fit_for, limits_of, rough_mix
 from tokencake.sim.machine import Machine
+from tokencake.sim.outputs import check_outputs, outputs_of, write_whole
 from tokencake.sim.samples import Samples, StepSample
 from tokencake.sim.simulate import simulate
+from tokencake.sim.step_mix import Shape
 from tokencake.traces.apps import Application
 from tokencake.traces.convert import convert
+from tokencake.traces.errors import RunError, TokencakeError
 from tokencake.traces.generate import code_writer
 from tokencake.traces.metrics import Metrics
 from tokencake.traces.scaling import scaled
 from tokencake.traces.shrinking import shrunk
 
 ENGINE = EngineOptions(model="tiny", gpu_blocks=320, host_gib=0.25, max_context_tokens=8_192)
-CONVERSATIONS = 8
+APPLICATIONS = 8
 CALLS_OF_A_CONVERSATION = 40  # at most
 SHOWN = (
     ("makespan, s", "makespan_s"),
@@ -57,18 +65,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", action="append")
     parser.add_argument("--workload", action="append", choices=WORKLOADS)
+    parser.add_argument("--applications", type=int, default=APPLICATIONS, help="of each workload")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--full", action="store_true", help="calibrate at length")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--date", help="of the run, for the file")
     arguments = parser.parse_args()
-    results = []
+    for option in ("applications", "repeats"):
+        if getattr(arguments, option) < 1:
+            raise TokencakeError(f"--{option}: expected at least 1, got {getattr(arguments, option)}")
+    check_outputs(outputs_of(json=arguments.json))
+    workloads = {name: WORKLOADS[name](arguments.applications) for name in arguments.workload or WORKLOADS}
+    results, machines = [], {}
     with InProcess(ENGINE) as engine:
-        machine = calibrated(engine, arguments.full)
-        for name in arguments.workload or WORKLOADS:
-            applications = WORKLOADS[name]()
+        for name, applications in workloads.items():
             calls = sum(len(application.calls) for application in applications)
-            print(f"\n{name}: {len(applications)} applications, {calls} calls, {machine.gpu_blocks} blocks", flush=True)
+            print(f"\n{name}: {len(applications)} applications, {calls} calls", flush=True)
+            machine = calibrated(engine, applications, arguments.full)
+            machines[name] = machine.settings()
             for policy in arguments.policy or ("vllm", "tokencake"):
                 results.append({"workload": name, **compared(engine, machine, applications, policy, arguments.repeats)})
                 show(results[-1])
@@ -79,20 +93,28 @@ def main() -> None:
             "tokencake": __version__,
             "vllm": engine.version,
             "load": os.getloadavg()[0],
-            "machine": machine.settings(),
+            "machines": machines,
             "runs": results,
         }
-        arguments.json.write_text(json.dumps(told, indent=1) + "\n")
+        write_whole(arguments.json, json.dumps(told, indent=1) + "\n")
 
 
-def calibrated(engine: InProcess, full: bool) -> Machine:
-    """The machine that fits the engine."""
+def calibrated(engine: InProcess, applications: Sequence[Application], full: bool) -> Machine:
+    """The machine that fits the engine, for what will be played."""
     facts: list[Any] = []
     limits = limits_of(engine.info())
-    began = time.perf_counter()
-    measure(engine, limits, FULL if full else QUICK, facts.append)
-    fitted = fit_facts(facts, limits)
-    show_fit(fitted, time.perf_counter() - began)
+    began_s, load = time.perf_counter(), HostLoad.now()
+
+    def played() -> Sequence[Application]:
+        return applications
+
+    def shapes() -> list[Shape]:
+        return rough_mix(facts, limits, played).shapes()
+
+    measure(engine, limits, FULL if full else QUICK, facts.append, shapes=shapes)
+    took_s = time.perf_counter() - began_s
+    fitted = fit_for(facts, limits, played, host_load=load.until(HostLoad.now()))
+    show_fit(fitted, took_s)
     return fitted.machine("calibrated")
 
 
@@ -103,19 +125,21 @@ def show_fit(fitted: Fit, seconds: float) -> None:
     for name, estimate in fitted.constants.items():
         interval = "" if estimate.low is None else f"  ({estimate.low:.3g} … {estimate.high:.3g})"
         print(f"  {name:16s} {estimate.value:.3g}{interval}")
+    for warning in fitted.warnings():
+        print(f"warning: {warning}")
 
 
-def code_writers() -> list[Application]:
+def code_writers(count: int) -> list[Application]:
     """The published workload with an eighth of its tokens and a tenth of its waits."""
-    return list(scaled(shrunk(code_writer(8, 1.0), 8), 0.1))
+    return list(scaled(shrunk(code_writer(count, 1.0), 8), 0.1))
 
 
-def conversations() -> list[Application]:
+def conversations(count: int) -> list[Application]:
     """Recorded coding conversations with a fiftieth of their tokens, arriving one a second, with short waits."""
     folder = Path(os.environ.get("TOKENCAKE_TRACES", Path(__file__).resolve().parents[2] / "shared" / "traces"))
     whole = convert(folder / "agentic-coding", "agentic-coding")
     some = [application for application in whole if len(application.calls) <= CALLS_OF_A_CONVERSATION]
-    small = scaled(shrunk(some[:CONVERSATIONS], 50), 0.005)
+    small = scaled(shrunk(some[:count], 50), 0.005)
     return [replace(application, arrival_s=float(index)) for index, application in enumerate(small)]
 
 
@@ -131,8 +155,8 @@ def compared(
     for _ in range(repeats):
         metrics, samples = Metrics(), Samples()
         stats = engine.play(applications, settings, [metrics.add, samples.add])
-        assert not stats.errors, stats.errors
-        assert not stats.disagreements, stats.disagreements
+        if (problem := stats.failed or "; ".join(stats.disagreements)) != "":
+            raise RunError(f"{policy}: {problem}")
         live.append(metrics.result())
         of_steps.append(formula_error(machine, samples.steps))
     metrics = Metrics()
@@ -159,8 +183,8 @@ def formula_error(machine: Machine, steps: Sequence[StepSample]) -> float:
 def show(result: dict[str, Any]) -> None:
     print(f"{result['policy']:30s} {'live, mean (range)':>34s} {'simulated':>12s} {'error':>8s}")
     for label, path in SHOWN:
-        live = [value_at(run, path) for run in result["live"]]
-        simulated = value_at(result["simulated"], path)
+        live = [value_at(run, path) or 0.0 for run in result["live"]]
+        simulated = value_at(result["simulated"], path) or 0.0
         mean = statistics.fmean(live)
         between = f"{mean:,.4g} ({min(live):,.4g} … {max(live):,.4g})"
         error = f"{simulated / mean - 1:+.1%}" if mean else ""
@@ -169,12 +193,5 @@ def show(result: dict[str, Any]) -> None:
     print(f"the machine's formula, over the time of the live runs' own steps: {errors}", flush=True)
 
 
-def value_at(metrics: Any, path: str) -> float:
-    """The number at a dotted path."""
-    for key in path.split("."):
-        metrics = metrics[key]
-    return float(metrics)
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -216,11 +216,6 @@ def samples_of(facts: Iterable[object]) -> Samples:
     return samples
 
 
-def fit_facts(facts: Iterable[object], limits: Limits, seed: int = 0) -> Fit:
-    """Fits the facts of runs whose steps were reported, as `fit` does."""
-    return fit_for(facts, limits, seed=seed)
-
-
 def fit_for(
     facts: Iterable[object],
     limits: Limits,
@@ -228,7 +223,8 @@ def fit_for(
     seed: int = 0,
     host_load: Mapping[str, float | None] | None = None,
 ) -> Fit:
-    """Fits the facts of runs whose steps were reported, for a workload if it is known what will be played."""
+    """Fits the facts of runs whose steps were reported, as `fit` does; for a workload, if it is known what will be
+    played."""
     samples = samples_of(facts)
     mix = None if workload is None else _mix(samples, limits, workload)
     return fit(samples.steps, samples.copies, limits, seed, mix, host_load)

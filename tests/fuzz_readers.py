@@ -32,7 +32,7 @@ from tokencake.policies.replay import replay_file
 from tokencake.policies.replay import words as replay_words
 from tokencake.sim.calibration import comments, tables
 from tokencake.sim.compare import Contender, Workload, compare
-from tokencake.sim.fit import fit_facts
+from tokencake.sim.fit import fit_for
 from tokencake.sim.fit import limits_of as limits_told
 from tokencake.sim.gate.baseline import baseline_file, decisions_file, read_baseline, write_baselines
 from tokencake.sim.gate.check import run_suite
@@ -375,7 +375,7 @@ def _engine(machine: Machine) -> dict[str, object]:
 
 def _calibration(data: bytes, folder: Path) -> None:
     told, facts = read_samples(_file(data, folder, "s.jsonl"))
-    fitted = fit_facts(facts, limits_told(told), 0)
+    fitted = fit_for(facts, limits_told(told))
     machine = fitted.machine(Path(str(told.get("model"))).name)
     Console(file=io.StringIO(), width=100).print(tables(fitted))
     path = folder / "m.toml"

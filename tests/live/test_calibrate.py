@@ -13,7 +13,7 @@ from tokencake.live import measure as measuring
 from tokencake.live.engine_options import EngineOptions
 from tokencake.live.in_process import InProcess
 from tokencake.live.measure import Effort, measure, step_probes
-from tokencake.sim.fit import fit_facts, host_load_of, limits_of
+from tokencake.sim.fit import fit_for, host_load_of, limits_of
 from tokencake.sim.machine_file import load_machine
 from tokencake.sim.samples_file import read_samples
 from tokencake.traces import events as e
@@ -80,7 +80,7 @@ def test_workers_say_how_long_each_copy_took_itself(measured):
 
 def test_a_machine_comes_out(measured):
     limits, facts = measured
-    machine = fit_facts(facts, limits).machine("tiny")
+    machine = fit_for(facts, limits).machine("tiny")
 
     assert (machine.gpu_blocks, machine.block_tokens, machine.asynchronous) == (150, 32, False)
     assert machine.step_s > 0
