@@ -11,9 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Coroutine, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from http.client import HTTPConnection
 from importlib.metadata import entry_points
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -52,6 +54,10 @@ CLIENT_TIMEOUT_S = 5.0
 STALL_S = 2.0
 TOKEN = "t" * 40  # of the control routes
 PACKAGE = Path(__file__).parents[2]
+OPTIONS = EngineOptions(
+    model="tiny", gpu_blocks=GPU_BLOCKS, block_tokens=32, max_context_tokens=1024, dtype="float32", host_gib=0.1,
+    compile="none",
+)  # fmt: skip
 
 
 def agent(app: str, arrival_s: float) -> dict[str, object]:
@@ -167,23 +173,24 @@ class Thief:
 
 @pytest.fixture(scope="module")
 def running(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    options = EngineOptions(
-        model="tiny", gpu_blocks=GPU_BLOCKS, block_tokens=32, max_context_tokens=1024, dtype="float32", host_gib=0.1,
-        compile="none",
-    )  # fmt: skip
+    log = tmp_path_factory.mktemp("log") / "server.log"
+    args = serve_args(OPTIONS, RunSettings(policy="tokencake"), on_cpu=for_cpus(), control=True)
+    with started(["-m", "vllm.entrypoints.openai.api_server"], args, environment, log) as server:
+        yield server
+
+
+@contextmanager
+def started(program: list[str], args: list[str], environment: dict[str, str], log: Path) -> Iterator[Running]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    args = serve_args(options, RunSettings(policy="tokencake"), on_cpu=for_cpus(), control=True)
     where = args.index("--additional-config") + 1
     told = json.loads(args[where])
     told["tokencake"] |= {"client_timeout_s": CLIENT_TIMEOUT_S, "stall_s": STALL_S}
     args[where] = json.dumps(told)
-    log = tmp_path_factory.mktemp("log") / "server.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", *args,
-             "--port", str(port)],
+            [sys.executable, *program, "--model", *args, "--port", str(port)],
             env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     server = Running(f"http://127.0.0.1:{port}", process, environment, log)
@@ -565,3 +572,36 @@ def await_first_token(partial: Path) -> None:
     while not partial.exists() or "FirstToken" not in partial.read_text():
         assert time.monotonic() < limit_s, "no first token"
         time.sleep(0.1)
+
+
+@pytest.mark.skipif(not for_cpus(), reason="on a GPU the others are asynchronous already")
+def test_a_server_that_schedules_asynchronously(
+    running: Running, environment: dict[str, str], trace: Path, tmp_path: Path
+) -> None:
+    """As on a GPU. Its answers are those of the other server, also after calls were given up with a step in flight."""
+
+    async def conversation(server: Talking) -> list[int]:
+        await server.start("native-offload")
+        calls = [a_call(name, 900) for name in ("one", "two")]
+        sent = [asyncio.create_task(server.complete(call, request, range(70), False)) for call, request in calls]
+        await reported(server, e.FirstToken, 2)
+        for task in sent:
+            task.cancel()
+        await reported(server, e.CallAborted, 2)
+        call, request = a_call("after", 100)
+        answer = await server.complete(call, request, range(70), True)
+        await server.stop()
+        return list(answer)
+
+    args = serve_args(replace(OPTIONS, asynchronous=True), RunSettings(policy="tokencake"), control=True)
+    program = [str(PACKAGE / "tests" / "asynchronous_server.py")]
+    with started(program, args, environment, tmp_path / "server.log") as server:
+        assert Remote(server.url, "tiny").info()["asynchronous"] is True
+        for policy in ("tokencake:gate=off", "native-offload"):
+            facts: list[Any] = []
+            stats = Remote(server.url, "tiny").play(read_trace(trace), RunSettings(policy, steps=True), [facts.append])
+            assert (stats.calls, stats.failed, list(stats.disagreements)) == (20, None, [])
+            steps = [fact for fact in facts if isinstance(fact, e.Stepped)]
+            assert sum(after.from_s < before.at_s for before, after in pairwise(steps)) > len(steps) / 2
+        assert talk(server, conversation) == talk(running, conversation)
+        server.await_idle()
