@@ -400,6 +400,9 @@ class _Recorded:
             self._at(record.at_s)
             self._link.end(record, self._clock.now_ps)
             self._compare(record)
+        elif isinstance(record, e.Copied):
+            self._at(record.at_s)
+            self._controller.hear(record)
         elif isinstance(record, e.CallAborted):
             raise TraceError(f"CallAborted: a run whose calls were given up cannot be played again: {record.call!r}")
         else:
@@ -476,14 +479,15 @@ class _Recorded:
     def _step(self, stepped: e.Stepped, outcome: Sequence[Record]) -> None:
         """Take in a step's end."""
         self._at(stepped.at_s)
-        if not _computes(stepped):
-            return
-        self._open_steps -= 1
         self._behind = _behind_finished(outcome)
-        if self._engine.open_steps:
-            computed = self._engine.outcome()
-            self._compare(computed._replace(at_s=stepped.at_s, from_s=stepped.from_s), of_simulator=True)
-        for record in (*outcome, stepped._replace(worker_s=None)):  # what workers take is no decision
+        if not _computes(stepped):
+            self._controller.hear(stepped)
+        else:
+            self._open_steps -= 1
+            if self._engine.open_steps:
+                computed = self._engine.outcome()
+                self._controller.hear(computed._replace(from_s=stepped.from_s, worker_s=stepped.worker_s))
+        for record in (*outcome, stepped):
             self._compare(record)
         left, self._behind = self._behind, {}
         for facts in left.values():

@@ -13,6 +13,7 @@ from differential.workloads import capped
 from runs import MakePolicy, Record
 from stepped_runs import play_stepped
 
+from tokencake.policies.interface import Plan, Policy, View
 from tokencake.policies.replay import began
 from tokencake.policies.tokencake import tokencake
 from tokencake.policies.vllm import Vllm
@@ -34,7 +35,21 @@ def again(
     records: Sequence[Record], make: MakePolicy, applications: Sequence[Application], machine: Machine
 ) -> Agreement:
     other = replace(machine, **ELSEWHERE, gpu_blocks=10**6, host_gib=0.0)  # type: ignore[arg-type]
-    return play_records(records, make(), machine.beliefs(), applications, other)
+    return play_records(records, _Simulated(make()), machine.beliefs(), applications, other)
+
+
+class _Simulated:
+    """A policy that hears what it heard when it was recorded: a simulation tells of no steps, a live run does."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    @property
+    def hears(self) -> frozenset[type]:
+        return self._policy.hears - {e.Stepped, e.Copied}
+
+    def plan(self, view: View) -> Plan:
+        return self._policy.plan(view)
 
 
 def assert_equal(agreement: Agreement) -> None:
