@@ -384,9 +384,7 @@ class Engine:
 
     def _schedule_somehow(self, now: int) -> Step | None:
         scheduler = self._scheduler
-        for agent in self._agents.values():
-            self._copies.cancel(agent, now)
-            self._copies.unpin(agent)
+        self._give_up_what_is_held(now)
         if (step := self._schedule(now)) is not None or self._link.under_way:
             return step
         if not scheduler.admits_anybody() and (
@@ -403,6 +401,12 @@ class Engine:
                 f"call {job.id!r}: {job.target} tokens do not fit into {self.gpu.blocks} blocks of {self._size}"
             )
         return step
+
+    def _give_up_what_is_held(self, now: int) -> None:
+        """Whatever agents have on the GPU ahead of need."""
+        for agent in self._agents.values():
+            self._copies.cancel(agent, now)
+            self._copies.unpin(agent)
 
     def _schedule_against_the_plan(self, now: int) -> Step | None:
         """Who starts is not the policy's choice now; what is stored is."""

@@ -44,6 +44,7 @@ CopyEnd = e.OffloadFinished | e.UploadFinished | e.UploadReleased | e.LoadFinish
 OfACall = e.LoadStarted | e.LoadFinished | e.StoreStarted | e.StoreFinished
 # What a step begins with.
 SCHEDULING = (e.Polled, e.CallAdmitted, e.CallPreempted, e.LoadStarted, e.StoreStarted, e.StoreRefused)
+OF_THE_POLICY = (e.Polled, e.Asked, e.AskedShared, e.Planned)
 ADMISSIONS = "CallAdmitted"
 
 # What the engine decides, or what follows from it. Not compared: what the record tells the simulator.
@@ -274,6 +275,7 @@ class _SteppedEngine(Engine):
         super().__init__(*args, one_by_one=True, **kwargs)
         self._lag = 0  # no step is scheduled that nobody asked for
         self._open: deque[_OpenStep] = deque()
+        self.stuck = False  # calls wait, nothing runs and nothing was scheduled; nothing was given up for them yet
 
     def _act_at(self, at_ps: int) -> None:
         """Whoever plays the record knows when."""
@@ -298,6 +300,30 @@ class _SteppedEngine(Engine):
         self._copies.unpin_expired(now)
         self._scheduler.lag = min(1, len(self._open))
         self._schedule_at(now)
+        self._scheduled()
+
+    def get_unstuck(self) -> None:
+        """What a live engine does the next time that it schedules, if it has not heard anything new by then."""
+        self.stuck = False
+        now = self._clock.now_ps
+        self._go(super()._resolve(now), now)
+        self._scheduled()
+
+    def _schedule(self, now: int) -> Step | None:
+        if self.stuck:  # something new came first, and the policy was asked
+            self.stuck = False
+            self._give_up_what_is_held(now)
+        return super()._schedule(now)
+
+    def _resolve(self, now: int) -> Step | None:
+        if self._link.under_way:
+            return super()._resolve(now)
+        self.stuck = True
+        return None
+
+    def _scheduled(self) -> None:
+        """Open the step that was just scheduled, if there is one."""
+        now = self._clock.now_ps
         step, self._step = self._step, None
         if step is not None:
             computed = self._computed(step)
@@ -410,6 +436,9 @@ class _Recorded:
                 if self._asks_again(record):  # for another step of the same time, if there is one
                     self._schedule_before(nextafter(record.at_s, inf))
                 self._schedule(record.at_s, self._asks_again(record))
+            if self._engine.stuck and not isinstance(record, OF_THE_POLICY) and self._is_ahead(record):
+                self._at(record.at_s)
+                self._engine.get_unstuck()
             self._compare(record)
 
     def _at(self, at_s: float) -> None:
@@ -473,8 +502,12 @@ class _Recorded:
 
     def _asks_again(self, record: Record) -> bool:
         """Whether the policy was asked once more than in the simulation so far."""
-        polls = self._tallies[e.Polled.__name__]
-        return isinstance(record, e.Polled) and polls.simulated <= polls.recorded
+        return isinstance(record, e.Polled) and self._is_ahead(record)
+
+    def _is_ahead(self, record: Record) -> bool:
+        """Whether the simulation has not come to this record yet."""
+        tally = self._tallies.get(type(record).__name__)
+        return tally is not None and tally.simulated <= tally.recorded
 
     def _step(self, stepped: e.Stepped, outcome: Sequence[Record]) -> None:
         """Take in a step's end."""
