@@ -29,7 +29,7 @@ from .pace import Pace
 
 
 class Scheduled(NamedTuple):
-    """One iteration as it was scheduled: what a test holds against vLLM's scheduler."""
+    """One iteration as it was scheduled: what is held against vLLM's scheduler, and what a calibration is made for."""
 
     at_ps: int
     tokens: dict[CallId, int]  # by call, in the order of admission

@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 
 from tokencake.live.stretches import side_by_side, stretches
 
-Pairs = list[tuple[int, int]]
-
 
 def pieces(blocks: list[int], slots: list[int]) -> list[tuple[int, int, int]]:
     return [(int(block), int(slot), int(count)) for block, slot, count in zip(*stretches(blocks, slots), strict=True)]

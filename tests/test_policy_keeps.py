@@ -12,7 +12,6 @@ from tokencake.traces.events import ToolHint
 
 REUSABLE = Hints(reusable=True)
 SEARCH = (ToolHint("search", 4.0),)
-FIFTY_BLOCKS = 800  # tokens
 
 
 # -- losses

@@ -21,8 +21,6 @@ from .kept import Kept, Result
 from .trying import tried
 from .workers import cores
 
-DEFAULT_METRIC = "app_latency_s.mean"
-
 Play = Callable[[Sequence[Cell]], Generator[Outcome, None, None]]
 
 

@@ -26,6 +26,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an environment of its own")
 
+from thief import THIEF
 from trace_files import written
 
 from tokencake.live.connect import Remote
@@ -139,36 +140,6 @@ def installed(folder: Path, package: str, points: str) -> None:
     about.mkdir()
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0\n")
     (about / "entry_points.txt").write_text(points)
-
-
-THIEF = '''
-import sys
-from tokencake.policies.interface import EVERYTHING, Plan
-
-TAKEN = []
-
-
-class Thief:
-    """A while after the start, most of the engine's blocks are gone, until it is asked for again, with `back`."""
-
-    hears = EVERYTHING
-
-    def __init__(self, back: bool = False):
-        self.left = 20
-        if back:
-            pool, blocks = TAKEN.pop()
-            pool.free_blocks(blocks)
-
-    def plan(self, view):
-        self.left -= 1
-        if not self.left:
-            frame = sys._getframe()
-            while type(frame.f_locals.get("self")).__name__ != "Adapter":
-                frame = frame.f_back
-            pool = frame.f_locals["self"]._scheduler.kv_cache_manager.block_pool
-            TAKEN.append((pool, pool.get_new_blocks(pool.get_num_free_blocks() - 2)))
-        return Plan()
-'''
 
 
 @pytest.fixture(scope="module")
@@ -527,7 +498,7 @@ def test_an_engine_that_stalls_ends_the_run_with_the_call_that_waits(
         "--json", str(report),
     )  # fmt: skip
     out, err = command.communicate(timeout=WAIT_S)
-    assert command.returncode == 1
+    assert command.returncode == 1, err
     said = err.splitlines()[-1].removeprefix(f"error: {running.url}: ")
     assert said.startswith("call 'a")
     assert f"and nothing was computed or copied for {STALL_S:.0f} s: it needs " in said

@@ -18,6 +18,8 @@ import pytest
 
 pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an environment of its own")
 
+from thief import THIEF
+
 from tokencake.live.engine_core import EngineHandle
 from tokencake.live.engine_options import EngineOptions
 from tokencake.live.in_process import InProcess
@@ -224,31 +226,6 @@ def test_a_server_takes_no_long_step_for_a_stall(
         while llm.has_unfinished_requests():
             llm.step()
     assert not engine.scheduler.requests
-
-
-THIEF = '''
-import sys
-from tokencake.policies.interface import EVERYTHING, Plan
-
-
-class Thief:
-    """A while after the start, most of the engine's blocks are gone."""
-
-    hears = EVERYTHING
-
-    def __init__(self, seed=0):
-        self.left = 20
-
-    def plan(self, view):
-        self.left -= 1
-        if not self.left:
-            frame = sys._getframe()
-            while type(frame.f_locals.get("self")).__name__ != "Adapter":
-                frame = frame.f_back
-            pool = frame.f_locals["self"]._scheduler.kv_cache_manager.block_pool
-            pool.get_new_blocks(pool.get_num_free_blocks() - 2)
-        return Plan()
-'''
 
 
 @pytest.mark.slow
