@@ -27,12 +27,17 @@ from exits import exit_code
 from tokencake import __version__
 from tokencake.policies.registry import is_bound
 from tokencake.sim.machine_file import load_machine
-from tokencake.sim.outputs import check_outputs, inputs_of, outputs_of, write_whole
+from tokencake.sim.outputs import Output, check_outputs, inputs_of, outputs_of, write_whole
 from tokencake.sim.trials.cell import Cell
 from tokencake.sim.trials.comparing import Asked, default_policies, report, run
 from tokencake.sim.trials.comparison import Gathered, Method
 from tokencake.traces.apps import Application
+from tokencake.traces.errors import TokencakeError, TraceError
+from tokencake.traces.fields import WrongField, members
+from tokencake.traces.input_limits import LINE_BYTES
+from tokencake.traces.json_file import read_json
 from tokencake.traces.reader import read_trace
+from tokencake.traces.source_file import whole
 from tokencake.traces.vary import parse_variation
 from tokencake.traces.writer import write_trace
 
@@ -81,6 +86,8 @@ CONSTANTS = (
 )
 AGES = ("vllm", *(f"tokencake:age_power={power}" for power in ("0", "0.5", "1", "1.5", "2", "3")))
 LOADS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+ABOUT = ("command", "version", "date")
+GROUP = ("trace", "machine", "repeats", "variation", "policies", "also", "lower_bound", "failed")
 LOADED = ("vllm", "tokencake", "tokencake-time", "tokencake-space", f"{PUBLISHED},upload=demand")
 
 
@@ -103,19 +110,56 @@ def main() -> None:
     parser.add_argument("--from", dest="figures", type=Path, help="figures of before, instead of playing")
     parser.add_argument("--write", type=Path, nargs="*", default=[], help="documents whose tables are to be filled in")
     arguments = parser.parse_args()
+    texts = {document: _text(document) for document in arguments.write}
+    check_outputs([Output("--write", document) for document in texts])
     if arguments.figures is None:
         figures = arguments.json or Path("study.json")
         check_outputs(outputs_of(json=figures), inputs_of(arguments.coding))
-        study = {"command": " ".join(["python", *sys.argv]), "version": __version__, "date": time.strftime("%Y-%m-%d")}
-        if arguments.resume and figures.exists():
-            study |= json.loads(figures.read_text())
+        if arguments.coding is not None:
+            read_trace(arguments.coding)  # raises for a file that is no trace, before the others are played
+        about = {"command": " ".join(["python", *sys.argv]), "version": __version__, "date": time.strftime("%Y-%m-%d")}
+        study = resumed(figures) if arguments.resume and figures.exists() else Figures(about)
         for name, group in played(arguments.coding, study):
             study[name] = reduced(group)
             write_whole(figures, json.dumps(study) + "\n")
     else:
-        study = json.loads(arguments.figures.read_text())
-    for document in arguments.write:
-        write_whole(document, filled(document.read_text(), study))
+        study = read_json(arguments.figures, _figures)
+    written = {document: filled(text, study) for document, text in texts.items()}
+    for document, text in written.items():
+        write_whole(document, text)
+
+
+def _text(document: Path) -> str:
+    try:
+        return whole(document, LINE_BYTES).decode()
+    except UnicodeDecodeError:
+        raise TraceError(f"{document}: expected text in UTF-8") from None
+
+
+class Figures(dict[str, Any]):
+    """What was played, by the name of the group, beside what is said of all of it."""
+
+    def __missing__(self, group: str) -> Any:
+        raise TokencakeError(f"the study has no figures of {group!r}: --resume plays what is missing")
+
+
+def _figures(value: object, field: str) -> Figures:
+    found = members(value, frozenset(value) if isinstance(value, dict) else frozenset(), ABOUT)
+    for name, group in found.items():
+        if name not in ABOUT:
+            try:
+                members(group, frozenset(GROUP), GROUP)
+            except WrongField as wrong:
+                raise wrong.inside(name) from None
+    return Figures(found)
+
+
+def resumed(path: Path) -> Figures:
+    """The figures of a study that was broken off. Raises `TraceError` if they are none, or of another version."""
+    study = read_json(path, _figures)
+    if study["version"] != __version__:
+        raise TraceError(f"{path}: version: expected {__version__!r}, which plays the rest, got {study['version']!r}")
+    return study
 
 
 def played(coding: Path | None, known: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -216,7 +260,9 @@ def filled(text: str, study: Mapping[str, Any]) -> str:
 def _field(study: Mapping[str, Any]) -> list[str]:
     """All policies on all workloads: mean application latency against vllm, and who wins."""
     found = {name: study[f"field {name}"] for name in _names(study)}
-    policies = sorted(default_policies(), key=lambda policy: (is_bound(policy), _ratio(found["code-writer"], policy)))
+    policies = sorted(
+        default_policies(), key=lambda policy: (is_bound(policy), _ratio(study["field code-writer"], policy))
+    )
     lines = _head(["policy", *found], left=1)
     for policy in policies:
         name = f"`{policy}`" + (" (bound)" if is_bound(policy) else "")

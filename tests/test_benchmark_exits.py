@@ -69,6 +69,72 @@ def test_what_is_wrong_with_the_published_benchmark_is_one_line(arguments, said,
     assert told.count("\n") == 1
 
 
+ABOUT = '"command": "", "date": ""'
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "expected JSON"),
+        ('{"field', "expected JSON"),
+        ("[1]", "expected an object, got "),
+        ('{"mine": 1}', 'the field "command" is missing'),
+        (f'{{"version": "0", {ABOUT}}}', "version: expected "),
+        (f'{{"version": "0", {ABOUT}, "field code-writer": {{"policies": []}}}}', 'field code-writer: the field "'),
+    ],
+)
+def test_a_study_is_resumed_from_its_own_figures_only(content, said, tmp_path, monkeypatch, capsys):
+    """Whatever else lies there stays as it is."""
+    figures = tmp_path / "study.json"
+    figures.write_text(content)
+    monkeypatch.setattr(sys, "argv", ["study.py", "--json", str(figures), "--resume"])
+    monkeypatch.setattr(study, "played", lambda coding, known: iter(()))
+    assert exit_code(study.main) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {figures}: ")
+    assert said in told
+    assert told.count("\n") == 1
+    assert figures.read_text() == content
+
+
+def test_a_study_that_is_interrupted_keeps_what_it_has_played(tmp_path, monkeypatch, capsys):
+    group = dict.fromkeys(study.GROUP, 0)
+
+    def broken_off(coding, known):
+        yield from ((name, group) for name in ("field code-writer", "parts code-writer") if name not in known)
+        raise KeyboardInterrupt
+
+    figures = tmp_path / "study.json"
+    monkeypatch.setattr(sys, "argv", ["study.py", "--json", str(figures), "--resume"])
+    monkeypatch.setattr(study, "played", broken_off)
+    assert exit_code(study.main) == 130
+    played = figures.read_bytes()
+    assert b"parts code-writer" in played
+    assert exit_code(study.main) == 130
+    assert figures.read_bytes() == played
+
+
+def test_tables_of_what_was_not_played_are_not_written(tmp_path, monkeypatch, capsys):
+    """The figures of a study that was broken off: no document is touched, also none before the one that lacks them."""
+    figures, *documents = (tmp_path / name for name in ("study.json", "one.md", "other.md"))
+    figures.write_text(f'{{"version": "0", {ABOUT}}}')
+    documents[0].write_text("no table\r\n")
+    documents[1].write_text("<!-- study: field -->\n<!-- end -->\n")
+    before = [document.stat().st_mtime_ns for document in documents]
+    monkeypatch.setattr(sys, "argv", ["study.py", "--from", str(figures), "--write", *map(str, documents)])
+    assert exit_code(study.main) == 2
+    assert "the study has no figures of 'field code-writer'" in capsys.readouterr().err
+    assert [document.stat().st_mtime_ns for document in documents] == before
+
+
+@pytest.mark.parametrize("arguments", [["--coding", "/nowhere/c.jsonl"], ["--write", "/nowhere/study.md"]])
+def test_a_study_of_files_that_are_not_there_does_not_begin(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["study.py", "--json", str(tmp_path / "study.json"), *arguments])
+    monkeypatch.setattr(study, "played", lambda coding, known: pytest.fail("it began"))
+    assert exit_code(study.main) == 2
+    assert arguments[1] in capsys.readouterr().err
+
+
 def test_who_reads_no_further_sees_no_traceback():
     """`python benchmarks/measured.py | head -1`"""
     command = [sys.executable, "-c", UNREAD, str(Path(measured.__file__).parent)]
