@@ -489,6 +489,39 @@ def test_an_interrupt_leaves_a_server_that_serves(running: Running, tmp_path: Pa
     assert Remote(running.url, "tiny").info()["policy"] == "tokencake"
 
 
+@pytest.mark.skipif(not for_cpus(), reason="on a GPU the others are asynchronous already")
+def test_a_server_that_schedules_asynchronously(
+    running: Running, environment: dict[str, str], trace: Path, tmp_path: Path
+) -> None:
+    """As on a GPU. Its answers are those of the other server, also after calls were given up with a step in flight."""
+
+    async def conversation(server: Talking) -> list[int]:
+        await server.start("native-offload")
+        calls = [a_call(name, 900) for name in ("one", "two")]
+        sent = [asyncio.create_task(server.complete(call, request, range(70), False)) for call, request in calls]
+        await reported(server, e.FirstToken, 2)
+        for task in sent:
+            task.cancel()
+        await reported(server, e.CallAborted, 2)
+        call, request = a_call("after", 100)
+        answer = await server.complete(call, request, range(70), True)
+        await server.stop()
+        return list(answer)
+
+    args = serve_args(replace(OPTIONS, asynchronous=True), RunSettings(policy="tokencake"), control=True)
+    program = [str(PACKAGE / "tests" / "asynchronous_server.py")]
+    with started(program, args, environment, tmp_path / "server.log") as server:
+        assert Remote(server.url, "tiny").info()["asynchronous"] is True
+        for policy in ("tokencake:gate=off", "native-offload"):
+            facts: list[Any] = []
+            stats = Remote(server.url, "tiny").play(read_trace(trace), RunSettings(policy, steps=True), [facts.append])
+            assert (stats.calls, stats.failed, list(stats.disagreements)) == (20, None, [])
+            steps = [fact for fact in facts if isinstance(fact, e.Stepped)]
+            assert sum(after.from_s < before.at_s for before, after in pairwise(steps)) > len(steps) / 2
+        assert talk(server, conversation) == talk(running, conversation)
+        server.await_idle()
+
+
 def test_an_engine_that_stalls_ends_the_run_with_the_call_that_waits(
     running: Running, trace: Path, tmp_path: Path
 ) -> None:
@@ -543,36 +576,3 @@ def await_first_token(partial: Path) -> None:
     while not partial.exists() or "FirstToken" not in partial.read_text():
         assert time.monotonic() < limit_s, "no first token"
         time.sleep(0.1)
-
-
-@pytest.mark.skipif(not for_cpus(), reason="on a GPU the others are asynchronous already")
-def test_a_server_that_schedules_asynchronously(
-    running: Running, environment: dict[str, str], trace: Path, tmp_path: Path
-) -> None:
-    """As on a GPU. Its answers are those of the other server, also after calls were given up with a step in flight."""
-
-    async def conversation(server: Talking) -> list[int]:
-        await server.start("native-offload")
-        calls = [a_call(name, 900) for name in ("one", "two")]
-        sent = [asyncio.create_task(server.complete(call, request, range(70), False)) for call, request in calls]
-        await reported(server, e.FirstToken, 2)
-        for task in sent:
-            task.cancel()
-        await reported(server, e.CallAborted, 2)
-        call, request = a_call("after", 100)
-        answer = await server.complete(call, request, range(70), True)
-        await server.stop()
-        return list(answer)
-
-    args = serve_args(replace(OPTIONS, asynchronous=True), RunSettings(policy="tokencake"), control=True)
-    program = [str(PACKAGE / "tests" / "asynchronous_server.py")]
-    with started(program, args, environment, tmp_path / "server.log") as server:
-        assert Remote(server.url, "tiny").info()["asynchronous"] is True
-        for policy in ("tokencake:gate=off", "native-offload"):
-            facts: list[Any] = []
-            stats = Remote(server.url, "tiny").play(read_trace(trace), RunSettings(policy, steps=True), [facts.append])
-            assert (stats.calls, stats.failed, list(stats.disagreements)) == (20, None, [])
-            steps = [fact for fact in facts if isinstance(fact, e.Stepped)]
-            assert sum(after.from_s < before.at_s for before, after in pairwise(steps)) > len(steps) / 2
-        assert talk(server, conversation) == talk(running, conversation)
-        server.await_idle()
