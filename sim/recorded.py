@@ -46,13 +46,14 @@ OfACall = e.LoadStarted | e.LoadFinished | e.StoreStarted | e.StoreFinished
 SCHEDULING = (e.Polled, e.CallAdmitted, e.CallPreempted, e.LoadStarted, e.StoreStarted, e.StoreRefused)
 OF_THE_POLICY = (e.Polled, e.Asked, e.AskedShared, e.Planned)
 ADMISSIONS = "CallAdmitted"
+WHEN = ("at_s", "from_s")
 
 # What the engine decides, or what follows from it. Not compared: what the record tells the simulator.
 COMPARED = (
-    e.CallAdmitted, e.CallPreempted, e.FirstToken, e.CallFinished, e.LoadStarted, e.OffloadStarted, e.OffloadFinished,
-    e.OffloadRefused, e.HostDropped, e.UploadStarted, e.UploadFinished, e.UploadTaken, e.UploadCancelled,
-    e.UploadReleased, e.UploadRefused, e.StoreStarted, e.StoreFinished, e.StoreRefused, e.Stepped, e.Polled, e.Asked,
-    e.AskedShared, e.Planned,
+    e.CallAdmitted, e.CallPreempted, e.FirstToken, e.CallFinished, e.LoadStarted, e.LoadFinished, e.OffloadStarted,
+    e.OffloadFinished, e.OffloadRefused, e.HostDropped, e.UploadStarted, e.UploadFinished, e.UploadTaken,
+    e.UploadCancelled, e.UploadReleased, e.UploadRefused, e.StoreStarted, e.StoreFinished, e.StoreRefused, e.Stepped,
+    e.Polled, e.Asked, e.AskedShared, e.Planned,
 )  # fmt: skip
 
 
@@ -66,7 +67,7 @@ class Parting(NamedTuple):
 
 @dataclass(slots=True)
 class Tally:
-    """The records of one kind, in their order, times left aside."""
+    """The records of one kind, in their order."""
 
     recorded: int = 0
     simulated: int = 0
@@ -137,11 +138,11 @@ class Agreement:
 
 
 def content(record: Record) -> tuple[object, ...]:
-    """All of a record but its times."""
+    """All of a record but how long something took. When it was, to the last digit, says of which step it was."""
     if isinstance(record, e.Planned):
-        return (record.__class__, plain(record.plan))
-    timeless = (value for name, value in zip(record._fields, record, strict=True) if not name.endswith("_s"))
-    return (record.__class__, *timeless)
+        return (record.__class__, record.at_s, plain(record.plan))
+    fields = zip(record._fields, record, strict=True)
+    return (record.__class__, *(value for name, value in fields if name in WHEN or not name.endswith("_s")))
 
 
 def play_recorded(
@@ -150,12 +151,15 @@ def play_recorded(
     """Play an events file in the simulator. `applications` are those that were played, with their arrivals in order.
 
     Of the machine only the limits of a step count; memory is as recorded. `policy` is the recorded one unless it is
-    given; the file may name a registered one only. Raises `TraceError` if the file is none, or of other applications,
-    and `PolicyError` if there is no such policy.
+    given; the file may name a registered one only. Raises `TraceError` if the file is none, of other applications, or
+    tells what cannot be, and `PolicyError` if there is no such policy.
     """
     setup, records = setup_of(path, read_events(path), policy, None, None)
     fresh = load_policy(setup.policy, seed=setup.seed, registered_only=policy is None)
-    return play_records(records, fresh, LinearCosts(**setup.costs._asdict()), applications, machine)
+    try:
+        return play_records(records, fresh, LinearCosts(**setup.costs._asdict()), applications, machine)
+    except _Impossible as problem:
+        raise TraceError(f"{path}: {problem}") from None
 
 
 def play_records(
@@ -163,9 +167,10 @@ def play_records(
 ) -> Agreement:
     """The same for records that are at hand, of a run under this policy with these beliefs."""
     coming = iter(records)
-    started = next((record for record in coming if isinstance(record, e.RunStarted)), None)
-    if started is None:
-        raise TraceError("the record holds no RunStarted")
+    started = next((record for record in coming if not isinstance(record, e.Began)), None)
+    if not isinstance(started, e.RunStarted):
+        what = "nothing" if started is None else type(started).__name__
+        raise _Impossible(f"the record holds no RunStarted before all else: got {what}")
     run = _Recorded(with_memory(machine, started), policy, costs, applications)
     run.play(started, coming)
     return run.agreement
@@ -173,6 +178,8 @@ def play_records(
 
 def with_memory(machine: Machine, started: e.RunStarted) -> Machine:
     """The machine with the memory that a recorded engine had."""
+    if not started.block_tokens:
+        raise _Impossible("RunStarted: block_tokens: expected 1 or more, got 0")
     return replace(
         machine,
         gpu_blocks=started.gpu_blocks,
@@ -185,6 +192,10 @@ def with_memory(machine: Machine, started: e.RunStarted) -> Machine:
 def with_limits(machine: Machine, limits: Limits) -> Machine:
     """The machine with what an engine can hold and do in a step. Its client takes no time, as a live run's."""
     return replace(machine, **limits.settings(), client_s=0.0)
+
+
+class _Impossible(TraceError):
+    """What a record tells cannot be after all that it told before, or in the applications that are known."""
 
 
 class _Parted(Exception):
@@ -295,19 +306,20 @@ class _SteppedEngine(Engine):
         while copies.pinned and (now := max(self._clock.now_ps, copies.next_unpin_ps())) < at_ps:
             copies.unpin_expired(now)
 
-    def schedule(self) -> None:
+    def schedule(self, at_s: float) -> None:
+        """The clock has come to `at_s`, if with whole picoseconds only."""
         now = self._clock.now_ps
         self._copies.unpin_expired(now)
         self._scheduler.lag = min(1, len(self._open))
         self._schedule_at(now)
-        self._scheduled()
+        self._scheduled(at_s)
 
-    def get_unstuck(self) -> None:
+    def get_unstuck(self, at_s: float) -> None:
         """What a live engine does the next time that it schedules, if it has not heard anything new by then."""
         self.stuck = False
         now = self._clock.now_ps
         self._go(super()._resolve(now), now)
-        self._scheduled()
+        self._scheduled(at_s)
 
     def _schedule(self, now: int) -> Step | None:
         if self.stuck:  # something new came first, and the policy was asked
@@ -321,12 +333,12 @@ class _SteppedEngine(Engine):
         self.stuck = True
         return None
 
-    def _scheduled(self) -> None:
+    def _scheduled(self, at_s: float) -> None:
         """Open the step that was just scheduled, if there is one."""
         now = self._clock.now_ps
         step, self._step = self._step, None
         if step is not None:
-            computed = self._computed(step)
+            computed = self._computed(step)._replace(from_s=at_s)
             firsts, finished = self._scheduler.advance(step)
             self._open.append(_OpenStep(computed, firsts, finished))
             self._flight = Flight(now, firsts, finished)
@@ -373,6 +385,7 @@ class _Recorded:
         self._plays: dict[AppId, Play] = {}
         self._calls: dict[CallId, Call] = {}
         self._unfinished: dict[CallId, AppId] = {}
+        self._in_tools: set[CallId] = set()  # calls whose tools are under way
         self._behind: dict[CallId, list[World]] = {}  # by call, what the record tells right after its end
         self._tallies = {kind.__name__: Tally() for kind in COMPARED}
         self.agreement = Agreement(self._tallies)
@@ -430,15 +443,19 @@ class _Recorded:
             self._at(record.at_s)
             self._controller.hear(record)
         elif isinstance(record, e.CallAborted):
-            raise TraceError(f"CallAborted: a run whose calls were given up cannot be played again: {record.call!r}")
+            raise _Impossible(f"CallAborted: a run whose calls were given up cannot be played again: {record.call!r}")
+        elif isinstance(record, e.RunStarted):
+            raise _Impossible("RunStarted: expected the records of one run, got a second one")
         else:
             if isinstance(record, SCHEDULING):
-                if self._asks_again(record):  # for another step of the same time, if there is one
+                if self._comes_again(record):  # for another step of the same time, if there is one
                     self._schedule_before(nextafter(record.at_s, inf))
-                self._schedule(record.at_s, self._asks_again(record))
+                self._schedule(record.at_s, self._comes_again(record))
             if self._engine.stuck and not isinstance(record, OF_THE_POLICY) and self._is_ahead(record):
                 self._at(record.at_s)
-                self._engine.get_unstuck()
+                self._engine.get_unstuck(record.at_s)
+                if self._engine.open_steps < self._open_steps:  # one of the same time waited behind it
+                    self._schedule(record.at_s, again=True)
             self._compare(record)
 
     def _at(self, at_s: float) -> None:
@@ -498,11 +515,11 @@ class _Recorded:
         if not self._engine.open_steps:
             self._engine.unpin_until(ps(at_s))
         self._at(at_s)
-        self._engine.schedule()
+        self._engine.schedule(at_s)
 
-    def _asks_again(self, record: Record) -> bool:
-        """Whether the policy was asked once more than in the simulation so far."""
-        return isinstance(record, e.Polled) and self._is_ahead(record)
+    def _comes_again(self, record: Record) -> bool:
+        """Whether this was done in one more schedule than in the simulation so far: maybe in another of that time."""
+        return self._is_ahead(record) and (isinstance(record, e.Polled) or self._engine.open_steps > 0)
 
     def _is_ahead(self, record: Record) -> bool:
         """Whether the simulation has not come to this record yet."""
@@ -514,12 +531,14 @@ class _Recorded:
         self._at(stepped.at_s)
         self._behind = _behind_finished(outcome)
         if not _computes(stepped):
+            if outcome:
+                raise _Impossible(f"{type(outcome[0]).__name__}: the step that it came of computed nothing")
             self._controller.hear(stepped)
         else:
             self._open_steps -= 1
             if self._engine.open_steps:
                 computed = self._engine.outcome()
-                self._controller.hear(computed._replace(from_s=stepped.from_s, worker_s=stepped.worker_s))
+                self._controller.hear(computed._replace(worker_s=stepped.worker_s))
         for record in (*outcome, stepped):
             self._compare(record)
         left, self._behind = self._behind, {}
@@ -542,6 +561,8 @@ class _Recorded:
         _ACTS[type(fact)](self, fact)
 
     def _app_started(self, fact: e.AppStarted) -> None:
+        if fact.app in self._plays:
+            raise _Impossible(f"AppStarted: application {fact.app!r} has started before")
         self._plays[fact.app] = play = Play(self._application(fact.app), len(self._plays))
         self._calls.update((call.id, call) for call in play.app.calls)
         self._engine.app_started(fact.app)
@@ -550,39 +571,67 @@ class _Recorded:
         while name not in self._found:
             application = next(self._applications, None)
             if application is None:
-                raise TraceError(f"application {name!r} of the record is not in the trace")
+                raise _Impossible(f"application {name!r} of the record is not in the trace")
             self._found[application.id] = application
         return self._found.pop(name)
 
     def _app_finished(self, fact: e.AppFinished) -> None:
         if left := [call for call, app in self._unfinished.items() if app == fact.app]:
             raise _Parted(f"application {fact.app!r} has ended, but call {left[0]!r} has not in the simulation")
+        play = self._plays.pop(fact.app, None)
+        if play is None:
+            raise _Impossible(f"AppFinished: application {fact.app!r} is not under way")
         self._engine.app_finished(fact.app)
-        play = self._plays.pop(fact.app)
         play.release(self._tree)
         for ended in play.app.calls:
             del self._calls[ended.id]
+            self._in_tools.discard(ended.id)
 
     def _call_arrived(self, fact: e.CallArrived) -> None:
         call = self._call(fact.request.id)
+        play = self._plays[call.app]
+        if call.id in play.contexts:
+            raise _Impossible(f"CallArrived: call {call.id!r} has arrived before")
+        if (extended := call.prompt.extends) is not None and extended not in play.contexts:
+            raise _Impossible(f"CallArrived: call {call.id!r} continues {extended!r}, which has not arrived")
+        for name, here, there in zip(fact.request._fields, fact.request, e.request_of(call), strict=True):
+            if here != there:
+                raise _Impossible(
+                    f"CallArrived: call {call.id!r}: {name}: expected {there!r} of the trace, got {here!r}"
+                )
         self._unfinished[call.id] = call.app
-        self._engine.arrive(call, fact.request, self._plays[call.app].context(call, self._tree))
+        self._engine.arrive(call, fact.request, play.context(call, self._tree))
 
     def _tool_started(self, fact: e.ToolStarted) -> None:
-        self._engine.tool_started(self._ended(fact.call))
+        call = self._ended(fact)
+        if call.id in self._in_tools:
+            raise _Impossible(f"ToolStarted: the tools of call {call.id!r} have started before")
+        self._in_tools.add(call.id)
+        self._engine.tool_started(call)
 
     def _tool_returned(self, fact: e.ToolReturned) -> None:
-        self._engine.tool_returned(self._ended(fact.call))
+        call = self._ended(fact)
+        if call.id not in self._in_tools:
+            raise _Impossible(f"ToolReturned: no tool of call {call.id!r} is under way")
+        self._in_tools.remove(call.id)
+        self._engine.tool_returned(call)
 
-    def _ended(self, name: CallId) -> Call:
+    def _ended(self, fact: e.ToolStarted | e.ToolReturned) -> Call:
         """A call that has ended, in the simulation too."""
-        if name in self._unfinished:
-            raise _Parted(f"call {name!r} has ended, but not in the simulation")
-        return self._call(name)
+        call = self._call(fact.call)
+        if call.id in self._unfinished:
+            raise _Parted(f"call {call.id!r} has ended, but not in the simulation")
+        if call.id not in self._plays[call.app].contexts:
+            raise _Impossible(f"{type(fact).__name__}: call {call.id!r} has not arrived")
+        if fact.agent != call.agent:
+            raise _Impossible(
+                f"{type(fact).__name__}: agent: expected {call.agent!r} of call {call.id!r}, got {fact.agent!r}"
+            )
+        return call
 
     def _call(self, name: CallId) -> Call:
         if name not in self._calls:
-            raise TraceError(f"call {name!r} of the record is not in the trace, or its application is not under way")
+            raise _Impossible(f"call {name!r} of the record is not in the trace, or its application is not under way")
         return self._calls[name]
 
 
@@ -611,11 +660,14 @@ def _blocks(records: Iterable[Record]) -> Iterator[_Block]:
         if isinstance(record, e.Stepped):
             yield _Block(before, outcome, record)
             before, outcome = [], []
-        elif not isinstance(record, e.Began):
+            continue
+        if outcome and isinstance(record, SCHEDULING):
+            break
+        if not isinstance(record, e.Began):
             ended = outcome or isinstance(record, e.FirstToken | e.CallFinished)
             (outcome if ended else before).append(record)
     if outcome:
-        raise TraceError("the record has outcomes of steps, but no Stepped: steps are recorded when that is asked for")
+        raise _Impossible("the record has outcomes of steps, but no Stepped: steps are recorded when that is asked for")
     yield _Block(before, outcome, None)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -147,6 +147,32 @@ def test_admissions_in_another_order_are_found(writers: tuple[Application, ...],
     assert admitted.first.simulated == recorded[one]
 
 
+def test_an_admission_in_another_step_is_found(writers: tuple[Application, ...], recorded: list[Record]) -> None:
+    """Among the admissions its place is the same: the time says that it was another step."""
+    moved = list(recorded)
+    last = max(i for i, record in enumerate(recorded) if isinstance(record, e.CallAdmitted))
+    steps = (record.from_s for record in recorded[last:] if isinstance(record, e.Stepped))
+    moved[last] = recorded[last]._replace(at_s=next(from_s for from_s in steps if from_s > recorded[last].at_s))
+    agreement = again(moved, PREDICTIVE, writers, CROWDED)
+    assert agreement.tallies["CallAdmitted"].different == 1
+    assert not agreement.same_admissions
+
+
+def test_a_step_that_was_scheduled_at_another_time_is_found(
+    writers: tuple[Application, ...], recorded: list[Record]
+) -> None:
+    moved = list(recorded)
+    first = next(i for i, record in enumerate(recorded) if isinstance(record, e.Stepped))
+    moved[first] = recorded[first]._replace(from_s=recorded[first].from_s + 1e-6)
+    assert again(moved, PREDICTIVE, writers, CROWDED).tallies["Stepped"].different == 1
+
+
+def test_an_end_of_a_load_that_never_began_is_found(writers: tuple[Application, ...], recorded: list[Record]) -> None:
+    last = next(i for i, record in enumerate(recorded) if isinstance(record, e.LoadFinished))
+    twice = [*recorded[:last], recorded[last], *recorded[last:]]
+    assert again(twice, PREDICTIVE, writers, CROWDED).tallies["LoadFinished"].different
+
+
 @pytest.mark.parametrize(
     ("change", "kinds"),
     [
@@ -220,6 +246,93 @@ def test_an_aborted_call_is_refused(writers: tuple[Application, ...], recorded: 
     aborted = e.CallAborted(recorded[arrived].at_s, recorded[arrived].request.id)
     with pytest.raises(TraceError, match="given up"):
         again([*recorded[: arrived + 1], aborted], Vllm, writers, CROWDED)
+
+
+Mutation = Callable[[list[Record]], list[Record]]
+
+
+def first_of(kind: type, records: Sequence[Record]) -> int:
+    return next(i for i, record in enumerate(records) if isinstance(record, kind))
+
+
+def twice(kind: type) -> Mutation:
+    return lambda records: [*records[: first_of(kind, records) + 1], *records[first_of(kind, records) :]]
+
+
+def without(kind: type) -> Mutation:
+    return lambda records: [record for i, record in enumerate(records) if i != first_of(kind, records)]
+
+
+def soonest(kind: type) -> Mutation:
+    return lambda records: [records[0], records[first_of(kind, records)], *records[1:]]
+
+
+def replaced(kind: type, **fields: object) -> Mutation:
+    def change(records: list[Record]) -> list[Record]:
+        at = first_of(kind, records)
+        return [*records[:at], records[at]._replace(**fields), *records[at + 1 :]]
+
+    return change
+
+
+def computing_nothing(records: list[Record]) -> list[Record]:
+    return [
+        r._replace(prefill_tokens=0, decode_calls=0) if isinstance(r, e.Stepped) and r.decode_calls else r
+        for r in records
+    ]
+
+
+def of_another_length(records: list[Record]) -> list[Record]:
+    at = first_of(e.CallArrived, records)
+    arrived = records[at]
+    assert isinstance(arrived, e.CallArrived)
+    longer = arrived._replace(request=arrived.request._replace(prompt_tokens=arrived.request.prompt_tokens + 1))
+    return [*records[:at], longer, *records[at + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda records: [*records, *records], "a second one"),
+        (lambda records: [*records[1:], records[0]], "no RunStarted before all else: got AppStarted"),
+        (replaced(e.RunStarted, block_tokens=0), "block_tokens: expected 1 or more"),
+        (twice(e.AppStarted), "has started before"),
+        (soonest(e.AppFinished), "AppFinished: application 'a[0-9]' is not under way"),
+        (twice(e.AppFinished), "AppFinished: application 'a[0-9]' is not under way"),
+        (twice(e.CallArrived), "CallArrived: .* has arrived before"),
+        (without(e.CallArrived), "which has not arrived"),
+        (of_another_length, "prompt_tokens: expected [0-9]+ of the trace, got"),
+        (twice(e.ToolStarted), "have started before"),
+        (without(e.ToolStarted), "no tool of call .* is under way"),
+        (twice(e.ToolReturned), "no tool of call .* is under way"),
+        (replaced(e.ToolStarted, agent="nobody"), "agent: expected .*, got 'nobody'"),
+        (computing_nothing, "computed nothing"),
+    ],
+)
+def test_a_record_of_what_cannot_be_is_refused(
+    change: Mutation, message: str, tmp_path: Path, writers: tuple[Application, ...], recorded: list[Record]
+) -> None:
+    setup = began("tokencake:rules=published,gate=off", 0, CROWDED.beliefs())
+    path = written(tmp_path / "e.jsonl", [setup, *change(list(recorded))])
+    with pytest.raises(TraceError, match=f"^{path}: .*{message}"):
+        play_recorded(path, iter(writers), CROWDED)
+
+
+def test_that_steps_are_not_recorded_is_found_at_the_first_of_them(
+    writers: tuple[Application, ...], recorded: list[Record]
+) -> None:
+    """Memory does not grow with such a record either."""
+    taken = []
+
+    def stepless() -> Iterator[Record]:
+        for record in recorded:
+            if not isinstance(record, e.Stepped):
+                taken.append(record)
+                yield record
+
+    with pytest.raises(TraceError, match="no Stepped"):
+        play_records(stepless(), PREDICTIVE(), CROWDED.beliefs(), writers, CROWDED)
+    assert len(taken) < 50 < len(recorded)
 
 
 def test_limits_of_an_engine_replace_those_of_a_machine() -> None:
