@@ -444,8 +444,6 @@ class _Recorded:
             self._controller.hear(record)
         elif isinstance(record, e.CallAborted):
             raise _Impossible(f"CallAborted: a run whose calls were given up cannot be played again: {record.call!r}")
-        elif isinstance(record, e.RunStarted):
-            raise _Impossible("RunStarted: expected the records of one run, got a second one")
         else:
             if isinstance(record, SCHEDULING):
                 if self._comes_again(record):  # for another step of the same time, if there is one
@@ -656,11 +654,18 @@ def _blocks(records: Iterable[Record]) -> Iterator[_Block]:
     """A record step by step. Raises `TraceError` if the steps were not recorded."""
     before: list[Fact | e.Planned] = []
     outcome: list[Fact | e.Planned] = []
+    last_s = -inf
     for record in records:
         if isinstance(record, e.Stepped):
+            if record.from_s < last_s:
+                expected = f"{last_s} or later, as steps end in the order in which they were scheduled"
+                raise _Impossible(f"Stepped: from_s: expected {expected}, got {record.from_s}")
+            last_s = record.from_s
             yield _Block(before, outcome, record)
             before, outcome = [], []
             continue
+        if isinstance(record, e.RunStarted):
+            raise _Impossible("RunStarted: expected the records of one run, got a second one")
         if outcome and isinstance(record, SCHEDULING):
             break
         if not isinstance(record, e.Began):

@@ -282,6 +282,12 @@ def computing_nothing(records: list[Record]) -> list[Record]:
     ]
 
 
+def steps_out_of_order(records: list[Record]) -> list[Record]:
+    """A step was scheduled before the one that ended before it."""
+    at = [i for i, record in enumerate(records) if isinstance(record, e.Stepped)][5]
+    return [*records[:at], records[at]._replace(from_s=0.0), *records[at + 1 :]]
+
+
 def of_another_length(records: list[Record]) -> list[Record]:
     at = first_of(e.CallArrived, records)
     arrived = records[at]
@@ -307,6 +313,7 @@ def of_another_length(records: list[Record]) -> list[Record]:
         (twice(e.ToolReturned), "no tool of call .* is under way"),
         (replaced(e.ToolStarted, agent="nobody"), "agent: expected .*, got 'nobody'"),
         (computing_nothing, "computed nothing"),
+        (steps_out_of_order, "from_s: expected .* or later"),
     ],
 )
 def test_a_record_of_what_cannot_be_is_refused(
