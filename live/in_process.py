@@ -7,6 +7,7 @@ engine does.
 
 from __future__ import annotations
 
+import faulthandler
 import signal
 import threading
 import time
@@ -89,6 +90,7 @@ class InProcess:
 
     def __init__(self, options: EngineOptions, *, stock: bool = False) -> None:
         self.options = options
+        _give_signals_a_stack()
         self._engine: Started = start(options, stock=stock)
         self._counters = EngineCounters()
         self._engine.llm.logger_manager = self._counters
@@ -341,6 +343,17 @@ def _checked(applications: Iterable[Application], limits: EngineLimits) -> Itera
         if (text := problem(application, limits)) is not None:
             raise EngineError(text)
         yield application
+
+
+def _give_signals_a_stack() -> None:
+    """Have signals handled on a stack of their own.
+
+    Matrix kernels that are generated for a CPU may keep a pointer to data in the stack pointer: what the system saves
+    of a signal would be written over the heap. Python handles signals on the alternate stack of the main thread where
+    there is one, and its fault handler brings one.
+    """
+    if not faulthandler.is_enabled():
+        faulthandler.enable(file=2)  # by number: stderr may be a notebook's
 
 
 @contextmanager
