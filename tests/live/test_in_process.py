@@ -272,6 +272,31 @@ def test_neither_a_policy_nor_vllm_s_log_gets_into_the_report(trace: Path, tmp_p
     assert "LLM engine" in done.stderr  # from vLLM's log
 
 
+SIGNALLED = """
+import signal, sys
+from pathlib import Path
+from tokencake.live.engine_options import EngineOptions
+from tokencake.live.in_process import InProcess
+from tokencake.live.settings import RunSettings
+from tokencake.traces.reader import read_trace
+
+heard = []
+signal.signal(signal.SIGALRM, lambda number, frame: heard.append(number))
+with InProcess(EngineOptions(model="tiny", gpu_blocks=400)) as engine:
+    signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+    engine.play(read_trace(Path(sys.argv[1])), RunSettings())
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
+print(len(heard) > 50)
+"""
+
+
+@pytest.mark.slow
+def test_signals_in_the_middle_of_its_computations_break_nothing(trace: Path) -> None:
+    """On vLLM 0.26.0 each of them was written over what a kernel of AVX-512 worked on, and ended the process."""
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, trace], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
 def test_an_interrupt_leaves_the_results_of_finished_runs(trace: Path, tmp_path: Path) -> None:
     arguments = ["--model", "tiny", "--repeat", "1000", "--json", "r.json", "--events", "runs"]
     command = [sys.executable, "-m", "tokencake.cli", "live", trace.name, *arguments]
