@@ -55,9 +55,11 @@ def main() -> None:
     machine = load_machine("a800-qwen2.5-14b", arguments.set)
     check_outputs(outputs_of(json=arguments.json), [CELLS])
     measured = {(cell["mode"], cell["qps"]): cell for cell in json.loads(CELLS.read_text())["cells"]}
-    print("Predicted; in brackets the error against the measurement, where there is one.")
+    print(
+        "Predicted; in brackets the error against the measurement, if there is one (pt: points of all prompt tokens)."
+    )
     print(f"{'configuration':14s} {'rate':>4s} {'end to end, s':>18s} {'mean application, s':>20s}", end="")
-    print(f" {'computed':>16s} {'GPU hits':>16s} {'host hits':>16s} {'preempted':>10s}")
+    print(f" {'computed':>17s} {'GPU hits':>17s} {'host hits':>17s} {'preempted':>10s}")
     rows = []
     for mode, policy in POLICIES.items():
         for rate in RATES:
@@ -103,9 +105,10 @@ def line(row: dict[str, Any], cell: dict[str, float] | None) -> str:
     for key, width in (("e2e_s", 18), ("app_mean_s", 20)):
         error = "" if cell is None else f" ({row[key] / cell[key] - 1:+.1%})"
         parts.append(f"{row[key]:.1f}{error}".rjust(width))
+    measured = sum(cell[source] for source in sources) if cell else 0
     for source in sources:
-        error = "" if cell is None else f" ({(row[source] - cell[source]) / sum(cell[s] for s in sources):+.1%})"
-        parts.append(f"{row[source] / total:.1%}{error}".rjust(16))
+        error = "" if cell is None else f" ({100 * (row[source] - cell[source]) / measured:+.1f} pt)"
+        parts.append(f"{row[source] / total:.1%}{error}".rjust(17))
     preempted = f"{row['preemptions']:.0f}" + ("" if cell is None else f" ({cell['preemptions']:.0f})")
     return " ".join([*parts, preempted.rjust(10)])
 

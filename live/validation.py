@@ -183,8 +183,23 @@ def _verdict(trials: Sequence[Trial]) -> dict[str, Any]:
             changes = _changes(trial, trials[0], judged.path)
             for side, change in zip((simulated, live), changes, strict=True):
                 side[trial.policy][judged.path] = {"outcome": outcome(change, noise), "change": change, "margin": noise}
-    words = [[said["outcome"] for policy in side.values() for said in policy.values()] for side in (simulated, live)]
-    return {"simulated": simulated, "live": live, "agree": words[0] == words[1] if simulated else None}
+    return {"simulated": simulated, "live": live, "agree": _agree(_said(simulated), _said(live))}
+
+
+def _said(side: Mapping[str, Mapping[str, Metrics]]) -> list[Metrics]:
+    return [said for policy in side.values() for said in policy.values()]
+
+
+def _agree(simulated: Sequence[Metrics], live: Sequence[Metrics]) -> bool | None:
+    """Whether both sides say the same; None if there is nothing to say, or if noise kept both from saying anything."""
+    if not simulated or all(map(_drowned, (*simulated, *live))):
+        return None
+    return [said["outcome"] for said in simulated] == [said["outcome"] for said in live]
+
+
+def _drowned(said: Metrics) -> bool:
+    """Whether a difference that would have counted may hide in the noise of the repeats."""
+    return said["outcome"] == OPEN and (said["margin"] or 0.0) > LEAST_CHANGE
 
 
 def _changes(trial: Trial, first: Trial, path: str) -> tuple[float | None, float | None]:
@@ -259,6 +274,13 @@ def _percent(share: float | None, sign: str = "") -> str:
     return "-" if share is None else f"{100 * share:{sign}.1f}%"
 
 
+AGREEMENT = {
+    True: "the verdicts agree",
+    False: "the verdicts DISAGREE",
+    None: "too few or too noisy repeats to tell whether the verdicts agree",
+}
+
+
 def words(report: Mapping[str, Any]) -> list[str]:
     """Parity of decisions, a line a policy; who failed; then who wins, on both sides, a line a policy and metric."""
     verdict, runs = report["verdict"], report["runs"]
@@ -270,8 +292,8 @@ def words(report: Mapping[str, Any]) -> list[str]:
         for judged in JUDGED:
             sides = (verdict[side][policy][judged.path] for side in ("simulated", "live"))
             lines.append(f"{policy} against {runs[0]['policy']}, {judged.label}: {_sides(*sides)}")
-    if verdict["agree"] is not None:
-        lines.append("the verdicts agree" if verdict["agree"] else "the verdicts DISAGREE")
+    if verdict["live"]:
+        lines.append(AGREEMENT[verdict["agree"]])
     return lines
 
 
@@ -285,14 +307,21 @@ def _sides(simulated: Mapping[str, Any], live: Mapping[str, Any]) -> str:
 
 def _parity(run: Mapping[str, Any]) -> str:
     parity, runs = run["parity"], len(run["repeats"])
-    line = f"{run['policy']}: {parity['plans']:,} plans of {runs} live run{'s' * (runs > 1)} replayed, "
-    line += _differ(parity["different"] + parity["not_replayed"])
-    line += (
-        f"; {parity['admissions']:,} admissions and {parity['records']:,} records with the live step times simulated, "
+    plans = f"{_counted(parity['plans'], 'plan')} of {_counted(runs, 'live run')} replayed"
+    records = (
+        f"{_counted(parity['admissions'], 'admission')} and {_counted(parity['records'], 'record')}"
+        " with the live step times simulated"
     )
-    line += f"{_differ(parity['admissions_different'])} and {_differ(parity['records_different'])}"
+    line = f"{run['policy']}: {plans}, {_differ(plan=parity['different'] + parity['not_replayed'])}; {records}, "
+    line += _differ(admission=parity["admissions_different"], record=parity["records_different"])
     return line + (f" (given up {parity['ended']})" if parity["ended"] else "")
 
 
-def _differ(count: int) -> str:
-    return f"{count:,} differ" if count else "none differs"
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def _differ(**different: int) -> str:
+    """How many of each kind differ: all of them, so that nobody has to ask of which kind none does."""
+    counts = [_counted(count, noun) if count else f"no {noun}" for noun, count in different.items()]
+    return f"{' and '.join(counts)} {'differ' if sum(different.values()) > 1 else 'differs'}"

@@ -38,7 +38,7 @@ def trial(policy: str, simulated_s: float, *live_s: float) -> Trial:
     return Trial(policy, metrics(simulated_s, simulated_s), [metrics(s, s) for s in live_s], [EQUAL] * len(live_s))
 
 
-def verdicts(first: Trial, other: Trial) -> tuple[str, str, bool]:
+def verdicts(first: Trial, other: Trial) -> tuple[str, str, bool | None]:
     """Simulated, live, and whether they agree."""
     verdict = build({}, [first, other])["verdict"]
     sides = [verdict[side][other.policy]["makespan_s"]["outcome"] for side in ("simulated", "live")]
@@ -112,8 +112,26 @@ def test_against_a_policy_that_failed_live_nobody_has_a_verdict() -> None:
 
 
 def test_no_win_within_the_noise_of_the_repeats_on_either_side() -> None:
-    """5 % less, of runs that differ by 40 %: neither side may claim it."""
-    assert verdicts(trial("a", 10, 8, 10, 12), trial("b", 9.5, 7.6, 9.5, 11.4)) == (OPEN, OPEN, True)
+    """5 % less, of runs that differ by 40 %: neither side may claim it, and silence on both sides is no agreement."""
+    noisy = [trial("a", 10, 8, 10, 12), trial("b", 9.5, 7.6, 9.5, 11.4)]
+    assert verdicts(*noisy) == (OPEN, OPEN, None)
+    assert words(build({}, noisy))[-1] == "too few or too noisy repeats to tell whether the verdicts agree"
+
+
+def test_steady_repeats_that_show_no_difference_agree() -> None:
+    """Nothing hides behind a margin that is no wider than what nobody wins by."""
+    steady = [trial("a", 10, 10, 10), trial("b", 10, 10, 10)]
+    assert verdicts(*steady) == (OPEN, OPEN, True)
+    assert words(build({}, steady))[-1] == "the verdicts agree"
+
+
+def test_one_metric_that_is_told_is_enough_to_agree_on() -> None:
+    """When the last application ends is chance here, the mean latency is not."""
+    first = Trial("a", metrics(10, 10), [metrics(8, 10), metrics(12, 10.1)], [EQUAL] * 2)
+    other = Trial("b", metrics(9.5, 8), [metrics(7.6, 8.1), metrics(11.4, 8.2)], [EQUAL] * 2)
+    verdict = build({}, [first, other])["verdict"]
+    assert [said["outcome"] for said in verdict["live"]["b"].values()] == [WON, OPEN]
+    assert verdict["agree"] is True
 
 
 def test_a_simulated_win_that_the_noise_hides_live_is_a_disagreement_only_beyond_the_margin() -> None:
@@ -197,8 +215,21 @@ def test_words_on_parity() -> None:
     }
     line = words(build({}, [first]))[0]
     assert line == (
-        "vllm: 20 plans of 2 live runs replayed, 3 differ; 10 admissions and 100 records with the live step times"
-        " simulated, 3 differ and none differs (given up at 4 s it parted)"
+        "vllm: 20 plans of 2 live runs replayed, 3 plans differ; 10 admissions and 100 records with the live step times"
+        " simulated, 3 admissions and no record differ (given up at 4 s it parted)"
+    )
+
+
+def test_words_on_parity_where_all_is_equal_and_where_there_is_one_of_each() -> None:
+    assert words(build({}, [trial("vllm", 10, 10, 10)]))[0] == (
+        "vllm: 20 plans of 2 live runs replayed, no plan differs; 10 admissions and 100 records with the live step"
+        " times simulated, no admission and no record differs"
+    )
+    one = trial("vllm", 10, 10)
+    one.parity[0] = EQUAL | {"plans": 1, "admissions": 1, "records": 1, "records_different": 1}
+    assert words(build({}, [one]))[0] == (
+        "vllm: 1 plan of 1 live run replayed, no plan differs; 1 admission and 1 record with the live step times"
+        " simulated, no admission and 1 record differs"
     )
 
 
