@@ -281,11 +281,16 @@ AGREEMENT = {
 }
 
 
-def words(report: Mapping[str, Any]) -> list[str]:
-    """Parity of decisions, a line a policy; who failed; then who wins, on both sides, a line a policy and metric."""
+def words(report: Mapping[str, Any], *, verdicts: bool = True) -> list[str]:
+    """Parity of decisions, a line a policy; who failed; then who wins, on both sides, a line a policy and metric.
+
+    Without `verdicts`, all but the latter.
+    """
     verdict, runs = report["verdict"], report["runs"]
     lines = [_parity(run) for run in runs]
     lines += [f"{run['policy']} failed, and has no verdict: {run['failed']}" for run in runs if run["failed"]]
+    if not verdicts:
+        return lines
     if len(runs) > 1 and runs[0]["failed"]:
         lines.append(f"there is no verdict: {runs[0]['policy']}, which the others are held against, failed")
     for policy in verdict["live"]:

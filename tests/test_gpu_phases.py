@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from exits import exit_code
 from gpu import command, results, summary
-from gpu.plan import PROCESSES, phases_of
+from gpu.plan import PLAYED, PROCESSES, phases_of
 from gpu.runner import Runner, Session
+
+from tokencake.traces.metrics import Metrics
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -209,11 +211,45 @@ def test_without_a_gpu_nothing_is_played_but_dry(
     assert capsys.readouterr().err == "error: no GPU was found: --dry plays all phases on a CPU, with stand-ins\n"
 
 
+def test_what_is_not_installed_is_told_before_anything_is_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name in ("vllm", "pytest") else object())
+    assert called(monkeypatch, "--out", str(out), "--dry") == 2
+    assert capsys.readouterr().err == "error: vllm, pytest: not installed; CONTRIBUTING.md says how\n"
+    assert called(monkeypatch, "--out", str(out), "--dry", "--only", "machine", "--only", "canary") == 2
+    assert capsys.readouterr().err == "error: vllm: not installed; CONTRIBUTING.md says how\n"
+    assert not out.exists()
+    assert command.not_installed(("machine",)) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "arguments", "said"),
+    [
+        (True, (), "expected another folder, a dry session has its results there"),
+        (False, ("--dry",), "expected another folder, a session that is not dry has its results there"),
+    ],
+)
+def test_a_dry_session_and_one_on_a_gpu_do_not_share_a_folder(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    before: bool,
+    arguments: tuple[str, ...],
+    said: str,
+) -> None:
+    monkeypatch.setattr(command, "machine_has_gpu", lambda: True)
+    summary.write(tmp_path, PROCESSES, command="played", dry=before, began="now")
+    assert called(monkeypatch, "--out", str(tmp_path), "--only", "machine", *arguments) == 2
+    assert capsys.readouterr().err == f"error: --out {tmp_path}: {said}\n"
+
+
 def test_a_folder_that_cannot_be_made_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    assert called(monkeypatch, "--out", str(tmp_path / "file" / "out"), "--dry") == 2
+    assert called(monkeypatch, "--out", str(tmp_path / "file" / "out"), "--dry", "--only", "machine") == 2
     assert capsys.readouterr().err == f"error: {tmp_path / 'file' / 'out'}: cannot be written: not a directory\n"
 
 
@@ -235,8 +271,10 @@ def test_what_was_never_begun_is_not_collected(
         '{"phase": "machine", "title": "t", "status": "well"}',
         '{"phase": "machine", "title": "t", "status": "done", "seconds": "long"}',
         '{"phase": "machine", "title": "t", "status": "done", "found": [1]}',
+        '{"phase": "machine", "title": "t", "status": "done", "found": {"warnings": [1]}}',
         '{"predictions": {"preset": {"vllm": 1}}, "written": "", "machines": {}}',
         '{"commands": [1]}',
+        '{"commands": [], "dry": "no"}',
     ],
 )
 def test_what_no_session_wrote_is_as_if_it_were_not_there(tmp_path: Path, content: str) -> None:
@@ -245,6 +283,31 @@ def test_what_no_session_wrote_is_as_if_it_were_not_there(tmp_path: Path, conten
     summary.write(tmp_path, PROCESSES, command="collect", dry=False, began="now")
     assert json.loads((tmp_path / summary.FILE).read_text())["phases"][0]["status"] == "left out"
     assert summary.text(tmp_path, results.all_results(tmp_path, PROCESSES)).startswith("machine ")
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_the_text_has_the_warnings_and_of_a_dry_session_no_verdicts(tmp_path: Path, dry: bool) -> None:
+    """What was predicted and what came are the same for all policies: a verdict is that nobody wins."""
+    same = Metrics().result() | {"makespan_s": 10.0}
+    expected = {"calibrated": dict.fromkeys(PLAYED, same)}
+    results.write_json(tmp_path / "predictions.json", {"predictions": expected, "written": "now", "machines": {}})
+    counts = ("plans", "different", "not_replayed", "admissions", "admissions_different", "records")
+    parity = {**dict.fromkeys(counts, 3), "records_different": 0, "ended": None}
+    run = {"live": same, "parity": parity, "stats": {"failed": None}}
+    found = {f"live-{policy}": run for policy in PLAYED} | {"calibrated": {"warnings": ["the host\nwas loaded"]}}
+    for name, entries in found.items():
+        results.write(tmp_path, results.fresh(phases_of(PROCESSES)[name], results.DONE, found=entries))
+    summary.write(tmp_path, PROCESSES, command="played", dry=dry, began="now")
+
+    lines = summary.text(tmp_path, results.all_results(tmp_path, PROCESSES)).splitlines()
+    phases = len(phases_of(PROCESSES))
+    assert lines[phases : phases + 2] == ["", "warning: calibrated: the host was loaded"]
+    assert sum(line.startswith("vllm: 3 plans of 1 live run replayed") for line in lines) == 1
+    assert any("verdicts" in line for line in lines) is not dry
+    assert any("tokencake against vllm" in line for line in lines) is not dry
+    assert (lines[-1] == summary.DRY) is dry
+    verdict = json.loads((tmp_path / summary.FILE).read_text())["validation"]["verdict"]
+    assert set(verdict["live"]) == set(PLAYED[1:]), "the file keeps them"
 
 
 def test_an_empty_folder_is_collected_too(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from exits import refused
@@ -34,15 +35,21 @@ def main() -> int:
         return collect(out, arguments.wait)
     if not arguments.dry and not machine_has_gpu():
         return refused("no GPU was found: --dry plays all phases on a CPU, with stand-ins")
+    only = tuple(arguments.only or ())
+    if lacking := not_installed(only):
+        return refused(f"{', '.join(lacking)}: not installed; CONTRIBUTING.md says how")
     prepare_folder(out)
+    if (before := summary.was_dry(out)) not in (None, arguments.dry):
+        kind = "a dry session" if before else "a session that is not dry"
+        return refused(f"--out {arguments.out}: expected another folder, {kind} has its results there")
     if arguments.detach:
         return detach(out)
     with only_one(out) as alone:
         if not alone:
             return refused(f"--out {arguments.out}: a session plays there already: --collect waits for it")
         command = "python benchmarks/gpu_session.py " + shlex.join(sys.argv[1:])
-        Runner(Session(out, arguments.dry, arguments.deadline, command, tuple(arguments.only or ()))).play()
-    return shown(out, tuple(arguments.only or ()))
+        Runner(Session(out, arguments.dry, arguments.deadline, command, only)).play()
+    return shown(out, only)
 
 
 def parse() -> argparse.Namespace:
@@ -72,6 +79,12 @@ def seconds(text: str) -> float:
     if not 0 < number < 1e6:
         raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text!r}")
     return number
+
+
+def not_installed(only: tuple[str, ...]) -> list[str]:
+    """The modules that the phases asked for need, and that are not there; found without loading them."""
+    asked = [process for process in PROCESSES if not only or any(phase.name in only for phase in process.phases)]
+    return [name for name in dict.fromkeys(name for process in asked for name in process.needs) if not find_spec(name)]
 
 
 def detach(out: Path) -> int:

@@ -35,6 +35,7 @@ class Process:
     variants: tuple[str, ...] = ("",)  # ways to set it up, the preferred one first
     hasty: str = ""  # the variant that is tried after one that took too long
     batch_invariant: bool = False  # whether answers must not depend on what else is in a step
+    needs: tuple[str, ...] = ("vllm",)  # modules that have to be installed
 
     @property
     def opening(self) -> Phase | None:
@@ -52,9 +53,13 @@ def _live(policy: str) -> Phase:
 
 
 PROCESSES = (
-    Process("machine", (Phase("machine", "the machine", "gpu.machine:facts", 30),)),
+    Process("machine", (Phase("machine", "the machine", "gpu.machine:facts", 30),), needs=()),
     Process("copies", (Phase("copies", "copies without an engine", "gpu.copies:measured", 60, 20),)),
-    Process("copier-tests", (Phase("copier-tests", "the copier's tests", "gpu.copier_tests:passed", 60, 15),)),
+    Process(
+        "copier-tests",
+        (Phase("copier-tests", "the copier's tests", "gpu.copier_tests:passed", 60, 15),),
+        needs=("vllm", "pytest", "hypothesis"),
+    ),
     Process("canary", (Phase("canary", "one layer in bf16 answers", "gpu.answers:canary", 90, 25),)),
     Process(
         "answers",

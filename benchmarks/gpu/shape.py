@@ -79,11 +79,11 @@ def calibrated(work: Work) -> dict[str, Any]:
     work.note(calibration_s=took_s, host_load=host_load)
     fitted = fit_for(facts, limits, played, 0, host_load)
     machine = fitted.machine(CALIBRATED)
-    work.note(calibration=calibration.build(__version__, engine.info(), fitted, machine), warnings=fitted.warnings())
+    warnings = fitted.warnings()
+    work.note(calibration=calibration.build(__version__, engine.info(), fitted, machine), warnings=warnings)
     overall = fitted.steps.overall
-    return {
-        "said": f"{overall.steps} steps in {took_s:.0f} s, error {overall.median:+.1%} (95 % within {overall.p95:.1%})"
-    }
+    said = f"{overall.steps} steps in {took_s:.0f} s, error {overall.median:+.1%} (95 % within {overall.p95:.1%})"
+    return {"said": f"{said}, {len(warnings)} warning{'s' * (len(warnings) != 1)}"}
 
 
 def predicted(work: Work) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from rich.console import Console
 
 from tokencake import __version__
 from tokencake.live import validation
-from tokencake.traces.schema import list_of, map_of, record, string
+from tokencake.sim.machine import Switch
+from tokencake.traces.escaping import one_line
+from tokencake.traces.schema import list_of, map_of, record, ruled, string
 
 from . import results
 from .plan import PLAYED, Process
@@ -19,9 +21,10 @@ from .results import CALIBRATED, PREDICTIONS
 
 FILE = "session.json"
 WIDTH = 120
+DRY = "A dry run on a CPU: its figures mean nothing."
 
 _CALL = record({"began": string(), "command": string(100_000)})
-SESSION = record({"commands": list_of(_CALL)}, others=results.anything)
+SESSION = record({"commands": list_of(_CALL)}, {"dry": ruled(Switch().problem)}, others=results.anything)
 _OF_POLICIES = record(dict.fromkeys(PLAYED, map_of(results.anything)), others=results.anything)
 PREDICTED = record(
     {"predictions": map_of(_OF_POLICIES), "written": string(), "machines": map_of(results.anything)},
@@ -47,17 +50,29 @@ def write(out: Path, processes: Sequence[Process], *, command: str, dry: bool, b
 
 
 def text(out: Path, found: list[results.Result]) -> str:
-    """The table of phases, then what was predicted beside what came."""
+    """The table of phases, what they warn of, then what was predicted beside what came; if dry, no verdicts."""
+    dry = was_dry(out)
     lines = [results.table(found)]
+    warnings = [f"{phase['phase']}: {said}" for phase in found for said in phase.get("found", {}).get("warnings", [])]
+    if warnings:
+        lines += ["", *(f"warning: {one_line(warning)}" for warning in warnings)]
     report = compared(out)
     if report is not None and report["runs"]:
         screen = Console(file=StringIO(), width=WIDTH, highlight=False, markup=False, emoji=False)
         screen.print(validation.tables(report, WIDTH))
-        for line in validation.words(report):
+        for line in validation.words(report, verdicts=not dry):
             screen.print(line, soft_wrap=True)
         assert isinstance(screen.file, StringIO)
         lines += ["", screen.file.getvalue().rstrip()]
+    if dry:
+        lines += ["", DRY]
     return "\n".join(lines)
+
+
+def was_dry(out: Path) -> bool | None:
+    """Whether the session in a folder plays stand-ins; None if nothing is written of one."""
+    session = results.read_json(out / FILE, SESSION)
+    return None if session is None else session.get("dry")
 
 
 def compared(out: Path) -> dict[str, Any] | None:
