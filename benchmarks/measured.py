@@ -4,7 +4,8 @@
 
 Each measurement is played on the machine that `derive` gives for its GPU, model, tokens a step and running calls.
 Printed are signed errors, simulated / measured - 1, of the time to the first token, the time between tokens and the
-latency of a call, of the throughput where single calls are known, and what other simulators published of the same run.
+latency of a call, of the throughput where single calls are known, and what other simulators published of the same run;
+and what was measured, how many calls the simulation preempted, and its blocks beside those that vLLM printed.
 `measured/` beside this file holds the measurements that may be passed on, with their sources; `--data` reads more from
 folders of the same layout (`measured/README.md`).
 
@@ -26,6 +27,7 @@ from exits import exit_code
 from measurements import AS_THEY_ARE, QUANTILES, QUANTITIES, THROUGHPUT, Factors, Figures, Run, figures, read
 from scipy.optimize import least_squares
 
+from tokencake import __version__
 from tokencake.policies.registry import load_policy
 from tokencake.sim.machine import Machine
 from tokencake.sim.outputs import check_outputs, outputs_of, write_whole
@@ -36,6 +38,10 @@ from tokencake.traces.errors import TokencakeError
 HERE = Path(__file__).parent / "measured"
 HTTP_S = 3e-3  # what a client sees beside the engine: HTTP, tokenising a short prompt, the first token's way back
 COLUMNS = (*QUANTITIES, THROUGHPUT)
+PREEMPTIONS = "preemptions"
+SCHEMA = "tokencake.measured/1"
+STEP = 0.03  # of a constant, whose effect a fit looks at; smaller ones drown in what a loaded engine makes of chance
+FACTORS = ("fixed cost", "arithmetic", "weights", "contexts")
 PRIOR = 0.2  # how far a fit may take a constant from the preset at the price of one per cent of error in a quantity
 
 
@@ -44,6 +50,7 @@ def play(run: Run, machine: Machine) -> Figures:
     arrived: dict[str, float] = {}
     first: dict[str, float] = {}
     finished: dict[str, tuple[float, int]] = {}
+    preempted: list[str] = []
 
     def heard(fact: object) -> None:
         if isinstance(fact, e.CallArrived):
@@ -52,6 +59,8 @@ def play(run: Run, machine: Machine) -> Figures:
             first[fact.call] = fact.at_s
         elif isinstance(fact, e.CallFinished):
             finished[fact.call] = (fact.at_s, fact.output_tokens)
+        elif isinstance(fact, e.CallPreempted):
+            preempted.append(fact.call)
 
     simulate(run.applications, load_policy("vllm"), machine, [heard])
     beside_s = HTTP_S if run.over_http else 0.0
@@ -62,7 +71,7 @@ def play(run: Run, machine: Machine) -> Figures:
         tokens,
     )
     span_s = max(at_s for at_s, _ in finished.values()) - min(arrived.values())
-    return {**found, THROUGHPUT: {"mean": sum(tokens) / span_s}}
+    return {**found, THROUGHPUT: {"mean": sum(tokens) / span_s}, PREEMPTIONS: {"total": len(preempted)}}
 
 
 def errors(simulated: Figures, measured: Figures) -> Figures:
@@ -79,13 +88,16 @@ def fit(run: Run) -> Factors:
     A run does not determine all four: what it says nothing about stays as the preset has it.
     """
 
-    def residuals(logs: Any) -> Any:
+    def residuals(shifted: Any) -> Any:
+        logs = shifted - 1.0
         played = errors(play(run, run.machine(_factors(logs))), run.measured)
         return np.array(
             [error / 0.01 for summary in played.values() for error in summary.values()] + list(logs / PRIOR)
         )
 
-    return _factors(least_squares(residuals, np.zeros(4), diff_step=0.02, x_scale=0.1, max_nfev=12).x)
+    # Shifted, since steps are taken in proportion to a value: at 0 they would be lost in the rounding of times.
+    found = least_squares(residuals, np.ones(4), jac="3-point", diff_step=STEP, x_scale=0.1, max_nfev=12)
+    return _factors(found.x - 1.0)
 
 
 def _factors(logs: Any) -> Factors:
@@ -129,31 +141,35 @@ def main() -> None:
         if name not in runs:
             raise TokencakeError(f"unknown run {name!r}: expected one of {', '.join(runs)}")
     chosen = [runs[name] for name in dict.fromkeys(arguments.run or runs)]
-    rows = report(chosen, None if arguments.fit_from is None else runs[arguments.fit_from])
+    fitted = None if arguments.fit_from is None else runs[arguments.fit_from]
+    factors = AS_THEY_ARE if fitted is None else fit(fitted)
+    rows = report(chosen, fitted, factors)
     if arguments.json is not None:
-        write_whole(arguments.json, json.dumps({"http_s": HTTP_S, "runs": rows}, indent=1, allow_nan=False) + "\n")
+        about = {"schema": SCHEMA, "version": __version__, "http_s": HTTP_S, "fitted_to": arguments.fit_from}
+        written = about | {"factors": dict(zip(FACTORS, factors, strict=True)), "runs": rows}
+        write_whole(arguments.json, json.dumps(written, indent=1, allow_nan=False) + "\n")
 
 
-def report(runs: Sequence[Run], fitted: Run | None) -> list[dict[str, Any]]:
+def report(runs: Sequence[Run], fitted: Run | None, factors: Factors) -> list[dict[str, Any]]:
     """Plays the runs, and prints as it goes."""
-    factors = AS_THEY_ARE
     if fitted is not None:
-        factors = fit(fitted)
-        names = ("fixed cost", "arithmetic", "weights", "contexts")
-        what = ", ".join(f"{name} x{factor:.3f}" for name, factor in zip(names, factors, strict=True))
+        what = ", ".join(f"{name} x{factor:.3f}" for name, factor in zip(FACTORS, factors, strict=True))
         print(f"Fitted to {fitted.name}: {what}")
-    print("errors of means; then p50 p90 p99 of each of the first three")
+    print("errors of means; then p50 p90 p99 of each of the first three; then what was measured of these three")
     print(f"{'':28s} {'TTFT':>7s} {'TPOT':>7s} {'latency':>7s} {'tokens/s':>8s}")
     rows, played = [], []
     for run in runs:
-        found = errors(play(run, run.machine(factors)), run.measured)
-        print(line(run, found, _remark(run, fitted)), flush=True)
+        simulated = play(run, run.machine(factors))
+        found = errors(simulated, run.measured)
+        print(line(run, found, _remark(run, fitted, simulated)), flush=True)
         for other, theirs in run.others.items():
-            print(f"  {other[:26]:26s} " + " ".join(f"{theirs[name]:+7.1%}" for name in QUANTITIES if name in theirs))
+            theirs_said = " ".join(f"{theirs[name]:+7.1%}" for name in QUANTITIES if name in theirs)
+            print(f"{'':28s} {theirs_said}  as {other} said")
         played.append(found)
         rows.append(
             {"name": run.name, "gpu": run.gpu, "model": run.model, "engine": run.engine, "seen": run.seen}
-            | {"fitted": run is fitted, "errors": found, "others": run.others, "source": run.source}
+            | {"fitted": run is fitted, "measured": run.measured, "simulated": simulated, "errors": found}
+            | {"others": run.others, "source": run.source}
         )
     print(summary(played))
     if fitted is not None and (
@@ -163,8 +179,14 @@ def report(runs: Sequence[Run], fitted: Run | None) -> list[dict[str, Any]]:
     return rows
 
 
-def _remark(run: Run, fitted: Run | None) -> str:
-    words = [] if fitted is None else ["fitted" if run is fitted else "predicted"]
+def _remark(run: Run, fitted: Run | None, simulated: Figures) -> str:
+    units = {"ttft": (1.0, "s"), "tpot": (1e3, "ms"), "latency": (1.0, "s")}
+    said = [f"{run.measured[of]['mean'] * by:.3g} {unit}" for of, (by, unit) in units.items() if of in run.measured]
+    words = [", ".join(said)]
+    if fitted is not None:
+        words.append("fitted" if run is fitted else "predicted")
+    if preempted := simulated[PREEMPTIONS]["total"]:
+        words.append(f"{preempted:,.0f} preempted")
     if run.blocks is not None:
         derived = run.machine().gpu_blocks + 1
         words.append(f"{derived:,} blocks ({derived / run.blocks - 1:+.1%})")
