@@ -881,15 +881,20 @@ def _live_trial(
     label: Mapping[str, object],
     cut_off: list[tuple[Run, Counts]],
 ) -> None:
-    """One live run: its metrics, and whether its decisions come out again."""
+    """One live run: its metrics, and whether its decisions come out again. Warns if the host was loaded meanwhile."""
+    from .live.host_load import HostLoad
     from .live.settings import RunSettings
     from .policies.replay import replay_file
     from .sim.compare import Counts, events_name
+    from .sim.fit import loaded_words
     from .sim.recorded import play_recorded
 
     events = folder / events_name(index, trial.policy)
     settings = RunSettings(policy=trial.policy, seed=workload.seed, costs=machine.beliefs(), steps=True)
+    began = HostLoad.now()
     run, _ = _live_run(running, workload, settings, events, progress, label, cut_off)
+    for words in loaded_words(began.until(HostLoad.now())):
+        say(f"warning: {trial.policy}, live run {index + 1}: {words}", err=True)
     _doubts(run)
     trial.failed = trial.failed or run.more["failed"]
     again = play_recorded(events, workload.play(running.limits, Counts()), machine, trial.policy)

@@ -115,6 +115,20 @@ def host_load_of(info: Mapping[str, object]) -> dict[str, float | None]:
     return found
 
 
+def loaded_words(host_load: Mapping[str, float | None]) -> list[str]:
+    """What to say of a host's load while an engine's times were taken, as `HostLoad.until` tells it; nothing of a quiet
+    one."""
+    found = []
+    if (waited := host_load.get("waited_share") or 0.0) > LOADED:
+        found.append(
+            f"the host was loaded: for {waited:.0%} of the time in which the engine had something to do it waited"
+            " for a CPU; measure where nothing else runs"
+        )
+    if (stolen := host_load.get("stolen_share") or 0.0) > LOADED:
+        found.append(f"the host was loaded: other virtual machines took {stolen:.0%} of its CPUs' time")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Fit:
     """What was fitted. `constants` are by field of `Machine`."""
@@ -166,14 +180,7 @@ class Fit:
 
     def _unquiet(self) -> list[str]:
         """That something else ran while the steps were measured, with figures."""
-        found = []
-        if (waited := self.host_load.get("waited_share") or 0.0) > LOADED:
-            found.append(
-                f"the host was loaded: for {waited:.0%} of the time in which the engine had something to do it waited"
-                " for a CPU; measure where nothing else runs"
-            )
-        if (stolen := self.host_load.get("stolen_share") or 0.0) > LOADED:
-            found.append(f"the host was loaded: other virtual machines took {stolen:.0%} of its CPUs' time")
+        found = loaded_words(self.host_load)
         if self.spread is not None and self.spread > UNSTEADY:
             found.append(
                 f"equal steps did not take equally long: their times vary by {self.spread:.0%} (standard deviation);"

@@ -17,6 +17,7 @@ from trace_files import one_app, one_call, written
 
 from tokencake.cli import run
 from tokencake.live import in_process
+from tokencake.live.host_load import HostLoad
 from tokencake.live.validation import LOST, OPEN, SHOWN, WON, Trial, build, error_of, margin, outcome, tables, words
 from tokencake.sim import recorded
 from tokencake.traces.errors import RunError
@@ -266,6 +267,37 @@ def test_what_is_wrong_is_found_before_an_engine_starts(
 
 
 # -- the command, on an engine that is simulated with another clock
+
+
+@pytest.fixture(autouse=True)
+def host_load(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, float | None]]:
+    """What the host's load was in each live run: none, whatever else runs beside the tests, until a test says more."""
+    loads: list[dict[str, float | None]] = []
+    monkeypatch.setattr(HostLoad, "until", lambda *_: loads.pop(0) if loads else {})
+    return loads
+
+
+def test_a_host_that_was_loaded_in_a_live_run_is_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    host_load: list[dict[str, float | None]],
+) -> None:
+    """On a machine that is told, nothing is calibrated, and the live runs alone can show it."""
+    monkeypatch.setattr(in_process, "InProcess", Engine)
+    monkeypatch.setattr(recorded, "play_recorded", lambda *arguments: SimpleNamespace(record=lambda: EQUAL))
+    host_load += [
+        {"waited_share": 0.01, "stolen_share": 0.02},
+        {"waited_share": 0.34, "stolen_share": None},
+        {"waited_share": None, "stolen_share": 0.12},
+    ]
+    asked = [str(written(tmp_path, one_app(one_call(id="x")))), "--model", "tiny", "--gpu-blocks", "850"]
+    assert run(["validate", *asked, "--machine", "h100-llama-3.1-8b", "--repeat", "2"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: tokencake, live run 2: the host was loaded: for 34% of the time in which the engine had something to"
+        " do it waited for a CPU; measure where nothing else runs",
+        "warning: vllm, live run 3: the host was loaded: other virtual machines took 12% of its CPUs' time",
+    ]
 
 
 @pytest.mark.parametrize(
