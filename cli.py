@@ -662,7 +662,7 @@ def _live_run(
     except (TokencakeError, KeyboardInterrupt) as error:
         so_far = metrics.result()
         if cut_off is not None and (so_far["calls"] or so_far["aborted_calls"]):
-            why = str(error) or "interrupted"
+            why = str(error) if isinstance(error, TokencakeError) else "interrupted"
             cut_off.append(run(time.monotonic() - began_s, None, {"partial": why}))
         raise
     return run(stats.wall_s, stats.policy_s, stats.record())

@@ -10,7 +10,7 @@ from made_up_engine import Engine
 
 from tokencake.cli import run
 from tokencake.live import in_process, versions
-from tokencake.sim.gate.live_verdict import LiveRuns, compare_sides, fails, live_gates, live_policies
+from tokencake.sim.gate.live_verdict import LiveRuns, compare_sides, fails, live_gates, live_policies, words
 from tokencake.sim.gate.suite import Case, Gate
 from tokencake.traces.errors import RunError
 
@@ -149,16 +149,16 @@ def test_a_case_without_rivals_is_held_against_vllm() -> None:
 
 
 @pytest.mark.parametrize(
-    ("simulated", "live", "agreement"),
+    ("simulated", "live", "agreement", "said"),
     [
-        (90.0, (90.0, 91.0, 89.0), "agree"),
-        (110.0, (90.0, 91.0, 89.0), "contradict"),
-        (60.0, (90.0, 110.0, 99.0), "open"),
-        (99.9, (90.0, 110.0, 99.0), "agree"),  # both: who knows
+        (90.0, (90.0, 91.0, 89.0), "agree", "the same"),
+        (110.0, (90.0, 91.0, 89.0), "contradict", "CONTRADICTION"),
+        (60.0, (90.0, 110.0, 99.0), "open", "open on one side"),
+        (99.9, (90.0, 110.0, 99.0), "agree", "neither side can tell"),
     ],
 )
 def test_both_sides_are_held_to_the_noise_of_the_live_one(
-    simulated: float, live: tuple[float, ...], agreement: str
+    simulated: float, live: tuple[float, ...], agreement: str, said: str
 ) -> None:
     """90 against 100 is 10 %; three live runs within 1 % of each other show it, three that differ by 20 % do not."""
     sides = {"vllm": metrics(100.0), "mine": metrics(simulated)}
@@ -167,3 +167,5 @@ def test_both_sides_are_held_to_the_noise_of_the_live_one(
     assert [one.agreement for one in compared] == [agreement]
     assert fails(compared, strict=False) == (agreement == "contradict")
     assert fails(compared, strict=True) == (agreement != "agree")
+    (line,) = words("one", "mine", compared)
+    assert line.endswith(f": {said}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import signal
 from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from tokencake.live import in_process
 from tokencake.live.host_load import HostLoad
 from tokencake.live.validation import LOST, OPEN, SHOWN, WON, Trial, build, error_of, margin, outcome, tables, words
 from tokencake.sim import recorded
+from tokencake.sim.interrupts import Ended
 from tokencake.traces.errors import RunError
 from tokencake.traces.metrics import Metrics
 
@@ -302,7 +304,11 @@ def test_a_host_that_was_loaded_in_a_live_run_is_told(
 
 @pytest.mark.parametrize(
     ("error", "code", "why"),
-    [(RunError("call 'a/c' waits"), 1, "call 'a/c' waits"), (KeyboardInterrupt(), 130, "interrupted")],
+    [
+        (RunError("call 'a/c' waits"), 1, "call 'a/c' waits"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Ended(signal.SIGTERM), 143, "interrupted"),
+    ],
 )
 def test_a_run_that_is_cut_off_is_told_and_nothing_is_compared_with_it(
     tmp_path: Path,
@@ -323,7 +329,7 @@ def test_a_run_that_is_cut_off_is_told_and_nothing_is_compared_with_it(
     assert run(["validate", *asked, "--machine", "h100-llama-3.1-8b", *files]) == code
 
     out, err = capsys.readouterr()
-    assert err.strip() == ("interrupted" if code == 130 else f"error: {why}")
+    assert err.strip() == (f"error: {why}" if code == 1 else "interrupted")
     last = out.splitlines()[-1]
     assert last.startswith("vllm, repeat 2, ended after ")
     assert last.endswith(f"when 2 calls and 0 applications had finished, and is left out: {why}")

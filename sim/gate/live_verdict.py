@@ -174,8 +174,13 @@ def words(name: str, policy: str, compared: Sequence[Compared | Unjudged]) -> It
             continue
         sides = f"simulated {_side(one.simulated, one.simulated_word)}, live {_side(one.live, one.live_word)}"
         spread = f" [{_percent(one.interval[0])} to {_percent(one.interval[1])}]" if one.interval else ""
-        said = {"agree": "the same", "open": "open on one side", "contradict": "CONTRADICTION"}[one.agreement]
-        yield f"{name}: {policy} against {one.rival}, {one.metric}: {sides}{spread}: {said}"
+        yield f"{name}: {policy} against {one.rival}, {one.metric}: {sides}{spread}: {_said(one)}"
+
+
+def _said(one: Compared) -> str:
+    if one.simulated_word == one.live_word == "undecided" and one.agreement == "agree":
+        return "neither side can tell"
+    return {"agree": "the same", "open": "open on one side", "contradict": "CONTRADICTION"}[one.agreement]
 
 
 def _side(ratio: float | None, word: Word) -> str:
