@@ -20,6 +20,7 @@ from rich.table import Table
 SCHEMA = "tokencake.validation/1"
 WON, LOST, OPEN = "wins", "loses", "cannot be told apart"
 LEAST_CHANGE = 0.0005  # relative; nobody wins by less
+TOLD_MARGIN = 0.05  # relative; within a wider one no difference says little
 
 Metrics = Mapping[str, Any]
 
@@ -198,8 +199,8 @@ def _agree(simulated: Sequence[Metrics], live: Sequence[Metrics]) -> bool | None
 
 
 def _drowned(said: Metrics) -> bool:
-    """Whether a difference that would have counted may hide in the noise of the repeats."""
-    return said["outcome"] == OPEN and (said["margin"] or 0.0) > LEAST_CHANGE
+    """Whether a difference that somebody would want to know of may hide in the noise of the repeats."""
+    return said["outcome"] == OPEN and (said["margin"] or 0.0) > TOLD_MARGIN
 
 
 def _changes(trial: Trial, first: Trial, path: str) -> tuple[float | None, float | None]:
