@@ -1,6 +1,6 @@
 """What holds of each policy that has a name: it serves everybody, loses no block, repeats itself and knows no future.
 
-A new row of the registry is tested as soon as it is there; its options, when they stand in `OPTIONS`.
+A new row of the registry is tested as soon as it is there; its options, when they stand in benchmarks/digests.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pytest
 from adversary import hard_workload
 from crowded_runs import check_all_ended, crowded, facts_of
 from differential.workloads import Workload
+from digests import OPTIONS, SPECS
 from fickle_clients import FickleClients
 from runs import MakePolicy, assert_the_same_by_all_structures, play, play_to_rest
 from test_kv_pool import check_whole
@@ -35,32 +36,6 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.jsonl"))
 TRACES = Path(os.environ.get("TOKENCAKE_TRACES", Path(__file__).parents[2] / "shared" / "traces"))
 
-OPTIONS = (
-    "tokencake:rules=published",
-    "tokencake:rules=published,upload=pause",
-    "tokencake:upload=predictive",
-    "tokencake:upload=pause",
-    "tokencake:keep_weight=0",
-    "tokencake:save=stalls",
-    "tokencake:save=stalls,gate=off",
-    "tokencake:skip=on",
-    "tokencake:commit=on",
-    "tokencake-space:rules=published",
-    "tokencake-time:rules=published",
-    "native-offload:save=prompts",
-    "native-offload:evict=arc",
-    "infercept:gap=declared",
-    "infercept:rule=heuristic",
-    "infercept:token_ms=0,step_ms=0",
-    "continuum:rule=released",
-    "autellix:rule=atlas",
-    "kvflow:prefetch_steps=3",
-    "thunderagent:acting_weight=0",
-    "oracle:space=off",
-    "oracle:upload=pause",
-    "oracle:upload=demand",
-)
-SPECS = (*ROWS, *OPTIONS)
 HONEST = [spec for spec in SPECS if not is_bound(spec)]
 
 REAL: tuple[tuple[str, str], ...] = (

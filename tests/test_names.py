@@ -14,9 +14,10 @@ from itertools import chain
 import pytest
 from adversary import hard_workload
 from differential.workloads import Workload
+from digests import OPTIONS
 from renamed import Names, Others, at_random, backwards
 from runs import Record, play
-from test_every_policy import HONEST, OPTIONS, smallest
+from test_every_policy import HONEST, smallest
 from views import Story
 
 from tokencake.policies.registry import ROWS, load_policy

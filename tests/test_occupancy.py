@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 from adversary import Adversary, hard_workload
+from digests import SPECS
 from runs import play
-from test_every_policy import SPECS, chunks, facts_on, hard, smallest
+from test_every_policy import chunks, facts_on, hard, smallest
 
 from tokencake.policies.interface import EVERYTHING, Plan, View
 from tokencake.sim.machine import Machine
