@@ -26,13 +26,13 @@ import click
 from click.core import ParameterSource
 
 from . import __version__
-from .sim.garbage import collect_seldom
-from .sim.interrupts import exit_code, heed
-from .sim.supervisor import earned, supervise
-from .sim.terminal import keep_stdout, say, write_plainly
+from .traces.console.garbage import collect_seldom
+from .traces.console.interrupts import exit_code, heed
+from .traces.console.supervisor import earned, supervise
+from .traces.console.terminal import keep_stdout, say, write_plainly
 from .traces.errors import BugError, EngineError, MachineError, RunError, TokencakeError, TraceError
-from .traces.escaping import one_line
-from .traces.source_file import forget, is_read_once
+from .traces.files.escaping import one_line
+from .traces.files.source_file import forget, is_read_once
 
 if TYPE_CHECKING:
     from .live.connect import Remote
@@ -46,12 +46,12 @@ if TYPE_CHECKING:
     from .sim.gate.live_verdict import Compared, LiveRuns, Unjudged
     from .sim.gate.suite import Case, Suite
     from .sim.machine import Machine
-    from .sim.report import Run
     from .sim.step_mix import Shape
     from .traces.apps import Application
     from .traces.events import Fact
-    from .traces.header import Header
+    from .traces.format.header import Header
     from .traces.limits import Limits
+    from .traces.results.report import Run
 
 Item = TypeVar("Item")
 
@@ -388,8 +388,8 @@ def simulate(
     """
     from .sim.compare import Contender, Workload, compare
     from .sim.machine_file import DEFAULT_MACHINE, load_machine
-    from .traces.arrivals import arrival_times
-    from .traces.reader import read_trace
+    from .traces.format.reader import read_trace
+    from .traces.generate.arrivals import arrival_times
 
     if rate is None:
         _refuse("without --rate", "arrivals")
@@ -430,8 +430,8 @@ def _report(
     engine: Mapping[str, object] | None = None,
     cut_off: Sequence[tuple[Run, Counts]] = (),
 ) -> dict[str, Any]:
-    from .sim.report import build
-    from .traces.reader import trace_digest
+    from .traces.format.reader import trace_digest
+    from .traces.results.report import build
 
     path, counts = workload.trace.path, [*finished, *cut_off][0][1]
     played = {
@@ -504,9 +504,9 @@ def live(
     """
     from .policies.registry import is_file, load_policy
     from .sim.compare import Workload
-    from .sim.trials.how_many import check_repeats
-    from .traces.arrivals import arrival_times
-    from .traces.reader import read_trace
+    from .traces.format.reader import read_trace
+    from .traces.generate.arrivals import arrival_times
+    from .traces.results.run_counts import check_repeats
 
     if print_serve_args:
         _refuse_all_but("with --print-serve-args", *_OF_A_SERVER, *_engine_parameters())
@@ -643,9 +643,9 @@ def _live_run(
 ) -> tuple[Run, Counts]:
     """One run. If something ends it early, how far it came is added to `cut_off`."""
     from .sim.compare import Counts, options_of
-    from .sim.report import Run
-    from .traces.events_io import EventsWriter
-    from .traces.metrics import Metrics
+    from .traces.events_file import EventsWriter
+    from .traces.results.metrics import Metrics
+    from .traces.results.report import Run
 
     counts, metrics = Counts(), Metrics()
     spec, began_s = settings.policy, time.monotonic()
@@ -698,7 +698,8 @@ class _Outputs(NamedTuple):
     def check(self, *inputs: Path, machine: str | None = None, policies: Sequence[str] = ()) -> None:
         """Finds what cannot be written before the work is done. `policies`: one for each run."""
         from .sim.compare import events_name
-        from .sim.outputs import check_outputs, events_outputs, inputs_of, outputs_of, prepare_folder
+        from .sim.machine_file import inputs_of
+        from .traces.files.outputs import check_outputs, events_outputs, outputs_of, prepare_folder
 
         outputs = outputs_of(json=self.json_file, csv=self.csv_file)
         if self.events:
@@ -712,8 +713,8 @@ class _Outputs(NamedTuple):
         return self.events / events_name(index, spec) if self.events else None
 
     def publish(self, report: dict[str, Any]) -> None:
-        from .sim.outputs import write_whole
-        from .sim.report import csv_text
+        from .traces.files.outputs import write_whole
+        from .traces.results.report import csv_text
 
         played = report["trace"]
         if left_out := played["oversized"]:
@@ -730,8 +731,8 @@ class _Outputs(NamedTuple):
 
 
 def _print(report: dict[str, Any], quiet: bool) -> None:
-    from .sim import report as reports
-    from .sim.printing import printing
+    from .traces.console.printing import printing
+    from .traces.results import report as reports
 
     console = printing()
     if not quiet and report["runs"]:
@@ -754,8 +755,8 @@ def replay(events: Path, policy: str | None, seed: int | None, machine_name: str
     Exits with 0 if all are equal, and with 1 if not.
     """
     from .policies.replay import as_report, replay_file, words
-    from .sim.machine_file import load_machine
-    from .sim.outputs import check_outputs, inputs_of, outputs_of, write_whole
+    from .sim.machine_file import inputs_of, load_machine
+    from .traces.files.outputs import check_outputs, outputs_of, write_whole
 
     inputs = inputs_of(events, machine=machine_name, policies=() if policy is None else (policy,))
     check_outputs(outputs_of(json=json_file), inputs)
@@ -816,9 +817,9 @@ def validate(
     from .policies.registry import load_policy
     from .sim.compare import Contender, Workload, compare, options_of
     from .sim.machine_file import load_machine
-    from .sim.trials.how_many import check_repeats
-    from .traces.arrivals import arrival_times
-    from .traces.reader import read_trace
+    from .traces.format.reader import read_trace
+    from .traces.generate.arrivals import arrival_times
+    from .traces.results.run_counts import check_repeats
 
     if rate is None:
         _refuse("without --rate", "arrivals")
@@ -907,9 +908,9 @@ def _validation(
 ) -> dict[str, Any]:
     """Write and print what was found."""
     from .live import validation
-    from .sim import report as reports
-    from .sim.outputs import write_whole
-    from .sim.printing import printing
+    from .traces.console.printing import printing
+    from .traces.files.outputs import write_whole
+    from .traces.results import report as reports
 
     report = validation.build(about, trials, [run.record() for run in cut_off])
     try:
@@ -974,11 +975,12 @@ def calibrate(
     from .sim.compare import Workload
     from .sim.fit import limits_of, name_of
     from .sim.machine import RULES
+    from .sim.machine_file import inputs_of
     from .sim.machine_toml import machine_toml
-    from .sim.outputs import check_outputs, inputs_of, outputs_of, write_whole
     from .sim.samples_file import read_samples
-    from .traces.arrivals import arrival_times
-    from .traces.reader import read_trace
+    from .traces.files.outputs import check_outputs, outputs_of, write_whole
+    from .traces.format.reader import read_trace
+    from .traces.generate.arrivals import arrival_times
 
     if recorded is not None and samples is not None:
         raise TokencakeError("--samples: --from measures nothing")
@@ -1036,8 +1038,8 @@ def _measured(
     from .live.measure import FULL, QUICK, measure
     from .sim.compare import Counts
     from .sim.fit import limits_of, rough_mix
-    from .sim.outputs import write_whole
     from .sim.samples_file import samples_text
+    from .traces.files.outputs import write_whole
 
     told, facts = running.info(), list[Any]()
     limits, began = limits_of(told), HostLoad.now()
@@ -1074,7 +1076,7 @@ def _fitted(told: Mapping[str, object], facts: Iterable[object], seed: int, work
 
 def _print_calibration(fitted: Fit) -> None:
     from .sim.calibration import tables
-    from .sim.printing import printing
+    from .traces.console.printing import printing
 
     console = printing()
     console.print(tables(fitted))
@@ -1124,9 +1126,9 @@ def convert(
     progress: bool,
 ) -> int:
     """Convert SOURCE, a file or a folder that others recorded, into the trace OUTPUT."""
-    from .traces import convert as converters
-    from .traces.conversion import Asked, Conversion
-    from .traces.header import Header
+    from .traces.convert import formats as converters
+    from .traces.convert.conversion import Asked, Conversion
+    from .traces.format.header import Header
 
     if rate is None and source_format not in converters.DEFAULT_RATES:
         _refuse("without --rate", "arrivals", "seed")
@@ -1158,8 +1160,8 @@ def generate(
     workload: str, apps: int, qps: float | None, arrivals: Any, seed: int, output: Path, progress: bool
 ) -> None:
     """Generate a trace: the published code writer, or deep research."""
-    from .traces import generate as generators
-    from .traces.header import Header
+    from .traces.format.header import Header
+    from .traces.generate import workloads as generators
 
     make = {"code-writer": generators.code_writer, "deep-research": generators.deep_research}[workload]
     rate = {"code-writer": 1.0, "deep-research": 0.1}[workload] if qps is None else qps
@@ -1172,8 +1174,9 @@ def generate(
 def _write(
     output: Path, applications: Iterable[Application], header: Header, progress: bool, source: Path | None = None
 ) -> None:
-    from .sim.outputs import check_outputs, inputs_of, outputs_of
-    from .traces.writer import write_trace
+    from .sim.machine_file import inputs_of
+    from .traces.files.outputs import check_outputs, outputs_of
+    from .traces.format.writer import write_trace
 
     outputs = outputs_of(output=output)
     check_outputs(outputs, inputs_of(source))
@@ -1194,9 +1197,9 @@ def _watched(items: Iterable[Item], bar: Bar, label: str, total: int | None) -> 
 @progress_option
 def inspect(file: Path, progress: bool) -> int:
     """Show what is in the trace FILE, and what is wrong with it."""
-    from .traces.describe import describe
-    from .traces.inspect import inspect_trace
-    from .traces.reader import read_trace
+    from .traces.format.reader import read_trace
+    from .traces.inspect.describe import describe
+    from .traces.inspect.inspection import inspect_trace
 
     source = read_trace(file)
     with _progress(progress) as bar:
@@ -1273,7 +1276,7 @@ def _check_live(options: CheckOptions, bar: Bar) -> int:
     from .sim.gate.command import checked_files, suite_of
     from .sim.gate.live_verdict import as_record, compare_sides, cut_off_words, fails, live_cases, live_policies, words
     from .sim.gate.suite_file import LIVE_KEYS
-    from .sim.outputs import write_whole
+    from .traces.files.outputs import write_whole
 
     if set(options.formats) - {"text", "json"}:
         raise TokencakeError("--live: expected --format text or json")
@@ -1330,7 +1333,7 @@ def _both_sides(
     from .policies.registry import load_policy
     from .sim.compare import Contender, Workload, compare
     from .sim.gate.live_verdict import REPEATS, LiveRuns, live_policies
-    from .traces.reader import read_trace
+    from .traces.format.reader import read_trace
 
     how = case.live or {}
     trace = read_trace(suite.place.path(case.trace))
@@ -1419,7 +1422,7 @@ def compare(
     from .sim.trials import comparing
     from .sim.trials.cell import Cell
     from .sim.trials.comparison import Gathered, Method
-    from .traces.vary import EVERYTHING, parse_variation
+    from .traces.variants.vary import EVERYTHING, parse_variation
 
     if not files or (len(files) > 1 and not live):
         raise click.UsageError("expected one TRACE" if not live else "--live: expected reports of tokencake live")
@@ -1459,9 +1462,9 @@ _OF_LIVE_REPORTS = (
 
 def _publish_comparison(report: Mapping[str, Any], outputs: _Outputs) -> int:
     """Write and print a comparison. 1 if a policy failed."""
-    from .sim.outputs import write_whole
-    from .sim.printing import printing
     from .sim.trials import comparison, comparison_words
+    from .traces.console.printing import printing
+    from .traces.files.outputs import write_whole
 
     if left_out := report["trace"].get("oversized"):
         say(f"left out: {left_out} applications, larger than the engine", err=True)
@@ -1547,7 +1550,7 @@ def sweep(
     from .sim.trials import sweeping
     from .sim.trials.grid import make_grid
     from .sim.trials.sweep import Sweep, players
-    from .traces.vary import EVERYTHING, parse_variation
+    from .traces.variants.vary import EVERYTHING, parse_variation
 
     if qps is None:
         _refuse("without --qps", "arrivals")
@@ -1586,7 +1589,7 @@ def _progress(forced: bool, quiet: bool = False) -> Iterator[Bar]:
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from .sim.printing import printing
+    from .traces.console.printing import printing
 
     what, note = (TextColumn(field, markup=False) for field in ("{task.description}", "{task.fields[note]}"))
     columns = (what, BarColumn(), MofNCompleteColumn(), note, TimeElapsedColumn())

@@ -28,7 +28,7 @@ from tokencake.live.jobs import CopyJob
 from tokencake.live.settings import RunSettings
 from tokencake.sim.machine import Machine
 from tokencake.sim.presets import PUBLISHED
-from tokencake.traces.generate import code_writer
+from tokencake.traces.generate.workloads import code_writer
 
 RATE = 1.0  # applications a second
 POLICIES = ("tokencake", "native-offload")

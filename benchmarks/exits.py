@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 
 from tokencake.traces.errors import RunError, TokencakeError
-from tokencake.traces.escaping import one_line
+from tokencake.traces.files.escaping import one_line
 
 
 def exit_code(main: Callable[[], object]) -> int:

@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from exits import exit_code
 from fuzz_readers import READERS, mutants, tried
 
-from tokencake.sim.outputs import check_outputs, outputs_of, write_whole
+from tokencake.traces.files.outputs import check_outputs, outputs_of, write_whole
 
 BLOCK = 50  # inputs of a reader before the next one's turn
 WAITING = 6  # a worker that waits, and computes nothing, is ended after so many times the limit

@@ -24,12 +24,12 @@ from math import log2
 from exits import exit_code
 
 from tokencake.policies.registry import ROWS, load_policy
-from tokencake.sim.garbage import collect_seldom
 from tokencake.sim.machine_file import load_machine
 from tokencake.sim.simulate import simulate
 from tokencake.traces.apps import Application, Call, Prompt, Segment, Tool
-from tokencake.traces.derive import with_hints
-from tokencake.traces.metrics import Metrics
+from tokencake.traces.console.garbage import collect_seldom
+from tokencake.traces.format.derive import with_hints
+from tokencake.traces.results.metrics import Metrics
 
 SHAPES = {
     "single": "applications of one call",

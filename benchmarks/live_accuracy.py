@@ -33,17 +33,17 @@ from tokencake.live.validation import value_at
 from tokencake.policies.registry import load_policy
 from tokencake.sim.fit import Fit, fit_for, limits_of, rough_mix
 from tokencake.sim.machine import Machine
-from tokencake.sim.outputs import check_outputs, outputs_of, write_whole
 from tokencake.sim.samples import Samples, StepSample
 from tokencake.sim.simulate import simulate
 from tokencake.sim.step_mix import Shape
 from tokencake.traces.apps import Application
-from tokencake.traces.convert import convert
+from tokencake.traces.convert.formats import convert
 from tokencake.traces.errors import RunError, TokencakeError
-from tokencake.traces.generate import code_writer
-from tokencake.traces.metrics import Metrics
-from tokencake.traces.scaling import scaled
-from tokencake.traces.shrinking import shrunk
+from tokencake.traces.files.outputs import check_outputs, outputs_of, write_whole
+from tokencake.traces.generate.workloads import code_writer
+from tokencake.traces.results.metrics import Metrics
+from tokencake.traces.variants.scale import scaled
+from tokencake.traces.variants.shrink import shrunk
 
 ENGINE = EngineOptions(model="tiny", gpu_blocks=320, host_gib=0.25, max_context_tokens=8_192)
 APPLICATIONS = 8

@@ -30,10 +30,10 @@ from scipy.optimize import least_squares
 from tokencake import __version__
 from tokencake.policies.registry import load_policy
 from tokencake.sim.machine import Machine
-from tokencake.sim.outputs import check_outputs, outputs_of, write_whole
 from tokencake.sim.simulate import simulate
 from tokencake.traces import events as e
 from tokencake.traces.errors import TokencakeError
+from tokencake.traces.files.outputs import check_outputs, outputs_of, write_whole
 
 HERE = Path(__file__).parent / "measured"
 HTTP_S = 3e-3  # what a client sees beside the engine: HTTP, tokenising a short prompt, the first token's way back

@@ -16,11 +16,9 @@ from tokencake.sim.machine import RULES, Machine
 from tokencake.sim.presets import GPUS, MODELS, Gpu, derive
 from tokencake.traces.apps import Application, Call, Prompt, Segment
 from tokencake.traces.errors import MachineError, TraceError
-from tokencake.traces.fields import MAX_SECONDS, MAX_TOKENS, WrongField, flag, name, text
-from tokencake.traces.input_limits import LINE_BYTES
-from tokencake.traces.limits import problem
-from tokencake.traces.reader import read_trace
-from tokencake.traces.schema import (
+from tokencake.traces.files.fields import MAX_SECONDS, MAX_TOKENS, WrongField, flag, name, text
+from tokencake.traces.files.input_limits import LINE_BYTES
+from tokencake.traces.files.schema import (
     Check,
     free,
     list_of,
@@ -32,8 +30,10 @@ from tokencake.traces.schema import (
     ruled,
     whole_from,
 )
-from tokencake.traces.source_file import check_file, lines, whole
-from tokencake.traces.strict_json import strict_json
+from tokencake.traces.files.source_file import check_file, lines, whole
+from tokencake.traces.files.strict_json import strict_json
+from tokencake.traces.format.reader import read_trace
+from tokencake.traces.limits import problem
 
 RUNS = "runs.json"
 QUANTITIES = ("ttft", "tpot", "latency")

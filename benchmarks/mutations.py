@@ -49,7 +49,7 @@ from tokencake.sim.gate.suite import Suite
 from tokencake.sim.gate.suite_file import load_suite
 from tokencake.sim.gate.update import update_suite
 from tokencake.sim.gate.words import sentence
-from tokencake.sim.outputs import check_outputs, outputs_of, write_whole
+from tokencake.traces.files.outputs import check_outputs, outputs_of, write_whole
 
 SUITE = Path(__file__).parents[1] / "tokencake.toml"
 SCHEMA = "tokencake.mutations/1"

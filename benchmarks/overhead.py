@@ -57,8 +57,8 @@ from tokencake.live.scheduler import TokencakeMixin, TokencakeScheduler
 from tokencake.live.settings import RunSettings
 from tokencake.live.tiny import LONGEST_CONTEXT_TOKENS, tiny_model
 from tokencake.live.versions import check_vllm
-from tokencake.sim.outputs import check_outputs, outputs_of, write_whole
 from tokencake.traces import events as e
+from tokencake.traces.files.outputs import check_outputs, outputs_of, write_whole
 
 RUNNING, WAITING, STALLED = 64, 256, 1_000
 BLOCK_TOKENS = 16

@@ -23,11 +23,11 @@ from exits import exit_code
 from tokencake.policies.registry import load_policy
 from tokencake.sim.machine import Machine
 from tokencake.sim.machine_file import load_machine
-from tokencake.sim.outputs import check_outputs, outputs_of, write_whole
 from tokencake.sim.simulate import simulate
 from tokencake.traces.apps import Application
-from tokencake.traces.generate import code_writer
-from tokencake.traces.metrics import Metrics
+from tokencake.traces.files.outputs import check_outputs, outputs_of, write_whole
+from tokencake.traces.generate.workloads import code_writer
+from tokencake.traces.results.metrics import Metrics
 
 RATES = (0.1, 0.2, 0.4, 0.7, 1.0)
 POLICIES = {

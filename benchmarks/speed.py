@@ -27,9 +27,9 @@ from tokencake.policies.registry import load_policy
 from tokencake.sim.machine_file import load_machine
 from tokencake.sim.simulate import simulate
 from tokencake.traces.apps import Application
-from tokencake.traces.convert import convert
-from tokencake.traces.generate import chat, code_writer
-from tokencake.traces.metrics import Metrics
+from tokencake.traces.convert.formats import convert
+from tokencake.traces.generate.workloads import chat, code_writer
+from tokencake.traces.results.metrics import Metrics
 
 SHAPES = {
     "dag": "24 code-writer applications at 1.0/s, as published",

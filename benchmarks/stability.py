@@ -24,14 +24,14 @@ from exits import exit_code
 from tokencake import __version__
 from tokencake.policies.registry import is_bound
 from tokencake.sim.machine_file import load_machine
-from tokencake.sim.outputs import check_outputs, outputs_of, write_whole
 from tokencake.sim.trials.cell import Cell, cells
 from tokencake.sim.trials.comparing import default_policies
 from tokencake.sim.trials.executors import run_on_workers
-from tokencake.sim.trials.metric import metric_value
-from tokencake.sim.trials.verdict import judge_paired
 from tokencake.sim.trials.workers import cores
-from tokencake.traces.vary import parse_variation
+from tokencake.traces.files.outputs import check_outputs, outputs_of, write_whole
+from tokencake.traces.results.metric import metric_value
+from tokencake.traces.results.verdict import judge_paired
+from tokencake.traces.variants.vary import parse_variation
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 METRICS = ("app_latency_s.mean", "app_latency_s.p95", "app_latency_s.p99", "makespan_s", "ttft_s.mean", "ttft_s.p99")

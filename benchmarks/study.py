@@ -26,20 +26,20 @@ from exits import exit_code
 
 from tokencake import __version__
 from tokencake.policies.registry import is_bound
-from tokencake.sim.machine_file import load_machine
-from tokencake.sim.outputs import Output, check_outputs, inputs_of, outputs_of, write_whole
+from tokencake.sim.machine_file import inputs_of, load_machine
 from tokencake.sim.trials.cell import Cell
 from tokencake.sim.trials.comparing import Asked, default_policies, report, run
 from tokencake.sim.trials.comparison import Gathered, Method
 from tokencake.traces.apps import Application
 from tokencake.traces.errors import TokencakeError, TraceError
-from tokencake.traces.fields import WrongField, members
-from tokencake.traces.input_limits import LINE_BYTES
-from tokencake.traces.json_file import read_json
-from tokencake.traces.reader import read_trace
-from tokencake.traces.source_file import whole
-from tokencake.traces.vary import parse_variation
-from tokencake.traces.writer import write_trace
+from tokencake.traces.files.fields import WrongField, members
+from tokencake.traces.files.input_limits import LINE_BYTES
+from tokencake.traces.files.json_file import read_json
+from tokencake.traces.files.outputs import Output, check_outputs, outputs_of, write_whole
+from tokencake.traces.files.source_file import whole
+from tokencake.traces.format.reader import read_trace
+from tokencake.traces.format.writer import write_trace
+from tokencake.traces.variants.vary import parse_variation
 
 ROOT = Path(__file__).parents[1]
 METRIC = "app_latency_s.mean"

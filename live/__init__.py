@@ -1,0 +1,1 @@
+"""Traces played on vLLM itself, and policies inside its scheduler."""

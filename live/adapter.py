@@ -26,7 +26,7 @@ from ..traces import events as e
 from ..traces.apps import AgentId, AppId, CallId
 from ..traces.errors import EngineError, PolicyError, PolicyFault
 from ..traces.events import Fact
-from ..traces.fields import WrongField
+from ..traces.files.fields import WrongField
 from .agents import AgentCache, LiveCall
 from .client_events import ClientEvent, event_from_record
 from .copies import Copies

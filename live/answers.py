@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ..traces.fields import MAX_TOKENS, WrongField, flag, items, members, number, seconds, shown, text, whole
-from ..traces.schema import string
+from ..traces.files.fields import MAX_TOKENS, WrongField, flag, items, members, number, seconds, shown, text, whole
+from ..traces.files.schema import string
 
 LONGEST_SAID = 500  # characters of a server's text in a message
 MOST_SHOWN = 10  # models, and errors of a policy, that a message names

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..traces.errors import EngineError
-from ..traces.fields import WrongField, items, members, name, seconds, shown, text
+from ..traces.files.fields import WrongField, items, members, name, seconds, shown, text
 
 KINDS = ("app_started", "app_finished", "tool_started", "tool_returned")
 _FIELDS = frozenset({"event", "app", "agent", "call", "at_s"})

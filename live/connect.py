@@ -18,11 +18,11 @@ from typing import Any, Self
 
 from ..policies.controller import Sink
 from ..traces.apps import AppId, Application, Call, CallId
-from ..traces.distribution import Distribution
 from ..traces.errors import EngineError, RunError, TokencakeError
 from ..traces.events import AppFinished, Asked, AskedShared, Began, CallArrived, Occupied, Planned, Request
-from ..traces.events_io import decode
+from ..traces.events_file import decode
 from ..traces.limits import problem
+from ..traces.results.distribution import Distribution
 from .answers import Ended, Stalled
 from .chat import Messages
 from .counters import Counters, FactCounters, disagreements

@@ -13,8 +13,8 @@ from typing import Any
 
 from ..policies.interface import Policy
 from ..traces.errors import EngineError, RunError, TokencakeError
-from ..traces.events_io import PARTIAL, EventsWriter
-from ..traces.fields import WrongField, shown, whole
+from ..traces.events_file import PARTIAL, EventsWriter
+from ..traces.files.fields import WrongField, shown, whole
 from .adapter import Adapter
 from .client_events import events_from_body
 from .kept_facts import KeptFacts

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..traces.apps import CallId
-from ..traces.distribution import Distribution
 from ..traces.events import CallAborted, CallArrived, CallFinished, Fact
+from ..traces.results.distribution import Distribution
 
 SMALL = 0.05  # share of the mean call latency. Steps alone, which a call may come in the middle of, make 1 to 3 %
 

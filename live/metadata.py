@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 from ..traces.apps import NO_HINTS, Hints
 from ..traces.events import Request, ToolHint
-from ..traces.fields import WrongField, flag, items, members, name, seconds, text, whole
-from ..traces.parser import parse_hints
-from ..traces.strict_json import strict_json
+from ..traces.files.fields import WrongField, flag, items, members, name, seconds, text, whole
+from ..traces.files.strict_json import strict_json
+from ..traces.format.parser import parse_hints
 
 KEY = "tokencake"
 _FIELDS = frozenset({"app", "agent", "type", "call", "max_output", "tools", "hints", "last"})

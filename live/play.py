@@ -16,9 +16,9 @@ from itertools import count
 from typing import NamedTuple, Protocol
 
 from ..traces.apps import AppId, Application, Call, CallId
-from ..traces.distribution import Distribution
 from ..traces.errors import TraceError
 from ..traces.events import Request, request_of
+from ..traces.results.distribution import Distribution
 from .tokens import Tokens
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ..traces.fields import WrongField, shown
+from ..traces.files.fields import WrongField, shown
 from .counters import Counters
 
 # a name, maybe labels, and the value since the server started

@@ -31,8 +31,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from ..traces.errors import EngineError
-from ..traces.fields import WrongField, shown
-from ..traces.strict_json import strict_json
+from ..traces.files.fields import WrongField, shown
+from ..traces.files.strict_json import strict_json
 from .client_events import events_from_body
 from .protocol import RUN_HEADER, new_name
 from .settings import control_token, from_client, server_settings

@@ -17,7 +17,7 @@ from .. import __version__
 from ..traces.apps import Call
 from ..traces.errors import EngineError, RunError
 from ..traces.events import Request
-from ..traces.fields import WrongField, shown
+from ..traces.files.fields import WrongField, shown
 from . import answers
 from .address import certificates, is_here, key_from, proxy_variable, proxy_variables, server_address
 from .answers import brief

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..policies.costs import LinearCosts
 from ..traces.errors import EngineError
-from ..traces.fields import WrongField, flag, members, seconds, shown, whole
+from ..traces.files.fields import WrongField, flag, members, seconds, shown, whole
 from .engine_options import STALL_S
 
 SECTION = "tokencake"  # in vLLM's `additional_config`

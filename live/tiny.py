@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..traces.errors import EngineError
-from ..traces.replacing import replacing
+from ..traces.files.whole_file import replacing
 
 Tensors = dict[str, NDArray[np.float32]]
 

@@ -25,8 +25,8 @@ from math import inf
 from typing import NamedTuple
 
 from ..traces.apps import AgentId, Application, Call, CallId
-from ..traces.derive import NOMINAL_TOKEN_S
 from ..traces.events import Request
+from ..traces.format.derive import NOMINAL_TOKEN_S
 from .interface import AgentView, Move, Plan, Status, View
 from .rules import CHANGES, Rules, Upload
 from .tokencake import Tokencake

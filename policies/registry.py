@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, Union
 
 from ..traces.apps import Application
 from ..traces.errors import PolicyError
-from ..traces.fields import MAX_NAME
+from ..traces.files.fields import MAX_NAME
 from .autellix import Autellix
 from .boundary import CONSTRUCTOR, IMPORT, Turn, told
 from .continuum import Continuum
@@ -136,6 +136,12 @@ def owner(spec: str) -> str:
 def is_file(spec: str) -> bool:
     """Whether the policy is a class in a user's file."""
     return ".py:" in spec
+
+
+def policy_file(spec: str) -> Path | None:
+    """The file of `path/to/file.py:Class`."""
+    file, mark, _ = spec.partition(".py:")
+    return Path(f"{file}.py") if mark else None
 
 
 # -- finding

@@ -19,7 +19,7 @@ from ..traces import events as e
 from ..traces.apps import CallId
 from ..traces.errors import PolicyError, TraceError
 from ..traces.events import Fact
-from ..traces.events_io import Record, read_events
+from ..traces.events_file import Record, read_events
 from .boundary import Unanswered
 from .controller import Controller, as_record
 from .costs import LinearCosts

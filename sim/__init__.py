@@ -1,0 +1,1 @@
+"""Traces played in simulated time, and what is learned from many such runs."""

@@ -13,16 +13,16 @@ from ..policies.interface import Policy
 from ..policies.registry import is_ours, load_policy
 from ..policies.replay import began
 from ..traces.apps import Application
-from ..traces.arrivals import ArrivalProcess, retime
 from ..traces.errors import TraceError
-from ..traces.events_io import EventsWriter
+from ..traces.events_file import EventsWriter
+from ..traces.format.reader import Trace
+from ..traces.generate.arrivals import ArrivalProcess, retime
 from ..traces.limits import Limits, fits
-from ..traces.metrics import Metrics
-from ..traces.reader import Trace
-from ..traces.scaling import scaled
-from ..traces.shrinking import shrunk
+from ..traces.results.metrics import Metrics
+from ..traces.results.report import Run
+from ..traces.variants.scale import scaled
+from ..traces.variants.shrink import shrunk
 from .machine import Machine
-from .report import Run
 from .simulate import Progress, simulate
 from .trials.trying import tried
 from .trials.workers import Worker, tell

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..traces.apps import Application
 from ..traces.errors import MachineError
-from ..traces.fields import shown
+from ..traces.files.fields import shown
 from .copy_fit import CopyFit, fit_copies
 from .host_fit import fit_host
 from .machine import ENGINE_VERSIONS, PS_PER_S, RULES, Machine, Real, Switch, Whole, simulated_version

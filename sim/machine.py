@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from ..policies.costs import LinearCosts
 from ..traces.errors import MachineError
-from ..traces.fields import MAX_NAME, shown
+from ..traces.files.fields import MAX_NAME, shown
 
 PS_PER_S = 1_000_000_000_000
 

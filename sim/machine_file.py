@@ -8,12 +8,13 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..policies.registry import policy_file
 from ..traces.errors import MachineError
-from ..traces.fields import MAX_NAME, shown
-from ..traces.source_file import STANDARD_INPUT
+from ..traces.files.fields import MAX_NAME, shown
+from ..traces.files.source_file import STANDARD_INPUT
+from ..traces.files.toml_file import TomlFile, header, key_of, read_toml
 from .machine import BELIEVABLE, RULES, Choice, Machine, Name, Real, Switch, Whole
 from .presets import preset_lines, presets
-from .toml_file import TomlFile, header, key_of, read_toml
 
 # What vLLM's configuration knows or knew, and its V1 engine never did: a machine that took it would promise something.
 NOT_IN_VLLM = ("max_num_partial_prefills", "max_long_partial_prefills")
@@ -75,6 +76,12 @@ def machine_path(name_or_path: str) -> Path | None:
     """The file of a machine; None if it is a preset."""
     is_file = name_or_path.endswith(".toml") or "/" in name_or_path or name_or_path == STANDARD_INPUT
     return Path(name_or_path) if is_file else None
+
+
+def inputs_of(*files: Path | None, machine: str | None = None, policies: Iterable[str] = ()) -> list[Path]:
+    """All files that a command reads: those named, a machine's, and those of policies that lie in files."""
+    found = [*files, None if machine is None else machine_path(machine), *map(policy_file, policies)]
+    return [file for file in found if file is not None]
 
 
 def machine_names() -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 
-from ..traces.escaping import one_line
+from ..traces.files.escaping import one_line
 from .machine import Machine
 
 

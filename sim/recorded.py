@@ -28,7 +28,7 @@ from ..traces import events as e
 from ..traces.apps import AppId, Application, Call, CallId
 from ..traces.errors import EngineError, PolicyError, TraceError
 from ..traces.events import Fact
-from ..traces.events_io import Record, read_events
+from ..traces.events_file import Record, read_events
 from .content import ContextTree
 from .engine import Engine, Flight
 from .fit import Limits

@@ -12,8 +12,8 @@ from differential.workloads import Workload, workload
 from tokencake.policies.interface import EVERYTHING, Extent, Move, Plan, View
 from tokencake.sim.machine import Machine
 from tokencake.traces.apps import AgentId, Application, Call, CallId
-from tokencake.traces.derive import with_hints
 from tokencake.traces.events import Copied
+from tokencake.traces.format.derive import with_hints
 
 T = TypeVar("T")
 FARTHEST_S = 2.0

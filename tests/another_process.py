@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tokencake.traces.source_file import adopt, whole
+from tokencake.traces.files.source_file import adopt, whole
 
 
 def length_of(path: str, files: Mapping[str, str]) -> int:

@@ -11,7 +11,7 @@ from tokencake.sim.simulate import simulate
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application
 from tokencake.traces.events import Fact
-from tokencake.traces.generate import code_writer, deep_research
+from tokencake.traces.generate.workloads import code_writer, deep_research
 
 TIGHT_BLOCKS = 1500  # the largest call of these workloads takes 1,416
 

@@ -14,8 +14,8 @@ import atheris  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
 with atheris.instrument_imports(include=["tokencake"]):
     from tokencake.traces.errors import TraceError
-    from tokencake.traces.inspect import inspect_trace
-    from tokencake.traces.reader import read_trace
+    from tokencake.traces.format.reader import read_trace
+    from tokencake.traces.inspect.inspection import inspect_trace
 
 HEADER = b'{"format": "tokencake.trace", "version": 1}\n'
 

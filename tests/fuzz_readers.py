@@ -43,8 +43,6 @@ from tokencake.sim.gate.suite_file import find_suite, load_suite
 from tokencake.sim.machine import Machine
 from tokencake.sim.machine_file import load_machine
 from tokencake.sim.machine_toml import machine_toml
-from tokencake.sim.report import Run
-from tokencake.sim.report import build as build_report
 from tokencake.sim.samples_file import read_samples, samples_text
 from tokencake.sim.simulate import simulate
 from tokencake.sim.trials import comparison_words, kept, sweep_report
@@ -52,18 +50,20 @@ from tokencake.sim.trials.cell import play
 from tokencake.sim.trials.comparing import report_live
 from tokencake.sim.trials.comparison import Method, csv_text
 from tokencake.sim.trials.grid import make_grid
-from tokencake.sim.trials.metric import check_metric
 from tokencake.sim.trials.sweep import Sweep
-from tokencake.traces.convert import convert
+from tokencake.traces.convert.formats import convert
 from tokencake.traces.errors import TokencakeError
 from tokencake.traces.events import Stepped
-from tokencake.traces.fields import WrongField
-from tokencake.traces.generate import code_writer
-from tokencake.traces.inspect import inspect_trace
-from tokencake.traces.metrics import Metrics
-from tokencake.traces.reader import read_trace
-from tokencake.traces.vary import parse_variation
-from tokencake.traces.writer import write_trace
+from tokencake.traces.files.fields import WrongField
+from tokencake.traces.format.reader import read_trace
+from tokencake.traces.format.writer import write_trace
+from tokencake.traces.generate.workloads import code_writer
+from tokencake.traces.inspect.inspection import inspect_trace
+from tokencake.traces.results.metric import check_metric
+from tokencake.traces.results.metrics import Metrics
+from tokencake.traces.results.report import Run
+from tokencake.traces.results.report import build as build_report
+from tokencake.traces.variants.vary import parse_variation
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 METRIC = "app_latency_s.mean"

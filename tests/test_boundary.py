@@ -22,8 +22,8 @@ from tokencake.sim.simulate import simulate
 from tokencake.traces.apps import Application
 from tokencake.traces.errors import PolicyError, PolicyFault
 from tokencake.traces.events import Planned
-from tokencake.traces.events_io import encode
-from tokencake.traces.generate import code_writer
+from tokencake.traces.events_file import encode
+from tokencake.traces.generate.workloads import code_writer
 
 Plan_: Any = Plan  # of anything, whatever its fields' types
 Move_: Any = Move

@@ -15,9 +15,9 @@ import pytest
 from tokencake import __version__
 from tokencake.cli import run
 from tokencake.sim.compare import events_name, options_of
-from tokencake.traces.events_io import read_events
-from tokencake.traces.metrics import Metrics
-from tokencake.traces.reader import read_trace
+from tokencake.traces.events_file import read_events
+from tokencake.traces.format.reader import read_trace
+from tokencake.traces.results.metrics import Metrics
 
 INTERRUPTED = '''
 import os, signal, time

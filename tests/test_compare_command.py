@@ -14,7 +14,7 @@ from tokencake.cli import run
 from tokencake.policies.registry import is_bound
 from tokencake.sim.trials import comparing
 from tokencake.sim.trials.cell import Cell, Outcome
-from tokencake.traces.metrics import Metrics
+from tokencake.traces.results.metrics import Metrics
 
 SEARCH = {"kind": "search", "duration_s": 1.5, "declared_s": 1.0}
 EXAMPLE = Path(__file__).parent.parent / "examples" / "code-writer.jsonl"

@@ -18,13 +18,13 @@ from tokens import common_prefix, prompt_of
 
 from tokencake.cli import cli
 from tokencake.traces.apps import Segment
-from tokencake.traces.conversion import Asked, Conversion
-from tokencake.traces.convert import FORMATS, convert
+from tokencake.traces.convert.conversion import Asked, Conversion
+from tokencake.traces.convert.fidelity import Fidelity, Served
+from tokencake.traces.convert.formats import FORMATS, convert
 from tokencake.traces.errors import TraceError
-from tokencake.traces.fidelity import Fidelity, Served
-from tokencake.traces.inspect import inspect_trace
-from tokencake.traces.reader import read_trace
-from tokencake.traces.source_file import forget
+from tokencake.traces.files.source_file import forget
+from tokencake.traces.format.reader import read_trace
+from tokencake.traces.inspect.inspection import inspect_trace
 
 Row = dict[str, Any]
 

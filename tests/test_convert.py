@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tokens import assert_well_formed, common_prefix, prompt_of
 
 from tokencake.traces.apps import Segment
-from tokencake.traces.block_ids import Blocks, common_blocks, covers
-from tokencake.traces.convert import FORMATS, convert
+from tokencake.traces.convert.block_ids import Blocks, common_blocks, covers
+from tokencake.traces.convert.formats import FORMATS, convert
 from tokencake.traces.errors import TraceError
-from tokencake.traces.reader import read_trace
-from tokencake.traces.writer import write_trace
+from tokencake.traces.format.reader import read_trace
+from tokencake.traces.format.writer import write_trace
 
 # blocks
 

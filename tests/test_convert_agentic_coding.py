@@ -8,7 +8,7 @@ import pytest
 from tokens import assert_well_formed, common_prefix, prompt_of
 
 from tokencake.traces.apps import Application, Call, Segment, Tool
-from tokencake.traces.convert import convert
+from tokencake.traces.convert.formats import convert
 from tokencake.traces.errors import TraceError
 
 Entry = dict[str, Any]

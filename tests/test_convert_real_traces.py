@@ -11,8 +11,8 @@ import pytest
 from tokens import assert_well_formed
 
 from tokencake.traces.apps import Application
-from tokencake.traces.conversion import Conversion
-from tokencake.traces.convert import convert
+from tokencake.traces.convert.conversion import Conversion
+from tokencake.traces.convert.formats import convert
 
 TRACES = Path(os.environ.get("TOKENCAKE_TRACES", Path(__file__).parents[2] / "shared" / "traces"))
 

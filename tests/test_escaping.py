@@ -12,7 +12,6 @@ from markdown_it import MarkdownIt
 from rich.table import Table
 from rich.text import Text
 
-from tokencake.sim.csv_table import csv_table
 from tokencake.sim.gate.github import github
 from tokencake.sim.gate.junit import junit
 from tokencake.sim.gate.markdown import markdown
@@ -20,8 +19,8 @@ from tokencake.sim.gate.text import plain_text
 from tokencake.sim.gate.words import details
 from tokencake.sim.machine_toml import machine_toml
 from tokencake.sim.presets import presets
-from tokencake.sim.printing import printing
-from tokencake.traces.escaping import (
+from tokencake.traces.console.printing import printing
+from tokencake.traces.files.escaping import (
     for_annotation,
     for_annotation_property,
     for_markdown,
@@ -31,6 +30,7 @@ from tokencake.traces.escaping import (
     for_xml,
     one_line,
 )
+from tokencake.traces.results.csv_table import csv_table
 
 # What does something somewhere: escape sequences, directions, no width, markup, formulas, ends of lines.
 DANGEROUS = "\x1b[31m\x07\x00\x7f\x9b\u202e\u2066\u200b\u200d\ufeff\u2028\u3164\ud800"

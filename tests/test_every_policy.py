@@ -28,9 +28,9 @@ from tokencake.sim.machine_file import load_machine
 from tokencake.sim.simulate import simulate
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application
-from tokencake.traces.convert import convert
+from tokencake.traces.convert.formats import convert
 from tokencake.traces.events import Fact
-from tokencake.traces.reader import read_trace
+from tokencake.traces.format.reader import read_trace
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.jsonl"))

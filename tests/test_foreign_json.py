@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokencake.traces import foreign_json
+from tokencake.traces.convert import foreign_json
+from tokencake.traces.convert.foreign_json import json_objects
 from tokencake.traces.errors import TraceError
-from tokencake.traces.foreign_json import json_objects
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),

@@ -533,7 +533,7 @@ def test_ctrl_c_while_files_take_their_places_waits_until_all_have(
         os.rename(source, target)
         placed.append(Path(target).name)
 
-    monkeypatch.setattr("tokencake.traces.replacing.os.replace", pressed)
+    monkeypatch.setattr("tokencake.traces.files.whole_file.os.replace", pressed)
     assert check("--update") == 130
     assert capsys.readouterr().err.endswith("interrupted: all baselines were written\n")
     assert sorted(placed) == ["one.decisions.gz", "one.json"]

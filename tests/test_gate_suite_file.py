@@ -14,9 +14,9 @@ from tokencake.sim.gate.suite_file import (
     find_suite,
     load_suite,
 )
-from tokencake.sim.trials.metric import check_judged
 from tokencake.traces.errors import TokencakeError
-from tokencake.traces.vary import AS_IT_IS, parse_variation
+from tokencake.traces.results.metric import check_judged
+from tokencake.traces.variants.vary import AS_IT_IS, parse_variation
 
 FULL = """\
 baselines = "gate/baselines"

@@ -13,9 +13,9 @@ from tokens import assert_well_formed, common_prefix, prompt_of
 
 from tokencake.traces.apps import Application, Call, Segment
 from tokencake.traces.errors import TraceError
-from tokencake.traces.generate import chat, code_writer, deep_research
-from tokencake.traces.reader import read_trace
-from tokencake.traces.writer import write_trace
+from tokencake.traces.format.reader import read_trace
+from tokencake.traces.format.writer import write_trace
+from tokencake.traces.generate.workloads import chat, code_writer, deep_research
 
 
 def calls_of(application: Application) -> dict[str, Call]:

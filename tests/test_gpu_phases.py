@@ -17,7 +17,7 @@ from gpu import command, results, summary
 from gpu.plan import PLAYED, PROCESSES, phases_of
 from gpu.runner import Runner, Session
 
-from tokencake.traces.metrics import Metrics
+from tokencake.traces.results.metrics import Metrics
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"

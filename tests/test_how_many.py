@@ -6,11 +6,11 @@ import pytest
 
 from tokencake.cli import run
 from tokencake.sim.machine_file import load_machine
-from tokencake.sim.trials import how_many
+from tokencake.sim.trials import executors
 from tokencake.sim.trials.cell import Cell
-from tokencake.sim.trials.how_many import announced
-from tokencake.traces.generate import code_writer
-from tokencake.traces.writer import write_trace
+from tokencake.sim.trials.executors import announced
+from tokencake.traces.format.writer import write_trace
+from tokencake.traces.generate.workloads import code_writer
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_many_runs_are_announced_with_the_time_that_the_first_took(trace: Path) 
 def test_compare_announces_before_it_begins(
     trace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(how_many, "MANY_RUNS", 3)
+    monkeypatch.setattr(executors, "MANY_RUNS", 3)
     assert (
         run(["compare", str(trace), "--policy", "vllm", "--policy", "tokencake", "--repeat", "2", "--jobs", "1"]) == 0
     )

@@ -133,5 +133,5 @@ def test_simulate_loads_nothing_heavy(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     loaded = set(json.loads((tmp_path / "modules").read_text()))
-    assert "tokencake.traces.reader" in loaded
+    assert "tokencake.traces.format.reader" in loaded
     assert not loaded & {"torch", "vllm", "scipy", "pandas", "matplotlib", "pytest", "hypothesis"}

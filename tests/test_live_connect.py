@@ -27,7 +27,7 @@ from tokencake.live.settings import RunSettings
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application
 from tokencake.traces.errors import EngineError, RunError
-from tokencake.traces.metrics import Metrics
+from tokencake.traces.results.metrics import Metrics
 
 # `look` and `read` run side by side; `edit` goes on where `plan` ended, and `finish` where `edit` did, half cut off.
 AGENT: dict[str, object] = {

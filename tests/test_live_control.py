@@ -21,8 +21,8 @@ from tokencake.live.metadata import KEY, from_extra_args
 from tokencake.live.settings import RunSettings
 from tokencake.traces import events as e
 from tokencake.traces.errors import EngineError
-from tokencake.traces.events_io import read_events
-from tokencake.traces.fields import WrongField
+from tokencake.traces.events_file import read_events
+from tokencake.traces.files.fields import WrongField
 
 NAMES = ("r" * 32, "s" * 40)
 

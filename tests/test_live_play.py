@@ -22,7 +22,7 @@ from tokencake.sim.workload import Workload
 from tokencake.traces.apps import AppId, Application, Call, Tool
 from tokencake.traces.errors import TraceError
 from tokencake.traces.events import Request
-from tokencake.traces.generate import code_writer
+from tokencake.traces.generate.workloads import code_writer
 
 Event = tuple[float, str, str]  # when it was due, what, of whom
 Serves = Callable[[Call], float]  # how long a call takes

@@ -13,7 +13,7 @@ from trace_files import calls, dags, one_call
 
 from tokencake.live.tokens import Tokens
 from tokencake.traces.apps import Application, Call, Prompt, Segment
-from tokencake.traces.generate import code_writer
+from tokencake.traces.generate.workloads import code_writer
 
 VOCABULARY = 1 << 31  # so large that two ids are hardly ever equal by chance
 SAID = 1 << 33  # answers in these tests are numbered from here on: no prompt's own tokens are so large

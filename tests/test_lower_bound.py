@@ -17,7 +17,7 @@ from tokencake.sim.simulate import simulate
 from tokencake.sim.trials.lower_bound import has_bound, latency_bound_s, lower_bounds
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, Call, Prompt, Segment, Tool
-from tokencake.traces.metrics import Metrics
+from tokencake.traces.results.metrics import Metrics
 
 # A step takes 1 s, and 0.01 s for each token that it computes; a decoding call 0.001 s for each token of its context.
 MACHINE = Machine(

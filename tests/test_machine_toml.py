@@ -12,7 +12,7 @@ from tokencake.sim.machine import RULES, Name, Real
 from tokencake.sim.machine_file import load_machine
 from tokencake.sim.machine_toml import machine_toml
 from tokencake.sim.presets import presets
-from tokencake.traces.fields import MAX_NAME
+from tokencake.traces.files.fields import MAX_NAME
 
 
 @pytest.mark.parametrize("name", presets())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokencake.sim.trials.metric import (
+from tokencake.traces.results.metric import (
     HIGHER,
     NEITHER,
     MetricError,

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokencake.traces.apps import Hints
-from tokencake.traces.distribution import EXACT_VALUES, RELATIVE_ERROR, Distribution
 from tokencake.traces.errors import TraceError
 from tokencake.traces.events import (
     AppFinished,
@@ -31,7 +30,8 @@ from tokencake.traces.events import (
     UploadStarted,
     UploadTaken,
 )
-from tokencake.traces.metrics import Metrics
+from tokencake.traces.results.distribution import EXACT_VALUES, RELATIVE_ERROR, Distribution
+from tokencake.traces.results.metrics import Metrics
 
 MACHINE = RunStarted(0.0, block_tokens=16, gpu_blocks=100, host_blocks=50, block_bytes=1000)
 

@@ -24,9 +24,9 @@ from tokencake.policies.registry import ROWS, load_policy
 from tokencake.sim.presets import PUBLISHED
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, Hints
-from tokencake.traces.derive import derive_hints
 from tokencake.traces.events import ToolHint
-from tokencake.traces.generate import code_writer, deep_research
+from tokencake.traces.format.derive import derive_hints
+from tokencake.traces.generate.workloads import code_writer, deep_research
 
 SPECS = (*ROWS, *OPTIONS)
 every = pytest.mark.parametrize("spec", SPECS)

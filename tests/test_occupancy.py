@@ -14,7 +14,7 @@ from tokencake.policies.interface import EVERYTHING, Plan, View
 from tokencake.sim.machine import Machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, Call, Prompt, Segment, Tool
-from tokencake.traces.metrics import Metrics
+from tokencake.traces.results.metrics import Metrics
 
 SIZE, SHARED_BLOCKS = 4, 6
 MACHINE = Machine(

@@ -15,13 +15,13 @@ import pytest
 import zstandard
 
 from tokencake.cli import run
-from tokencake.sim.interrupts import Ended, heed, uninterrupted
-from tokencake.sim.outputs import Output, check_apart, check_outputs, write_whole
+from tokencake.traces.console.interrupts import Ended, heed, uninterrupted
 from tokencake.traces.errors import TokencakeError, TraceError
 from tokencake.traces.events import AppStarted
-from tokencake.traces.events_io import EventsWriter, read_events
-from tokencake.traces.replacing import replacing, written
-from tokencake.traces.source_file import whole
+from tokencake.traces.events_file import EventsWriter, read_events
+from tokencake.traces.files.outputs import Output, check_apart, check_outputs, write_whole
+from tokencake.traces.files.source_file import whole
+from tokencake.traces.files.whole_file import replacing, written
 
 TOKENCAKE = str(Path(sys.executable).with_name("tokencake"))
 

@@ -43,7 +43,7 @@ def package_name(folder: Path) -> str:
 def shipped_files() -> set[str]:
     """Files of the package as the wheel should name them."""
     code = {file for folder in folders_with_python() for file in folder.glob("*.py")}
-    data = {ROOT / "py.typed"} | set((ROOT / "traces" / "data").glob("*.json"))
+    data = {ROOT / "py.typed"} | set((ROOT / "traces" / "generate" / "data").glob("*.json"))
     return {"tokencake/" + file.relative_to(ROOT).as_posix() for file in code | data}
 
 

@@ -14,7 +14,7 @@ from tokencake.sim.machine_file import load_machine
 from tokencake.sim.simulate import simulate
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application
-from tokencake.traces.generate import code_writer
+from tokencake.traces.generate.workloads import code_writer
 
 SWITCHES = [field.name for field in fields(Rules) if field.type == "bool" and field.name not in ("space", "time")]
 

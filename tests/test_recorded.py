@@ -24,8 +24,8 @@ from tokencake.sim.recorded import Agreement, play_recorded, play_records, with_
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application
 from tokencake.traces.errors import TokencakeError, TraceError
-from tokencake.traces.events_io import EventsWriter
-from tokencake.traces.generate import code_writer
+from tokencake.traces.events_file import EventsWriter
+from tokencake.traces.generate.workloads import code_writer
 
 # Costs that have nothing to do with those of the run: the times must come from the record.
 ELSEWHERE = {"step_s": 7.0, "prefill_token_s": 0.0, "context_token_s": 0.0, "decode_call_s": 0.0}

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokencake.traces.fields import WrongField
-from tokencake.traces.recorded_session import Request, Thread, plan, settle
+from tokencake.traces.convert.recorded_session import Request, Thread, plan, settle
+from tokencake.traces.files.fields import WrongField
 
 S = 1_000_000  # µs
 

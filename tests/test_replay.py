@@ -25,8 +25,8 @@ from tokencake.traces import events as e
 from tokencake.traces.apps import NO_HINTS, Application
 from tokencake.traces.errors import PolicyError, TraceError
 from tokencake.traces.events import Request
-from tokencake.traces.events_io import EventsWriter, read_events
-from tokencake.traces.generate import code_writer
+from tokencake.traces.events_file import EventsWriter, read_events
+from tokencake.traces.generate.workloads import code_writer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 COSTS = LinearCosts(0.0, 0.001, 0.0001, 0.0)

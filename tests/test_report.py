@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tokencake.sim.report import Run, averaged, build, csv_text, cut_off, tables, verdict
-from tokencake.traces.metrics import Metrics
+from tokencake.traces.results.metrics import Metrics
+from tokencake.traces.results.report import Run, averaged, build, csv_text, cut_off, tables, verdict
 
 
 def a_run(policy: str, latency_s: float | None = 100.0, makespan_s: float | None = 200.0, **more: Any) -> Run:

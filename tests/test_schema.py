@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokencake.traces.fields import SHOWN, WrongField, shown, whole
-from tokencake.traces.schema import (
+from tokencake.traces.files.fields import SHOWN, WrongField, shown, whole
+from tokencake.traces.files.schema import (
     digest,
     free,
     inner,

@@ -6,8 +6,8 @@ import pytest
 from tokens import assert_well_formed, context_of, prompt_of
 
 from tokencake.traces.apps import Application, Call, Prompt, Segment
-from tokencake.traces.generate import code_writer, deep_research
-from tokencake.traces.shrinking import shrunk
+from tokencake.traces.generate.workloads import code_writer, deep_research
+from tokencake.traces.variants.shrink import shrunk
 
 APPLICATIONS = [*code_writer(2, spread=0.3, seed=1), *deep_research(2)]
 

@@ -19,10 +19,10 @@ from another_process import length_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokencake.traces import source_file
 from tokencake.traces.errors import MachineError, TraceError
-from tokencake.traces.input_limits import BLANK_BYTES
-from tokencake.traces.source_file import (
+from tokencake.traces.files import source_file
+from tokencake.traces.files.input_limits import BLANK_BYTES
+from tokencake.traces.files.source_file import (
     BYTE_ORDER_MARK,
     at_hand,
     digest,

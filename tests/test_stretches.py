@@ -20,7 +20,7 @@ from tokencake.sim.scheduler import Scheduled
 from tokencake.sim.simulate import simulate
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, Call, Prompt, Segment
-from tokencake.traces.generate import code_writer, deep_research
+from tokencake.traces.generate.workloads import code_writer, deep_research
 
 
 @seeds(80, 200)

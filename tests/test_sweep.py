@@ -24,7 +24,7 @@ from tokencake.sim.trials.kept import Kept, Result
 from tokencake.sim.trials.sweep import Progress, Sweep, play_sweep
 from tokencake.sim.trials.sweep_report import build, csv_text, point_line, problems
 from tokencake.traces.errors import TokencakeError
-from tokencake.traces.metrics import Metrics
+from tokencake.traces.results.metrics import Metrics
 
 SLOW = """
 import time

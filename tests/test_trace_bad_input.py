@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from trace_files import HEADER, one_app, one_call, written
 
-from tokencake.traces import parser
 from tokencake.traces.errors import TraceError
-from tokencake.traces.input_limits import LINE_BYTES
-from tokencake.traces.reader import read_trace, trace_digest
+from tokencake.traces.files.input_limits import LINE_BYTES
+from tokencake.traces.format import parser
+from tokencake.traces.format.reader import read_trace, trace_digest
 
 WHOLE = "expected a whole number from 1 to 10000000, got"
 TIME = "expected seconds, at least 0 and below 1e+09, got"

@@ -8,7 +8,7 @@ from hypothesis import given
 from trace_files import calls, dags, one_call
 
 from tokencake.traces.apps import Application, Call, Hints
-from tokencake.traces.derive import derive_hints, with_hints
+from tokencake.traces.format.derive import derive_hints, with_hints
 
 
 def hints(folder: Path, *entries: object) -> dict[str, Hints]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tokencake.traces import header, parser
 from tokencake.traces.apps import Application, Hints
-from tokencake.traces.inspect import inspect_trace
-from tokencake.traces.reader import read_trace
+from tokencake.traces.format import header, parser
+from tokencake.traces.format.reader import read_trace
+from tokencake.traces.inspect.inspection import inspect_trace
 
 PAGE = (Path(__file__).parents[1] / "docs" / "trace-format.md").read_text(encoding="utf-8")
 

@@ -12,9 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tokencake.traces.errors import TraceError
-from tokencake.traces.inspect import inspect_trace
-from tokencake.traces.reader import read_trace
-from tokencake.traces.writer import write_trace
+from tokencake.traces.format.reader import read_trace
+from tokencake.traces.format.writer import write_trace
+from tokencake.traces.inspect.inspection import inspect_trace
 
 PAGE = Path(__file__).parents[1] / "docs" / "trace-format.md"
 VALID = re.findall(r"^```jsonl\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)[0].encode()

@@ -8,9 +8,9 @@ from tokens import common_prefix, context_of, prompt_of
 from trace_files import dags, one_app, one_call, written
 
 from tokencake.traces.apps import Application, Call, Prompt, Segment
-from tokencake.traces.inspect import Inspection, ToolGaps, inspect_trace
-from tokencake.traces.reader import read_trace
-from tokencake.traces.sharing import Shared, Sharing
+from tokencake.traces.format.reader import read_trace
+from tokencake.traces.inspect.inspection import Inspection, ToolGaps, inspect_trace
+from tokencake.traces.inspect.sharing import Shared, Sharing
 
 
 def inspect(folder: Path, *lines: object) -> Inspection:

@@ -10,7 +10,7 @@ import pytest
 from trace_files import HEADER, applications, calls, one_app, one_call, written
 
 from tokencake.traces.apps import Prompt, Segment, Tool
-from tokencake.traces.reader import read_trace, trace_digest
+from tokencake.traces.format.reader import read_trace, trace_digest
 
 
 def test_names_become_unique_in_the_trace_and_shared_sources_stay(tmp_path: Path):

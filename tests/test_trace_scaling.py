@@ -10,7 +10,7 @@ from trace_files import dags
 
 from tokencake.traces.apps import Application, Call
 from tokencake.traces.errors import TraceError
-from tokencake.traces.scaling import scaled
+from tokencake.traces.variants.scale import scaled
 
 
 def waits(application: Application) -> list[float]:

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from trace_files import dags, one_app, one_call, written
 
 from tokencake.traces.apps import Application, Call, Hints, Prompt, Segment, Tool
-from tokencake.traces.derive import with_hints
 from tokencake.traces.errors import TraceError
-from tokencake.traces.header import Header
-from tokencake.traces.reader import read_trace
-from tokencake.traces.writer import write_trace
+from tokencake.traces.format.derive import with_hints
+from tokencake.traces.format.header import Header
+from tokencake.traces.format.reader import read_trace
+from tokencake.traces.format.writer import write_trace
 
 PLAN = Call(
     "a0/plan", "a0", "a0/main", "main", Prompt((Segment("/s", 0, 5),), tokens=5), 7, 7, tools=(Tool("web", 1.5),)

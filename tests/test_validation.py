@@ -21,9 +21,9 @@ from tokencake.live import in_process
 from tokencake.live.host_load import HostLoad
 from tokencake.live.validation import LOST, OPEN, SHOWN, WON, Trial, build, error_of, margin, outcome, tables, words
 from tokencake.sim import recorded
-from tokencake.sim.interrupts import Ended
+from tokencake.traces.console.interrupts import Ended
 from tokencake.traces.errors import RunError
-from tokencake.traces.metrics import Metrics
+from tokencake.traces.results.metrics import Metrics
 
 EQUAL = {
     "plans": 10, "different": 0, "not_replayed": 0, "admissions": 5, "admissions_different": 0, "records": 50,

@@ -16,11 +16,11 @@ from renamed import Names, backwards
 from trace_files import dags
 
 from tokencake.traces.apps import Application, Call, Prompt, Segment, Tool
-from tokencake.traces.derive import with_hints
 from tokencake.traces.errors import TraceError
-from tokencake.traces.reader import read_trace
-from tokencake.traces.vary import AS_IT_IS, ASPECTS, EVERYTHING, Variation, parse_variation, vary
-from tokencake.traces.writer import write_trace
+from tokencake.traces.format.derive import with_hints
+from tokencake.traces.format.reader import read_trace
+from tokencake.traces.format.writer import write_trace
+from tokencake.traces.variants.vary import AS_IT_IS, ASPECTS, EVERYTHING, Variation, parse_variation, vary
 
 VARIATIONS = st.builds(
     Variation,

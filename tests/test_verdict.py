@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tokencake.sim.trials.verdict import interval_of_mean, judge_paired, judge_unpaired, share_of_gain
+from tokencake.traces.results.verdict import interval_of_mean, judge_paired, judge_unpaired, share_of_gain
 
 ASKED: dict[str, Any] = {"confidence": 0.95, "margin": 0.02}
 LATENCIES = st.floats(0.01, 1000.0)

@@ -6,8 +6,8 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from tokencake.traces.apps import Application, Call, Prompt, Segment, Tool
-from tokencake.traces.derive import with_hints
-from tokencake.traces.reader import read_trace
+from tokencake.traces.format.derive import with_hints
+from tokencake.traces.format.reader import read_trace
 
 HEADER = {"format": "tokencake.trace", "version": 1}
 

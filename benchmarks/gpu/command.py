@@ -15,7 +15,7 @@ from pathlib import Path
 
 from exits import refused
 
-from tokencake.sim.outputs import prepare_folder
+from tokencake.traces.files.outputs import prepare_folder
 
 from . import results, summary
 from .plan import PROCESSES, phases_of

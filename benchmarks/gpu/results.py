@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tokencake.traces.fields import WrongField
-from tokencake.traces.replacing import written
-from tokencake.traces.schema import Check, list_of, number_from, one_of, record, string
+from tokencake.traces.files.fields import WrongField
+from tokencake.traces.files.schema import Check, list_of, number_from, one_of, record, string
+from tokencake.traces.files.whole_file import written
 
 from .plan import Phase, Process, phases_of
 

@@ -13,9 +13,9 @@ from tokencake.live.measure import QUICK, Effort
 from tokencake.sim.machine import Machine
 from tokencake.sim.presets import GPUS, MODELS, PUBLISHED, Model, derive
 from tokencake.traces.apps import Application, Call, Prompt, Segment
-from tokencake.traces.generate import code_writer
-from tokencake.traces.scaling import scaled
-from tokencake.traces.shrinking import shrunk
+from tokencake.traces.generate.workloads import code_writer
+from tokencake.traces.variants.scale import scaled
+from tokencake.traces.variants.shrink import shrunk
 
 from .plan import COMPILED, EAGER, SMALL, TRITON
 from .work import Work

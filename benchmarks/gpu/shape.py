@@ -30,8 +30,8 @@ from tokencake.sim.recorded import Agreement, play_recorded, with_limits
 from tokencake.sim.samples import Samples
 from tokencake.sim.simulate import simulate
 from tokencake.traces.apps import Application
-from tokencake.traces.events_io import EventsWriter
-from tokencake.traces.metrics import Metrics
+from tokencake.traces.events_file import EventsWriter
+from tokencake.traces.results.metrics import Metrics
 
 from . import results, setups
 from .answers import backends

@@ -12,8 +12,8 @@ from rich.console import Console
 from tokencake import __version__
 from tokencake.live import validation
 from tokencake.sim.machine import Switch
-from tokencake.traces.escaping import one_line
-from tokencake.traces.schema import list_of, map_of, record, ruled, string
+from tokencake.traces.files.escaping import one_line
+from tokencake.traces.files.schema import list_of, map_of, record, ruled, string
 
 from . import results
 from .plan import PLAYED, Process

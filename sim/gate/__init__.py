@@ -1,1 +1,1 @@
-"""The regression gate: a suite of cases, their baselines, and what differs."""
+"""A suite of cases in continuous integration: has a policy become worse?"""

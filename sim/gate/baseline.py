@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from ... import __version__
+from ...traces.console.interrupts import uninterrupted
 from ...traces.errors import TokencakeError
-from ...traces.fields import MAX_NAME, WrongField, flag
-from ...traces.json_file import read_json
-from ...traces.reader import trace_digest
-from ...traces.replacing import replacing, unwritable
-from ...traces.schema import (
+from ...traces.files.fields import MAX_NAME, WrongField, flag
+from ...traces.files.json_file import read_json
+from ...traces.files.schema import (
     digest,
     inner,
     list_of,
@@ -35,11 +34,12 @@ from ...traces.schema import (
     ruled,
     whole_from,
 )
-from ...traces.source_file import check_file
-from ..interrupts import uninterrupted
+from ...traces.files.source_file import check_file
+from ...traces.files.whole_file import replacing, unwritable
+from ...traces.format.reader import trace_digest
+from ...traces.results.metric import metric_names
 from ..machine import BELIEVABLE, RULES, Machine
 from ..machine_file import REQUIRED
-from ..trials.metric import metric_names
 from .decisions import Kept, packed, read_text, unpacked, write_bytes
 from .suite import Case, Suite
 from .witness import DIGITS, Digests, Witness

@@ -9,12 +9,12 @@ from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ...traces.errors import PolicyFault, TokencakeError
-from ...traces.escaping import one_line
-from ...traces.reader import read_trace
-from ...traces.source_file import check_file
+from ...traces.files.escaping import one_line
+from ...traces.files.source_file import check_file
+from ...traces.format.reader import read_trace
+from ...traces.results.metric import metric_value
 from ..machine import Machine
 from ..trials.cell import Cell, played
-from ..trials.metric import metric_value
 from ..trials.workers import cores
 from .baseline import Baseline, Inputs, baseline_of, decisions_file, inputs_of, read_baseline
 from .decisions import Difference, first_difference

@@ -9,11 +9,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...traces.console.printing import printing
+from ...traces.console.terminal import say
 from ...traces.errors import TokencakeError
-from ...traces.replacing import STANDARD_OUTPUT
-from ..outputs import Output, check_apart, check_outputs, inputs_of, write_whole
-from ..printing import printing
-from ..terminal import say
+from ...traces.files.outputs import Output, check_apart, check_outputs, write_whole
+from ...traces.files.whole_file import STANDARD_OUTPUT
+from ..machine_file import inputs_of
 from .baseline import baseline_file, decisions_file
 from .check import Progress, check_suite
 from .github import github

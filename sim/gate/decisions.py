@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 from ...policies.replay import differing, plain
 from ...traces.errors import TokencakeError
 from ...traces.events import Planned
-from ...traces.fields import WrongField, shown
-from ...traces.schema import free, map_of, measured, one_of, printable, record, string, whole_from
-from ...traces.source_file import check_file, whole
-from ...traces.strict_json import strict_json
+from ...traces.files.fields import WrongField, shown
+from ...traces.files.schema import free, map_of, measured, one_of, printable, record, string, whole_from
+from ...traces.files.source_file import check_file, whole
+from ...traces.files.strict_json import strict_json
 
 SCHEMA = "tokencake.decisions/1"
 KEPT_CHARACTERS = 400_000  # of decisions as JSON, that a baseline keeps: some 60 KB when compressed

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...traces.escaping import for_annotation, for_annotation_property
+from ...traces.files.escaping import for_annotation, for_annotation_property
 from .words import budget, details, findings, headline, missing_file, sentence, summary
 
 

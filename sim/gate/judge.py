@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from math import fsum
 from typing import Literal, NamedTuple, TypeAlias
 
-from ..trials.verdict import judge_paired
+from ...traces.results.verdict import judge_paired
 from .suite import Gate
 
 Word: TypeAlias = Literal["good", "regressed", "improved", "uncertain"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree as tree
 
-from ...traces.escaping import for_xml
+from ...traces.files.escaping import for_xml
 from .words import budget, details, name, sentence
 
 

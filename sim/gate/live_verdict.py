@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ...traces.errors import TokencakeError
-from ..report import cut_off as lines_of
-from ..trials.metric import metric_value
-from ..trials.verdict import Word, judge_unpaired
+from ...traces.results.metric import metric_value
+from ...traces.results.report import cut_off as lines_of
+from ...traces.results.verdict import Word, judge_unpaired
 from .suite import Case, Gate, Suite
 
 SCHEMA = "tokencake.check-live/1"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...traces.escaping import for_markdown, for_markdown_block, for_markdown_code
-from ..trials.metric import shown
+from ...traces.files.escaping import for_markdown, for_markdown_block, for_markdown_code
+from ...traces.results.metric import shown
 from .words import about, allowed, budget, change, details, headline, interval, missing_file, next_step, summary
 
 

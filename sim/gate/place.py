@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...policies.registry import policy_file
 from ..machine import Machine
 from ..machine_file import load_machine, machine_path
-from ..trials.identity import policy_file
 
 
 @dataclass(frozen=True, slots=True)

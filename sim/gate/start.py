@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...traces.errors import TokencakeError
-from ...traces.generate import code_writer
-from ...traces.header import Header
-from ...traces.writer import write_trace
-from ..outputs import prepare_folder, write_whole
+from ...traces.files.outputs import prepare_folder, write_whole
+from ...traces.format.header import Header
+from ...traces.format.writer import write_trace
+from ...traces.generate.workloads import code_writer
 from .suite_file import SUITE_FILE
 
 TRACE = "traces/code-writer.jsonl"

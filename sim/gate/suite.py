@@ -8,9 +8,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from ...traces.arrivals import ArrivalProcess
 from ...traces.errors import TokencakeError
-from ...traces.vary import AS_IT_IS, Variation
+from ...traces.generate.arrivals import ArrivalProcess
+from ...traces.variants.vary import AS_IT_IS, Variation
 from .place import Place
 
 BASELINE = "baseline"  # what a gate compares with if it names no policy

@@ -8,17 +8,17 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...traces.arrivals import LEAST_RATE, MOST_RATE
 from ...traces.errors import TokencakeError, TraceError
-from ...traces.fields import MAX_NAME, WrongField, flag, shown
-from ...traces.scaling import LEAST_FACTOR, MOST_FACTOR
-from ...traces.schema import Check, inner, list_of, number_from, one_of, printable, string, whole_from
-from ...traces.source_file import check_file
-from ...traces.vary import AS_IT_IS, Variation, parse_variation
+from ...traces.files.fields import MAX_NAME, WrongField, flag, shown
+from ...traces.files.schema import Check, inner, list_of, number_from, one_of, printable, string, whole_from
+from ...traces.files.source_file import check_file
+from ...traces.files.toml_file import TomlFile, read_toml
+from ...traces.generate.arrivals import LEAST_RATE, MOST_RATE
+from ...traces.results.metric import MetricError, check_judged, check_metric, higher_is_better
+from ...traces.results.run_counts import MOST_REPEATS, check_count
+from ...traces.variants.scale import LEAST_FACTOR, MOST_FACTOR
+from ...traces.variants.vary import AS_IT_IS, Variation, parse_variation
 from ..machine_file import DEFAULT_MACHINE, flat_settings, setting_problem
-from ..toml_file import TomlFile, read_toml
-from ..trials.how_many import MOST_REPEATS, check_count
-from ..trials.metric import MetricError, check_judged, check_metric, higher_is_better
 from .place import as_settings
 from .suite import Case, Gate, Suite
 

@@ -23,14 +23,14 @@ from ...policies.interface import Policy
 from ...policies.registry import load_policy
 from ...traces.apps import Application
 from ...traces.errors import TokencakeError
-from ...traces.events_io import Record
-from ...traces.metrics import Metrics
-from ...traces.vary import parse_variation
+from ...traces.events_file import Record
+from ...traces.results.metric import check_judged, higher_is_better, metric_value, shown
+from ...traces.results.metrics import Metrics
+from ...traces.variants.vary import parse_variation
 from ..machine import Machine
 from ..machine_file import DEFAULT_MACHINE
 from ..simulate import simulate as simulate_once
 from ..trials.cell import Cell, played
-from ..trials.metric import check_judged, higher_is_better, metric_value, shown
 from .judge import Chance, Finding, judge
 from .place import Place, as_settings
 from .report import finding_record

@@ -12,8 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..printing import printing
-from ..trials.metric import shown
+from ...traces.console.printing import printing
+from ...traces.results.metric import shown
 from .check import FAILING
 from .words import about, allowed, budget, change, details, findings, headline, name, next_step, sentence, summary
 

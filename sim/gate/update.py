@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import fsum
 
 from ...traces.errors import TokencakeError
-from ..trials.metric import shown
+from ...traces.results.metric import shown
 from .baseline import (
     NOTHING_WRITTEN,
     Baseline,

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Self
 from ...policies.registry import load_policy, owner
 from ...traces.errors import PolicyError, PolicyFault, TokencakeError
 from ...traces.events import Asked, AskedShared, CallArrived, Planned, Polled
-from ...traces.events_io import encode
-from ...traces.metrics import Metrics
+from ...traces.events_file import encode
+from ...traces.results.metrics import Metrics
 from ..simulate import simulate
 from ..trials.cell import Cell, played
 from ..trials.executors import run_on

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ...traces.escaping import for_terminal
-from ..report import seconds
-from ..trials.metric import shown
+from ...traces.files.escaping import for_terminal
+from ...traces.results.metric import shown
+from ...traces.results.report import seconds
 from .suite import BASELINE
 
 LONGEST_SHOWN = 100  # characters of a plan's field

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from ...policies.registry import load_policy
 from ...traces.apps import Application
-from ...traces.arrivals import ArrivalProcess
 from ...traces.errors import TokencakeError, TraceError
-from ...traces.metrics import Metrics
-from ...traces.reader import read_trace
-from ...traces.vary import AS_IT_IS, Variation, vary
+from ...traces.format.reader import read_trace
+from ...traces.generate.arrivals import ArrivalProcess
+from ...traces.results.metrics import Metrics
+from ...traces.variants.vary import AS_IT_IS, Variation, vary
 from ..compare import Counts, Workload, nothing_to_play
 from ..machine import Machine
 from ..simulate import simulate

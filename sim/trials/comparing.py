@@ -9,15 +9,15 @@ from typing import Any
 
 from ...policies.registry import ROWS, is_bound
 from ...traces.errors import EngineError
+from ...traces.format.reader import trace_digest
 from ...traces.limits import problem
-from ...traces.reader import trace_digest
+from ...traces.results.live_reports import read_live_reports
+from ...traces.results.metric import check_judged
+from ...traces.results.run_counts import check_count, check_repeats
 from .cell import Cell, cells, played
 from .comparison import ComparisonError, Gathered, Method, build
-from .executors import run_on_workers
-from .how_many import announced, check_count, check_repeats
-from .live_reports import read_live_reports
+from .executors import announced, run_on_workers
 from .lower_bound import lower_bounds
-from .metric import check_judged
 from .trying import tried
 from .workers import cores
 

@@ -16,11 +16,11 @@ from math import isfinite
 from typing import Any
 
 from ...traces.errors import TokencakeError
-from ..csv_table import csv_table
+from ...traces.results.csv_table import csv_table
+from ...traces.results.metric import higher_is_better, metric_value
+from ...traces.results.verdict import Judged, interval_of_mean, judge_paired, judge_unpaired, noise_floor, share_of_gain
 from .cell import Cell, Outcome
 from .lower_bound import has_bound
-from .metric import higher_is_better, metric_value
-from .verdict import Judged, interval_of_mean, judge_paired, judge_unpaired, noise_floor, share_of_gain
 
 SCHEMA = "tokencake.comparison/1"
 STANDARD_METRICS = (

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from .metric import shown
+from ...traces.results.metric import shown
 
 BOUND = " (bound)"
 NAME_WIDTH, CHANGE_WIDTH, GAP = 22, 14, 1  # characters: longer names are folded where there is no room

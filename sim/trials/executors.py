@@ -14,6 +14,7 @@ from .workers import Died, Workers
 
 Result = TypeVar("Result")
 
+MANY_RUNS = 10_000  # more are announced
 AHEAD = 2  # cells a worker that are handed out before their turn, so that no worker waits
 
 
@@ -51,3 +52,12 @@ def run_on(
                 yield future.result()
             except Died as died:
                 yield lost(cell, str(died))
+
+
+def announced(runs: int, first: Cell, workers: int, policy_timeout_s: float | None = None) -> str | None:
+    """How many runs there are and how long they take, if they are many. Plays the first for that, in a process."""
+    if runs <= MANY_RUNS:
+        return None
+    (outcome,) = run_on_workers([first], 1, policy_timeout_s)
+    hours, minutes = divmod(round(outcome.wall_s * runs / workers / 60), 60)
+    return f"{runs:,} runs; the first took {outcome.wall_s:.2g} s: about {hours} h {minutes} min on {workers} processes"

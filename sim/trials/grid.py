@@ -11,7 +11,7 @@ from itertools import product
 from typing import NamedTuple
 
 from ...traces.errors import TokencakeError
-from ...traces.fields import shown
+from ...traces.files.fields import shown
 from ..machine import Machine
 from ..machine_file import DEFAULT_MACHINE, changed, load_machine, parse_setting
 

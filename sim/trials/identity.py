@@ -12,14 +12,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ... import __version__
+from ...policies.registry import policy_file
 from ...traces.errors import PolicyError
-from ...traces.reader import trace_digest
-from ...traces.source_file import digest
+from ...traces.files.source_file import digest
+from ...traces.format.reader import trace_digest
 from ..machine import Machine
 from .cell import Cell
 
 PACKAGE = Path(__file__).parents[2]
-PLAYING = ("traces/*.py", "policies/*.py", "sim/*.py", "sim/trials/cell.py")  # what a simulation is made of
+PLAYING = ("traces/**/*.py", "policies/**/*.py", "sim/*.py", "sim/trials/cell.py")  # what a simulation is made of
 
 
 def identity_of(cell: Cell, base: Machine) -> dict[str, object]:
@@ -62,12 +63,6 @@ def key_of(cell: Cell, base: Machine) -> str:
     if (file := policy_file(cell.policy)) is not None:
         own["policy_sha256"] = _file_digest(file)
     return json.dumps(own, sort_keys=True)
-
-
-def policy_file(spec: str) -> Path | None:
-    """The file of `path/to/file.py:Class`."""
-    file, mark, _ = spec.partition(".py:")
-    return Path(f"{file}.py") if mark else None
 
 
 @lru_cache(maxsize=1)

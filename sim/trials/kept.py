@@ -15,24 +15,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ...traces.errors import TokencakeError
-from ...traces.fields import WrongField
-from ...traces.input_limits import LINE_BYTES
-from ...traces.replacing import unwritable
-from ...traces.schema import (
-    digest,
-    free,
-    map_of,
-    measured,
-    nullable,
-    printable,
-    record,
-    string,
-    whole_from,
-)
-from ...traces.strict_json import strict_json
+from ...traces.files.fields import WrongField
+from ...traces.files.input_limits import LINE_BYTES
+from ...traces.files.schema import digest, free, map_of, measured, nullable, printable, record, string, whole_from
+from ...traces.files.strict_json import strict_json
+from ...traces.files.whole_file import unwritable
+from ...traces.results.metric import run_metrics
 from .cell import Outcome
 from .identity import differing
-from .metric import run_metrics
 
 SCHEMA = "tokencake.sweep-cells/2"
 OLDER = "tokencake.sweep-cells/1"  # without checksums

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...traces.apps import Application, Call, CallId
-from ...traces.distribution import Distribution
+from ...traces.results.distribution import Distribution
 from ..machine import PS_PER_S, Machine, Timing, ps
 from ..pace import paced
 

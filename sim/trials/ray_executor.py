@@ -19,13 +19,13 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from ...policies.registry import is_ours
+from ...policies.registry import is_ours, policy_file
 from ...traces.errors import TokencakeError
-from ...traces.source_file import at_hand
+from ...traces.files.source_file import at_hand
 from .attempt import attempt, lost
 from .cell import Cell, Outcome
 from .executors import run_on
-from .identity import code_digest, policy_file
+from .identity import code_digest
 
 RETRIES = 1  # Ray's own, of a cell whose worker died; the next sweep tries again
 CLEARING_S = 5.0  # for workers to stop

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ...traces.arrivals import ArrivalProcess
 from ...traces.errors import TokencakeError
-from ...traces.reader import read_trace
-from ...traces.vary import AS_IT_IS, Variation
+from ...traces.format.reader import read_trace
+from ...traces.generate.arrivals import ArrivalProcess
+from ...traces.results.run_counts import check_count, check_repeats
+from ...traces.variants.vary import AS_IT_IS, Variation
 from .cell import Cell, Outcome, cells
 from .executors import run_on_workers
 from .grid import Grid, Point
-from .how_many import check_count, check_repeats
 from .identity import identity_of, key_of
 from .kept import Kept, Result
 from .trying import tried

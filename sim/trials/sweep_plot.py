@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...traces.errors import TokencakeError
-from ...traces.escaping import one_line
+from ...traces.files.escaping import one_line
 from .grid import QPS, Axis, Value, written
 
 ENDINGS = (".png", ".svg", ".pdf")

@@ -11,15 +11,15 @@ from dataclasses import asdict
 from typing import Any
 
 from ... import __version__
-from ...traces.reader import trace_digest
-from ..csv_table import csv_table
+from ...traces.format.reader import trace_digest
+from ...traces.results.csv_table import csv_table
+from ...traces.results.metric import higher_is_better, metric_value, shown
+from ...traces.results.verdict import interval_of_mean, judge_paired
 from .comparison import STANDARD_METRICS, Method, finite
 from .comparison_words import BOUND, percent
 from .grid import Point
 from .kept import Result
-from .metric import higher_is_better, metric_value, shown
 from .sweep import Sweep
-from .verdict import interval_of_mean, judge_paired
 
 SCHEMA = "tokencake.sweep/1"
 METHOD = Method()

@@ -9,13 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from ...traces.replacing import STANDARD_OUTPUT
-from ..outputs import Output, check_outputs, inputs_of, outputs_of, write_whole
+from ...traces.files.outputs import Output, check_outputs, outputs_of, write_whole
+from ...traces.files.whole_file import STANDARD_OUTPUT
+from ...traces.results.metric import check_judged
+from ..machine_file import inputs_of
 from .cell import Cell, Outcome
+from .executors import announced
 from .grid import Point
-from .how_many import announced
 from .kept import Kept
-from .metric import check_judged
 from .sweep import Play, Progress, Sweep, play_sweep
 from .sweep_plot import check_plot, plotted
 from .sweep_report import build, csv_text, point_line, problems

@@ -20,10 +20,10 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from ...policies.boundary import NOBODY, PLAN, TURNS, watched_by
+from ...traces.console.garbage import collect_seldom
+from ...traces.console.interrupts import heed
 from ...traces.errors import BugError, PolicyFault, TokencakeError
-from ...traces.source_file import adopt, handed_over
-from ..garbage import collect_seldom
-from ..interrupts import heed
+from ...traces.files.source_file import adopt, handed_over
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

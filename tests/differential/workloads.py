@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tokencake.sim.machine import Machine
 from tokencake.traces.apps import Application, Call, Prompt, Segment, Tool
-from tokencake.traces.generate import code_writer
+from tokencake.traces.generate.workloads import code_writer
 
 STEP_S = 0.01
 

@@ -21,10 +21,10 @@ from tokencake.live.settings import RunSettings
 from tokencake.policies.interface import EVERYTHING, Move, Plan, View
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, CallId
-from tokencake.traces.convert import convert
-from tokencake.traces.reader import read_trace
-from tokencake.traces.scaling import scaled
-from tokencake.traces.shrinking import shrunk
+from tokencake.traces.convert.formats import convert
+from tokencake.traces.format.reader import read_trace
+from tokencake.traces.variants.scale import scaled
+from tokencake.traces.variants.shrink import shrunk
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = 60

@@ -31,11 +31,11 @@ from tokencake.policies.replay import replay_file
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, CallId, Segment
 from tokencake.traces.errors import RunError
-from tokencake.traces.events_io import EventsWriter, Record
-from tokencake.traces.one_call import one_call_application
-from tokencake.traces.reader import read_trace
-from tokencake.traces.scaling import scaled
-from tokencake.traces.shrinking import shrunk
+from tokencake.traces.events_file import EventsWriter, Record
+from tokencake.traces.format.reader import read_trace
+from tokencake.traces.generate.single_call import one_call_application
+from tokencake.traces.variants.scale import scaled
+from tokencake.traces.variants.shrink import shrunk
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = 36  # two contexts and a bit

@@ -26,13 +26,13 @@ from tokencake.sim.machine import simulated_version
 from tokencake.traces.apps import Application, CallId, Segment
 from tokencake.traces.errors import EngineError, PolicyError, RunError
 from tokencake.traces.events import AppFinished, AppStarted, CallArrived, CallFinished, Stepped, ToolReturned
-from tokencake.traces.header import Header
-from tokencake.traces.metrics import Metrics
-from tokencake.traces.one_call import one_call_application
-from tokencake.traces.reader import read_trace
-from tokencake.traces.scaling import scaled
-from tokencake.traces.shrinking import shrunk
-from tokencake.traces.writer import write_trace
+from tokencake.traces.format.header import Header
+from tokencake.traces.format.reader import read_trace
+from tokencake.traces.format.writer import write_trace
+from tokencake.traces.generate.single_call import one_call_application
+from tokencake.traces.results.metrics import Metrics
+from tokencake.traces.variants.scale import scaled
+from tokencake.traces.variants.shrink import shrunk
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = 60

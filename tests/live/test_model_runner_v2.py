@@ -24,9 +24,9 @@ from tokencake.live.in_process import InProcess
 from tokencake.live.settings import RunSettings
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, CallId
-from tokencake.traces.reader import read_trace
-from tokencake.traces.scaling import scaled
-from tokencake.traces.shrinking import shrunk
+from tokencake.traces.format.reader import read_trace
+from tokencake.traces.variants.scale import scaled
+from tokencake.traces.variants.shrink import shrunk
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = 10  # the largest call needs 8

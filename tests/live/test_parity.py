@@ -20,12 +20,12 @@ from tokencake.sim.fit import limits_of
 from tokencake.sim.presets import PUBLISHED
 from tokencake.sim.recorded import play_recorded, with_limits
 from tokencake.traces.apps import Application
-from tokencake.traces.events_io import EventsWriter, read_events
-from tokencake.traces.header import Header
-from tokencake.traces.reader import read_trace
-from tokencake.traces.scaling import scaled
-from tokencake.traces.shrinking import shrunk
-from tokencake.traces.writer import write_trace
+from tokencake.traces.events_file import EventsWriter, read_events
+from tokencake.traces.format.header import Header
+from tokencake.traces.format.reader import read_trace
+from tokencake.traces.format.writer import write_trace
+from tokencake.traces.variants.scale import scaled
+from tokencake.traces.variants.shrink import shrunk
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = 60  # fewer than the applications' contexts take together

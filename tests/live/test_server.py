@@ -42,9 +42,9 @@ from tokencake.traces import events as e
 from tokencake.traces.apps import NO_HINTS, Call, Prompt, Segment
 from tokencake.traces.errors import EngineError
 from tokencake.traces.events import Request, ToolHint
-from tokencake.traces.events_io import EventsWriter, decode
-from tokencake.traces.metrics import Metrics
-from tokencake.traces.reader import read_trace
+from tokencake.traces.events_file import EventsWriter, decode
+from tokencake.traces.format.reader import read_trace
+from tokencake.traces.results.metrics import Metrics
 
 pytestmark = pytest.mark.slow
 

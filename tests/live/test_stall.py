@@ -29,13 +29,13 @@ from tokencake.live.stall import Watch
 from tokencake.traces.apps import Application, Segment
 from tokencake.traces.errors import RunError
 from tokencake.traces.events import AppFinished, CallAborted, CallFinished, Fact
-from tokencake.traces.header import Header
-from tokencake.traces.metrics import Metrics
-from tokencake.traces.one_call import one_call_application
-from tokencake.traces.reader import read_trace
-from tokencake.traces.scaling import scaled
-from tokencake.traces.shrinking import shrunk
-from tokencake.traces.writer import write_trace
+from tokencake.traces.format.header import Header
+from tokencake.traces.format.reader import read_trace
+from tokencake.traces.format.writer import write_trace
+from tokencake.traces.generate.single_call import one_call_application
+from tokencake.traces.results.metrics import Metrics
+from tokencake.traces.variants.scale import scaled
+from tokencake.traces.variants.shrink import shrunk
 
 ROOT = Path(__file__).parents[2]
 BLOCKS, BLOCK_TOKENS = 20, 32

@@ -1,0 +1,1 @@
+"""Workloads made from a seed: the published code writer, and deep research."""

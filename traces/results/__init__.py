@@ -1,0 +1,1 @@
+"""What runs came to: metrics folded over facts, reports, verdicts."""

@@ -1,0 +1,1 @@
+"""The same applications on another day, faster, or with fewer tokens."""
