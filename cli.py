@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from .live.connect import Remote
     from .live.engine_options import EngineOptions
     from .live.in_process import InProcess
-    from .live.settings import RunSettings
     from .live.validation import Trial
+    from .policies.run_settings import RunSettings
     from .sim.compare import Counts, Workload
     from .sim.fit import Fit
     from .sim.gate.command import Options as CheckOptions
@@ -612,7 +612,7 @@ def _print_serve_args(options: EngineOptions, specs: Sequence[str], settings: Ru
 
 def _live_settings(machine_name: str | None, seed: int, steps: bool) -> RunSettings:
     """What holds for all runs of a live comparison."""
-    from .live.settings import RunSettings
+    from .policies.run_settings import RunSettings
     from .sim.machine_file import load_machine
 
     settings = RunSettings(seed=seed, steps=steps)
@@ -884,8 +884,8 @@ def _live_trial(
 ) -> None:
     """One live run: its metrics, and whether its decisions come out again. Warns if the host was loaded meanwhile."""
     from .live.host_load import HostLoad
-    from .live.settings import RunSettings
     from .policies.replay import replay_file
+    from .policies.run_settings import RunSettings
     from .sim.compare import Counts, events_name
     from .sim.fit import loaded_words
     from .sim.recorded import play_recorded
@@ -1329,8 +1329,8 @@ def _both_sides(
 
     If something ends a live run early, how far it came is added to `cut_off`.
     """
-    from .live.settings import RunSettings
     from .policies.registry import load_policy
+    from .policies.run_settings import RunSettings
     from .sim.compare import Contender, Workload, compare
     from .sim.gate.live_verdict import REPEATS, LiveRuns, live_policies
     from .traces.format.reader import read_trace

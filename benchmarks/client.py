@@ -24,9 +24,9 @@ from exits import exit_code
 from tokencake.live.engine_options import EngineOptions
 from tokencake.live.in_process import InProcess
 from tokencake.live.play import Player
-from tokencake.live.settings import RunSettings
 from tokencake.live.start import Started
 from tokencake.live.tokens import Tokens
+from tokencake.policies.run_settings import RunSettings
 from tokencake.traces.apps import Application, Call, Prompt, Segment
 
 BLOCK_TOKENS = 32

@@ -25,7 +25,7 @@ from exits import exit_code
 
 from tokencake.live import copies, stretches
 from tokencake.live.jobs import CopyJob
-from tokencake.live.settings import RunSettings
+from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.machine import Machine
 from tokencake.sim.presets import PUBLISHED
 from tokencake.traces.generate.workloads import code_writer

@@ -28,9 +28,9 @@ from tokencake.live.engine_options import EngineOptions
 from tokencake.live.host_load import HostLoad
 from tokencake.live.in_process import InProcess
 from tokencake.live.measure import FULL, QUICK, measure
-from tokencake.live.settings import RunSettings
 from tokencake.live.validation import value_at
 from tokencake.policies.registry import load_policy
+from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.fit import Fit, fit_for, limits_of, rough_mix
 from tokencake.sim.machine import Machine
 from tokencake.sim.samples import Samples, StepSample

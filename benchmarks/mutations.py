@@ -33,14 +33,14 @@ from unittest.mock import patch
 from exits import exit_code
 
 from tokencake import __version__
-from tokencake.policies.gaps import GapEstimates
 from tokencake.policies.interface import Move
-from tokencake.policies.keeps import Keeps
-from tokencake.policies.partition import Partition
-from tokencake.policies.seniority import Seniority
-from tokencake.policies.spatial import Scores, Spatial
-from tokencake.policies.temporal import Temporal
-from tokencake.policies.uploads import Uploads
+from tokencake.policies.parts.tool_times import GapEstimates
+from tokencake.policies.tokencake.pins import Keeps
+from tokencake.policies.tokencake.published.partition import Partition
+from tokencake.policies.tokencake.published.spatial import Scores, Spatial
+from tokencake.policies.tokencake.published.temporal import Temporal
+from tokencake.policies.tokencake.published.uploads import Uploads
+from tokencake.policies.tokencake.seniority import Seniority
 from tokencake.sim.gate.baseline import read_baseline
 from tokencake.sim.gate.check import check_suite, run_suite
 from tokencake.sim.gate.judge import Chance, judge

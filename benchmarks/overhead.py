@@ -54,9 +54,9 @@ from tokencake import __version__
 from tokencake.live.connector import Done
 from tokencake.live.metadata import KEY
 from tokencake.live.scheduler import TokencakeMixin, TokencakeScheduler
-from tokencake.live.settings import RunSettings
 from tokencake.live.tiny import LONGEST_CONTEXT_TOKENS, tiny_model
 from tokencake.live.versions import check_vllm
+from tokencake.policies.run_settings import RunSettings
 from tokencake.traces import events as e
 from tokencake.traces.files.outputs import check_outputs, outputs_of, write_whole
 

@@ -22,6 +22,7 @@ from ..policies.controller import Controller, Sink
 from ..policies.interface import NATIVE, Extent, Hits, Plan, Policy
 from ..policies.registry import load_policy
 from ..policies.replay import began
+from ..policies.run_settings import RunSettings
 from ..traces import events as e
 from ..traces.apps import AgentId, AppId, CallId
 from ..traces.errors import EngineError, PolicyError, PolicyFault
@@ -35,7 +36,6 @@ from .host_pool import HostPool
 from .jobs import CopyJob
 from .metadata import from_extra_args
 from .occupancy import Occupancy
-from .settings import RunSettings
 from .steps import Sums, sums_of
 
 logger = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..policies.controller import Sink
+from ..policies.run_settings import RunSettings
 from ..traces.apps import AppId, Application, Call, CallId
 from ..traces.errors import EngineError, RunError, TokencakeError
 from ..traces.events import AppFinished, Asked, AskedShared, Began, CallArrived, Occupied, Planned, Request
@@ -32,7 +33,6 @@ from .play import Player
 from .prometheus import since
 from .protocol import new_name
 from .server import About, Server, Unauthorized
-from .settings import RunSettings
 from .tokens import Tokens
 
 FACTS_EVERY_S = 0.5

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..policies.interface import Policy
+from ..policies.run_settings import CLIENT_TIMEOUT_S, RunSettings, from_client
 from ..traces.errors import EngineError, RunError, TokencakeError
 from ..traces.events_file import PARTIAL, EventsWriter
 from ..traces.files.fields import WrongField, shown, whole
@@ -19,7 +20,6 @@ from .adapter import Adapter
 from .client_events import events_from_body
 from .kept_facts import KeptFacts
 from .protocol import BUSY, LONGEST_NAME, SHORTEST_NAME
-from .settings import CLIENT_TIMEOUT_S, RunSettings, from_client
 from .stall import Watch
 
 logger = logging.getLogger(__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from ..policies.run_settings import STALL_S
 from ..traces.errors import EngineError
 from .available_memory import usual_host_gib
 
@@ -15,7 +16,6 @@ CPU_ENVIRONMENT: Mapping[str, str] = {  # what we choose for an engine without a
     "OMP_NUM_THREADS": "1",  # threads that spin while another process has the core make steps many times slower
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB, where nobody said how many blocks
 }
-STALL_S = 60.0  # calls wait and nothing happens: so long, until that is an error
 LONGEST_COPY_S = 60.0  # no copy takes longer
 
 COMPILE = ("none", "graphs", "full")  # eager; CUDA graphs of decode steps alone; torch.compile and all CUDA graphs

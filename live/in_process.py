@@ -18,6 +18,7 @@ from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self
 
 from ..policies.controller import Sink
+from ..policies.run_settings import RunSettings
 from ..traces.apps import AppId, Application, Call, CallId
 from ..traces.errors import EngineError, RunError, TokencakeError
 from ..traces.events import Request
@@ -27,7 +28,6 @@ from .engine_options import LONGEST_COPY_S, EngineOptions
 from .lateness import CallLatencies
 from .metadata import KEY, to_metadata
 from .play import Player
-from .settings import RunSettings
 from .stall import Watch
 from .start import Started, start
 from .tokens import Tokens

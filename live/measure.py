@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ..policies.controller import Sink
+from ..policies.run_settings import RunSettings
 from ..traces import limits as bounds
 from ..traces.apps import AppId, Application, Call, CallId, Prompt, Segment, Tool
 from ..traces.errors import EngineError
 from ..traces.events import CallFinished
 from .copy_probe import LOADED, UPLOADED
-from .settings import RunSettings
 
 COPY_POLICY = f"{Path(__file__).with_name('copy_probe.py')}:CopyProbe"  # as `load_policy` takes it
 SLOWEST_LINK_GBPS = 3.0  # of a link whose rate nobody stated: copies are waited for as long as this takes

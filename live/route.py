@@ -30,12 +30,12 @@ from fastapi import FastAPI
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from ..policies.run_settings import control_token, from_client, server_settings
 from ..traces.errors import EngineError
 from ..traces.files.fields import WrongField, shown
 from ..traces.files.strict_json import strict_json
 from .client_events import events_from_body
 from .protocol import RUN_HEADER, new_name
-from .settings import control_token, from_client, server_settings
 
 Answer = Mapping[str, object]
 

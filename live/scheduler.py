@@ -17,6 +17,7 @@ from vllm.v1.core.sched.request_queue import SchedulingPolicy, create_request_qu
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import RequestStatus
 
+from ..policies.run_settings import control_token, server_settings
 from ..traces.errors import EngineError
 from .adapter import Adapter
 from .connector import TokencakeConnector
@@ -24,7 +25,6 @@ from .control import Control
 from .engine_core import EngineHandle
 from .limits import about, check_supported, host_slots, longest_context_tokens
 from .queues import Queues
-from .settings import control_token, server_settings
 from .stall import Watch
 from .versions import check_vllm
 

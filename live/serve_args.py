@@ -7,10 +7,10 @@ import os
 import shlex
 from collections.abc import Mapping
 
+from ..policies.run_settings import SECTION, STALL_S, RunSettings
 from ..traces.errors import EngineError
-from .engine_options import CPU_ENVIRONMENT, MODEL_RUNNER, MODEL_RUNNERS, STALL_S, TINY, EngineOptions, compilation
+from .engine_options import CPU_ENVIRONMENT, MODEL_RUNNER, MODEL_RUNNERS, TINY, EngineOptions, compilation
 from .protocol import CONTROL_TOKEN
-from .settings import SECTION, RunSettings
 from .tiny import tiny_model
 
 SCHEDULER = "tokencake.live.scheduler.TokencakeScheduler"

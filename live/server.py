@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .. import __version__
+from ..policies.run_settings import RunSettings, to_server
 from ..traces.apps import Call
 from ..traces.errors import EngineError, RunError
 from ..traces.events import Request
@@ -25,7 +26,6 @@ from .counters import Counters
 from .metadata import KEY, to_metadata
 from .prometheus import read_counters
 from .protocol import API_KEY, BUSY, CONTROL_TOKEN, RUN_HEADER
-from .settings import RunSettings, to_server
 from .versions import check_version
 
 ANSWER_S = 60.0  # a server that says nothing for so long, to a question that takes no work, hangs

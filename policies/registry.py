@@ -20,21 +20,21 @@ from typing import Any, Literal, NamedTuple, Union
 from ..traces.apps import Application
 from ..traces.errors import PolicyError
 from ..traces.files.fields import MAX_NAME
-from .autellix import Autellix
 from .boundary import CONSTRUCTOR, IMPORT, Turn, told
-from .continuum import Continuum
-from .infercept import InferCept
+from .field.autellix import Autellix
+from .field.continuum import Continuum
+from .field.infercept import InferCept
+from .field.kvflow import KvFlow
+from .field.mori import Mori
+from .field.native_offload import NativeOffload
+from .field.oracle import Oracle
+from .field.prefetch_at_pause import PrefetchAtPause
+from .field.saga import Saga
+from .field.thunderagent import ThunderAgent
+from .field.vllm import Vllm
 from .interface import EVERYTHING, Policy
-from .kvflow import KvFlow
-from .mori import Mori
-from .native_offload import NativeOffload
-from .oracle import Oracle
-from .prefetch_at_pause import PrefetchAtPause
-from .rules import Rules
-from .saga import Saga
-from .thunderagent import ThunderAgent
-from .tokencake import tokencake
-from .vllm import Vllm
+from .tokencake.options import Rules
+from .tokencake.policy import tokencake
 
 ENTRY_POINT_GROUP = "tokencake.policies"
 FUTURE = "applications"  # the parameter of a constructor that takes the applications, true durations and all

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Self
 
-from ..policies.vllm import Vllm
+from ..policies.field.vllm import Vllm
 from ..traces import events as e
 from ..traces.apps import Application, CallId
 from .machine import PS_PER_S, Machine

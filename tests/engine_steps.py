@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from oracle.play import Step
 
-from tokencake.policies.vllm import Vllm
+from tokencake.policies.field.vllm import Vllm
 from tokencake.sim.machine import Machine
 from tokencake.sim.scheduler import Scheduled
 from tokencake.sim.simulate import simulate

@@ -26,10 +26,10 @@ from rich.console import Console
 
 from tokencake import __version__
 from tokencake.live.metadata import KEY, from_extra_args
-from tokencake.live.settings import RunSettings, from_record, server_settings
 from tokencake.policies.registry import load_policy
 from tokencake.policies.replay import replay_file
 from tokencake.policies.replay import words as replay_words
+from tokencake.policies.run_settings import RunSettings, from_record, server_settings
 from tokencake.sim.calibration import comments, tables
 from tokencake.sim.compare import Contender, Workload, compare
 from tokencake.sim.fit import fit_for

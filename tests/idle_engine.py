@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 from tokencake.live.adapter import Adapter
 from tokencake.live.control import Control
-from tokencake.live.settings import RunSettings
 from tokencake.live.stall import Watch
 from tokencake.policies.interface import Policy
 from tokencake.policies.registry import load_policy
+from tokencake.policies.run_settings import RunSettings
 
 OWN = RunSettings(policy="tokencake", app_timeout_s=10.0)
 

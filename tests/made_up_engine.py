@@ -8,9 +8,9 @@ from typing import Any, Self
 
 from tokencake.live.engine_options import EngineOptions
 from tokencake.live.in_process import EngineLimits, LiveStats
-from tokencake.live.settings import RunSettings
 from tokencake.policies.registry import load_policy
 from tokencake.policies.replay import began
+from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.machine_file import load_machine
 from tokencake.sim.simulate import simulate
 from tokencake.traces import events as e

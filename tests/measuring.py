@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tokencake.policies.vllm import Vllm
+from tokencake.policies.field.vllm import Vllm
 from tokencake.sim.fit import Limits
 from tokencake.sim.machine import PS_PER_S, Machine
 from tokencake.sim.samples import HostShare, StepSample

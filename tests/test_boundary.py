@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tokencake.policies.field.vllm import Vllm
 from tokencake.policies.interface import EVERYTHING, Move, Plan, View
 from tokencake.policies.names import Names
 from tokencake.policies.plans import plain_plan
-from tokencake.policies.vllm import Vllm
 from tokencake.sim.presets import PUBLISHED
 from tokencake.sim.simulate import simulate
 from tokencake.traces.apps import Application

@@ -13,8 +13,8 @@ from adversary import Adversary, hard_workload
 from runs import MakePolicy, Record, play
 from seeds import seeds
 
-from tokencake.policies.tokencake import tokencake
-from tokencake.policies.vllm import Vllm
+from tokencake.policies.field.vllm import Vllm
+from tokencake.policies.tokencake.policy import tokencake
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, Call, CallId, Tool
 

@@ -9,7 +9,7 @@ import pytest
 from differential.workloads import workload
 from runs import play
 
-from tokencake.policies.vllm import Vllm
+from tokencake.policies.field.vllm import Vllm
 from tokencake.sim.link import Link
 from tokencake.sim.machine import Machine
 from tokencake.sim.scheduler import Scheduled

@@ -10,7 +10,7 @@ from engine_steps import by, by_the_simulator
 from oracle import scheduler
 from seeds import seeds
 
-from tokencake.policies.vllm import Vllm
+from tokencake.policies.field.vllm import Vllm
 from tokencake.sim.simulate import simulate
 from tokencake.traces.events import Fact
 

@@ -14,9 +14,9 @@ from runs import MakePolicy, Record, assert_the_same_by_all_structures, play, pl
 from seeds import seeds
 from test_kv_pool import check_whole
 
+from tokencake.policies.field.vllm import Vllm
 from tokencake.policies.interface import EVERYTHING, NATIVE, Move, Plan, View
-from tokencake.policies.tokencake import tokencake
-from tokencake.policies.vllm import Vllm
+from tokencake.policies.tokencake.policy import tokencake
 from tokencake.sim.content import ContextTree
 from tokencake.sim.kv import KvPool
 from tokencake.sim.machine import Machine

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from tokencake.policies.field.vllm import Vllm
 from tokencake.policies.interface import Plan, View
-from tokencake.policies.vllm import Vllm
 from tokencake.sim.machine import ENGINE_VERSIONS, Machine
 from tokencake.sim.simulate import simulate
 from tokencake.traces import events as e

@@ -7,9 +7,9 @@ import mutations
 import pytest
 
 from tokencake.cli import run
-from tokencake.policies.partition import Partition
-from tokencake.policies.seniority import Seniority
-from tokencake.policies.uploads import Uploads
+from tokencake.policies.tokencake.published.partition import Partition
+from tokencake.policies.tokencake.published.uploads import Uploads
+from tokencake.policies.tokencake.seniority import Seniority
 from tokencake.sim.gate.check import check_suite
 from tokencake.sim.gate.suite_file import load_suite
 

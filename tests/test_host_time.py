@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tokencake.policies.vllm import Vllm
+from tokencake.policies.field.vllm import Vllm
 from tokencake.sim.machine import Machine
 from tokencake.sim.simulate import simulate
 from tokencake.sim.trials.lower_bound import latency_bound_s

@@ -23,7 +23,7 @@ from tokencake.cli import run
 from tokencake.live.connect import Remote, _Facts
 from tokencake.live.in_process import LiveStats
 from tokencake.live.server import _batches
-from tokencake.live.settings import RunSettings
+from tokencake.policies.run_settings import RunSettings
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application
 from tokencake.traces.errors import EngineError, RunError

@@ -18,7 +18,7 @@ from idle_engine import OWN, IdleEngine
 from tokencake.live.control import Control
 from tokencake.live.kept_facts import KeptFacts
 from tokencake.live.metadata import KEY, from_extra_args
-from tokencake.live.settings import RunSettings
+from tokencake.policies.run_settings import RunSettings
 from tokencake.traces import events as e
 from tokencake.traces.errors import EngineError
 from tokencake.traces.events_file import read_events

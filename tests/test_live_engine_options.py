@@ -16,8 +16,8 @@ from tokencake.live import available_memory
 from tokencake.live.available_memory import available_bytes, usual_host_gib
 from tokencake.live.engine_options import MODEL_RUNNER, EngineOptions, compilation, graph_sizes, settled
 from tokencake.live.serve_args import ASYNCHRONOUS_SCHEDULER, SCHEDULER, serve_args, serve_command
-from tokencake.live.settings import RunSettings
 from tokencake.live.start import _arguments, _choose_runner, _quiet
+from tokencake.policies.run_settings import RunSettings
 from tokencake.traces.errors import EngineError
 
 MODEL = "Qwen/Qwen2.5-7B-Instruct"

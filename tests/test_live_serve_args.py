@@ -13,7 +13,9 @@ import pytest
 from tokencake.cli import run
 from tokencake.live.engine_options import EngineOptions, settled
 from tokencake.live.serve_args import ENVIRONMENT, additional_config, serve_args, serve_command
-from tokencake.live.settings import (
+from tokencake.live.start import _arguments
+from tokencake.policies.costs import LinearCosts
+from tokencake.policies.run_settings import (
     RunSettings,
     control_token,
     from_client,
@@ -21,8 +23,6 @@ from tokencake.live.settings import (
     server_settings,
     to_server,
 )
-from tokencake.live.start import _arguments
-from tokencake.policies.costs import LinearCosts
 from tokencake.traces.errors import EngineError
 
 ROOT = Path(__file__).parents[1]

@@ -14,8 +14,8 @@ from trace_files import one_app, one_call, written
 
 from tokencake.cli import run
 from tokencake.live.measure import COPY_POLICY, FULL, QUICK, copy_probes, measure, step_probes, trace_probes
-from tokencake.live.settings import RunSettings
 from tokencake.policies.registry import load_policy
+from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.copy_fit import fit_copies
 from tokencake.sim.fit import Limits
 from tokencake.sim.machine import Machine

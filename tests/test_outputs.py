@@ -242,7 +242,7 @@ def test_what_a_shell_has_opened_is_compared_too(trace: str, here: Path, command
 
 
 MACHINE = 'base = "h100-llama-3.1-8b"\ngpu_blocks = 3000\n'
-POLICY = "from tokencake.policies.vllm import Vllm\nclass Mine(Vllm):\n    pass\n"
+POLICY = "from tokencake.policies.field.vllm import Vllm\nclass Mine(Vllm):\n    pass\n"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 from views import Story
 
-from tokencake.policies.autellix import Autellix
+from tokencake.policies.field.autellix import Autellix
 from tokencake.traces import events as e
 from tokencake.traces.errors import PolicyError
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from views import Story
 
-from tokencake.policies.continuum import LATEST_GAPS, Continuum, SeenGaps, Turns, best_keep_s
-from tokencake.policies.ranked_queue import RankedQueue
+from tokencake.policies.field.continuum import LATEST_GAPS, Continuum, SeenGaps, Turns, best_keep_s
+from tokencake.policies.parts.ranked_queue import RankedQueue
 from tokencake.traces import events as e
 from tokencake.traces.apps import Hints
 from tokencake.traces.errors import PolicyError

@@ -1,6 +1,6 @@
 """Tool times: declared, learned, both, neither."""
 
-from tokencake.policies.gaps import GapEstimates
+from tokencake.policies.parts.tool_times import GapEstimates
 from tokencake.traces.apps import NO_HINTS
 from tokencake.traces.events import Request, ToolHint
 

@@ -6,7 +6,7 @@ import pytest
 from crowded_runs import count, crowded, facts_of
 from views import Story
 
-from tokencake.policies.infercept import Batch, InferCept, StepTime
+from tokencake.policies.field.infercept import Batch, InferCept, StepTime
 from tokencake.policies.interface import Move
 from tokencake.traces import events as e
 from tokencake.traces.apps import Hints

@@ -4,8 +4,8 @@ import pytest
 from views import Story
 
 from tokencake.policies.interface import View
-from tokencake.policies.losses import Losses
-from tokencake.policies.tokencake import Tokencake, tokencake
+from tokencake.policies.tokencake.losses import Losses
+from tokencake.policies.tokencake.policy import Tokencake, tokencake
 from tokencake.traces import events as e
 from tokencake.traces.apps import Hints
 from tokencake.traces.events import ToolHint

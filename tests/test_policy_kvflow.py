@@ -8,9 +8,9 @@ from crowded_runs import count, crowded, facts_of
 from fickle_clients import FickleClients
 from views import Story
 
-from tokencake.policies.endings import Endings
+from tokencake.policies.field.kvflow import KvFlow
 from tokencake.policies.interface import Move, Plan, Status, View
-from tokencake.policies.kvflow import KvFlow
+from tokencake.policies.parts.returns import Endings
 from tokencake.traces import events as e
 from tokencake.traces.apps import Hints
 from tokencake.traces.errors import PolicyError

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokencake.policies.lanes import Lanes, Peers, in_order
-from tokencake.policies.score import START_OFFSET_S, drift, waits_in_order_s
+from tokencake.policies.tokencake.published.score import START_OFFSET_S, drift, waits_in_order_s
+from tokencake.policies.tokencake.published.waiting_lanes import Lanes, Peers, in_order
 from tokencake.traces.apps import Hints
 
 CHAT = Hints()

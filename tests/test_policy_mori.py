@@ -3,8 +3,8 @@
 from crowded_runs import count, crowded, facts_of
 from views import Story
 
+from tokencake.policies.field.mori import Mori
 from tokencake.policies.interface import Move, Plan
-from tokencake.policies.mori import Mori
 from tokencake.traces import events as e
 from tokencake.traces.events import ToolHint
 

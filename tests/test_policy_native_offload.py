@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from runs import play
 from views import Story
 
+from tokencake.policies.field.native_offload import Arc, NativeOffload
 from tokencake.policies.interface import Move, Plan
-from tokencake.policies.native_offload import Arc, NativeOffload
 from tokencake.traces import events as e
 
 HOST_BLOCKS = 30

@@ -6,8 +6,8 @@ import pytest
 from crowded_runs import crowded, facts_of
 from views import Story
 
+from tokencake.policies.field.oracle import Future, Oracle
 from tokencake.policies.interface import Move, Plan
-from tokencake.policies.oracle import Future, Oracle
 from tokencake.policies.registry import is_bound, load_policy
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, Call, Prompt, Segment, Tool

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokencake.policies.agent_types import AgentType
-from tokencake.policies.partition import Partition, Room, split
-from tokencake.policies.rules import Rules
+from tokencake.policies.tokencake.options import Rules
+from tokencake.policies.tokencake.published.agent_types import AgentType
+from tokencake.policies.tokencake.published.partition import Partition, Room, split
 from tokencake.traces.apps import Hints
 from tokencake.traces.events import Request
 

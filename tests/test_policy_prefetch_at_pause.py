@@ -5,8 +5,8 @@ from dataclasses import replace
 from crowded_runs import count, crowded, facts_of
 from views import Story
 
+from tokencake.policies.field.prefetch_at_pause import PrefetchAtPause
 from tokencake.policies.interface import Move, Plan, View
-from tokencake.policies.prefetch_at_pause import PrefetchAtPause
 from tokencake.policies.registry import load_policy
 from tokencake.traces import events as e
 from tokencake.traces.events import ToolHint

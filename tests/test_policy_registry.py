@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tokencake.policies.field.vllm import Vllm
 from tokencake.policies.registry import is_bound, load_policy, policy_lines
-from tokencake.policies.rules import Rules
-from tokencake.policies.tokencake import Tokencake
-from tokencake.policies.vllm import Vllm
+from tokencake.policies.tokencake.options import Rules
+from tokencake.policies.tokencake.policy import Tokencake
 from tokencake.traces.errors import PolicyError
 from tokencake.traces.events import CallArrived
 

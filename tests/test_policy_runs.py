@@ -9,7 +9,7 @@ from tokencake.policies.controller import as_record
 from tokencake.policies.interface import Hits
 from tokencake.policies.ledger import Ledger
 from tokencake.policies.registry import load_policy
-from tokencake.policies.rules import Rules
+from tokencake.policies.tokencake.options import Rules
 from tokencake.sim.machine_file import load_machine
 from tokencake.sim.simulate import simulate
 from tokencake.traces import events as e

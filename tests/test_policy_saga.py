@@ -5,8 +5,8 @@ from math import exp, log
 import pytest
 from views import Story
 
+from tokencake.policies.field.saga import Saga
 from tokencake.policies.interface import NATIVE
-from tokencake.policies.saga import Saga
 from tokencake.traces import events as e
 from tokencake.traces.apps import Hints
 from tokencake.traces.errors import PolicyError

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokencake.policies.score import drift
+from tokencake.policies.tokencake.published.score import drift
 from tokencake.traces.apps import Hints
 
 

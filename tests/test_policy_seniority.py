@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from views import Story
 
-from tokencake.policies.admission import Admission, Claim, Rival
 from tokencake.policies.interface import View
-from tokencake.policies.keeps import Blocked
-from tokencake.policies.losses import Losses
-from tokencake.policies.rules import CHANGES, Rules
-from tokencake.policies.seniority import Queue, Seniority, Waiting
-from tokencake.policies.tokencake import tokencake
+from tokencake.policies.parts.admission import Admission, Claim, Rival
+from tokencake.policies.tokencake.losses import Losses
+from tokencake.policies.tokencake.options import CHANGES, Rules
+from tokencake.policies.tokencake.pins import Blocked
+from tokencake.policies.tokencake.policy import tokencake
+from tokencake.policies.tokencake.seniority import Queue, Seniority, Waiting
 from tokencake.traces import events as e
 from tokencake.traces.apps import Hints
 

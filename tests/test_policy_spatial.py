@@ -4,9 +4,9 @@ import pytest
 from views import Story
 
 from tokencake.policies.interface import View
-from tokencake.policies.rules import Rules
-from tokencake.policies.spatial import Spatial
-from tokencake.policies.tokencake import Tokencake, tokencake
+from tokencake.policies.tokencake.options import Rules
+from tokencake.policies.tokencake.policy import Tokencake, tokencake
+from tokencake.policies.tokencake.published.spatial import Spatial
 from tokencake.traces import events as e
 from tokencake.traces.apps import Hints
 

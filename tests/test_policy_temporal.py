@@ -9,9 +9,9 @@ from views import Story
 
 from tokencake.policies.costs import LinearCosts
 from tokencake.policies.interface import Move, Plan
-from tokencake.policies.rules import Rules
-from tokencake.policies.temporal import longest_save
-from tokencake.policies.tokencake import Tokencake, tokencake
+from tokencake.policies.tokencake.options import Rules
+from tokencake.policies.tokencake.policy import Tokencake, tokencake
+from tokencake.policies.tokencake.published.temporal import longest_save
 from tokencake.traces import events as e
 from tokencake.traces.apps import Hints
 from tokencake.traces.events import ToolHint

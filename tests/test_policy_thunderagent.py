@@ -4,8 +4,8 @@ import pytest
 from fickle_clients import FickleClients
 from views import Story
 
+from tokencake.policies.field.thunderagent import Stage, ThunderAgent
 from tokencake.policies.interface import Plan, View
-from tokencake.policies.thunderagent import Stage, ThunderAgent
 from tokencake.traces import events as e
 from tokencake.traces.errors import PolicyError
 from tokencake.traces.events import ToolHint

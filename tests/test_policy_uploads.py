@@ -3,7 +3,7 @@
 from views import Story
 
 from tokencake.policies.interface import Move
-from tokencake.policies.tokencake import Tokencake, tokencake
+from tokencake.policies.tokencake.policy import Tokencake, tokencake
 from tokencake.traces import events as e
 from tokencake.traces.apps import Hints
 from tokencake.traces.events import ToolHint

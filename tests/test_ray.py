@@ -17,7 +17,7 @@ from tokencake.sim.trials import ray_executor
 from tokencake.sim.trials.cell import Cell, play
 from tokencake.sim.trials.identity import code_digest
 
-MINE = "from tokencake.policies.vllm import Vllm\nclass Mine(Vllm): pass\n"
+MINE = "from tokencake.policies.field.vllm import Vllm\nclass Mine(Vllm): pass\n"
 DYING = """
 import os, signal
 

@@ -13,10 +13,10 @@ from differential.workloads import capped
 from runs import MakePolicy, Record
 from stepped_runs import play_stepped
 
+from tokencake.policies.field.vllm import Vllm
 from tokencake.policies.interface import Plan, Policy, View
 from tokencake.policies.replay import began
-from tokencake.policies.tokencake import tokencake
-from tokencake.policies.vllm import Vllm
+from tokencake.policies.tokencake.policy import tokencake
 from tokencake.sim.fit import Limits
 from tokencake.sim.machine import Machine
 from tokencake.sim.presets import PUBLISHED

@@ -15,10 +15,10 @@ from runs import MakePolicy, Record, play
 
 from tokencake.cli import run
 from tokencake.policies.costs import LinearCosts
+from tokencake.policies.field.vllm import Vllm
 from tokencake.policies.interface import EVERYTHING, Plan, View
 from tokencake.policies.replay import Difference, began, differing, replay, replay_file
-from tokencake.policies.tokencake import tokencake
-from tokencake.policies.vllm import Vllm
+from tokencake.policies.tokencake.policy import tokencake
 from tokencake.sim.machine import Machine
 from tokencake.sim.presets import PUBLISHED
 from tokencake.traces import events as e

@@ -12,7 +12,7 @@ from made_up_server import made_up_server
 from tokencake.live.engine_options import EngineOptions
 from tokencake.live.metadata import from_extra_args
 from tokencake.live.serve_args import serve_args, serve_command
-from tokencake.live.settings import RunSettings
+from tokencake.policies.run_settings import RunSettings
 from tokencake.traces.events import ToolHint
 
 PAGE = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")

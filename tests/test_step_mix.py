@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tokencake.policies.vllm import Vllm
+from tokencake.policies.field.vllm import Vllm
 from tokencake.sim.machine import Machine
 from tokencake.sim.samples import StepSample
 from tokencake.sim.simulate import simulate

@@ -12,8 +12,8 @@ from differential.workloads import capped, hosted, workload
 from runs import MakePolicy, assert_equal, assert_the_same_by_all_structures, play
 from seeds import seeds
 
-from tokencake.policies.tokencake import tokencake
-from tokencake.policies.vllm import Vllm
+from tokencake.policies.field.vllm import Vllm
+from tokencake.policies.tokencake.policy import tokencake
 from tokencake.sim.machine import Machine
 from tokencake.sim.presets import PUBLISHED
 from tokencake.sim.scheduler import Scheduled

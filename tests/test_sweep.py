@@ -251,7 +251,7 @@ def test_a_worker_that_dies_is_a_failed_cell_and_the_rest_goes_on(trace, capsys,
 def test_a_failed_cell_is_tried_again(trace):
     """Here the disk had been full, say: the policy is the same."""
     Path("mine.py").write_text(
-        "import os\nfrom tokencake.policies.vllm import Vllm\n"
+        "import os\nfrom tokencake.policies.field.vllm import Vllm\n"
         "class Moody(Vllm):\n"
         "    def plan(self, view):\n"
         "        if not os.path.exists('well'):\n            os._exit(3)\n"
@@ -297,7 +297,7 @@ def test_a_policy_whose_file_has_changed_is_played_anew(trace):
     Path("mine.py").write_text(DIVIDING)
     sweep = ["sweep", trace, "--policy", "vllm", "--policy", "mine.py:Dividing", "--repeat", "1", "-o", "s.csv"]
     assert run(sweep) == 1
-    Path("mine.py").write_text("from tokencake.policies.vllm import Vllm\nclass Dividing(Vllm): pass\n")
+    Path("mine.py").write_text("from tokencake.policies.field.vllm import Vllm\nclass Dividing(Vllm): pass\n")
     assert subprocess.run(command(*sweep[1:]), check=False).returncode == 0
     vllm, other = rows("s.csv")
     assert vllm["makespan_s"] == other["makespan_s"] != ""

@@ -64,7 +64,7 @@ def test_in_a_locale_without_utf_8_too(trace: str):
 
 
 def test_files_and_data_are_in_utf_8_whatever_a_terminal_can_show(trace: str):
-    Path("mïne.py").write_text("from tokencake.policies.vllm import Vllm\nclass Mine(Vllm):\n    pass\n")
+    Path("mïne.py").write_text("from tokencake.policies.field.vllm import Vllm\nclass Mine(Vllm):\n    pass\n")
     out = printed(f"simulate {trace} --policy mïne.py:Mine --csv -", PYTHONIOENCODING="ascii")
     assert "mïne.py:Mine" in out.decode()
 
@@ -119,7 +119,7 @@ def test_what_comes_from_files_does_nothing_to_a_terminal(trace: str, capfd: pyt
         '"offload_block_s":0,"upload_setup_s":0,"upload_block_s":0,"prefill_s":0}}\n'
     )
     Path("raises.py").write_text(
-        f"from tokencake.policies.vllm import Vllm\nclass Mine(Vllm):\n    def plan(self, view):\n"
+        f"from tokencake.policies.field.vllm import Vllm\nclass Mine(Vllm):\n    def plan(self, view):\n"
         f"        raise ValueError({title + backwards!r})\n"
     )
     Path("suite.toml").write_text(f'[cases.a]\n"{backwards}{title!r}" = 1\n')
@@ -153,7 +153,7 @@ def test_progress_shows_names_as_they_are(capfd: pytest.CaptureFixture[str], mon
 
 
 def test_a_checkout_with_line_ends_of_windows_is_the_same(trace: str):
-    Path("mine.py").write_text("from tokencake.policies.vllm import Vllm\n\n\nclass Mine(Vllm):\n    pass\n")
+    Path("mine.py").write_text("from tokencake.policies.field.vllm import Vllm\n\n\nclass Mine(Vllm):\n    pass\n")
     Path("m.toml").write_text('base = "h100-llama-3.1-8b"\ngpu_blocks = 3000\n')
     suite = f'[cases.one]\ntrace = "{trace}"\npolicy = "mine.py:Mine"\nmachine = "./m.toml"\n'
     Path("tokencake.toml").write_text(suite)

@@ -30,9 +30,9 @@ from tokencake.live.jobs import CopyJob
 from tokencake.live.metadata import KEY, to_metadata
 from tokencake.live.play import Player
 from tokencake.live.scheduler import TokencakeAsyncScheduler, TokencakeScheduler
-from tokencake.live.settings import RunSettings
 from tokencake.live.tokens import Tokens
 from tokencake.policies.controller import Sink
+from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.link import Link
 from tokencake.sim.machine import PS_PER_S, Machine
 from tokencake.traces.apps import Application, Call, CallId

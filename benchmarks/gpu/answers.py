@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from tokencake.live.in_process import InProcess
-from tokencake.live.settings import RunSettings
+from tokencake.policies.run_settings import RunSettings
 from tokencake.traces.apps import CallId
 
 from . import setups

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from tokencake.live.in_process import InProcess
-from tokencake.live.settings import UNMEASURED
+from tokencake.policies.run_settings import UNMEASURED
 from tokencake.sim.fit import limits_of
 from tokencake.sim.machine import Machine
 from tokencake.traces.apps import Application

@@ -10,7 +10,7 @@ import statistics
 from typing import Any
 
 from tokencake.live.in_process import InProcess
-from tokencake.live.settings import RunSettings
+from tokencake.policies.run_settings import RunSettings
 
 from . import results, setups
 from .answers import backends

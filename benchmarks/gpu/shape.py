@@ -18,10 +18,10 @@ from tokencake import __version__
 from tokencake.live.host_load import HostLoad
 from tokencake.live.in_process import InProcess
 from tokencake.live.measure import measure
-from tokencake.live.settings import RunSettings
 from tokencake.policies.costs import LinearCosts
 from tokencake.policies.registry import load_policy
 from tokencake.policies.replay import replay_file
+from tokencake.policies.run_settings import RunSettings
 from tokencake.sim import calibration
 from tokencake.sim.fit import Limits, fit_for, limits_of, rough_mix
 from tokencake.sim.machine import Machine

@@ -31,8 +31,8 @@ from vllm.v1.kv_offload.base import make_offload_key
 from vllm.v1.outputs import KVConnectorOutput
 
 from tokencake.live.versions import check_vllm
+from tokencake.policies.field.native_offload import NativeOffload
 from tokencake.policies.interface import Extent
-from tokencake.policies.native_offload import NativeOffload
 from tokencake.sim.copies import Copies
 from tokencake.sim.jobs import Job
 from tokencake.sim.kv import Span

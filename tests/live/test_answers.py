@@ -17,8 +17,8 @@ pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an
 
 from tokencake.live.engine_options import EngineOptions
 from tokencake.live.in_process import InProcess
-from tokencake.live.settings import RunSettings
 from tokencake.policies.interface import EVERYTHING, Move, Plan, View
+from tokencake.policies.run_settings import RunSettings
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, CallId
 from tokencake.traces.convert.formats import convert

@@ -25,9 +25,9 @@ from witness import Witness
 from tokencake.live.engine_options import EngineOptions
 from tokencake.live.in_process import InProcess, LiveStats
 from tokencake.live.metadata import KEY
-from tokencake.live.settings import RunSettings
 from tokencake.policies.registry import load_policy
 from tokencake.policies.replay import replay_file
+from tokencake.policies.run_settings import RunSettings
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, CallId, Segment
 from tokencake.traces.errors import RunError

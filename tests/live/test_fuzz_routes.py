@@ -30,7 +30,7 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 from tokencake.live.metadata import KEY
 from tokencake.live.protocol import RUN_HEADER
 from tokencake.live.route import Routes
-from tokencake.live.settings import RunSettings
+from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.machine import PS_PER_S
 
 OPERATIONS = 250

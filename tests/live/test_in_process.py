@@ -20,8 +20,8 @@ pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an
 
 from tokencake.live.engine_options import EngineOptions
 from tokencake.live.in_process import InProcess
-from tokencake.live.settings import RunSettings
 from tokencake.live.versions import check_vllm
+from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.machine import simulated_version
 from tokencake.traces.apps import Application, CallId, Segment
 from tokencake.traces.errors import EngineError, PolicyError, RunError

@@ -24,9 +24,9 @@ from witness import Witness
 from tokencake.live import adapter as adapter_module
 from tokencake.live.control import Control
 from tokencake.live.metadata import KEY
-from tokencake.live.settings import RunSettings
 from tokencake.policies.interface import EVERYTHING, Plan, Policy, View
 from tokencake.policies.registry import load_policy
+from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.machine import PS_PER_S
 from tokencake.traces.errors import PolicyError
 

@@ -18,9 +18,9 @@ from random_clients import Clients, machine
 from virtual_engine import Virtual
 
 from tokencake.live.metadata import KEY
-from tokencake.live.settings import RunSettings
 from tokencake.policies.interface import EVERYTHING, Plan, Policy, View
 from tokencake.policies.registry import load_policy
+from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.machine import PS_PER_S
 from tokencake.traces import events as e
 

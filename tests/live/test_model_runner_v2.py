@@ -21,7 +21,7 @@ from asynchronous_engine import schedules_asynchronously
 
 from tokencake.live.engine_options import EngineOptions
 from tokencake.live.in_process import InProcess
-from tokencake.live.settings import RunSettings
+from tokencake.policies.run_settings import RunSettings
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, CallId
 from tokencake.traces.format.reader import read_trace

@@ -14,8 +14,8 @@ pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an
 from tokencake.cli import run
 from tokencake.live.engine_options import EngineOptions
 from tokencake.live.in_process import InProcess
-from tokencake.live.settings import RunSettings
 from tokencake.policies.replay import replay_file
+from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.fit import limits_of
 from tokencake.sim.presets import PUBLISHED
 from tokencake.sim.recorded import play_recorded, with_limits

@@ -14,8 +14,8 @@ from virtual_engine import Virtual
 
 from tokencake.live import copies
 from tokencake.live.jobs import CopyJob
-from tokencake.live.settings import RunSettings
 from tokencake.live.stretches import side_by_side, stretches
+from tokencake.policies.run_settings import RunSettings
 from tokencake.traces import events as e
 
 Arrange = Callable[[Sequence[int], Iterable[int]], list[int]]

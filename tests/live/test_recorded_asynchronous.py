@@ -21,8 +21,8 @@ from runs import Record
 from untied import POLICIES, untied
 from virtual_engine import Virtual
 
-from tokencake.live.settings import RunSettings
 from tokencake.policies.registry import load_policy
+from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.machine import Machine
 from tokencake.sim.recorded import Agreement, play_records
 from tokencake.traces import events as e

@@ -35,9 +35,9 @@ from tokencake.live.prometheus import read_counters
 from tokencake.live.protocol import new_name
 from tokencake.live.serve_args import ENVIRONMENT, serve_args
 from tokencake.live.server import Server
-from tokencake.live.settings import RunSettings
 from tokencake.live.versions import for_cpus
 from tokencake.policies.replay import replay_file
+from tokencake.policies.run_settings import RunSettings
 from tokencake.traces import events as e
 from tokencake.traces.apps import NO_HINTS, Call, Prompt, Segment
 from tokencake.traces.errors import EngineError

@@ -24,8 +24,8 @@ from tokencake.live.engine_core import EngineHandle
 from tokencake.live.engine_options import EngineOptions
 from tokencake.live.in_process import InProcess
 from tokencake.live.jobs import Ended
-from tokencake.live.settings import RunSettings
 from tokencake.live.stall import Watch
+from tokencake.policies.run_settings import RunSettings
 from tokencake.traces.apps import Application, Segment
 from tokencake.traces.errors import RunError
 from tokencake.traces.events import AppFinished, CallAborted, CallFinished, Fact
@@ -258,7 +258,7 @@ def test_the_command_reports_what_was_played_until_then(tmp_path: Path) -> None:
 
 def test_a_limit_of_its_own_is_told_to_a_server() -> None:
     from tokencake.live.serve_args import serve_args
-    from tokencake.live.settings import server_settings
+    from tokencake.policies.run_settings import server_settings
 
     args = serve_args(replace(EngineOptions(), stall_s=7.5), RunSettings(), on_cpu=True)
     told = json.loads(args[args.index("--additional-config") + 1])

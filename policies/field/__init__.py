@@ -1,0 +1,1 @@
+"""Policies of other projects and papers, one a file, each with its source and what that leaves open."""

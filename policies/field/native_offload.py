@@ -1,0 +1,128 @@
+"""vLLM's own offloading: every full block is written through to the host, and loaded by any call whose prompt hits it.
+
+Source: vLLM's OffloadingConnector and its two managers of host memory, `lru` and `arc` (vLLM 0.26 to 0.32,
+`vllm/v1/kv_offload`); ARC is Megiddo and Modha, *ARC: A Self-Tuning, Low Overhead Replacement Cache*, FAST 2003.
+
+The engine writes through by itself (`Plan.write_through`), so with `lru` there is nothing to decide. What the published
+rule leaves open here:
+
+- *Answers.* vLLM copies a block when the step has ended that fills it. Here that is so for prompts; an answer's blocks
+  are copied when its call ends. vLLM saves answers only with `offload_prompt_only=false`; its default is
+  `save=prompts`.
+- *What ARC manages.* vLLM's keys are blocks. Here they are the contexts of agents that live, weighed by their blocks,
+  because that is what a plan can hold and give up; all else on the host goes by last use. A context that is saved the
+  first time is *recent*; one that was loaded or saved again since is *frequent*. What is given up leaves its name
+  behind, and when it is saved again, the target of the recent part moves as in the paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from ...traces import events as e
+from ...traces.apps import AgentId, AppId
+from ..interface import Extent, Plan, View
+from ..parts.dispatch import tell
+from ..parts.write_through import WriteThrough, whole_contexts
+
+Evict = Literal["lru", "arc"]
+
+
+class NativeOffload:
+    """Write-through, load on demand.
+
+    `evict`: who leaves a full host, the least recently used block or ARC's choice. `save`: whether answers are saved
+    or prompts alone.
+    """
+
+    def __init__(self, evict: Evict = "lru", save: Extent = "contexts") -> None:
+        self._through = WriteThrough()
+        self._arc = Arc() if evict == "arc" else None
+        self._save = save
+        self._plan = Plan(write_through=save if evict == "lru" else "prompts")
+        self.hears: frozenset[type] = frozenset()
+        if self._arc is not None:
+            self.hears = frozenset({e.CallFinished, e.OffloadFinished})
+
+    def plan(self, view: View) -> Plan:
+        """Write through; with ARC, save what ended and hold it, and make room for it."""
+        if self._arc is None:
+            return self._plan
+        self._take_in(self._arc, view)
+        agents = self._through.ended(view)
+        moves = tuple(whole_contexts(agents))
+        if self._save == "prompts":
+            prompts = (view.agents[move.agent].last.prompt_tokens // view.block_tokens for move in moves)
+            moves = tuple(move._replace(blocks=blocks) for move, blocks in zip(moves, prompts, strict=True) if blocks)
+        new = (move.blocks - view.agents[move.agent].host_blocks for move in moves)
+        missing = sum(max(0, blocks) for blocks in new) - view.host_free_blocks
+        forget = self._arc.room_for(missing, keep={agent.id for agent in agents})
+        return replace(self._plan, offload=moves, forget=forget) if moves or forget else self._plan
+
+    def _take_in(self, arc: Arc, view: View) -> None:
+        for fact in view.news:
+            tell((fact,), self._through.handlers, view)
+            self._tell(arc, fact, view)
+
+    def _tell(self, arc: Arc, fact: e.Fact, view: View) -> None:
+        if isinstance(fact, e.LoadStarted):
+            arc.hit(self._through.agent_of(fact.call))
+        elif isinstance(fact, e.OffloadFinished) and fact.upto_blocks and fact.agent in view.agents:
+            arc.saved(fact.agent, fact.upto_blocks, view.host_blocks)
+        elif isinstance(fact, e.AppFinished):
+            arc.forget(fact.app)
+
+
+class Arc:
+    """Which copies to give up, by ARC's rule. Sizes are blocks."""
+
+    def __init__(self) -> None:
+        self._recent: dict[AgentId, int] = {}  # copies by their last use, the oldest first
+        self._frequent: dict[AgentId, int] = {}
+        self._gone_recent: dict[AgentId, int] = {}  # copies that were given up
+        self._gone_frequent: dict[AgentId, int] = {}
+        self.recent_target_blocks = 0.0  # how much of the host the recent ones should have
+
+    def hit(self, agent: AgentId) -> None:
+        """A copy was loaded: it is frequent from now on."""
+        blocks = self._recent.pop(agent, None)
+        if blocks is None:
+            blocks = self._frequent.pop(agent, None)
+        if blocks is not None:
+            self._frequent[agent] = blocks
+
+    def saved(self, agent: AgentId, blocks: int, host_blocks: int) -> None:
+        """A copy was made, or made longer. If it was given up before, the part that it fell out of should be larger."""
+        recent, frequent = sum(self._gone_recent.values()), sum(self._gone_frequent.values())
+        if (missed := self._gone_recent.pop(agent, None)) is not None:
+            grown = self.recent_target_blocks + missed * max(1.0, frequent / recent)
+            self.recent_target_blocks = min(float(host_blocks), grown)
+        elif (missed := self._gone_frequent.pop(agent, None)) is not None:
+            self.recent_target_blocks = max(0.0, self.recent_target_blocks - missed * max(1.0, recent / frequent))
+        known = self._recent.pop(agent, None) is not None or self._frequent.pop(agent, None) is not None
+        (self._frequent if known or missed is not None else self._recent)[agent] = blocks
+
+    def room_for(self, blocks: int, keep: set[AgentId]) -> tuple[AgentId, ...]:
+        """Give up copies until so many blocks are free, as far as they are known to be; but none of `keep`."""
+        given_up: list[AgentId] = []
+        while blocks > 0 and (name := self._next(keep)) is not None:
+            recent = name in self._recent
+            size = (self._recent if recent else self._frequent).pop(name)
+            (self._gone_recent if recent else self._gone_frequent)[name] = size
+            blocks -= size
+            given_up.append(name)
+        return tuple(given_up)
+
+    def forget(self, app: AppId) -> None:
+        """The application ended: its agents do not come back, and the engine gives up their copies."""
+        for copies in (self._recent, self._frequent, self._gone_recent, self._gone_frequent):
+            for agent in [agent for agent in copies if agent.startswith(f"{app}/")]:
+                del copies[agent]
+
+    def _next(self, keep: set[AgentId]) -> AgentId | None:
+        recent = next((name for name in self._recent if name not in keep), None)
+        frequent = next((name for name in self._frequent if name not in keep), None)
+        if recent is None or frequent is None:
+            return frequent if recent is None else recent
+        return recent if sum(self._recent.values()) > self.recent_target_blocks else frequent

@@ -1,0 +1,15 @@
+"""What vLLM does by itself: first come, first served, and the least recently used blocks go first."""
+
+from __future__ import annotations
+
+from ..interface import NATIVE, Plan, View
+
+
+class Vllm:
+    """The baseline. It wants nothing, so every decision is the engine's own; it is asked once and never again."""
+
+    hears: frozenset[type] = frozenset()
+
+    def plan(self, view: View) -> Plan:
+        """Leave everything to the engine."""
+        return NATIVE

@@ -1,0 +1,1 @@
+"""Tokencake: the policy of the paper, and what measurements made of it."""

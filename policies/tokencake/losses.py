@@ -1,0 +1,55 @@
+"""How much of a context is lost while its agent is away? Learned from what returning calls find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ...traces import events as e
+from ...traces.apps import AgentId, AppId, CallId
+from ..interface import View
+
+NEWEST_SHARE = 1 / 32  # of the latest return in what is learned
+
+
+class Losses:
+    """The share of a context that a returning call finds neither on the GPU nor on the host, averaged over returns.
+
+    A return counts if the agent's last call was declared reusable, if the new prompt is long enough to continue it, and
+    if the context was left to itself: what is `kept` on the GPU shows nothing. 0 until something was lost.
+    """
+
+    def __init__(self) -> None:
+        self.share = 0.0
+        self.kept: frozenset[AgentId] = frozenset()
+        self._reusable: dict[AppId, dict[AgentId, bool]] = {}  # whether an agent's latest call is
+        self._returning: dict[CallId, int] = {}  # calls that wait: tokens of their agents' contexts
+        self.handlers: Mapping[type, Callable[[Any, View], None]] = {
+            e.CallArrived: self._arrived,
+            e.CallAdmitted: self._admitted,
+            e.CallAborted: self._aborted,
+            e.AppFinished: self._app_finished,
+        }
+
+    def _arrived(self, fact: e.CallArrived, view: View) -> None:
+        request = fact.request
+        agent = view.agents.get(request.agent)
+        agents = self._reusable.setdefault(request.app, {})
+        reusable = agents.get(request.agent, False)
+        agents[request.agent] = request.hints.reusable
+        if agent is not None and reusable and request.agent not in self.kept:
+            context_tokens = agent.context_blocks * view.block_tokens
+            if 0 < context_tokens <= request.prompt_tokens:
+                self._returning[request.id] = context_tokens
+
+    def _admitted(self, fact: e.CallAdmitted, view: View) -> None:
+        context_tokens = self._returning.pop(fact.call, None)
+        if context_tokens is not None:
+            lost = 1 - min(1.0, (fact.gpu_hit_tokens + fact.host_hit_tokens) / context_tokens)
+            self.share += NEWEST_SHARE * (lost - self.share)
+
+    def _aborted(self, fact: e.CallAborted, view: View) -> None:
+        self._returning.pop(fact.call, None)
+
+    def _app_finished(self, fact: e.AppFinished, view: View) -> None:
+        self._reusable.pop(fact.app, None)

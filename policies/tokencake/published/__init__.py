@@ -1,0 +1,1 @@
+"""The paper's rules, to the constant."""

@@ -1,0 +1,70 @@
+"""The score by which the spatial half orders calls: how urgent is this call for its application?
+
+Hints say where a call stands in its application's DAG; the rest drifts with time. Whatever does not drift is summed up
+once a call, so that a score costs three multiplications.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ....traces.apps import Hints
+
+START_OFFSET_S = 60.0  # applications that start later gain nothing more by it
+START_POINTS = 6.0  # a second of it
+
+
+class Drift(NamedTuple):
+    """A call's score as a function of time: `fixed` points, and points a second."""
+
+    fixed: float
+    a_second_elapsed: float  # since the application started, up to 300 s
+    a_second_waited: float  # in the queue, up to 180 s
+    a_second_deep: float  # since the application started, up to 240 s: deeper calls gain more
+
+    def points(self, elapsed_s: float, waited_s: float) -> float:
+        """The score after so many seconds. Higher goes first."""
+        return (
+            self.fixed
+            + self.a_second_elapsed * (elapsed_s if elapsed_s < 300.0 else 300.0)
+            + self.a_second_waited * (waited_s if waited_s < 180.0 else 180.0)
+            + self.a_second_deep * (elapsed_s if elapsed_s < 240.0 else 240.0)
+        )
+
+
+def drift(hints: Hints, start_offset_s: float) -> Drift:
+    """The published score of a call whose application started `start_offset_s` after the first one.
+
+    The published formula also names a dependency depth; nothing in a trace tells it apart from the depth, which
+    stands in for it as the formula provides.
+    """
+    largest_depth = max(1, hints.max_depth)
+    remaining = min(1.0, hints.remaining_depth / largest_depth)
+    depth = min(1.0, hints.depth / largest_depth)
+    parallel = 1 / hints.similarity if 0 < hints.similarity < 1 else 1.0
+    fixed = (
+        100 * hints.importance
+        + 15 * hints.depth
+        + 45 * hints.out_degree
+        + 10 * hints.in_degree
+        + 20 * hints.similarity
+        + 20 * hints.remaining_depth
+        + 120 * (parallel - 1)
+        + START_POINTS * min(start_offset_s, START_OFFSET_S)
+        + 180 * hints.critical_path
+        + 90 * hints.near_completion
+        + 20 * (hints.join_group is not None)
+        + 4 * hints.depth
+        + 12 * max(hints.fanout_width - 1, 0)
+        - 8 * max(hints.memory_weight - 1, 0.0)
+    )
+    return Drift(fixed, 5 * (1 + 0.75 * remaining), 8 * (1 + 0.5 * remaining), 5 * depth)
+
+
+def waits_in_order_s(like: Drift) -> float:
+    """How long, from its application's start on, a call goes before equal ones whose applications started later.
+
+    For ever, but for the first applications of all: what the later ones gain by that is made up for by the time that
+    has passed since, as long as it counts and if it counts enough.
+    """
+    return 240.0 if like.a_second_elapsed + like.a_second_deep >= START_POINTS else 0.0
