@@ -38,15 +38,15 @@ if TYPE_CHECKING:
     from .live.connect import Remote
     from .live.engine_options import EngineOptions
     from .live.in_process import InProcess
-    from .live.validation import Trial
     from .policies.run_settings import RunSettings
-    from .sim.compare import Counts, Workload
-    from .sim.fit import Fit
+    from .sim.calibration.fit import Fit
+    from .sim.calibration.step_mix import Shape
+    from .sim.experiments.single_runs import Counts, Workload
+    from .sim.fidelity.validation import Trial
     from .sim.gate.command import Options as CheckOptions
     from .sim.gate.live_verdict import Compared, LiveRuns, Unjudged
-    from .sim.gate.suite import Case, Suite
-    from .sim.machine import Machine
-    from .sim.step_mix import Shape
+    from .sim.gate.suite.suite import Case, Suite
+    from .sim.machine.machine import Machine
     from .traces.apps import Application
     from .traces.events import Fact
     from .traces.format.header import Header
@@ -386,8 +386,8 @@ def simulate(
 
     Without --policy: vllm, then tokencake. What finished before an interrupt is reported.
     """
-    from .sim.compare import Contender, Workload, compare
-    from .sim.machine_file import DEFAULT_MACHINE, load_machine
+    from .sim.experiments.single_runs import Contender, Workload, compare
+    from .sim.machine.files import DEFAULT_MACHINE, load_machine
     from .traces.format.reader import read_trace
     from .traces.generate.arrivals import arrival_times
 
@@ -503,7 +503,7 @@ def live(
     finished before an interrupt or a failure is reported, and beside it how far the run came that it ended.
     """
     from .policies.registry import is_file, load_policy
-    from .sim.compare import Workload
+    from .sim.experiments.single_runs import Workload
     from .traces.format.reader import read_trace
     from .traces.generate.arrivals import arrival_times
     from .traces.results.run_counts import check_repeats
@@ -613,7 +613,7 @@ def _print_serve_args(options: EngineOptions, specs: Sequence[str], settings: Ru
 def _live_settings(machine_name: str | None, seed: int, steps: bool) -> RunSettings:
     """What holds for all runs of a live comparison."""
     from .policies.run_settings import RunSettings
-    from .sim.machine_file import load_machine
+    from .sim.machine.files import load_machine
 
     settings = RunSettings(seed=seed, steps=steps)
     return settings if machine_name is None else replace(settings, costs=load_machine(machine_name).beliefs())
@@ -621,7 +621,7 @@ def _live_settings(machine_name: str | None, seed: int, steps: bool) -> RunSetti
 
 def _check_playable(workload: Workload, limits: Limits) -> None:
     """Reads the whole trace: what the engine cannot serve is found before the first run and not in its middle."""
-    from .sim.compare import Counts, nothing_to_play
+    from .sim.experiments.single_runs import Counts, nothing_to_play
     from .traces.limits import problem
 
     counts = Counts()
@@ -642,7 +642,7 @@ def _live_run(
     cut_off: list[tuple[Run, Counts]] | None = None,
 ) -> tuple[Run, Counts]:
     """One run. If something ends it early, how far it came is added to `cut_off`."""
-    from .sim.compare import Counts, options_of
+    from .sim.experiments.single_runs import Counts, options_of
     from .traces.events_file import EventsWriter
     from .traces.results.metrics import Metrics
     from .traces.results.report import Run
@@ -697,8 +697,8 @@ class _Outputs(NamedTuple):
 
     def check(self, *inputs: Path, machine: str | None = None, policies: Sequence[str] = ()) -> None:
         """Finds what cannot be written before the work is done. `policies`: one for each run."""
-        from .sim.compare import events_name
-        from .sim.machine_file import inputs_of
+        from .sim.experiments.single_runs import events_name
+        from .sim.machine.files import inputs_of
         from .traces.files.outputs import check_outputs, events_outputs, outputs_of, prepare_folder
 
         outputs = outputs_of(json=self.json_file, csv=self.csv_file)
@@ -708,7 +708,7 @@ class _Outputs(NamedTuple):
         check_outputs(outputs, inputs_of(*inputs, machine=machine, policies=policies))
 
     def events_file(self, index: int, spec: str) -> Path | None:
-        from .sim.compare import events_name
+        from .sim.experiments.single_runs import events_name
 
         return self.events / events_name(index, spec) if self.events else None
 
@@ -755,7 +755,7 @@ def replay(events: Path, policy: str | None, seed: int | None, machine_name: str
     Exits with 0 if all are equal, and with 1 if not.
     """
     from .policies.replay import as_report, replay_file, words
-    from .sim.machine_file import inputs_of, load_machine
+    from .sim.machine.files import inputs_of, load_machine
     from .traces.files.outputs import check_outputs, outputs_of, write_whole
 
     inputs = inputs_of(events, machine=machine_name, policies=() if policy is None else (policy,))
@@ -813,10 +813,10 @@ def validate(
     from tempfile import TemporaryDirectory
 
     from .live.in_process import InProcess
-    from .live.validation import Trial
     from .policies.registry import load_policy
-    from .sim.compare import Contender, Workload, compare, options_of
-    from .sim.machine_file import load_machine
+    from .sim.experiments.single_runs import Contender, Workload, compare, options_of
+    from .sim.fidelity.validation import Trial
+    from .sim.machine.files import load_machine
     from .traces.format.reader import read_trace
     from .traces.generate.arrivals import arrival_times
     from .traces.results.run_counts import check_repeats
@@ -859,8 +859,8 @@ def validate(
 
 def _machine_of(running: InProcess, told: Machine | None, workload: Workload, bar: Bar) -> Machine:
     """The machine to simulate, with the engine's own limits: the one that was told of, else one fitted to it now."""
-    from .sim.fit import limits_of, name_of
-    from .sim.recorded import with_limits
+    from .sim.calibration.fit import limits_of, name_of
+    from .sim.fidelity.rerun import with_limits
 
     if told is not None:
         return with_limits(told, limits_of(running.info()))
@@ -883,12 +883,12 @@ def _live_trial(
     cut_off: list[tuple[Run, Counts]],
 ) -> None:
     """One live run: its metrics, and whether its decisions come out again. Warns if the host was loaded meanwhile."""
-    from .live.host_load import HostLoad
     from .policies.replay import replay_file
     from .policies.run_settings import RunSettings
-    from .sim.compare import Counts, events_name
-    from .sim.fit import loaded_words
-    from .sim.recorded import play_recorded
+    from .sim.calibration.fit import loaded_words
+    from .sim.calibration.host_load import HostLoad
+    from .sim.experiments.single_runs import Counts, events_name
+    from .sim.fidelity.rerun import play_recorded
 
     events = folder / events_name(index, trial.policy)
     settings = RunSettings(policy=trial.policy, seed=workload.seed, costs=machine.beliefs(), steps=True)
@@ -907,7 +907,7 @@ def _validation(
     about: Mapping[str, object], trials: Sequence[Trial], cut_off: Sequence[Run], json_file: str | None, quiet: bool
 ) -> dict[str, Any]:
     """Write and print what was found."""
-    from .live import validation
+    from .sim.fidelity import validation
     from .traces.console.printing import printing
     from .traces.files.outputs import write_whole
     from .traces.results import report as reports
@@ -971,13 +971,13 @@ def calibrate(
     """
     from datetime import date
 
-    from .sim import calibration
-    from .sim.compare import Workload
-    from .sim.fit import limits_of, name_of
-    from .sim.machine import RULES
-    from .sim.machine_file import inputs_of
-    from .sim.machine_toml import machine_toml
-    from .sim.samples_file import read_samples
+    from .sim.calibration import report as calibration
+    from .sim.calibration.fit import limits_of, name_of
+    from .sim.calibration.samples_file import read_samples
+    from .sim.experiments.single_runs import Workload
+    from .sim.machine.files import inputs_of
+    from .sim.machine.machine import RULES
+    from .sim.machine.toml_text import machine_toml
     from .traces.files.outputs import check_outputs, outputs_of, write_whole
     from .traces.format.reader import read_trace
     from .traces.generate.arrivals import arrival_times
@@ -1034,11 +1034,11 @@ def _measured(
 
     The file `samples` keeps them even if something ends them early.
     """
-    from .live.host_load import HostLoad
-    from .live.measure import FULL, QUICK, measure
-    from .sim.compare import Counts
-    from .sim.fit import limits_of, rough_mix
-    from .sim.samples_file import samples_text
+    from .sim.calibration.fit import limits_of, rough_mix
+    from .sim.calibration.host_load import HostLoad
+    from .sim.calibration.probes import FULL, QUICK, measure
+    from .sim.calibration.samples_file import samples_text
+    from .sim.experiments.single_runs import Counts
     from .traces.files.outputs import write_whole
 
     told, facts = running.info(), list[Any]()
@@ -1066,8 +1066,8 @@ def _measured(
 
 
 def _fitted(told: Mapping[str, object], facts: Iterable[object], seed: int, workload: Workload | None) -> Fit:
-    from .sim.compare import Counts
-    from .sim.fit import fit_for, host_load_of, limits_of
+    from .sim.calibration.fit import fit_for, host_load_of, limits_of
+    from .sim.experiments.single_runs import Counts
 
     limits = limits_of(told)
     played = None if workload is None else partial(workload.play, limits, Counts())
@@ -1075,7 +1075,7 @@ def _fitted(told: Mapping[str, object], facts: Iterable[object], seed: int, work
 
 
 def _print_calibration(fitted: Fit) -> None:
-    from .sim.calibration import tables
+    from .sim.calibration.report import tables
     from .traces.console.printing import printing
 
     console = printing()
@@ -1174,7 +1174,7 @@ def generate(
 def _write(
     output: Path, applications: Iterable[Application], header: Header, progress: bool, source: Path | None = None
 ) -> None:
-    from .sim.machine_file import inputs_of
+    from .sim.machine.files import inputs_of
     from .traces.files.outputs import check_outputs, outputs_of
     from .traces.format.writer import write_trace
 
@@ -1222,7 +1222,7 @@ def policies() -> None:
 @cli.command()
 def machines() -> None:
     """List the machines, one a line."""
-    from .sim.machine_file import machine_names
+    from .sim.machine.files import machine_names
 
     _print_lines(list(machine_names().items()))
 
@@ -1251,7 +1251,7 @@ def check(init: bool, on_vllm: bool, progress: bool, **options: Any) -> int:
     if all is good, with 1 if a case regressed, and with 2 if the suite or a baseline is wrong.
     """
     from .sim.gate.command import Options, run_check
-    from .sim.gate.start import start_suite
+    from .sim.gate.suite.init_suite import start_suite
 
     if init:
         _refuse_all_but("with --init", "init")
@@ -1275,7 +1275,7 @@ def _check_live(options: CheckOptions, bar: Bar) -> int:
     from .live.versions import check_vllm
     from .sim.gate.command import checked_files, suite_of
     from .sim.gate.live_verdict import as_record, compare_sides, cut_off_words, fails, live_cases, live_policies, words
-    from .sim.gate.suite_file import LIVE_KEYS
+    from .sim.gate.suite.suite_file import LIVE_KEYS
     from .traces.files.outputs import write_whole
 
     if set(options.formats) - {"text", "json"}:
@@ -1331,7 +1331,7 @@ def _both_sides(
     """
     from .policies.registry import load_policy
     from .policies.run_settings import RunSettings
-    from .sim.compare import Contender, Workload, compare
+    from .sim.experiments.single_runs import Contender, Workload, compare
     from .sim.gate.live_verdict import REPEATS, LiveRuns, live_policies
     from .traces.format.reader import read_trace
 
@@ -1418,10 +1418,10 @@ def compare(
     Without --policy: every policy that has a name, against vllm. What every policy finished before an interrupt is
     reported. Exits with 1 if a policy failed.
     """
-    from .sim.machine_file import DEFAULT_MACHINE, load_machine
-    from .sim.trials import comparing
-    from .sim.trials.cell import Cell
-    from .sim.trials.comparison import Gathered, Method
+    from .sim.experiments import compare as comparing
+    from .sim.experiments.cell import Cell
+    from .sim.experiments.comparison_report import Gathered, Method
+    from .sim.machine.files import DEFAULT_MACHINE, load_machine
     from .traces.variants.vary import EVERYTHING, parse_variation
 
     if not files or (len(files) > 1 and not live):
@@ -1462,7 +1462,8 @@ _OF_LIVE_REPORTS = (
 
 def _publish_comparison(report: Mapping[str, Any], outputs: _Outputs) -> int:
     """Write and print a comparison. 1 if a policy failed."""
-    from .sim.trials import comparison, comparison_words
+    from .sim.experiments import comparison_report as comparison
+    from .sim.experiments import comparison_text as comparison_words
     from .traces.console.printing import printing
     from .traces.files.outputs import write_whole
 
@@ -1489,7 +1490,7 @@ def _publish_comparison(report: Mapping[str, Any], outputs: _Outputs) -> int:
 
 def _for_failures(errors: Sequence[str]) -> int:
     """The exit code of what goes on where something fails."""
-    from .sim.trials.attempt import OUR_BUG
+    from .sim.experiments.attempt import OUR_BUG
 
     return BUG if any(error.startswith(OUR_BUG) for error in errors) else 1 if errors else 0
 
@@ -1546,10 +1547,10 @@ def sweep(
     What is finished is kept beside the results: the same command goes on where an interrupt ended it. Exits with 1 if
     cells failed.
     """
-    from .sim.machine_file import DEFAULT_MACHINE
-    from .sim.trials import sweeping
-    from .sim.trials.grid import make_grid
-    from .sim.trials.sweep import Sweep, players
+    from .sim.experiments.sweep import run as sweeping
+    from .sim.experiments.sweep.grid import make_grid
+    from .sim.experiments.sweep.plan import Sweep, players
+    from .sim.machine.files import DEFAULT_MACHINE
     from .traces.variants.vary import EVERYTHING, parse_variation
 
     if qps is None:

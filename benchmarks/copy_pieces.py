@@ -26,8 +26,8 @@ from exits import exit_code
 from tokencake.live import copies, stretches
 from tokencake.live.jobs import CopyJob
 from tokencake.policies.run_settings import RunSettings
-from tokencake.sim.machine import Machine
-from tokencake.sim.presets import PUBLISHED
+from tokencake.sim.machine.machine import Machine
+from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces.generate.workloads import code_writer
 
 RATE = 1.0  # applications a second

@@ -17,9 +17,9 @@ from pathlib import Path
 import click
 
 from tokencake.policies.registry import ROWS
-from tokencake.sim.gate.witness import witness
-from tokencake.sim.machine_file import load_machine
-from tokencake.sim.trials.cell import Cell
+from tokencake.sim.experiments.cell import Cell
+from tokencake.sim.gate.case_run import witness
+from tokencake.sim.machine.files import load_machine
 
 ROOT = Path(__file__).parents[1]
 

@@ -24,8 +24,8 @@ from math import log2
 from exits import exit_code
 
 from tokencake.policies.registry import ROWS, load_policy
-from tokencake.sim.machine_file import load_machine
-from tokencake.sim.simulate import simulate
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.machine.files import load_machine
 from tokencake.traces.apps import Application, Call, Prompt, Segment, Tool
 from tokencake.traces.console.garbage import collect_seldom
 from tokencake.traces.format.derive import with_hints

@@ -25,17 +25,17 @@ from exits import exit_code
 
 from tokencake import __version__
 from tokencake.live.engine_options import EngineOptions
-from tokencake.live.host_load import HostLoad
 from tokencake.live.in_process import InProcess
-from tokencake.live.measure import FULL, QUICK, measure
-from tokencake.live.validation import value_at
 from tokencake.policies.registry import load_policy
 from tokencake.policies.run_settings import RunSettings
-from tokencake.sim.fit import Fit, fit_for, limits_of, rough_mix
-from tokencake.sim.machine import Machine
-from tokencake.sim.samples import Samples, StepSample
-from tokencake.sim.simulate import simulate
-from tokencake.sim.step_mix import Shape
+from tokencake.sim.calibration.fit import Fit, fit_for, limits_of, rough_mix
+from tokencake.sim.calibration.host_load import HostLoad
+from tokencake.sim.calibration.probes import FULL, QUICK, measure
+from tokencake.sim.calibration.samples import Samples, StepSample
+from tokencake.sim.calibration.step_mix import Shape
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.fidelity.validation import value_at
+from tokencake.sim.machine.machine import Machine
 from tokencake.traces.apps import Application
 from tokencake.traces.convert.formats import convert
 from tokencake.traces.errors import RunError, TokencakeError

@@ -29,8 +29,8 @@ from scipy.optimize import least_squares
 
 from tokencake import __version__
 from tokencake.policies.registry import load_policy
-from tokencake.sim.machine import Machine
-from tokencake.sim.simulate import simulate
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.machine.machine import Machine
 from tokencake.traces import events as e
 from tokencake.traces.errors import TokencakeError
 from tokencake.traces.files.outputs import check_outputs, outputs_of, write_whole

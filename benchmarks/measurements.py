@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tokencake.sim.machine import RULES, Machine
-from tokencake.sim.presets import GPUS, MODELS, Gpu, derive
+from tokencake.sim.machine.machine import RULES, Machine
+from tokencake.sim.machine.presets import GPUS, MODELS, Gpu, derive
 from tokencake.traces.apps import Application, Call, Prompt, Segment
 from tokencake.traces.errors import MachineError, TraceError
 from tokencake.traces.files.fields import MAX_SECONDS, MAX_TOKENS, WrongField, flag, name, text

@@ -43,12 +43,12 @@ from tokencake.policies.tokencake.published.uploads import Uploads
 from tokencake.policies.tokencake.seniority import Seniority
 from tokencake.sim.gate.baseline import read_baseline
 from tokencake.sim.gate.check import check_suite, run_suite
+from tokencake.sim.gate.formats.report import report_of
+from tokencake.sim.gate.formats.words import sentence
 from tokencake.sim.gate.judge import Chance, judge
-from tokencake.sim.gate.report import report_of
-from tokencake.sim.gate.suite import Suite
-from tokencake.sim.gate.suite_file import load_suite
+from tokencake.sim.gate.suite.suite import Suite
+from tokencake.sim.gate.suite.suite_file import load_suite
 from tokencake.sim.gate.update import update_suite
-from tokencake.sim.gate.words import sentence
 from tokencake.traces.files.outputs import check_outputs, outputs_of, write_whole
 
 SUITE = Path(__file__).parents[1] / "tokencake.toml"

@@ -21,9 +21,9 @@ from typing import Any
 from exits import exit_code
 
 from tokencake.policies.registry import load_policy
-from tokencake.sim.machine import Machine
-from tokencake.sim.machine_file import load_machine
-from tokencake.sim.simulate import simulate
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.machine.files import load_machine
+from tokencake.sim.machine.machine import Machine
 from tokencake.traces.apps import Application
 from tokencake.traces.files.outputs import check_outputs, outputs_of, write_whole
 from tokencake.traces.generate.workloads import code_writer

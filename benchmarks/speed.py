@@ -24,8 +24,8 @@ from typing import Any
 from exits import exit_code
 
 from tokencake.policies.registry import load_policy
-from tokencake.sim.machine_file import load_machine
-from tokencake.sim.simulate import simulate
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.machine.files import load_machine
 from tokencake.traces.apps import Application
 from tokencake.traces.convert.formats import convert
 from tokencake.traces.generate.workloads import chat, code_writer

@@ -23,11 +23,11 @@ from exits import exit_code
 
 from tokencake import __version__
 from tokencake.policies.registry import is_bound
-from tokencake.sim.machine_file import load_machine
-from tokencake.sim.trials.cell import Cell, cells
-from tokencake.sim.trials.comparing import default_policies
-from tokencake.sim.trials.executors import run_on_workers
-from tokencake.sim.trials.workers import cores
+from tokencake.sim.experiments.cell import Cell, cells
+from tokencake.sim.experiments.compare import default_policies
+from tokencake.sim.experiments.executors import run_on_workers
+from tokencake.sim.experiments.workers import cores
+from tokencake.sim.machine.files import load_machine
 from tokencake.traces.files.outputs import check_outputs, outputs_of, write_whole
 from tokencake.traces.results.metric import metric_value
 from tokencake.traces.results.verdict import judge_paired

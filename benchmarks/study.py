@@ -26,10 +26,10 @@ from exits import exit_code
 
 from tokencake import __version__
 from tokencake.policies.registry import is_bound
-from tokencake.sim.machine_file import inputs_of, load_machine
-from tokencake.sim.trials.cell import Cell
-from tokencake.sim.trials.comparing import Asked, default_policies, report, run
-from tokencake.sim.trials.comparison import Gathered, Method
+from tokencake.sim.experiments.cell import Cell
+from tokencake.sim.experiments.compare import Asked, default_policies, report, run
+from tokencake.sim.experiments.comparison_report import Gathered, Method
+from tokencake.sim.machine.files import inputs_of, load_machine
 from tokencake.traces.apps import Application
 from tokencake.traces.errors import TokencakeError, TraceError
 from tokencake.traces.files.fields import WrongField, members

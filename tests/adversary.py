@@ -10,7 +10,7 @@ from typing import TypeVar
 from differential.workloads import Workload, workload
 
 from tokencake.policies.interface import EVERYTHING, Extent, Move, Plan, View
-from tokencake.sim.machine import Machine
+from tokencake.sim.machine.machine import Machine
 from tokencake.traces.apps import AgentId, Application, Call, CallId
 from tokencake.traces.events import Copied
 from tokencake.traces.format.derive import with_hints

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from runs import MakePolicy
 
-from tokencake.sim.machine_file import load_machine
-from tokencake.sim.simulate import simulate
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.machine.files import load_machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application
 from tokencake.traces.events import Fact

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from oracle.play import Step
 
 from tokencake.policies.field.vllm import Vllm
-from tokencake.sim.machine import Machine
-from tokencake.sim.scheduler import Scheduled
-from tokencake.sim.simulate import simulate
+from tokencake.sim.engine.scheduler import Scheduled
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.machine.machine import Machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, CallId
 from tokencake.traces.events import Fact

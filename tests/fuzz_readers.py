@@ -30,27 +30,29 @@ from tokencake.policies.registry import load_policy
 from tokencake.policies.replay import replay_file
 from tokencake.policies.replay import words as replay_words
 from tokencake.policies.run_settings import RunSettings, from_record, server_settings
-from tokencake.sim.calibration import comments, tables
-from tokencake.sim.compare import Contender, Workload, compare
-from tokencake.sim.fit import fit_for
-from tokencake.sim.fit import limits_of as limits_told
+from tokencake.sim.calibration.fit import fit_for
+from tokencake.sim.calibration.fit import limits_of as limits_told
+from tokencake.sim.calibration.report import comments, tables
+from tokencake.sim.calibration.samples_file import read_samples, samples_text
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.experiments import comparison_text as comparison_words
+from tokencake.sim.experiments.cell import play
+from tokencake.sim.experiments.compare import report_live
+from tokencake.sim.experiments.comparison_report import Method, csv_text
+from tokencake.sim.experiments.single_runs import Contender, Workload, compare
+from tokencake.sim.experiments.sweep import journal as kept
+from tokencake.sim.experiments.sweep import report as sweep_report
+from tokencake.sim.experiments.sweep.grid import make_grid
+from tokencake.sim.experiments.sweep.plan import Sweep
 from tokencake.sim.gate.baseline import baseline_file, decisions_file, read_baseline, write_baselines
 from tokencake.sim.gate.check import run_suite
 from tokencake.sim.gate.decisions import first_difference
 from tokencake.sim.gate.judge import Chance, judge
-from tokencake.sim.gate.suite import Suite
-from tokencake.sim.gate.suite_file import find_suite, load_suite
-from tokencake.sim.machine import Machine
-from tokencake.sim.machine_file import load_machine
-from tokencake.sim.machine_toml import machine_toml
-from tokencake.sim.samples_file import read_samples, samples_text
-from tokencake.sim.simulate import simulate
-from tokencake.sim.trials import comparison_words, kept, sweep_report
-from tokencake.sim.trials.cell import play
-from tokencake.sim.trials.comparing import report_live
-from tokencake.sim.trials.comparison import Method, csv_text
-from tokencake.sim.trials.grid import make_grid
-from tokencake.sim.trials.sweep import Sweep
+from tokencake.sim.gate.suite.suite import Suite
+from tokencake.sim.gate.suite.suite_file import find_suite, load_suite
+from tokencake.sim.machine.files import load_machine
+from tokencake.sim.machine.machine import Machine
+from tokencake.sim.machine.toml_text import machine_toml
 from tokencake.traces.convert.formats import convert
 from tokencake.traces.errors import TokencakeError
 from tokencake.traces.events import Stepped

@@ -11,8 +11,8 @@ from tokencake.live.in_process import EngineLimits, LiveStats
 from tokencake.policies.registry import load_policy
 from tokencake.policies.replay import began
 from tokencake.policies.run_settings import RunSettings
-from tokencake.sim.machine_file import load_machine
-from tokencake.sim.simulate import simulate
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.machine.files import load_machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application
 

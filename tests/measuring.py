@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from tokencake.policies.field.vllm import Vllm
-from tokencake.sim.fit import Limits
-from tokencake.sim.machine import PS_PER_S, Machine
-from tokencake.sim.samples import HostShare, StepSample
-from tokencake.sim.scheduler import Scheduled
-from tokencake.sim.simulate import simulate
+from tokencake.sim.calibration.fit import Limits
+from tokencake.sim.calibration.samples import HostShare, StepSample
+from tokencake.sim.engine.scheduler import Scheduled
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.machine.machine import PS_PER_S, Machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application
 

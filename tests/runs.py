@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from oracle.blocks import BlockPool
 
 from tokencake.policies.interface import Policy
-from tokencake.sim.content import ContextTree
-from tokencake.sim.kv import KvPool
-from tokencake.sim.machine import Machine
-from tokencake.sim.simulate import simulate
+from tokencake.sim.engine.memory.block_pool import KvPool
+from tokencake.sim.engine.memory.context_tree import ContextTree
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.machine.machine import Machine
 from tokencake.traces.apps import Application, Call, Prompt, Segment
 
 Record = Any  # a fact, or what was planned

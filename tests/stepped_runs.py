@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from runs import Record
 
 from tokencake.policies.interface import Policy
-from tokencake.sim.machine import PS_PER_S, Machine
-from tokencake.sim.scheduler import Scheduled
-from tokencake.sim.simulate import simulate
+from tokencake.sim.engine.scheduler import Scheduled
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.machine.machine import PS_PER_S, Machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, CallId
 

@@ -9,10 +9,10 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from tokencake.sim.batch import Batch
-from tokencake.sim.jobs import AgentCache, Job
-from tokencake.sim.machine import Timing
-from tokencake.sim.pace import Pace, paced
+from tokencake.sim.engine.batch import Batch
+from tokencake.sim.engine.pace import Pace, paced
+from tokencake.sim.engine.requests import AgentCache, Job
+from tokencake.sim.machine.machine import Timing
 from tokencake.traces.apps import Call, Prompt
 
 TIMING = Timing(

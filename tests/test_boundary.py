@@ -17,8 +17,8 @@ from tokencake.policies.field.vllm import Vllm
 from tokencake.policies.interface import EVERYTHING, Move, Plan, View
 from tokencake.policies.names import Names
 from tokencake.policies.plans import plain_plan
-from tokencake.sim.presets import PUBLISHED
-from tokencake.sim.simulate import simulate
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces.apps import Application
 from tokencake.traces.errors import PolicyError, PolicyFault
 from tokencake.traces.events import Planned

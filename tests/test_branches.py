@@ -5,7 +5,7 @@ from __future__ import annotations
 from runs import play
 
 from tokencake.policies.interface import EVERYTHING, Move, Plan, View
-from tokencake.sim.machine import Machine
+from tokencake.sim.machine.machine import Machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, Call, Prompt, Segment, Tool
 

@@ -14,7 +14,7 @@ import pytest
 
 from tokencake import __version__
 from tokencake.cli import run
-from tokencake.sim.compare import events_name, options_of
+from tokencake.sim.experiments.single_runs import events_name, options_of
 from tokencake.traces.events_file import read_events
 from tokencake.traces.format.reader import read_trace
 from tokencake.traces.results.metrics import Metrics

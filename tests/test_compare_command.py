@@ -12,8 +12,8 @@ from trace_files import one_app, one_call, written
 
 from tokencake.cli import run
 from tokencake.policies.registry import is_bound
-from tokencake.sim.trials import comparing
-from tokencake.sim.trials.cell import Cell, Outcome
+from tokencake.sim.experiments import compare as comparing
+from tokencake.sim.experiments.cell import Cell, Outcome
 from tokencake.traces.results.metrics import Metrics
 
 SEARCH = {"kind": "search", "duration_s": 1.5, "declared_s": 1.0}
@@ -115,7 +115,7 @@ def test_a_policy_that_fails_is_reported_and_the_others_are_compared(
 def test_an_interrupt_reports_what_every_policy_has_finished(
     tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tokencake.sim.trials.attempt import attempt
+    from tokencake.sim.experiments.attempt import attempt
 
     def interrupted(cells: Iterator[Cell], jobs: int, policy_timeout_s: float | None) -> Iterator[Outcome]:
         for index, outcome in enumerate(map(attempt, cells)):

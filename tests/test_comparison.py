@@ -12,10 +12,17 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tokencake.sim.machine_file import load_machine
-from tokencake.sim.trials.cell import Cell, Outcome
-from tokencake.sim.trials.comparison import STANDARD_METRICS, ComparisonError, Gathered, Method, build, csv_text
-from tokencake.sim.trials.comparison_words import tables, words
+from tokencake.sim.experiments.cell import Cell, Outcome
+from tokencake.sim.experiments.comparison_report import (
+    STANDARD_METRICS,
+    ComparisonError,
+    Gathered,
+    Method,
+    build,
+    csv_text,
+)
+from tokencake.sim.experiments.comparison_text import tables, words
+from tokencake.sim.machine.files import load_machine
 
 ABOUT: Mapping[str, object] = {
     "version": "1",

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import hypothesis.strategies as st
 from hypothesis import given
 
-from tokencake.sim.content import Context, ContextTree
+from tokencake.sim.engine.memory.context_tree import Context, ContextTree
 from tokencake.traces.apps import Segment
 
 Token = tuple[str, int]  # a source and a position in it

@@ -11,7 +11,7 @@ from oracle import scheduler
 from seeds import seeds
 
 from tokencake.policies.field.vllm import Vllm
-from tokencake.sim.simulate import simulate
+from tokencake.sim.engine.simulate import simulate
 from tokencake.traces.events import Fact
 
 

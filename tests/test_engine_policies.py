@@ -17,10 +17,10 @@ from test_kv_pool import check_whole
 from tokencake.policies.field.vllm import Vllm
 from tokencake.policies.interface import EVERYTHING, NATIVE, Move, Plan, View
 from tokencake.policies.tokencake.policy import tokencake
-from tokencake.sim.content import ContextTree
-from tokencake.sim.kv import KvPool
-from tokencake.sim.machine import Machine
-from tokencake.sim.simulate import simulate
+from tokencake.sim.engine.memory.block_pool import KvPool
+from tokencake.sim.engine.memory.context_tree import ContextTree
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.machine.machine import Machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, Call, Prompt, Segment, Tool
 

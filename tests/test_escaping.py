@@ -12,13 +12,13 @@ from markdown_it import MarkdownIt
 from rich.table import Table
 from rich.text import Text
 
-from tokencake.sim.gate.github import github
-from tokencake.sim.gate.junit import junit
-from tokencake.sim.gate.markdown import markdown
-from tokencake.sim.gate.text import plain_text
-from tokencake.sim.gate.words import details
-from tokencake.sim.machine_toml import machine_toml
-from tokencake.sim.presets import presets
+from tokencake.sim.gate.formats.github import github
+from tokencake.sim.gate.formats.junit import junit
+from tokencake.sim.gate.formats.markdown import markdown
+from tokencake.sim.gate.formats.text import plain_text
+from tokencake.sim.gate.formats.words import details
+from tokencake.sim.machine.presets import presets
+from tokencake.sim.machine.toml_text import machine_toml
 from tokencake.traces.console.printing import printing
 from tokencake.traces.files.escaping import (
     for_annotation,

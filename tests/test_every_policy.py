@@ -23,9 +23,9 @@ from test_kv_pool import check_whole
 
 from tokencake.policies.registry import ROWS, is_bound, load_policy
 from tokencake.policies.replay import replay
-from tokencake.sim.machine import Machine
-from tokencake.sim.machine_file import load_machine
-from tokencake.sim.simulate import simulate
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.machine.files import load_machine
+from tokencake.sim.machine.machine import Machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application
 from tokencake.traces.convert.formats import convert

@@ -17,10 +17,10 @@ from misbehaving import POLICIES, WRONG
 
 from tokencake import cli
 from tokencake.cli import run
-from tokencake.sim.presets import PUBLISHED
-from tokencake.sim.trials.cell import Cell
-from tokencake.sim.trials.executors import run_on_workers
-from tokencake.sim.trials.workers import Worker
+from tokencake.sim.experiments.cell import Cell
+from tokencake.sim.experiments.executors import run_on_workers
+from tokencake.sim.experiments.workers import Worker
+from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces.errors import BugError
 
 COMMAND = [sys.executable, "-m", "tokencake.cli"]

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from measuring import limits_of, noisy, steps_of
 
-from tokencake.live.measure import FULL, QUICK, step_probes
-from tokencake.sim.copy_fit import fit_copies
-from tokencake.sim.fit import Fit, fit, host_load_of
-from tokencake.sim.fit import limits_of as limits_told
-from tokencake.sim.machine import Machine
-from tokencake.sim.machine_file import load_machine
-from tokencake.sim.samples import CopySample, StepSample
-from tokencake.sim.step_fit import FIELDS, fit_steps, kind
-from tokencake.sim.step_mix import StepMix
+from tokencake.sim.calibration.copy_costs import fit_copies
+from tokencake.sim.calibration.fit import Fit, fit, host_load_of
+from tokencake.sim.calibration.fit import limits_of as limits_told
+from tokencake.sim.calibration.probes import FULL, QUICK, step_probes
+from tokencake.sim.calibration.samples import CopySample, StepSample
+from tokencake.sim.calibration.step_costs import FIELDS, fit_steps, kind
+from tokencake.sim.calibration.step_mix import StepMix
+from tokencake.sim.machine.files import load_machine
+from tokencake.sim.machine.machine import Machine
 from tokencake.traces.errors import MachineError
 
 CPU = Machine(

@@ -12,7 +12,7 @@ import pytest
 from tokencake.cli import run
 from tokencake.sim.gate.baseline import baseline_file, read_baseline
 from tokencake.sim.gate.check import prepare
-from tokencake.sim.gate.suite_file import DEFAULT_GATES, load_suite
+from tokencake.sim.gate.suite.suite_file import DEFAULT_GATES, load_suite
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "check.md").read_text(encoding="utf-8")

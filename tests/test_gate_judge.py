@@ -6,10 +6,10 @@ from math import inf
 
 import pytest
 
+from tokencake.sim.gate.formats.report import finding_record
+from tokencake.sim.gate.formats.words import interval
 from tokencake.sim.gate.judge import Chance, judge
-from tokencake.sim.gate.report import finding_record
-from tokencake.sim.gate.suite import Gate
-from tokencake.sim.gate.words import interval
+from tokencake.sim.gate.suite.suite import Gate
 
 SURE = Chance(0.95)
 LATENCY = Gate("app_latency_s.mean", False, relative=0.02)

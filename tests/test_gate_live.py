@@ -11,7 +11,7 @@ from made_up_engine import Engine
 from tokencake.cli import run
 from tokencake.live import in_process, versions
 from tokencake.sim.gate.live_verdict import LiveRuns, compare_sides, fails, live_gates, live_policies, words
-from tokencake.sim.gate.suite import Case, Gate
+from tokencake.sim.gate.suite.suite import Case, Gate
 from tokencake.traces.errors import RunError
 
 LIVE = 'live = { model = "tiny", gpu_blocks = 850, machine = "h100-llama-3.1-8b", repeats = 2 }\n'

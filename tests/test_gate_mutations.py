@@ -11,7 +11,7 @@ from tokencake.policies.tokencake.published.partition import Partition
 from tokencake.policies.tokencake.published.uploads import Uploads
 from tokencake.policies.tokencake.seniority import Seniority
 from tokencake.sim.gate.check import check_suite
-from tokencake.sim.gate.suite_file import load_suite
+from tokencake.sim.gate.suite.suite_file import load_suite
 
 
 def test_there_are_ten_and_each_is_undone_when_it_is_left() -> None:

@@ -9,7 +9,7 @@ import pytest
 from gate_suites import BACKWARDS, ONE_AT_A_TIME, SUITE, make_suite
 
 from tokencake.cli import run
-from tokencake.sim.gate.words import parted
+from tokencake.sim.gate.formats.words import parted
 
 TWO = SUITE + '\n[cases.two]\npolicy = "vllm"\n'
 

@@ -6,14 +6,8 @@ import pytest
 from gate_suites import SUITE
 
 from tokencake.live.engine_options import EngineOptions
-from tokencake.sim.gate.suite import Gate
-from tokencake.sim.gate.suite_file import (
-    DEFAULT_GATES,
-    LIVE_KEYS,
-    LIVE_RUN_KEYS,
-    find_suite,
-    load_suite,
-)
+from tokencake.sim.gate.suite.suite import Gate
+from tokencake.sim.gate.suite.suite_file import DEFAULT_GATES, LIVE_KEYS, LIVE_RUN_KEYS, find_suite, load_suite
 from tokencake.traces.errors import TokencakeError
 from tokencake.traces.results.metric import check_judged
 from tokencake.traces.variants.vary import AS_IT_IS, parse_variation

@@ -4,8 +4,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from tokencake.sim.machine_file import load_machine
-from tokencake.sim.trials.grid import Axis, make_grid
+from tokencake.sim.experiments.sweep.grid import Axis, make_grid
+from tokencake.sim.machine.files import load_machine
 from tokencake.traces.errors import TokencakeError
 
 

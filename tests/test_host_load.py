@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tokencake.live.host_load import HostLoad
+from tokencake.sim.calibration.host_load import HostLoad
 
 
 def told(folder: Path, scheduled: str, cpus: str) -> HostLoad:

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from tokencake.policies.field.vllm import Vllm
-from tokencake.sim.machine import Machine
-from tokencake.sim.simulate import simulate
-from tokencake.sim.trials.lower_bound import latency_bound_s
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.experiments.lower_bound import latency_bound_s
+from tokencake.sim.machine.machine import Machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, Call, Prompt, Segment
 

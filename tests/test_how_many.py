@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from tokencake.cli import run
-from tokencake.sim.machine_file import load_machine
-from tokencake.sim.trials import executors
-from tokencake.sim.trials.cell import Cell
-from tokencake.sim.trials.executors import announced
+from tokencake.sim.experiments import executors
+from tokencake.sim.experiments.cell import Cell
+from tokencake.sim.experiments.executors import announced
+from tokencake.sim.machine.files import load_machine
 from tokencake.traces.format.writer import write_trace
 from tokencake.traces.generate.workloads import code_writer
 

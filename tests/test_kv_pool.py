@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pytest
 from oracle.blocks import Block, BlockHold, BlockPool
 
-from tokencake.sim.content import Context, ContextTree, Node, Path
-from tokencake.sim.kv import Hold, KvPool, Owner, Run
+from tokencake.sim.engine.memory.block_pool import Hold, KvPool, Owner, Run
+from tokencake.sim.engine.memory.context_tree import Context, ContextTree, Node, Path
 from tokencake.traces.apps import Segment
 
 SIDES = 2

@@ -21,8 +21,8 @@ LAYERS = {
 }
 EXTRAS = {  # the one file of each
     "sim/gate/pytest_plugin.py": {"pytest"},
-    "sim/trials/ray_executor.py": {"ray"},
-    "sim/trials/sweep_plot.py": {"matplotlib"},
+    "sim/experiments/ray_executor.py": {"ray"},
+    "sim/experiments/sweep/plot.py": {"matplotlib"},
 }
 ONLY_LIVE = {"fastapi", "openai", "starlette", "torch", "vllm"}  # what engines, their servers and clients bring
 
@@ -68,7 +68,7 @@ def test_every_form_of_an_import_is_seen() -> None:
     source = (
         "import vllm.v1\nfrom . import kv\nfrom ..policies import x\nfrom .. import traces\ndef f():\n import simpy"
     )
-    found = imports(source, Path("sim/engine.py"))
+    found = imports(source, Path("sim/engine/engine.py"))
     assert found == Imports({"sim", "policies", "traces"}, {"vllm", "simpy"})
 
 

@@ -15,10 +15,10 @@ from trace_files import applications, dags, one_app, one_call
 
 from tokencake.live.play import Player
 from tokencake.live.tokens import Tokens
-from tokencake.sim.content import ContextTree
-from tokencake.sim.machine import PS_PER_S, ps
-from tokencake.sim.moments import BOUNDARY, At, Clock
-from tokencake.sim.workload import Workload
+from tokencake.sim.engine.clock import BOUNDARY, At, Clock
+from tokencake.sim.engine.memory.context_tree import ContextTree
+from tokencake.sim.engine.world import Workload
+from tokencake.sim.machine.machine import PS_PER_S, ps
 from tokencake.traces.apps import AppId, Application, Call, Tool
 from tokencake.traces.errors import TraceError
 from tokencake.traces.events import Request

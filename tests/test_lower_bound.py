@@ -12,9 +12,9 @@ from differential.workloads import Workload, hosted, workload
 
 from tokencake.policies.interface import Policy
 from tokencake.policies.registry import ROWS, load_policy
-from tokencake.sim.machine import Machine
-from tokencake.sim.simulate import simulate
-from tokencake.sim.trials.lower_bound import has_bound, latency_bound_s, lower_bounds
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.experiments.lower_bound import has_bound, latency_bound_s, lower_bounds
+from tokencake.sim.machine.machine import Machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, Call, Prompt, Segment, Tool
 from tokencake.traces.results.metrics import Metrics

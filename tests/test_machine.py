@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokencake.sim.machine import BELIEVABLE, RULES, Machine
+from tokencake.sim.machine.machine import BELIEVABLE, RULES, Machine
 from tokencake.traces.errors import MachineError
 
 

@@ -4,9 +4,9 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from tokencake.sim.machine import Machine
-from tokencake.sim.machine_file import load_machine
-from tokencake.sim.presets import gpu_table, preset_table, published_table
+from tokencake.sim.machine.files import load_machine
+from tokencake.sim.machine.machine import Machine
+from tokencake.sim.machine.presets import gpu_table, preset_table, published_table
 
 ROOT = Path(__file__).parent.parent
 DOC = (ROOT / "docs" / "machines.md").read_text(encoding="utf-8")

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tokencake.sim.machine import Machine
-from tokencake.sim.machine_file import KEYS, load_machine, machine_names
-from tokencake.sim.presets import presets
+from tokencake.sim.machine.files import KEYS, load_machine, machine_names
+from tokencake.sim.machine.machine import Machine
+from tokencake.sim.machine.presets import presets
 from tokencake.traces.errors import MachineError
 
 WHOLE = """\

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tokencake.sim.presets import CUDA_SHARE, GIB, GPUS, MODELS, PUBLISHED, Model, derive, gpus_needed, presets
+from tokencake.sim.machine.presets import CUDA_SHARE, GIB, GPUS, MODELS, PUBLISHED, Model, derive, gpus_needed, presets
 
 
 @pytest.mark.parametrize("name", presets())

@@ -13,17 +13,17 @@ from measuring import limits_of, steps_of
 from trace_files import one_app, one_call, written
 
 from tokencake.cli import run
-from tokencake.live.measure import COPY_POLICY, FULL, QUICK, copy_probes, measure, step_probes, trace_probes
 from tokencake.policies.registry import load_policy
 from tokencake.policies.run_settings import RunSettings
-from tokencake.sim.copy_fit import fit_copies
-from tokencake.sim.fit import Limits
-from tokencake.sim.machine import Machine
-from tokencake.sim.machine_file import load_machine
-from tokencake.sim.samples import Samples
-from tokencake.sim.samples_file import samples_text
-from tokencake.sim.simulate import simulate
-from tokencake.sim.step_mix import Shape, reach
+from tokencake.sim.calibration.copy_costs import fit_copies
+from tokencake.sim.calibration.fit import Limits
+from tokencake.sim.calibration.probes import COPY_POLICY, FULL, QUICK, copy_probes, measure, step_probes, trace_probes
+from tokencake.sim.calibration.samples import Samples
+from tokencake.sim.calibration.samples_file import samples_text
+from tokencake.sim.calibration.step_mix import Shape, reach
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.machine.files import load_machine
+from tokencake.sim.machine.machine import Machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import NO_HINTS
 from tokencake.traces.errors import EngineError

@@ -21,7 +21,7 @@ from test_every_policy import HONEST, smallest
 from views import Story
 
 from tokencake.policies.registry import ROWS, load_policy
-from tokencake.sim.presets import PUBLISHED
+from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, Hints
 from tokencake.traces.events import ToolHint

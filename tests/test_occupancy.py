@@ -11,7 +11,7 @@ from runs import play
 from test_every_policy import chunks, facts_on, hard, smallest
 
 from tokencake.policies.interface import EVERYTHING, Plan, View
-from tokencake.sim.machine import Machine
+from tokencake.sim.machine.machine import Machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, Call, Prompt, Segment, Tool
 from tokencake.traces.results.metrics import Metrics

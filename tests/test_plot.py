@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from tokencake.cli import run
-from tokencake.sim.trials.grid import Axis
-from tokencake.sim.trials.sweep_plot import Panel, axis_label, check_plot, metric_label, plotted, rows_of, series
+from tokencake.sim.experiments.sweep.grid import Axis
+from tokencake.sim.experiments.sweep.plot import Panel, axis_label, check_plot, metric_label, plotted, rows_of, series
 from tokencake.traces.errors import TokencakeError
 
 pytest.importorskip("matplotlib")
@@ -111,7 +111,7 @@ def test_policies_differ_without_their_colours():
     made = report(QPS)
     for point in made["points"]:
         point["policies"] = [policy(f"p{index}", 1.0 + index) for index in range(10)]
-    from tokencake.sim.trials import sweep_plot
+    from tokencake.sim.experiments.sweep import plot as sweep_plot
 
     lines = sweep_plot._figure(made).axes[0].containers
     looks = {(one[0].get_linestyle(), one[0].get_marker(), one[0].get_markerfacecolor() == "white") for one in lines}

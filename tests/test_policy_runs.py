@@ -10,8 +10,8 @@ from tokencake.policies.interface import Hits
 from tokencake.policies.ledger import Ledger
 from tokencake.policies.registry import load_policy
 from tokencake.policies.tokencake.options import Rules
-from tokencake.sim.machine_file import load_machine
-from tokencake.sim.simulate import simulate
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.machine.files import load_machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application
 from tokencake.traces.generate.workloads import code_writer

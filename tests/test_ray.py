@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 
 from tokencake.cli import run
-from tokencake.sim.machine_file import load_machine
-from tokencake.sim.trials import ray_executor
-from tokencake.sim.trials.cell import Cell, play
-from tokencake.sim.trials.identity import code_digest
+from tokencake.sim.experiments import ray_executor
+from tokencake.sim.experiments.cell import Cell, play
+from tokencake.sim.experiments.identity import code_digest
+from tokencake.sim.machine.files import load_machine
 
 MINE = "from tokencake.policies.field.vllm import Vllm\nclass Mine(Vllm): pass\n"
 DYING = """

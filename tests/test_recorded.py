@@ -17,10 +17,10 @@ from tokencake.policies.field.vllm import Vllm
 from tokencake.policies.interface import Plan, Policy, View
 from tokencake.policies.replay import began
 from tokencake.policies.tokencake.policy import tokencake
-from tokencake.sim.fit import Limits
-from tokencake.sim.machine import Machine
-from tokencake.sim.presets import PUBLISHED
-from tokencake.sim.recorded import Agreement, play_recorded, play_records, with_limits
+from tokencake.sim.calibration.fit import Limits
+from tokencake.sim.fidelity.rerun import Agreement, play_recorded, play_records, with_limits
+from tokencake.sim.machine.machine import Machine
+from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application
 from tokencake.traces.errors import TokencakeError, TraceError

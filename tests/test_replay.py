@@ -19,8 +19,8 @@ from tokencake.policies.field.vllm import Vllm
 from tokencake.policies.interface import EVERYTHING, Plan, View
 from tokencake.policies.replay import Difference, began, differing, replay, replay_file
 from tokencake.policies.tokencake.policy import tokencake
-from tokencake.sim.machine import Machine
-from tokencake.sim.presets import PUBLISHED
+from tokencake.sim.machine.machine import Machine
+from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces import events as e
 from tokencake.traces.apps import NO_HINTS, Application
 from tokencake.traces.errors import PolicyError, TraceError

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tokencake.sim.samples import CopySample, HostShare, Samples
-from tokencake.sim.samples_file import read_samples, samples_text
+from tokencake.sim.calibration.samples import CopySample, HostShare, Samples
+from tokencake.sim.calibration.samples_file import read_samples, samples_text
 from tokencake.traces import events as e
 from tokencake.traces.apps import NO_HINTS
 from tokencake.traces.errors import TraceError

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tokencake.policies.field.vllm import Vllm
-from tokencake.sim.machine import Machine
-from tokencake.sim.samples import StepSample
-from tokencake.sim.simulate import simulate
-from tokencake.sim.step_mix import Beyond, Shape, StepMix, farthest, mix_of
+from tokencake.sim.calibration.samples import StepSample
+from tokencake.sim.calibration.step_mix import Beyond, Shape, StepMix, farthest, mix_of
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.machine.machine import Machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, Call, Prompt, Segment
 

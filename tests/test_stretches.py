@@ -14,10 +14,10 @@ from seeds import seeds
 
 from tokencake.policies.field.vllm import Vllm
 from tokencake.policies.tokencake.policy import tokencake
-from tokencake.sim.machine import Machine
-from tokencake.sim.presets import PUBLISHED
-from tokencake.sim.scheduler import Scheduled
-from tokencake.sim.simulate import simulate
+from tokencake.sim.engine.scheduler import Scheduled
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.machine.machine import Machine
+from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, Call, Prompt, Segment
 from tokencake.traces.generate.workloads import code_writer, deep_research

@@ -16,13 +16,13 @@ import pytest
 from misbehaving import POLICIES
 
 from tokencake.cli import _for_failures, run
-from tokencake.sim.machine_file import load_machine
-from tokencake.sim.trials.attempt import OUR_BUG, attempt
-from tokencake.sim.trials.cell import Cell, Outcome
-from tokencake.sim.trials.grid import make_grid
-from tokencake.sim.trials.kept import Kept, Result
-from tokencake.sim.trials.sweep import Progress, Sweep, play_sweep
-from tokencake.sim.trials.sweep_report import build, csv_text, point_line, problems
+from tokencake.sim.experiments.attempt import OUR_BUG, attempt
+from tokencake.sim.experiments.cell import Cell, Outcome
+from tokencake.sim.experiments.sweep.grid import make_grid
+from tokencake.sim.experiments.sweep.journal import Kept, Result
+from tokencake.sim.experiments.sweep.plan import Progress, Sweep, play_sweep
+from tokencake.sim.experiments.sweep.report import build, csv_text, point_line, problems
+from tokencake.sim.machine.files import load_machine
 from tokencake.traces.errors import TokencakeError
 from tokencake.traces.results.metrics import Metrics
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tokencake.sim.machine_file import load_machine
+from tokencake.sim.machine.files import load_machine
 from tokencake.traces.errors import MachineError, TokencakeError
 from tokencake.traces.files.toml_file import header, key_of, read_toml
 

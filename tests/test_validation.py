@@ -18,9 +18,21 @@ from trace_files import one_app, one_call, written
 
 from tokencake.cli import run
 from tokencake.live import in_process
-from tokencake.live.host_load import HostLoad
-from tokencake.live.validation import LOST, OPEN, SHOWN, WON, Trial, build, error_of, margin, outcome, tables, words
-from tokencake.sim import recorded
+from tokencake.sim.calibration.host_load import HostLoad
+from tokencake.sim.fidelity import rerun as recorded
+from tokencake.sim.fidelity.validation import (
+    LOST,
+    OPEN,
+    SHOWN,
+    WON,
+    Trial,
+    build,
+    error_of,
+    margin,
+    outcome,
+    tables,
+    words,
+)
 from tokencake.traces.console.interrupts import Ended
 from tokencake.traces.errors import RunError
 from tokencake.traces.results.metrics import Metrics

@@ -19,7 +19,7 @@ from runs import Record, assert_the_same_by_all_structures, play
 from tokencake.policies.field.native_offload import NativeOffload
 from tokencake.policies.field.oracle import Oracle
 from tokencake.policies.interface import EVERYTHING, Extent, Move, Plan, View
-from tokencake.sim.machine import Machine
+from tokencake.sim.machine.machine import Machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, Call, Prompt, Segment
 

@@ -33,8 +33,8 @@ from tokencake.live.scheduler import TokencakeAsyncScheduler, TokencakeScheduler
 from tokencake.live.tokens import Tokens
 from tokencake.policies.controller import Sink
 from tokencake.policies.run_settings import RunSettings
-from tokencake.sim.link import Link
-from tokencake.sim.machine import PS_PER_S, Machine
+from tokencake.sim.engine.memory.link import Link
+from tokencake.sim.machine.machine import PS_PER_S, Machine
 from tokencake.traces.apps import Application, Call, CallId
 from tokencake.traces.events import Request as Described
 

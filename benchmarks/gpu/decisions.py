@@ -7,8 +7,8 @@ from typing import Any
 
 from tokencake.live.in_process import InProcess
 from tokencake.policies.run_settings import UNMEASURED
-from tokencake.sim.fit import limits_of
-from tokencake.sim.machine import Machine
+from tokencake.sim.calibration.fit import limits_of
+from tokencake.sim.machine.machine import Machine
 from tokencake.traces.apps import Application
 
 from . import results, setups

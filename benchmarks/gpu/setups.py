@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tokencake.live.available_memory import available_bytes
 from tokencake.live.engine_options import EngineOptions
-from tokencake.live.measure import QUICK, Effort
-from tokencake.sim.machine import Machine
-from tokencake.sim.presets import GPUS, MODELS, PUBLISHED, Model, derive
+from tokencake.sim.calibration.probes import QUICK, Effort
+from tokencake.sim.machine.machine import Machine
+from tokencake.sim.machine.presets import GPUS, MODELS, PUBLISHED, Model, derive
 from tokencake.traces.apps import Application, Call, Prompt, Segment
 from tokencake.traces.generate.workloads import code_writer
 from tokencake.traces.variants.scale import scaled

@@ -15,20 +15,20 @@ from typing import Any
 from live_accuracy import formula_error
 
 from tokencake import __version__
-from tokencake.live.host_load import HostLoad
 from tokencake.live.in_process import InProcess
-from tokencake.live.measure import measure
 from tokencake.policies.costs import LinearCosts
 from tokencake.policies.registry import load_policy
 from tokencake.policies.replay import replay_file
 from tokencake.policies.run_settings import RunSettings
-from tokencake.sim import calibration
-from tokencake.sim.fit import Limits, fit_for, limits_of, rough_mix
-from tokencake.sim.machine import Machine
-from tokencake.sim.presets import PUBLISHED
-from tokencake.sim.recorded import Agreement, play_recorded, with_limits
-from tokencake.sim.samples import Samples
-from tokencake.sim.simulate import simulate
+from tokencake.sim.calibration import report as calibration
+from tokencake.sim.calibration.fit import Limits, fit_for, limits_of, rough_mix
+from tokencake.sim.calibration.host_load import HostLoad
+from tokencake.sim.calibration.probes import measure
+from tokencake.sim.calibration.samples import Samples
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.fidelity.rerun import Agreement, play_recorded, with_limits
+from tokencake.sim.machine.machine import Machine
+from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces.apps import Application
 from tokencake.traces.events_file import EventsWriter
 from tokencake.traces.results.metrics import Metrics

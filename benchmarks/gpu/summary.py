@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from tokencake import __version__
-from tokencake.live import validation
-from tokencake.sim.machine import Switch
+from tokencake.sim.fidelity import validation
+from tokencake.sim.machine.machine import Switch
 from tokencake.traces.files.escaping import one_line
 from tokencake.traces.files.schema import list_of, map_of, record, ruled, string
 

@@ -38,11 +38,11 @@ from ...traces.files.source_file import check_file
 from ...traces.files.whole_file import replacing, unwritable
 from ...traces.format.reader import trace_digest
 from ...traces.results.metric import metric_names
-from ..machine import BELIEVABLE, RULES, Machine
-from ..machine_file import REQUIRED
+from ..machine.files import REQUIRED
+from ..machine.machine import BELIEVABLE, RULES, Machine
+from .case_run import DIGITS, Digests, Witness
 from .decisions import Kept, packed, read_text, unpacked, write_bytes
-from .suite import Case, Suite
-from .witness import DIGITS, Digests, Witness
+from .suite.suite import Case, Suite
 
 SCHEMA = "tokencake.baseline/1"
 NOTHING_WRITTEN = "no baseline was written"  # what an interrupt has come before

@@ -13,14 +13,14 @@ from ...traces.files.escaping import one_line
 from ...traces.files.source_file import check_file
 from ...traces.format.reader import read_trace
 from ...traces.results.metric import metric_value
-from ..machine import Machine
-from ..trials.cell import Cell, played
-from ..trials.workers import cores
+from ..experiments.cell import Cell, played
+from ..experiments.workers import cores
+from ..machine.machine import Machine
 from .baseline import Baseline, Inputs, baseline_of, decisions_file, inputs_of, read_baseline
+from .case_run import Digests, Made, Players, Witness
 from .decisions import Difference, first_difference
 from .judge import Chance, Finding, judge
-from .suite import Case, Gate, Suite
-from .witness import Digests, Made, Players, Witness
+from .suite.suite import Case, Gate, Suite
 
 Behaviour: TypeAlias = Literal["same", "times", "changed"]
 State: TypeAlias = Literal["good", "changed", "improved", "uncertain", "regressed", "failed"]

@@ -14,16 +14,16 @@ from ...traces.console.terminal import say
 from ...traces.errors import TokencakeError
 from ...traces.files.outputs import Output, check_apart, check_outputs, write_whole
 from ...traces.files.whole_file import STANDARD_OUTPUT
-from ..machine_file import inputs_of
+from ..machine.files import inputs_of
 from .baseline import baseline_file, decisions_file
 from .check import Progress, check_suite
-from .github import github
-from .junit import junit
-from .markdown import markdown
-from .report import report_of
-from .suite import Suite
-from .suite_file import find_suite, load_suite
-from .text import plain_text, print_text
+from .formats.github import github
+from .formats.junit import junit
+from .formats.markdown import markdown
+from .formats.report import report_of
+from .formats.text import plain_text, print_text
+from .suite.suite import Suite
+from .suite.suite_file import find_suite, load_suite
 from .update import update_suite
 
 FILE_WIDTH = 120  # characters of a line in a file

@@ -16,7 +16,7 @@ from math import fsum
 from typing import Literal, NamedTuple, TypeAlias
 
 from ...traces.results.verdict import judge_paired
-from .suite import Gate
+from .suite.suite import Gate
 
 Word: TypeAlias = Literal["good", "regressed", "improved", "uncertain"]
 Lack: TypeAlias = Literal["base", "value", "both"]  # which side has no value in a repeat in which the other has one

@@ -10,7 +10,7 @@ from ...traces.errors import TokencakeError
 from ...traces.results.metric import metric_value
 from ...traces.results.report import cut_off as lines_of
 from ...traces.results.verdict import Word, judge_unpaired
-from .suite import Case, Gate, Suite
+from .suite.suite import Case, Gate, Suite
 
 SCHEMA = "tokencake.check-live/1"
 NOISE_FLOOR = 0.01  # relative standard deviation that a live run has at least: two that are closer are so by luck

@@ -27,15 +27,15 @@ from ...traces.events_file import Record
 from ...traces.results.metric import check_judged, higher_is_better, metric_value, shown
 from ...traces.results.metrics import Metrics
 from ...traces.variants.vary import parse_variation
-from ..machine import Machine
-from ..machine_file import DEFAULT_MACHINE
-from ..simulate import simulate as simulate_once
-from ..trials.cell import Cell, played
+from ..engine.simulate import simulate as simulate_once
+from ..experiments.cell import Cell, played
+from ..machine.files import DEFAULT_MACHINE
+from ..machine.machine import Machine
+from .formats.report import finding_record
+from .formats.words import allowed, change, interval
 from .judge import Chance, Finding, judge
-from .place import Place, as_settings
-from .report import finding_record
-from .suite import Gate
-from .words import allowed, change, interval
+from .suite.suite import Gate
+from .suite.suite_paths import Place, as_settings
 
 CONFIDENCE = 0.95
 

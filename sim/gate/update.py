@@ -17,7 +17,7 @@ from .baseline import (
     write_baselines,
 )
 from .check import Progress, causes_of, run_suite
-from .suite import Case, Suite
+from .suite.suite import Case, Suite
 
 
 def update_suite(suite: Suite, workers: int | None = None, progress: Progress | None = None) -> list[str]:

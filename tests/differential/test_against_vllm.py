@@ -16,7 +16,7 @@ from oracle.play import Step
 from oracle.scheduler import Block, BlockPool
 
 from tokencake.live.versions import check_vllm
-from tokencake.sim.machine import simulated_version
+from tokencake.sim.machine.machine import simulated_version
 from tokencake.traces.apps import CallId
 
 from . import vllm_driver, vllm_engine_core

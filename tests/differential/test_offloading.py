@@ -33,12 +33,12 @@ from vllm.v1.outputs import KVConnectorOutput
 from tokencake.live.versions import check_vllm
 from tokencake.policies.field.native_offload import NativeOffload
 from tokencake.policies.interface import Extent
-from tokencake.sim.copies import Copies
-from tokencake.sim.jobs import Job
-from tokencake.sim.kv import Span
-from tokencake.sim.link import Link
-from tokencake.sim.machine import PS_PER_S, Machine, simulated_version
-from tokencake.sim.simulate import simulate
+from tokencake.sim.engine.memory.block_pool import Span
+from tokencake.sim.engine.memory.copies import Copies
+from tokencake.sim.engine.memory.link import Link
+from tokencake.sim.engine.requests import Job
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.machine.machine import PS_PER_S, Machine, simulated_version
 from tokencake.traces import events as e
 from tokencake.traces.apps import CallId
 

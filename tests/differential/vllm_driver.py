@@ -35,7 +35,7 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
-from tokencake.sim.machine import Machine
+from tokencake.sim.machine.machine import Machine
 from tokencake.traces.apps import Application, Call, CallId
 
 # Any small architecture that vLLM knows: the scheduler only wants a context length and a vocabulary.

@@ -16,7 +16,7 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.outputs import ModelRunnerOutput
 
-from tokencake.sim.machine import Machine
+from tokencake.sim.machine.machine import Machine
 from tokencake.traces.apps import Application, CallId
 
 from .vllm_driver import VllmEngine, finished

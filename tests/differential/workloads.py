@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 from typing import NamedTuple
 
-from tokencake.sim.machine import Machine
+from tokencake.sim.machine.machine import Machine
 from tokencake.traces.apps import Application, Call, Prompt, Segment, Tool
 from tokencake.traces.generate.workloads import code_writer
 

@@ -23,7 +23,7 @@ from virtual_engine import Virtual
 from tokencake.policies.interface import Extent, Plan, Policy, View
 from tokencake.policies.registry import load_policy
 from tokencake.policies.run_settings import RunSettings
-from tokencake.sim.simulate import simulate
+from tokencake.sim.engine.simulate import simulate
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, Call, Prompt, Segment
 

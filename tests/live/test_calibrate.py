@@ -9,13 +9,13 @@ import pytest
 pytest.importorskip("vllm", reason="needs vLLM")
 
 from tokencake.cli import run
-from tokencake.live import measure as measuring
 from tokencake.live.engine_options import EngineOptions
 from tokencake.live.in_process import InProcess
-from tokencake.live.measure import Effort, measure, step_probes
-from tokencake.sim.fit import fit_for, host_load_of, limits_of
-from tokencake.sim.machine_file import load_machine
-from tokencake.sim.samples_file import read_samples
+from tokencake.sim.calibration import probes as measuring
+from tokencake.sim.calibration.fit import fit_for, host_load_of, limits_of
+from tokencake.sim.calibration.probes import Effort, measure, step_probes
+from tokencake.sim.calibration.samples_file import read_samples
+from tokencake.sim.machine.files import load_machine
 from tokencake.traces import events as e
 
 LITTLE = Effort(

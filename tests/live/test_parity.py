@@ -16,9 +16,9 @@ from tokencake.live.engine_options import EngineOptions
 from tokencake.live.in_process import InProcess
 from tokencake.policies.replay import replay_file
 from tokencake.policies.run_settings import RunSettings
-from tokencake.sim.fit import limits_of
-from tokencake.sim.presets import PUBLISHED
-from tokencake.sim.recorded import play_recorded, with_limits
+from tokencake.sim.calibration.fit import limits_of
+from tokencake.sim.fidelity.rerun import play_recorded, with_limits
+from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces.apps import Application
 from tokencake.traces.events_file import EventsWriter, read_events
 from tokencake.traces.format.header import Header

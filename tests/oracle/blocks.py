@@ -1,6 +1,6 @@
 """A KV pool block by block, as vLLM's `BlockPool` does it: what the pool on runs is held to.
 
-Same interface as `tokencake.sim.kv.KvPool`; every block is an object here, every queue a list of blocks.
+Same interface as `sim.engine.memory.block_pool.KvPool`; every block is an object here, every queue a list of blocks.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import takewhile
 
-from tokencake.sim.content import ContextTree, Node, Path
-from tokencake.sim.kv import Owner
+from tokencake.sim.engine.memory.block_pool import Owner
+from tokencake.sim.engine.memory.context_tree import ContextTree, Node, Path
 
 Key = tuple[Node, int]
 

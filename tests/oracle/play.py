@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import NamedTuple, Protocol
 
-from tokencake.sim.machine import PS_PER_S, Machine
+from tokencake.sim.machine.machine import PS_PER_S, Machine
 from tokencake.traces.apps import Application, Call, CallId
 
 

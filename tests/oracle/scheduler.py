@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tokencake.sim.machine import Machine
+from tokencake.sim.machine.machine import Machine
 from tokencake.traces.apps import Application, Call, CallId
 
 from .play import Piece, Schedule, Step, play

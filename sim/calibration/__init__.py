@@ -1,0 +1,1 @@
+"""A machine fitted to what an engine measures."""

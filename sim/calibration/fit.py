@@ -1,0 +1,275 @@
+"""A machine from measurements: constants with their intervals, what is left unexplained, and warnings.
+
+Of a fit it is also said what the probes reached, and, where it is known what will be played, where that lies beyond.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
+
+from ...traces.apps import Application
+from ...traces.errors import MachineError
+from ...traces.files.fields import shown
+from ..machine.machine import ENGINE_VERSIONS, PS_PER_S, RULES, Machine, Real, Switch, Whole, simulated_version
+from .copy_costs import CopyFit, fit_copies
+from .host_costs import fit_host
+from .samples import CopySample, Samples, StepSample
+from .step_costs import Estimate, StepFit, fit_steps
+from .step_mix import REACHED, Beyond, Shape, StepMix, farthest, mix_of
+
+WRONG = 0.1  # relative error from which on a kind of steps is warned about
+DISTURBED = 0.5  # error of the worst twentieth of all steps from which on something disturbed them
+LOADED = 0.05  # share of a thread's time that it waited, or of the CPUs' that was stolen, from which on it is said
+UNSTEADY = 0.1  # spread of equal steps from which on it is said
+UNEQUAL = 1.25  # ratio of the link's two ways from which on one rate for both is a compromise
+
+
+MAY_BE_NONE = ("host_blocks", "long_prefill_token_threshold")
+OF_ITSELF = "what the engine tells of itself"
+USUAL = {"long_prefill_token_threshold": 0}  # what an engine did that does not tell: vLLM's default
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What an engine can hold and do in a step: the part of a machine that is known. Names as in `Machine`."""
+
+    gpu_blocks: int
+    block_tokens: int
+    block_bytes: int
+    host_blocks: int
+    max_context_tokens: int
+    step_budget_tokens: int
+    max_running: int
+    asynchronous: bool
+    long_prefill_token_threshold: int = 0
+    engine_version: str = ENGINE_VERSIONS[-1]
+
+    def settings(self) -> dict[str, Any]:
+        """As fields of a `Machine`."""
+        return {
+            "gpu_blocks": self.gpu_blocks,
+            "block_tokens": self.block_tokens,
+            "kv_bytes_per_token": self.block_bytes // self.block_tokens,
+            "host_gib": self.host_blocks * self.block_bytes / 2**30,
+            "max_context_tokens": self.max_context_tokens,
+            "step_budget_tokens": self.step_budget_tokens,
+            "max_running": self.max_running,
+            "long_prefill_token_threshold": self.long_prefill_token_threshold,
+            "asynchronous": self.asynchronous,
+            "engine_version": self.engine_version,
+        }
+
+
+def limits_of(info: Mapping[str, object]) -> Limits:
+    """The limits that an engine tells. Raises MachineError, naming the field, if one is missing or means nothing."""
+    values: dict[str, Any] = {}
+    if "vllm" in info:  # else the latest is meant, as where a machine does not tell
+        values["engine_version"] = _version(info["vllm"])
+    for name in Limits.__slots__:
+        if name == "engine_version":
+            continue
+        rule = Switch() if name == "asynchronous" else Whole(0 if name in MAY_BE_NONE else 1, 2**63)
+        values[name] = info.get(name, USUAL.get(name))
+        if problem := rule.problem(values[name]):
+            raise MachineError(f"{OF_ITSELF}: {name}: {problem}")
+    limits = Limits(**values)
+    try:
+        Machine(name="engine", **limits.settings(), step_s=1.0, link_gbps=1.0)  # found now, and not after measuring
+    except MachineError as error:
+        raise MachineError(f"{OF_ITSELF}: {error}") from None
+    return limits
+
+
+def name_of(info: Mapping[str, object]) -> str:
+    """What a machine is called that is fitted to an engine: the end of its model's name, if a machine may have that."""
+    name = Path(str(info.get("model", ""))).name
+    return "engine" if RULES["name"].problem(name) else name
+
+
+def _version(vllm: object) -> str:
+    try:
+        return simulated_version(vllm)
+    except MachineError as error:
+        raise MachineError(f"{OF_ITSELF}: {error}") from None
+
+
+def host_load_of(info: Mapping[str, object]) -> dict[str, float | None]:
+    """What is told of the host while the engine was measured; nothing of engines of earlier versions.
+
+    Raises MachineError for what is no share.
+    """
+    told = info.get("host_load", {})
+    if not isinstance(told, Mapping):
+        raise MachineError(f"{OF_ITSELF}: host_load: expected an object, got {shown(told)}")
+    found: dict[str, float | None] = {}
+    for name in ("waited_share", "stolen_share"):
+        value = told.get(name)
+        if value is not None and (problem := Real(0.0, 1.0).problem(value)):
+            raise MachineError(f"{OF_ITSELF}: host_load: {name}: {problem}")
+        found[name] = value
+    return found
+
+
+def loaded_words(host_load: Mapping[str, float | None]) -> list[str]:
+    """What to say of a host's load while an engine's times were taken, as `HostLoad.until` tells it; nothing of a quiet
+    one."""
+    found = []
+    if (waited := host_load.get("waited_share") or 0.0) > LOADED:
+        found.append(
+            f"the host was loaded: for {waited:.0%} of the time in which the engine had something to do it waited"
+            " for a CPU; measure where nothing else runs"
+        )
+    if (stolen := host_load.get("stolen_share") or 0.0) > LOADED:
+        found.append(f"the host was loaded: other virtual machines took {stolen:.0%} of its CPUs' time")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What was fitted. `constants` are by field of `Machine`."""
+
+    limits: Limits
+    steps: StepFit
+    copies: CopyFit
+    host: Mapping[str, Estimate]
+    probed: Mapping[str, int]  # how far the steps reach, by the keys of REACHED
+    spread: float | None  # of equal steps' times: standard deviation over mean
+    beyond: Sequence[Beyond] = ()  # where what will be played reaches farther
+    host_load: Mapping[str, float | None] = field(default_factory=dict)  # while it was measured: `HostLoad.until`
+    played: Container[str] | None = None  # kinds of steps that will be played; None: not known
+
+    @property
+    def constants(self) -> dict[str, Estimate]:
+        return {**self.steps.constants, **self.host, "link_gbps": self.copies.link_gbps, "copy_s": self.copies.copy_s}
+
+    def machine(self, name: str) -> Machine:
+        """The machine with these constants. Its client takes no time: a live run's reacts in the same round."""
+        costs: dict[str, Any] = {name: _possible(name, found.value) for name, found in self.constants.items()}
+        if not costs["step_s"] + costs["floor_s"]:
+            costs["step_s"] = 1 / PS_PER_S  # a machine's steps take time
+        return Machine(name=name, **self.limits.settings(), **costs)
+
+    def warnings(self) -> list[str]:
+        """What a reader of the constants has to know."""
+        found = [*self._unquiet(), *map(_extrapolated, self.beyond)]
+        if self.steps.overall.p95 > DISTURBED:
+            found.append(
+                f"5 % of the steps are more than {self.steps.overall.p95:.0%} off: measure where nothing else runs"
+            )
+        found += [
+            f"{error.kind}: fitted steps are {error.median:+.0%} off what was measured (median of {error.steps})"
+            for error in self.steps.kinds
+            if abs(error.median) > WRONG and (self.played is None or error.kind in self.played)
+        ]
+        ways = self.copies.to_host_gbps, self.copies.to_gpu_gbps
+        if ways[0] and ways[1] and not 1 / UNEQUAL < ways[0] / ways[1] < UNEQUAL:
+            found.append(
+                f"the link's two ways differ: {ways[0]:.3g} GB/s to the host, {ways[1]:.3g} GB/s to the GPU;"
+                " a machine has one rate for both, which lies between"
+            )
+        return found
+
+    def probed_words(self) -> str:
+        """How far the probes reached, in words."""
+        return "probed up to " + ", ".join(f"{self.probed[name]:,} {label}" for name, label in REACHED.items())
+
+    def _unquiet(self) -> list[str]:
+        """That something else ran while the steps were measured, with figures."""
+        found = loaded_words(self.host_load)
+        if self.spread is not None and self.spread > UNSTEADY:
+            found.append(
+                f"equal steps did not take equally long: their times vary by {self.spread:.0%} (standard deviation);"
+                " measure where nothing else runs"
+            )
+        return found
+
+
+def fit(
+    steps: Sequence[StepSample],
+    copies: Sequence[CopySample],
+    limits: Limits,
+    seed: int = 0,
+    mix: StepMix | None = None,
+    host_load: Mapping[str, float | None] | None = None,
+) -> Fit:
+    """Fits a machine's constants; `seed` draws their intervals. Raises MachineError for too little data.
+
+    With a `mix` of what will be played, its kinds of steps matter as it says, and where it lies beyond is told.
+    """
+    host = fit_host(steps, seed)
+    weights = None if mix is None else mix.weights()
+    fitted = fit_steps(host.steps, seed, weights)
+    probed = farthest(map(Shape.of, steps))
+    return Fit(
+        limits,
+        fitted,
+        fit_copies(copies, limits.block_bytes, seed),
+        host.constants,
+        probed,
+        _spread(steps),
+        () if mix is None else mix.beyond(probed),
+        host_load or {},
+        weights,
+    )
+
+
+def samples_of(facts: Iterable[object]) -> Samples:
+    """The samples of runs whose steps were reported."""
+    samples = Samples()
+    for fact in facts:
+        samples.add(fact)
+    return samples
+
+
+def fit_for(
+    facts: Iterable[object],
+    limits: Limits,
+    workload: Callable[[], Iterable[Application]] | None = None,
+    seed: int = 0,
+    host_load: Mapping[str, float | None] | None = None,
+) -> Fit:
+    """Fits the facts of runs whose steps were reported, as `fit` does; for a workload, if it is known what will be
+    played."""
+    samples = samples_of(facts)
+    mix = None if workload is None else _mix(samples, limits, workload)
+    return fit(samples.steps, samples.copies, limits, seed, mix, host_load)
+
+
+def rough_mix(facts: Iterable[object], limits: Limits, workload: Callable[[], Iterable[Application]]) -> StepMix:
+    """The steps that a workload comes to on a machine that is fitted to these facts as they are."""
+    return _mix(samples_of(facts), limits, workload)
+
+
+def _mix(samples: Samples, limits: Limits, workload: Callable[[], Iterable[Application]]) -> StepMix:
+    return mix_of(workload(), fit(samples.steps, samples.copies, limits).machine("rough"))
+
+
+def _spread(steps: Sequence[StepSample]) -> float | None:
+    """By how much the times of equal steps vary: standard deviation over mean, of the middle set of equals.
+
+    None if no two are equal.
+    """
+    equals: dict[tuple[int, ...], list[float]] = defaultdict(list)
+    for step in steps:
+        equals[step[1:5]].append(step.seconds)
+    found = [stdev(seconds) / fmean(seconds) for seconds in equals.values() if len(seconds) > 1]
+    return median(found) if found else None
+
+
+def _extrapolated(beyond: Beyond) -> str:
+    return (
+        f"extrapolated: {beyond.played:,} {REACHED[beyond.name]} will be played, {beyond.probed:,} were probed;"
+        f" {beyond.share:.0%} of the time lies beyond"
+    )
+
+
+def _possible(name: str, value: float) -> float:
+    """A value that a machine may have: below a picosecond is nothing."""
+    rule = RULES[name]
+    assert isinstance(rule, Real)
+    return 0.0 if value < rule.low and rule.zero else min(max(value, rule.low), rule.high)

@@ -1,0 +1,137 @@
+"""The decoding calls of a batch as a few sums: what a stretch of iterations costs, and when blocks are needed.
+
+Between two changes of the batch every iteration adds one token to every decoding call. So a call stores only when it
+joined; the iterations done, the sum of the contexts, and who needs its next block at which iteration (modulo the block
+size) say the rest. No cost here depends on the number of calls or tokens.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from itertools import cycle
+
+from ..machine.machine import Timing
+from .pace import Pace, paced
+from .requests import Job
+
+
+class Batch:
+    """Decoding calls between iterations. `iteration` is the number of the next one to be scheduled."""
+
+    def __init__(self, timing: Timing, block_tokens: int) -> None:
+        self._timing = timing
+        self._on_host = bool(timing.host_call_ps or timing.host_token_ps)
+        self._block_tokens = block_tokens
+        self.iteration = 0
+        self.calls = 0
+        self.context_tokens = 0  # sum over the calls of the tokens that have KV
+        self._needs = [0] * block_tokens  # [i % block_tokens]: calls that need a block at iteration i
+        self.chunk: tuple[int, int] | None = (
+            None  # of a stretch: tokens of a prompt before it, and those that an iteration adds
+        )
+        self._ends: list[tuple[int, int, Job]] = []  # (last iteration, order of admission, call); left ones are stale
+
+    def join(self, job: Job, computed_tokens: int) -> None:
+        """A call whose prompt is computed decodes from the next iteration on, `job.last_iteration` the last."""
+        job.decoding = True
+        job.joined = self.iteration
+        job.computed = computed_tokens
+        self.calls += 1
+        self.context_tokens += computed_tokens
+        self._needs[(self.iteration - computed_tokens) % self._block_tokens] += 1
+        heappush(self._ends, (job.last_iteration, job.order, job))
+
+    def leave(self, job: Job) -> None:
+        """A call stops decoding; its `computed` is what it has KV for."""
+        self._needs[(job.joined - job.computed) % self._block_tokens] -= 1
+        job.computed += self.iteration - job.joined
+        job.decoding = False
+        self.calls -= 1
+        self.context_tokens -= job.computed
+
+    def computed(self, job: Job) -> int:
+        """Tokens of a call that have KV."""
+        return job.computed + self.iteration - job.joined if job.decoding else job.computed
+
+    def needs(self, ahead: int = 0) -> int:
+        """How many calls need a block at the iteration that is `ahead` of the next."""
+        return self._needs[(self.iteration + ahead) % self._block_tokens]
+
+    def needs_between(self, first: int, end: int) -> list[tuple[int, int]]:
+        """The blocks that the iterations `first` … `end − 1` ahead need, where any: (how far ahead, blocks)."""
+        needs, size, at = self._needs, self._block_tokens, self.iteration
+        if self.chunk is not None:
+            before, chunk = self.chunk
+            return [
+                (
+                    ahead,
+                    needs[(at + ahead) % size]
+                    - (-(before + (ahead + 1) * chunk) // size)
+                    + (-(before + ahead * chunk) // size),
+                )
+                for ahead in range(first, end)
+            ]
+        turn = (at + first) % size
+        coming = cycle(needs[turn:] + needs[:turn])
+        return [(ahead, need) for ahead, need in zip(range(first, end), coming, strict=False) if need]
+
+    def until_end(self) -> int | None:
+        """Iterations up to and with the next last one of a call; None if nothing decodes."""
+        ends = self._ends
+        while ends:
+            last, order, job = ends[0]
+            if job.decoding and job.order == order:
+                return last - self.iteration + 1
+            heappop(ends)
+        return None
+
+    def until_full(self, free_blocks: int, most: int) -> int:
+        """How many iterations, at most `most`, can follow if the blocks of the first one are already taken."""
+        if self.chunk is None and self.calls * (most // self._block_tokens + 1) <= free_blocks:
+            return most
+        for ahead, need in self.needs_between(1, most):
+            free_blocks -= need
+            if free_blocks < 0:
+                return ahead
+        return most
+
+    def advance(self, iterations: int) -> list[Job]:
+        """These iterations are scheduled. The calls whose last one was among them stop decoding, and are returned."""
+        self.iteration += iterations
+        self.context_tokens += iterations * self.calls
+        done = []
+        ends = self._ends
+        while ends and ends[0][0] < self.iteration:
+            _, order, job = heappop(ends)
+            if job.decoding and job.order == order:
+                self.leave(job)
+                done.append(job)
+        return done
+
+    def pace(
+        self,
+        prefill_tokens: int = 0,
+        attended: int = 0,
+        chunk_tokens: int = 0,
+        *,
+        admitted: int = 0,
+        completed: int = 0,
+    ) -> Pace:
+        """What the next iterations cost: the first one also computes these prompt tokens.
+
+        With `chunk_tokens`, the others do as well: the chunks of one prompt, each of which attends to those before it.
+        `admitted` and `completed` are as in `Timing.of_step`; where they cost anything, the stretch is one iteration.
+        """
+        t = self._timing
+        first = (
+            t.step_ps
+            + max(t.floor_ps, t.token_ps * (self.calls + prefill_tokens))
+            + t.prefill_token_ps * prefill_tokens
+            + t.attention_ps * attended
+            + t.decode_call_ps * self.calls
+            + t.context_token_ps * self.context_tokens
+        )
+        growth = t.context_token_ps * self.calls + t.attention_ps * chunk_tokens * chunk_tokens
+        if not self._on_host:
+            return Pace(first, growth)
+        return paced(first, growth, t.of_host(admitted, self.calls + completed), asynchronous=t.asynchronous)

@@ -1,0 +1,437 @@
+"""The engine on virtual time: it takes steps, in stretches of equal iterations, and tells what happened.
+
+At each *boundary* (the end of a step, or an arrival at an idle engine) it takes in what ended, asks the policy if
+there is news, and schedules (see `scheduler`). News inside a stretch cuts it at the first step boundary that follows.
+
+Asynchronous scheduling keeps a step ahead: while one runs, the next is scheduled already. So an arrival waits for the
+end of the running and of the scheduled step, and blocks come back one schedule later.
+
+`one_by_one` makes every stretch a single iteration; the facts are the same (a test holds them to it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from math import ceil
+
+from ...policies.controller import Controller
+from ...policies.interface import Hits, Plan
+from ...traces import events as e
+from ...traces.apps import AgentId, AppId, Call, CallId
+from ...traces.errors import EngineError
+from ...traces.events import Fact
+from ..machine.machine import PS_PER_S, Machine, Timing
+from .clock import BOUNDARY, SCHEDULE, At, Clock
+from .memory.block_pool import KvPool, Run
+from .memory.context_tree import Context, ContextTree
+from .memory.copies import Copies
+from .memory.link import Link
+from .memory.occupancy import Meter
+from .requests import AgentCache, Job
+from .scheduler import Scheduler, Step, StepLog
+
+SOONEST_PS = PS_PER_S // 1000  # a policy that always wants to be asked at once must not stop the clock
+
+
+class Flight:
+    """One step that runs now (asynchronous scheduling only)."""
+
+    __slots__ = ("end_ps", "finished", "firsts")
+
+    def __init__(self, end_ps: int, firsts: list[Job], finished: list[Job]) -> None:
+        self.end_ps = end_ps
+        self.firsts = firsts
+        self.finished = finished
+
+
+class Engine:
+    """One simulated vLLM engine. The world tells it of applications, arrivals and tools; it calls `finished`."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        machine: Machine,
+        tree: ContextTree,
+        finished: Callable[[Call], None],
+        *,
+        pool: type[KvPool] = KvPool,
+        link: Callable[[Timing], Link] = Link,
+        one_by_one: bool = False,
+        step_log: StepLog | None = None,
+    ) -> None:
+        self._clock = clock
+        self._machine = machine
+        timing = machine.timing()
+        self._client_ps = timing.client_ps
+        self._size = machine.block_tokens
+        self._finished = finished
+        self.gpu = pool(tree, machine.gpu_blocks, 0)
+        self.host = pool(tree, machine.host_blocks, 1)
+        self._tree = tree
+        self._link = link(timing)
+        self._copies = Copies(self.gpu, self.host, self._link, self._size)
+        self._scheduler = Scheduler(
+            machine, self.gpu, self.host, self._copies, one_by_one=one_by_one, step_log=step_log
+        )
+        self._meter = Meter(self.gpu)
+        self._agents: dict[AgentId, AgentCache] = {}
+        self._of_app: dict[AppId, list[AgentCache]] = {}
+        self._wake_ps: int | None = None
+        self._flight: Flight | None = None
+        self._step: Step | None = None
+        self._base_ps = 0  # the stretch's first boundary, or (asynchronous) the end of the step before it
+        self._boundary: At | None = None
+        self._boundary_ps = 0
+        self._scheduling = False
+        self._lag = 1 if machine.asynchronous else 0
+        self._controller: Controller
+        self._report: Callable[[Fact], None]
+
+    def start(self, controller: Controller) -> None:
+        """Report the engine's limits; facts go to the controller from now on."""
+        self._controller = controller
+        self._report = self._copies.report = self._scheduler.report = controller.hear
+        machine = self._machine
+        self._report(
+            e.RunStarted(self._now_s(), self._size, machine.gpu_blocks, machine.host_blocks, machine.block_bytes)
+        )
+
+    @property
+    def iterations(self) -> int:
+        return self._scheduler.batch.iteration
+
+    # -- what the world does
+
+    def app_started(self, app: AppId) -> None:
+        self._of_app[app] = []
+        self._news(e.AppStarted(self._now_s(), app))
+
+    def app_finished(self, app: AppId) -> None:
+        """None of its agents comes back."""
+        self._settle()
+        self._report(e.AppFinished(self._now_s(), app))
+        free = self.gpu.free
+        for agent in self._of_app.pop(app):
+            agent.gone = True
+            self.gpu.set_stalled(agent.owner, False)
+            self._copies.cancel(agent, self._clock.now_ps)
+            self._copies.unpin(agent)
+            self._copies.forget(agent, self._clock.now_ps)
+            del self._agents[agent.name]
+        if self.gpu.free > free:
+            self._cut(self._clock.now_ps)  # somebody may have waited for this room
+        self._cut_for_news()
+
+    def arrive(self, call: Call, request: e.Request, context: Context) -> None:
+        """A call arrives; `context` is its prompt and its answer, and lives as long as the call's application."""
+        agent = self._agents.get(call.agent)
+        if agent is None:
+            agent = self._agents[call.agent] = AgentCache(call.agent)
+            self._of_app[call.app].append(agent)
+        final = -(-(call.prompt.tokens + call.max_output_tokens) // self._size)
+        job = Job(call, agent, self._tree.path(context), final, self._clock.now_ps)
+        self._scheduler.add(job)
+        if agent.owner.stalled:
+            self._settle()
+            self.gpu.set_stalled(agent.owner, False)
+        self._report(e.CallArrived(self._now_s(), request))
+        if self._boundary is None:
+            self._act_at(self._clock.now_ps)
+        elif self._controller.due or self._scheduler.heeds_arrivals:
+            self._cut(self._clock.now_ps)
+
+    def tool_started(self, call: Call) -> None:
+        self._settle()
+        agent = self._agents[call.agent]
+        self.gpu.set_stalled(agent.owner, True)
+        self._news(e.ToolStarted(self._now_s(), call.id, call.agent))
+
+    def tool_returned(self, call: Call) -> None:
+        self._settle()
+        self.gpu.set_stalled(self._agents[call.agent].owner, False)
+        self._news(e.ToolReturned(self._now_s(), call.id, call.agent))
+
+    def stop(self) -> None:
+        """The last application has ended."""
+        self._settle()
+        self._report(self._meter.reading(self.iterations))
+
+    # -- what the policy asks
+
+    def hits(self, call: CallId) -> Hits:
+        """What is cached of a waiting call's prompt."""
+        return self._scheduler.hits(call)
+
+    def shared_blocks(self, call: CallId) -> int:
+        """Blocks of a waiting call's prompt that running calls hold."""
+        return self._scheduler.shared_blocks(call)
+
+    # -- boundaries
+
+    def _act_at(self, at_ps: int) -> None:
+        self._boundary_ps = at_ps
+        self._boundary = At(self._clock, at_ps - self._clock.now_ps, BOUNDARY, self._on_boundary)
+
+    def _on_boundary(self, event: At) -> None:
+        if event is not self._boundary:
+            return  # a cut took its place
+        self._boundary = None
+        now = self._clock.now_ps
+        self._scheduling = True
+        self._commit(now)
+        if self._link.under_way:
+            self._link.finish(now)
+        if self._copies.pinned:
+            self._copies.unpin_expired(now)
+        if self._client_ps:
+            self._schedule_at(now)
+        else:
+            At(self._clock, 0, SCHEDULE, lambda _: self._schedule_at(self._clock.now_ps))
+            self._boundary = event  # arrivals until then need no boundary of their own
+
+    def _commit(self, now: int) -> None:
+        """Take in the iterations that were scheduled up to now, and report what the steps that ended brought."""
+        flight, step = self._flight, self._step
+        taken = self._meter.finish(now, 0 if step is None else step.iterations, self._scheduler.batch)
+        self._scheduler.growth_blocks -= taken
+        self._step = None
+        if flight is not None:
+            self._flight = None
+            if flight.firsts or flight.finished:
+                self._outcomes(flight.firsts, flight.finished, now)
+        if step is None:
+            return
+        firsts, finished = self._scheduler.advance(step)
+        if self._lag:
+            end = now + step.pace.one(step.iterations - 1)
+            self._flight = Flight(end, firsts, finished)
+        elif firsts or finished:
+            self._outcomes(firsts, finished, now)
+
+    def _outcomes(self, firsts: list[Job], finished: list[Job], now: int) -> None:
+        """A step ended: first tokens and finished calls, in the order in which they were scheduled."""
+        at_s = now / PS_PER_S
+        jobs: Collection[Job] = firsts or finished
+        begun: Collection[Job] = firsts
+        ended: Collection[Job] = finished
+        if len(firsts) + len(finished) > 1:
+            begun, ended = set(firsts), set(finished)
+            jobs = sorted(begun | ended, key=_by_order)
+        for job in jobs:
+            if job in begun and not job.seen:
+                job.seen = True
+                self._report(e.FirstToken(at_s, job.id))
+            if job in ended:
+                self._scheduler.finish(job)
+                self._report(e.CallFinished(at_s, job.id, job.output_tokens, job.agent.context_blocks))
+                self._finished(job.call)
+
+    # -- scheduling
+
+    def _schedule_at(self, now: int) -> None:
+        self._boundary = None
+        self._scheduling = True
+        controller = self._controller
+        if self._scheduler.ended:
+            self._scheduler.store_ended(now, self._next_start_ps(now))
+        if controller.due or (self._wake_ps is not None and self._wake_ps <= now):
+            self._ask(now)
+        step = self._schedule(now)
+        if step is None and self._flight is None and self._scheduler.is_idle():
+            step = self._resolve(now)
+        if step is not None and self._lag and self._flight is None:
+            # nothing runs: this step starts at once, and the next is scheduled behind it
+            firsts, finished = self._scheduler.advance(step)
+            self._flight = Flight(now + step.pace.first, firsts, finished)
+            step = self._schedule(now)
+        self._scheduling = False
+        self._go(step, now)
+
+    def _schedule(self, now: int) -> Step | None:
+        flight = self._flight
+        single = self._lag > 0 if flight is None else bool(flight.firsts or flight.finished)
+        return self._scheduler.schedule(now, self._next_start_ps(now), single)
+
+    def _next_start_ps(self, now: int) -> int:
+        """When the step that is scheduled now starts: when the running one ends."""
+        return now if self._flight is None else self._flight.end_ps
+
+    def _go(self, step: Step | None, now: int) -> None:
+        """Set the next boundary."""
+        self._step = step
+        flight = self._flight
+        base = self._base_ps = self._next_start_ps(now)
+        if step is None:
+            self._meter.busy = flight is not None
+            if flight is not None:
+                self._act_at(base)
+            else:
+                self._sleep(now)
+            return
+        self._meter.busy = True
+        if step.iterations == 1:
+            self._act_at(base if self._lag else base + step.pace.first)
+            return
+        end = base + step.pace.total(step.iterations - self._lag)
+        alarm = self._alarm(now)
+        if alarm is not None and alarm < end:
+            end = self._cut_stretch(step, alarm)
+        self._meter.begin(base, step.pace, self._lag)
+        self._act_at(end)
+
+    def _sleep(self, now: int) -> None:
+        """Nothing to run: act again when an alarm goes off, or when something happens."""
+        alarm = self._next_timer()
+        if alarm is not None:
+            self._act_at(max(now, alarm))
+
+    def _alarm(self, now: int) -> int | None:
+        """When to act at the latest: at once, if there is news that the policy has not seen."""
+        return now if self._controller.due else self._next_timer()
+
+    def _next_timer(self) -> int | None:
+        """When something happens of which the world does not tell: the end of a copy or a pin, the policy's wake-up."""
+        at = self._link.next_end_ps if self._link.under_way else None
+        if self._wake_ps is not None and (at is None or self._wake_ps < at):
+            at = self._wake_ps
+        if self._copies.pinned:
+            unpin = self._copies.next_unpin_ps()
+            at = unpin if at is None else min(at, unpin)
+        return at
+
+    def _cut_stretch(self, step: Step, at_ps: int) -> int:
+        """Shorten a stretch to its first boundary at or after a time. When that is."""
+        boundaries = max(1, step.pace.covering(at_ps - self._base_ps) + self._lag)
+        step.iterations = min(step.iterations, boundaries)
+        return self._base_ps + step.pace.total(step.iterations - self._lag)
+
+    def _cut(self, at_ps: int) -> None:
+        """Something happened: act at the first boundary from now on."""
+        if self._scheduling or self._boundary is None:
+            return
+        if self._step is not None and self._step.iterations > 1:
+            end = self._cut_stretch(self._step, at_ps)
+            if end < self._boundary_ps:
+                self._act_at(end)
+        elif self._step is None and self._flight is None:
+            self._act_at(at_ps)  # it sleeps
+
+    def _news(self, fact: Fact) -> None:
+        self._report(fact)
+        self._cut_for_news()
+
+    def _cut_for_news(self) -> None:
+        if not self._controller.due:
+            return
+        if self._boundary is None:
+            if not self._scheduling:
+                self._act_at(self._clock.now_ps)
+        else:
+            self._cut(self._clock.now_ps)
+
+    def _ask(self, now: int) -> None:
+        """Ask the policy, and do at once what its plan wants done at once."""
+        plan = self._controller.poll(
+            e.Polled(now / PS_PER_S, self.iterations, self.gpu.free, self._scheduler.growth_blocks, self.host.free)
+        )
+        self._scheduler.plan = plan
+        self._wake_ps = None if plan.wake_at_s is None else max(now + SOONEST_PS, not_before_ps(plan.wake_at_s))
+        if plan.moves or self._copies.pinned:
+            self._apply(plan, now)
+
+    def _apply(self, plan: Plan, now: int) -> None:
+        from_ps = self._next_start_ps(now)
+        copies = self._copies
+        pins = {name: until_s for name, until_s in plan.pin.items() if until_s * PS_PER_S > now}
+        for name in plan.forget:
+            if (agent := self._agents.get(name)) is not None:
+                copies.forget(agent, now)
+        for name in plan.cancel:
+            if (agent := self._agents.get(name)) is not None:
+                copies.cancel(agent, now)
+        for agent in [agent for name, agent in copies.pinned.items() if name not in pins]:
+            copies.unpin(agent)
+        for move in plan.offload:
+            if (agent := self._agents.get(move.agent)) is not None:
+                copies.offload(agent, move, now, from_ps)
+        for name, until_s in pins.items():
+            if (agent := self._agents.get(name)) is not None:
+                copies.pin(agent, max(not_before_ps(until_s), now + SOONEST_PS))
+        for move in plan.upload:
+            if (agent := self._agents.get(move.agent)) is not None:
+                copies.upload(agent, move, now, from_ps)
+        moved: set[Run] = set()
+        for name in reversed(plan.evict):
+            if (agent := self._agents.get(name)) is not None:
+                self.gpu.expose(agent.path, agent.context_blocks, moved)
+
+    # -- getting unstuck
+
+    def _resolve(self, now: int) -> Step | None:
+        """Calls wait and nothing runs: unless something is on its way to them, see to it that something does.
+
+        What is held ahead of need is given up first, then loaded calls' blocks, then the plan. Of a plan that admits
+        none of those who wait, no room makes a start: it is given up before the loads are. A schedule in which the last
+        running call gave up its own blocks admits nobody; vLLM schedules again at once.
+        """
+        if not self._link.under_way:
+            step = self._schedule_somehow(now)
+        else:
+            step = self._schedule(now) if self._scheduler.preempted else None
+        if step is None and self._scheduler.is_starved():
+            self._copies.refusing = True
+        return step
+
+    def _schedule_somehow(self, now: int) -> Step | None:
+        scheduler = self._scheduler
+        self._give_up_what_is_held(now)
+        if (step := self._schedule(now)) is not None or self._link.under_way:
+            return step
+        if not scheduler.admits_anybody() and (
+            (step := self._schedule_against_the_plan(now)) is not None or self._link.under_way
+        ):
+            return step
+        while scheduler.unload_last():
+            if (step := self._schedule(now)) is not None or self._link.under_way:
+                return step
+        step = self._schedule_against_the_plan(now)
+        if step is None and not self._link.under_way:
+            job = next(iter(scheduler.waiting.values()))
+            raise EngineError(
+                f"call {job.id!r}: {job.target} tokens do not fit into {self.gpu.blocks} blocks of {self._size}"
+            )
+        return step
+
+    def _give_up_what_is_held(self, now: int) -> None:
+        """Whatever agents have on the GPU ahead of need."""
+        for agent in self._agents.values():
+            self._copies.cancel(agent, now)
+            self._copies.unpin(agent)
+
+    def _schedule_against_the_plan(self, now: int) -> Step | None:
+        """Who starts is not the policy's choice now; what is stored is."""
+        scheduler = self._scheduler
+        kept = scheduler.plan
+        scheduler.plan = Plan(write_through=kept.write_through)
+        step = self._schedule(now)
+        scheduler.plan = kept
+        return step
+
+    # -- bookkeeping
+
+    def _settle(self) -> None:
+        """Bring the pool and the meter up to now, inside a stretch."""
+        self._scheduler.growth_blocks -= self._meter.settle(self._clock.now_ps, self._scheduler.batch)
+
+    def _now_s(self) -> float:
+        return self._clock.now_ps / PS_PER_S
+
+
+def _by_order(job: Job) -> int:
+    return job.order
+
+
+def not_before_ps(at_s: float) -> int:
+    """The first picosecond that is, in seconds again, not before `at_s`: who asks to be woken then is not too early."""
+    at_ps = ceil(at_s * PS_PER_S)
+    return at_ps if at_ps / PS_PER_S >= at_s else at_ps + 1

@@ -1,0 +1,175 @@
+"""The tree of contexts: which prompts share which tokens, without a list of tokens or hashes anywhere.
+
+A context is a place in a tree: a node and the position up to which it goes. A node holds a run of segments; a branch
+hangs at the position where it leaves its parent, so nodes are never split. Whatever continues a node at its end extends
+it in place: a growing conversation stays one node, and answers that no later prompt repeats become stubs beside it.
+
+A full block belongs to the node of its last token, and so does what is known of its copies (see `kv`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+from ....traces.apps import Segment
+
+if TYPE_CHECKING:
+    from .block_pool import Run
+
+
+class Node:
+    """Tokens at the positions `start` … `end − 1` of every context that goes through it."""
+
+    __slots__ = (
+        "children",
+        "end",
+        "ends",
+        "extra",
+        "key",
+        "loading",
+        "parent",
+        "refs",
+        "runs",
+        "segments",
+        "start",
+        "storing",
+    )
+
+    def __init__(self, parent: Node | None, start: int, key: tuple[int, str, int]) -> None:
+        self.parent = parent
+        self.start = start
+        self.end = start
+        self.key = key  # under which its parent knows it: position, source and offset of its first token
+        self.segments: list[Segment] = []
+        self.ends: list[int] = []  # the position behind each segment
+        self.children: dict[tuple[int, str, int], Node] = {}
+        self.refs = 0  # contexts, children and runs that need it: at none it goes
+        self.runs: tuple[list[Run], list[Run]] = (
+            [],
+            [],
+        )  # found by look-ups: on the GPU, on the host; disjoint, by position
+        self.extra: tuple[list[Run], list[Run]] = ([], [])  # later copies of blocks that are in `runs`, oldest first
+        self.storing: list[tuple[int, int]] = []  # blocks whose host copy is being written
+        self.loading: list[tuple[int, int]] = []  # blocks whose host copy is being read
+
+
+class Context(NamedTuple):
+    """The first `end` tokens on the way from the root through `node`."""
+
+    node: Node
+    end: int
+
+
+class Piece(NamedTuple):
+    """Blocks `first` … `end − 1` of a context, all of one node."""
+
+    node: Node
+    first: int
+    end: int
+
+
+Path = tuple[Piece, ...]
+
+
+class ContextTree:
+    """All contexts that somebody may still continue or that have blocks somewhere."""
+
+    def __init__(self, block_tokens: int) -> None:
+        self._block_tokens = block_tokens
+        self._root = Node(None, 0, (0, "", 0))
+        self._root.refs = 1
+        self.nodes = 1
+
+    @property
+    def empty(self) -> Context:
+        return Context(self._root, 0)
+
+    def follow(self, context: Context, segments: Iterable[Segment], aside: bool = False) -> Context:
+        """The context that continues `context` by these segments; the caller holds it until it calls `release`.
+
+        `aside`: nothing continues the new part, so it becomes a stub; what does continue `context` stays in its node.
+        """
+        node, at = context
+        stub: Node | None = None
+        for segment in segments:
+            source, start, left = segment
+            while left:
+                if at == node.end:
+                    child = node.children.get((at, source, start))
+                    if child is None:
+                        if node is not self._root and (not aside or node is stub):
+                            at = self._extend(node, source, start, left)
+                            break
+                        child = stub = self._branch(node, at, source, start)
+                    node = child
+                    continue
+                i = bisect_right(node.ends, at)
+                known = node.segments[i]
+                offset = known[1] + at - (node.ends[i] - known[2])
+                if known[0] == source and offset == start:
+                    same = min(left, node.ends[i] - at)
+                    at += same
+                    start += same
+                    left -= same
+                else:
+                    child = node.children.get((at, source, start))
+                    if child is None:
+                        child = stub = self._branch(node, at, source, start)
+                    node = child
+        node.refs += 1
+        return Context(node, at)
+
+    def cut(self, context: Context, tokens: int) -> Context:
+        """The first `tokens` tokens of a context. Nobody holds it: use it only to follow on."""
+        node = context.node
+        while node.parent is not None and tokens <= node.start:
+            node = node.parent
+        return Context(node, tokens)
+
+    def release(self, node: Node) -> None:
+        """One need less for this node."""
+        node.refs -= 1
+        while not node.refs:
+            parent = node.parent
+            assert parent is not None, "the root is always needed"
+            del parent.children[node.key]
+            self.nodes -= 1
+            node = parent
+            node.refs -= 1
+
+    def path(self, context: Context) -> Path:
+        """The context's full blocks, node by node from the root on."""
+        pieces = []
+        node: Node | None
+        node, end = context
+        size = self._block_tokens
+        while node is not None:
+            first, last = node.start // size, end // size
+            if last > first:
+                pieces.append(Piece(node, first, last))
+            end = node.start
+            node = node.parent
+        pieces.reverse()
+        return tuple(pieces)
+
+    def _branch(self, parent: Node, at: int, source: str, start: int) -> Node:
+        child = Node(parent, at, (at, source, start))
+        parent.children[child.key] = child
+        parent.refs += 1
+        self.nodes += 1
+        return child
+
+    def _extend(self, node: Node, source: str, start: int, tokens: int) -> int:
+        """Append to a node that ends here, and return its new end."""
+        node.end += tokens
+        if node.segments:
+            last = node.segments[-1]
+            if last[0] == source and last[1] + last[2] == start:
+                node.segments[-1] = Segment(source, last[1], last[2] + tokens)
+                node.ends[-1] = node.end
+                return node.end
+        node.segments.append(Segment(source, start, tokens))
+        node.ends.append(node.end)
+        return node.end

@@ -1,0 +1,91 @@
+"""Play a trace against a simulated engine under a policy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from ...policies.boundary import suspect
+from ...policies.controller import Controller, Sink
+from ...policies.interface import Policy
+from ...traces.apps import Application, Call
+from ...traces.errors import EngineError, TokencakeError
+from ...traces.limits import problem
+from ..machine.machine import PS_PER_S, Machine
+from .clock import Clock
+from .engine import Engine
+from .memory.block_pool import KvPool
+from .memory.context_tree import ContextTree
+from .scheduler import StepLog
+from .world import Workload
+
+Progress = Callable[[int, float], None]
+CALLS_BETWEEN_PROGRESS = 256
+
+
+class RunStats(NamedTuple):
+    """What a run took. Times are wall time: all else about a run is in its facts."""
+
+    policy_s: float
+    wall_s: float
+    applications: int
+    calls: int
+    iterations: int
+
+
+def simulate(
+    applications: Iterable[Application],
+    policy: Policy,
+    machine: Machine,
+    sinks: Sequence[Sink] = (),
+    *,
+    journal: Sink | None = None,
+    progress: Progress | None = None,
+    pool: type[KvPool] = KvPool,
+    one_by_one: bool = False,
+    step_log: StepLog | None = None,
+) -> RunStats:
+    """Run all applications to their ends, and report the facts to the sinks as they happen.
+
+    The `journal` gets what is needed to replay the run, too: the policy's questions and plans. `progress` is called now
+    and then with the applications that ended and the simulated seconds. `pool` and `one_by_one` exchange the engine's
+    structures for slow ones, for tests. Raises `EngineError` for a call that the machine can never serve, and
+    `PolicyError` for a plan that means nothing. A bug of ours names, in a note, a policy that may have caused it.
+    """
+    began = time.perf_counter()
+    clock = Clock(0)
+    tree = ContextTree(machine.block_tokens)
+    workload = Workload(clock, _checked(applications, machine), tree, machine.timing().client_ps)
+    finished = workload.finished if progress is None else _with_progress(workload, clock, progress)
+    engine = Engine(clock, machine, tree, finished, pool=pool, one_by_one=one_by_one, step_log=step_log)
+    controller = Controller(policy, machine.beliefs(), engine, sinks, journal)
+    engine.start(controller)
+    workload.start(engine)
+    try:
+        clock.run(until=workload.done)
+        engine.stop()
+    except TokencakeError:
+        raise
+    except Exception as error:
+        suspect(error, policy)
+        raise
+    return RunStats(
+        controller.policy_s, time.perf_counter() - began, workload.applications, workload.calls, engine.iterations
+    )
+
+
+def _checked(applications: Iterable[Application], machine: Machine) -> Iterable[Application]:
+    for application in applications:
+        if (text := problem(application, machine)) is not None:
+            raise EngineError(text)
+        yield application
+
+
+def _with_progress(workload: Workload, clock: Clock, progress: Progress) -> Callable[[Call], None]:
+    def finished(call: Call) -> None:
+        workload.finished(call)
+        if workload.calls % CALLS_BETWEEN_PROGRESS == 0:
+            progress(workload.applications, clock.now_ps / PS_PER_S)
+
+    return finished

@@ -1,0 +1,1 @@
+"""Policies at every point of a grid of loads and machines."""

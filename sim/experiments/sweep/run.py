@@ -1,0 +1,106 @@
+"""The work of `tokencake sweep`: what is checked before it, said during it, and written after it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from ....traces.files.outputs import Output, check_outputs, outputs_of, write_whole
+from ....traces.files.whole_file import STANDARD_OUTPUT
+from ....traces.results.metric import check_judged
+from ...machine.files import inputs_of
+from ..cell import Cell, Outcome
+from ..executors import announced
+from ..workers import cores
+from .grid import Point
+from .journal import Kept
+from .plan import Play, Progress, Sweep, play_sweep
+from .plot import check_plot, plotted
+from .report import build, csv_text, point_line, problems
+
+KEPT_ENDING = ".cells.jsonl"
+
+Say = Callable[[str], None]
+Bar = Callable[[str, int, int | None, str], None]
+
+
+class Files(NamedTuple):
+    """Where a sweep's results go."""
+
+    csv: Path
+    json: Path | None = None
+    plot: Path | None = None
+
+    @property
+    def kept(self) -> Path | None:
+        """What is played again only if something is different. None: standard output has no place for it."""
+        return None if str(self.csv) == STANDARD_OUTPUT else self.csv.with_name(self.csv.name + KEPT_ENDING)
+
+    @property
+    def to_standard_output(self) -> bool:
+        return STANDARD_OUTPUT in (str(self.csv), str(self.json))
+
+
+class Watcher(Progress):
+    """Says a line a point, and a line for each new way in which a cell fails."""
+
+    def __init__(self, sweep: Sweep, kept: Kept, metric: str, say: Say, warn: Say, bar: Bar) -> None:
+        self._sweep, self._kept, self._metric = sweep, kept, metric
+        self._say, self._warn, self._bar = say, warn, bar
+        self._warned: set[tuple[Point, str, str]] = set()
+
+    def begin(self, todo: Sequence[Cell]) -> None:
+        if line := announced(len(todo), todo[0], cores()):
+            self._warn(line)
+
+    def cell(self, point: Point, outcome: Outcome, done: int) -> None:
+        cell, error = outcome.cell, outcome.error
+        if error is not None and (point, cell.policy, error) not in self._warned:
+            self._warned.add((point, cell.policy, error))
+            self._warn(f"failed: {point.label()}: {cell.policy}, repeat {cell.repeat}: {error}")
+        self._bar("playing", done, self._sweep.count(), point.label())
+
+    def point(self, point: Point) -> None:
+        self._say(point_line(self._sweep, self._kept.results, point, self._metric))
+
+
+def check(sweep: Sweep, files: Files, metric: str, machine_name: str | None = None) -> None:
+    """Finds whatever can be found before the first cell. Raises TokencakeError, in one line."""
+    check_judged(metric)
+    if files.plot is not None:
+        check_plot(files.plot, sweep.grid.axes)
+    outputs = [Output("-o", file) for file in (files.csv, files.kept) if file is not None]
+    outputs += outputs_of(json=files.json, plot=files.plot)
+    check_outputs(outputs, inputs_of(sweep.trace, machine=machine_name, policies=sweep.policies))
+    sweep.check()
+
+
+def run(sweep: Sweep, files: Files, metric: str, play: Play, fresh: bool, say: Say, warn: Say, bar: Bar) -> list[str]:
+    """Plays what is missing and writes what is there, also at an interrupt. Returns the errors of failed cells."""
+    with (
+        TemporaryDirectory(prefix="tokencake-") as nowhere,
+        closing(Kept(files.kept or Path(nowhere) / "cells", sweep.identity(), fresh)) as kept,
+    ):
+        if kept.results:
+            say(f"{files.kept}: {len(kept.results)} cells are there from before")
+        try:
+            play_sweep(sweep, kept, play, Watcher(sweep, kept, metric, say, warn, bar))
+        finally:
+            failed = _publish(sweep, kept, files, metric, warn) if kept.results else []
+    return failed
+
+
+def _publish(sweep: Sweep, kept: Kept, files: Files, metric: str, warn: Say) -> list[str]:
+    report = build(sweep, kept.results, metric)
+    write_whole(files.csv, csv_text(report))
+    if files.json is not None:
+        write_whole(files.json, json.dumps(report, indent=2, allow_nan=False) + "\n")
+    if files.plot is not None:
+        write_whole(files.plot, plotted(report, files.plot.suffix))
+    for line in problems(report):
+        warn(line)
+    return [str(failure["error"]) for failure in report["failures"]]

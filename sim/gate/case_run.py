@@ -1,0 +1,156 @@
+"""Plays a cell, and keeps what tells whether the next one behaves alike."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple, Self
+
+from ...policies.registry import load_policy, owner
+from ...traces.errors import PolicyError, PolicyFault, TokencakeError
+from ...traces.events import Asked, AskedShared, CallArrived, Planned, Polled
+from ...traces.events_file import encode
+from ...traces.results.metrics import Metrics
+from ..engine.simulate import simulate
+from ..experiments.cell import Cell, played
+from ..experiments.executors import run_on
+from ..experiments.try_out import try_out
+from ..experiments.workers import Died, Workers
+from .decisions import Decision, Decisions
+
+DIGITS = 16  # of a digest: enough to tell runs apart, and short enough for a diff
+NO_BEHAVIOUR = (Polled, Planned, Asked, AskedShared)  # what the policy was asked, asked and said: nothing that happened
+
+
+class Digests(NamedTuple):
+    """The beginnings of SHA-256 digests of a run, seen from three distances."""
+
+    events: str  # what happened, and when
+    order: str  # what happened, in which order, whenever
+    decisions: str  # what the policy wanted
+
+
+class Witness(NamedTuple):
+    """What a cell came to: metrics, digests and decisions, or why there are none."""
+
+    cell: Cell
+    metrics: dict[str, Any] | None = None
+    digests: Digests | None = None
+    decisions: tuple[Decision, ...] = ()
+    error: str | None = None
+    mendable: bool = False  # whether the error is in what was asked for, and not in the policy
+
+
+def witness(cell: Cell) -> Witness:
+    """Run one cell. What is wrong with it becomes the witness's `error`, one line."""
+    metrics, digest, decisions = Metrics(), _Digest(), Decisions()
+
+    def journal(record: object) -> None:
+        digest.add(record)
+        decisions.add(record)
+
+    try:
+        applications, _ = played(cell)
+        policy = load_policy(cell.policy, seed=cell.seed + cell.repeat, applications=applications)
+        simulate(iter(applications), policy, cell.machine, [metrics.add], journal=journal)
+    except TokencakeError as error:
+        mendable = not isinstance(error, PolicyError)
+        return Witness(cell, error=" ".join(str(error).split()), mendable=mendable)
+    digests = Digests(*digest.result(), short(decisions.digest))
+    return Witness(cell, metrics.result(), digests, tuple(decisions.made))
+
+
+class _Digest:
+    """Of what happened: with times, and without."""
+
+    def __init__(self) -> None:
+        self._events = hashlib.sha256()
+        self._order = hashlib.sha256()
+
+    def add(self, record: Any) -> None:
+        if isinstance(record, NO_BEHAVIOUR):
+            return
+        self._events.update(f"{encode(record)}\n".encode())
+        self._order.update(f"{_timeless(record)}\n".encode())
+
+    def result(self) -> tuple[str, str]:
+        return short(self._events), short(self._order)
+
+
+def short(digest: Any) -> str:
+    return str(digest.hexdigest()[:DIGITS])
+
+
+def _timeless(record: Any) -> str:
+    if isinstance(record, CallArrived):
+        return f"CallArrived {record.request.id}"
+    return f"{type(record).__name__} {[value for value in record if not isinstance(value, float)]}"
+
+
+class Players:
+    """Plays cells, `workers` at a time, each in a process that its policy may leave or keep as it likes.
+
+    0 workers: here, where a policy can end this process; for tests of what is built of this.
+    """
+
+    def __init__(self, workers: int, policy_timeout_s: float | None) -> None:
+        self._workers = workers
+        self._pool = Workers(workers, policy_timeout_s, lambda item: owner(item.policy)) if workers else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+
+    def try_out(self, policies: Iterable[Made]) -> Mapping[Made, PolicyError]:
+        """Makes each policy once: what is wrong with those that cannot be made."""
+        wanted = list(dict.fromkeys(policies))
+        pool = self._pool
+        makes = [partial(try_out, one) if pool is None else pool.submit(try_out, one).result for one in wanted]
+        return {one: error for one, made in zip(wanted, makes, strict=True) if (error := _tried(one, made)) is not None}
+
+    def play(self, cells: Iterable[Cell]) -> Iterator[Witness]:
+        """What each cell comes to, as they finish. A policy that did something wrong once is not asked again."""
+        failed: dict[str, Witness] = {}
+        passed_over: list[Cell] = []
+
+        def wanted() -> Iterator[Cell]:
+            for cell in cells:
+                if cell.policy in failed:
+                    passed_over.append(cell)
+                else:
+                    yield cell
+
+        for one in self._played(wanted()):
+            if one.error is not None and not one.mendable:
+                failed.setdefault(one.cell.policy, one)
+            yield one
+        yield from (failed[cell.policy]._replace(cell=cell) for cell in passed_over)
+
+    def _played(self, cells: Iterator[Cell]) -> Iterator[Witness]:
+        return map(witness, cells) if self._pool is None else run_on(self._pool, witness, cells, self._workers, lost)
+
+
+def lost(cell: Cell, why: str) -> Witness:
+    """What a cell came to whose process has died."""
+    return Witness(cell, error=f"policy {cell.policy}: {why}")
+
+
+class Made(NamedTuple):
+    """A policy, as `load_policy` takes it, and the seed that it gets."""
+
+    policy: str
+    seed: int
+
+
+def _tried(made: Made, make: Callable[[], bool]) -> PolicyError | None:
+    try:
+        make()
+    except Died as died:
+        return PolicyFault(f"policy {made.policy}: {died}")
+    except PolicyError as error:
+        return error
+    return None

@@ -1,0 +1,295 @@
+"""What the simulated hardware costs: memory, the time of a step, the link to the host, the client's latency.
+
+A `Machine` is in units for people; the engine spends its `Timing`, whole picoseconds, so that a stretch of steps in
+closed form and the same steps one by one come to equal times.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
+
+from ...policies.costs import LinearCosts
+from ...traces.errors import MachineError
+from ...traces.files.fields import MAX_NAME, shown
+
+PS_PER_S = 1_000_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """A machine's costs in whole picoseconds. Meanings as in `Machine`."""
+
+    step_ps: int
+    floor_ps: int
+    token_ps: int
+    prefill_token_ps: int
+    attention_ps: int
+    decode_call_ps: int
+    context_token_ps: int
+    host_call_ps: int
+    host_token_ps: int
+    asynchronous: bool
+    copy_ps: int
+    copy_block_ps: int  # a block on the link
+    client_ps: int
+
+    def of_step(
+        self, chunks: Iterable[tuple[int, int]], contexts: Iterable[int], *, admitted: int = 0, completed: int = 0
+    ) -> int:
+        """Picoseconds of one step.
+
+        `chunks` are (tokens computed now, tokens before them) of the prefilling calls; `contexts` are the tokens that
+        each decoding call attends to. Of the calls, `admitted` were admitted to this step, and of `completed` it
+        computes the last token of the prompt, so that they, too, get a token.
+        """
+        chunks, contexts = tuple(chunks), tuple(contexts)
+        device_ps = self.of_device(chunks, contexts)
+        host_ps = self.of_host(admitted, len(contexts) + completed)
+        return max(device_ps, host_ps) if self.asynchronous else device_ps + host_ps
+
+    def of_host(self, admitted: int, sampled: int) -> int:
+        """Picoseconds of the engine's own work on the host, for so many calls admitted and tokens sampled."""
+        return self.host_call_ps * admitted + self.host_token_ps * sampled
+
+    def of_device(self, chunks: Sequence[tuple[int, int]], contexts: Sequence[int]) -> int:
+        """Picoseconds of a step on the device."""
+        prefill_tokens = sum(tokens for tokens, _ in chunks)
+        attended = sum(tokens * before + tokens * (tokens + 1) // 2 for tokens, before in chunks)
+        return (
+            self.step_ps
+            + max(self.floor_ps, self.token_ps * (prefill_tokens + len(contexts)))
+            + self.prefill_token_ps * prefill_tokens
+            + self.attention_ps * attended
+            + self.decode_call_ps * len(contexts)
+            + self.context_token_ps * sum(contexts)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """What a whole-number setting may be."""
+
+    low: int
+    high: int
+
+    def problem(self, value: object) -> str | None:
+        if isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high:
+            return None
+        return f"expected a whole number from {self.low} to {self.high}, got {shown(value)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Real:
+    """What a real-number setting may be: `low` to `high`, and 0 if `zero`."""
+
+    low: float
+    high: float
+    zero: bool = True
+
+    def problem(self, value: object) -> str | None:
+        if isinstance(value, int | float) and not isinstance(value, bool) and self._holds(value):
+            return None
+        return f"expected {'0 or ' if self.zero else ''}a number from {self.low:g} to {self.high:g}, got {shown(value)}"
+
+    def _holds(self, value: float) -> bool:
+        return self.low <= value <= self.high or (self.zero and value == 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """A setting that is on or off."""
+
+    def problem(self, value: object) -> str | None:
+        return None if isinstance(value, bool) else f"expected true or false, got {shown(value)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A setting that is a word."""
+
+    def problem(self, value: object) -> str | None:
+        if isinstance(value, str) and value.isprintable() and 0 < len(value) <= MAX_NAME:
+            return None
+        return f"expected a name of 1 to {MAX_NAME} printable characters, got {shown(value)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A setting that is one of a few words."""
+
+    words: tuple[str, ...]
+
+    def problem(self, value: object) -> str | None:
+        if isinstance(value, str) and value in self.words:
+            return None
+        return f"expected one of {', '.join(map(shown, self.words))}, got {shown(value)}"
+
+
+Rule = Whole | Real | Switch | Name | Choice
+
+# Versions of vLLM whose scheduler is simulated, in order. Two of its rules are others since 0.31: see `Scheduler`.
+ENGINE_VERSIONS = ("0.26", "0.27", "0.28", "0.29", "0.30", "0.31", "0.32")
+
+# Seconds start at a picosecond, the engine's unit: less would silently be nothing.
+_PER_STEP, _PER_TOKEN, _LATENCY = Real(1e-12, 1e3), Real(1e-12, 1.0), Real(1e-12, 1e6)
+
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        "name": Name(),
+        "gpu_blocks": Whole(1, 10**9),
+        "block_tokens": Whole(1, 2**16),
+        "kv_bytes_per_token": Whole(1, 10**9),
+        "host_gib": Real(1e-6, 1e6),
+        "max_context_tokens": Whole(1, 2**31 - 1),
+        "step_budget_tokens": Whole(1, 2**31 - 1),
+        "max_running": Whole(1, 10**6),
+        "long_prefill_token_threshold": Whole(0, 2**31 - 1),
+        "asynchronous": Switch(),
+        "engine_version": Choice(ENGINE_VERSIONS),
+        "step_s": _PER_STEP,
+        "floor_s": _PER_STEP,
+        "token_s": _PER_TOKEN,
+        "prefill_token_s": _PER_TOKEN,
+        "attention_s": _PER_TOKEN,
+        "decode_call_s": _PER_TOKEN,
+        "context_token_s": _PER_TOKEN,
+        "host_call_s": _PER_TOKEN,
+        "host_token_s": _PER_TOKEN,
+        "link_gbps": Real(1e-3, 1e6, zero=False),
+        "copy_s": _LATENCY,
+        "client_s": _LATENCY,
+    }
+)
+BELIEVABLE = ("link_gbps", "copy_s", "token_s", "prefill_token_s", "attention_s")  # what `beliefs` is made of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """One engine's hardware and settings. With tensor parallelism: all its GPUs together, as one.
+
+    A step takes `step_s + max(floor_s, token_s * (prefill tokens + decoding calls)) + prefill_token_s * prefill tokens
+    + attention_s * (pairs of a prefill token and a token that it attends to, itself included) + decode_call_s *
+    decoding calls + context_token_s * (sum of the decoding calls' contexts)` on the device, and `host_call_s * (calls
+    that are admitted to it, for the first time or again) + host_token_s * (tokens that it samples)` on the host: one
+    after the other, or, where scheduling is asynchronous, beside each other, so that the longer one counts.
+
+    Raises MachineError, naming the field, if a value is out of its range in `RULES`.
+    """
+
+    name: str
+    gpu_blocks: int  # usable: vLLM's null block is not among them
+    block_tokens: int = 16
+    kv_bytes_per_token: int  # on all GPUs together
+    host_gib: float  # memory for copies of blocks, in GiB
+    max_context_tokens: int  # the longest prompt and answer of a call
+    step_budget_tokens: int = 8192  # vLLM's max_num_batched_tokens
+    max_running: int = 1024  # vLLM's max_num_seqs
+    long_prefill_token_threshold: int = 0  # tokens of one prompt in a step that has other calls to think of; 0: all
+    asynchronous: bool = True  # vLLM's asynchronous scheduling
+    engine_version: str = ENGINE_VERSIONS[-1]  # the vLLM whose scheduler it has
+    step_s: float  # a step, whatever is in it
+    floor_s: float = 0.0  # reading the weights: the least that a step's linear layers take
+    token_s: float = 0.0  # a token in the linear layers
+    prefill_token_s: float = 0.0  # a prefill token, on top
+    attention_s: float = 0.0  # a prefill token x a token that it attends to
+    decode_call_s: float = 0.0  # a decoding call, on top
+    context_token_s: float = 0.0  # a token of a decoding call's context
+    host_call_s: float = 0.0  # the engine's own work for a call that is admitted
+    host_token_s: float = 0.0  # the engine's own work for a token that is sampled
+    link_gbps: float  # GPU to host and host to GPU, each: 1e9 bytes a second
+    copy_s: float = 0.0  # a copy job, whatever its size
+    client_s: float = 0.0  # from the end of a call to the arrival of the one that follows it
+    believed: tuple[tuple[str, float], ...] = ()  # costs that policies are told otherwise, by field
+
+    def __post_init__(self) -> None:
+        for key, rule in RULES.items():
+            if problem := rule.problem(getattr(self, key)):
+                raise MachineError(f"machine {shown(self.name)}: {key}: {problem}")
+        if not self.step_s + self.floor_s:
+            raise MachineError(f"machine {shown(self.name)}: step_s, floor_s: expected one above 0: a step takes time")
+        if self.max_running > self.step_budget_tokens:  # as vLLM: else a step could not give every call its token
+            raise MachineError(
+                f"machine {shown(self.name)}: max_running: expected at most step_budget_tokens"
+                f" ({self.step_budget_tokens}), got {self.max_running}"
+            )
+        if self.long_prefill_token_threshold > self.max_context_tokens:  # as vLLM
+            raise MachineError(
+                f"machine {shown(self.name)}: long_prefill_token_threshold: expected at most max_context_tokens"
+                f" ({self.max_context_tokens}), got {self.long_prefill_token_threshold}"
+            )
+        for key, value in self.believed:
+            if key not in BELIEVABLE:
+                raise MachineError(
+                    f"machine {shown(self.name)}: beliefs.{key}: expected one of {', '.join(BELIEVABLE)}"
+                )
+            if problem := RULES[key].problem(value):
+                raise MachineError(f"machine {shown(self.name)}: beliefs.{key}: {problem}")
+
+    @property
+    def block_bytes(self) -> int:
+        return self.kv_bytes_per_token * self.block_tokens
+
+    @property
+    def host_blocks(self) -> int:
+        """Whole blocks that fit into the host's memory."""
+        return int(self.host_gib * 2**30) // self.block_bytes
+
+    @property
+    def has_scheduler_of_0_30(self) -> bool:
+        """Whether calls that were passed over are asked first, and a lone long prompt is cut, too."""
+        return ENGINE_VERSIONS.index(self.engine_version) < ENGINE_VERSIONS.index("0.31")
+
+    def timing(self) -> Timing:
+        """These costs in picoseconds, each rounded to the nearest."""
+        return Timing(
+            step_ps=ps(self.step_s),
+            floor_ps=ps(self.floor_s),
+            token_ps=ps(self.token_s),
+            prefill_token_ps=ps(self.prefill_token_s),
+            attention_ps=ps(self.attention_s),
+            decode_call_ps=ps(self.decode_call_s),
+            context_token_ps=ps(self.context_token_s),
+            host_call_ps=ps(self.host_call_s),
+            host_token_ps=ps(self.host_token_s),
+            asynchronous=self.asynchronous,
+            copy_ps=ps(self.copy_s),
+            copy_block_ps=ps(self._copy_block_s()),
+            client_ps=ps(self.client_s),
+        )
+
+    def beliefs(self) -> LinearCosts:
+        """What policies are told: the truth, except for what `believed` says otherwise."""
+        told = replace(self, believed=(), **dict(self.believed)) if self.believed else self  # type: ignore[arg-type]
+        return LinearCosts(
+            copy_s=told.copy_s,
+            copy_block_s=told._copy_block_s(),
+            prefill_token_s=told.token_s + told.prefill_token_s,
+            attention_s=told.attention_s,
+        )
+
+    def settings(self) -> dict[str, object]:
+        """Every field by name, as a TOML file has them: `beliefs` is a table."""
+        values: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(self)}
+        del values["believed"]
+        return {**values, "beliefs": dict(self.believed)}
+
+    def _copy_block_s(self) -> float:
+        return self.block_bytes / (self.link_gbps * 1e9)
+
+
+def simulated_version(vllm: object) -> str:
+    """The `engine_version` of a vLLM, such as 0.32 for 0.32.1. Raises MachineError if it is none of those."""
+    found = re.match(r"[0-9]{1,9}\.[0-9]{1,9}(?![0-9])", vllm) if isinstance(vllm, str) else None
+    if found is None or found[0] not in ENGINE_VERSIONS:
+        raise MachineError(
+            f"vllm: expected a version from {ENGINE_VERSIONS[0]} to {ENGINE_VERSIONS[-1]}, got {shown(vllm)}"
+        )
+    return found[0]
+
+
+def ps(seconds: float) -> int:
+    """Whole picoseconds, the nearest."""
+    return round(seconds * PS_PER_S)
