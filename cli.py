@@ -35,9 +35,9 @@ from .traces.files.escaping import one_line
 from .traces.files.source_file import forget, is_read_once
 
 if TYPE_CHECKING:
-    from .live.connect import Remote
-    from .live.engine_options import EngineOptions
-    from .live.in_process import InProcess
+    from .live.client.engine_options import EngineOptions
+    from .live.client.in_process import InProcess
+    from .live.client.remote.remote import Remote
     from .policies.run_settings import RunSettings
     from .sim.calibration.fit import Fit
     from .sim.calibration.step_mix import Shape
@@ -167,7 +167,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def collected(**arguments: Any) -> Any:
-        from .live.engine_options import EngineOptions
+        from .live.client.engine_options import EngineOptions
 
         names = _engine_parameters()
         own = {name: value for name, value in arguments.items() if name not in names or name == "seed"}
@@ -559,15 +559,15 @@ _OF_A_SERVER = ("print_serve_args", "control", "specs", "machine_name")  # what 
 
 def _engine_parameters() -> set[str]:
     """The parameters of `ENGINE_OPTIONS`, and `seed`."""
-    from .live.engine_options import EngineOptions
+    from .live.client.engine_options import EngineOptions
 
     return {field.name for field in fields(EngineOptions)}
 
 
 def _engine(options: EngineOptions, url: str | None, chat: bool, control_token_file: Path | None) -> InProcess | Remote:
     """An engine that is started here, or that of the server at `url`."""
-    from .live.connect import Remote
-    from .live.in_process import InProcess
+    from .live.client.in_process import InProcess
+    from .live.client.remote.remote import Remote
 
     if url is None:
         if chat:
@@ -583,7 +583,7 @@ def _engine(options: EngineOptions, url: str | None, chat: bool, control_token_f
 
 
 def _key_in(path: Path) -> str:
-    from .live.address import sound_key
+    from .live.client.remote.address import sound_key
 
     try:
         with path.open("rb") as file:
@@ -595,9 +595,9 @@ def _key_in(path: Path) -> str:
 
 
 def _print_serve_args(options: EngineOptions, specs: Sequence[str], settings: RunSettings, control: bool) -> None:
-    from .live.engine_options import settled
-    from .live.serve_args import serve_args, serve_command
-    from .live.versions import for_cpus
+    from .live.client.engine_options import settled
+    from .live.client.remote.serve_args import serve_args, serve_command
+    from .live.engine.control.versions import for_cpus
     from .policies.registry import load_policy
 
     if len(specs) > 1:
@@ -670,7 +670,7 @@ def _live_run(
 
 def _doubts(run: Run) -> int:
     """Says what makes a run worth less than it looks; 1 if its policy did not last."""
-    from .live.lateness import lateness_problem
+    from .live.client.lateness import lateness_problem
 
     if (problem := lateness_problem(run.more["lateness_s"], run.more["call_latency_s"])) is not None:
         say(f"warning: {run.policy}: {problem}", err=True)
@@ -812,7 +812,7 @@ def validate(
     """
     from tempfile import TemporaryDirectory
 
-    from .live.in_process import InProcess
+    from .live.client.in_process import InProcess
     from .policies.registry import load_policy
     from .sim.experiments.single_runs import Contender, Workload, compare, options_of
     from .sim.fidelity.validation import Trial
@@ -1007,7 +1007,7 @@ def calibrate(
             if workload is not None:
                 _check_playable(workload, limits_of(told))
         else:
-            from .live.in_process import InProcess
+            from .live.client.in_process import InProcess
 
             with InProcess(engine) as running, _progress(progress) as bar:
                 if workload is not None:
@@ -1270,9 +1270,9 @@ def check(init: bool, on_vllm: bool, progress: bool, **options: Any) -> int:
 
 def _check_live(options: CheckOptions, bar: Bar) -> int:
     """Play the suite's live cases on both sides: 1 if simulator and engine say opposite things about who is better."""
-    from .live.engine_options import EngineOptions
-    from .live.in_process import InProcess
-    from .live.versions import check_vllm
+    from .live.client.engine_options import EngineOptions
+    from .live.client.in_process import InProcess
+    from .live.engine.control.versions import check_vllm
     from .sim.gate.command import checked_files, suite_of
     from .sim.gate.live_verdict import as_record, compare_sides, cut_off_words, fails, live_cases, live_policies, words
     from .sim.gate.suite.suite_file import LIVE_KEYS

@@ -21,11 +21,11 @@ from typing import Any
 
 from exits import exit_code
 
-from tokencake.live.engine_options import EngineOptions
-from tokencake.live.in_process import InProcess
-from tokencake.live.play import Player
-from tokencake.live.start import Started
-from tokencake.live.tokens import Tokens
+from tokencake.live.client.engine_options import EngineOptions
+from tokencake.live.client.in_process import InProcess
+from tokencake.live.client.launch import Started
+from tokencake.live.client.play import Player
+from tokencake.live.client.tokens import Tokens
 from tokencake.policies.run_settings import RunSettings
 from tokencake.traces.apps import Application, Call, Prompt, Segment
 

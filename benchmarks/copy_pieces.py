@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import virtual_engine
 from exits import exit_code
 
-from tokencake.live import copies, stretches
-from tokencake.live.jobs import CopyJob
+from tokencake.live.copier import stretches
+from tokencake.live.copier.jobs import CopyJob
+from tokencake.live.engine import copies
 from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.machine.machine import Machine
 from tokencake.sim.machine.presets import PUBLISHED

@@ -24,8 +24,8 @@ from typing import Any
 from exits import exit_code
 
 from tokencake import __version__
-from tokencake.live.engine_options import EngineOptions
-from tokencake.live.in_process import InProcess
+from tokencake.live.client.engine_options import EngineOptions
+from tokencake.live.client.in_process import InProcess
 from tokencake.policies.registry import load_policy
 from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.calibration.fit import Fit, fit_for, limits_of, rough_mix

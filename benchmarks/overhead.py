@@ -51,11 +51,11 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
 from tokencake import __version__
+from tokencake.live.client.tiny_model import LONGEST_CONTEXT_TOKENS, tiny_model
 from tokencake.live.connector import Done
-from tokencake.live.metadata import KEY
+from tokencake.live.engine.control.metadata import KEY
+from tokencake.live.engine.control.versions import check_vllm
 from tokencake.live.scheduler import TokencakeMixin, TokencakeScheduler
-from tokencake.live.tiny import LONGEST_CONTEXT_TOKENS, tiny_model
-from tokencake.live.versions import check_vllm
 from tokencake.policies.run_settings import RunSettings
 from tokencake.traces import events as e
 from tokencake.traces.files.outputs import check_outputs, outputs_of, write_whole

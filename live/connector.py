@@ -19,10 +19,10 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 from .acknowledgements import Acknowledgements
-from .adapter import Adapter
-from .copier import Copier, make_copier
-from .jobs import CopyJob, Ended
-from .limits import block_bytes_of_rank, host_slots, ranks
+from .copier.copier import Copier, make_copier
+from .copier.jobs import CopyJob, Ended
+from .engine.adapter import Adapter
+from .engine.control.engine_limits import block_bytes_of_rank, host_slots, ranks
 
 IDLE_WAIT_S = 0.001  # a step that computes nothing waits so long for a copy: an idle engine must not spin
 

@@ -34,8 +34,8 @@ from ..policies.run_settings import control_token, from_client, server_settings
 from ..traces.errors import EngineError
 from ..traces.files.fields import WrongField, shown
 from ..traces.files.strict_json import strict_json
-from .client_events import events_from_body
-from .protocol import RUN_HEADER, new_name
+from .engine.control.client_events import events_from_body
+from .engine.control.protocol import RUN_HEADER, new_name
 
 Answer = Mapping[str, object]
 

@@ -19,14 +19,14 @@ from vllm.v1.request import RequestStatus
 
 from ..policies.run_settings import control_token, server_settings
 from ..traces.errors import EngineError
-from .adapter import Adapter
 from .connector import TokencakeConnector
-from .control import Control
-from .engine_core import EngineHandle
-from .limits import about, check_supported, host_slots, longest_context_tokens
-from .queues import Queues
-from .stall import Watch
-from .versions import check_vllm
+from .engine.adapter import Adapter
+from .engine.control.control import Control
+from .engine.control.engine_core import EngineHandle
+from .engine.control.engine_limits import about, check_supported, host_slots, longest_context_tokens
+from .engine.control.stall import Watch
+from .engine.control.versions import check_vllm
+from .engine.queues import Queues
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.scheduler import Scheduler as _Base

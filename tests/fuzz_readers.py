@@ -25,7 +25,7 @@ from measuring import limits_of
 from rich.console import Console
 
 from tokencake import __version__
-from tokencake.live.metadata import KEY, from_extra_args
+from tokencake.live.engine.control.metadata import KEY, from_extra_args
 from tokencake.policies.registry import load_policy
 from tokencake.policies.replay import replay_file
 from tokencake.policies.replay import words as replay_words

@@ -22,7 +22,7 @@ from fastapi.testclient import TestClient
 from fuzz_mutations import mutated
 from idle_engine import IdleEngine
 
-from tokencake.live.protocol import RUN_HEADER
+from tokencake.live.engine.control.protocol import RUN_HEADER
 from tokencake.live.route import Routes
 
 TOKEN, RUN = "t" * 32, "r" * 32

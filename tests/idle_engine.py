@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from tokencake.live.adapter import Adapter
-from tokencake.live.control import Control
-from tokencake.live.stall import Watch
+from tokencake.live.engine.adapter import Adapter
+from tokencake.live.engine.control.control import Control
+from tokencake.live.engine.control.stall import Watch
 from tokencake.policies.interface import Policy
 from tokencake.policies.registry import load_policy
 from tokencake.policies.run_settings import RunSettings

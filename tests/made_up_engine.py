@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
-from tokencake.live.engine_options import EngineOptions
-from tokencake.live.in_process import EngineLimits, LiveStats
+from tokencake.live.client.engine_options import EngineOptions
+from tokencake.live.client.in_process import EngineLimits, LiveStats
 from tokencake.policies.registry import load_policy
 from tokencake.policies.replay import began
 from tokencake.policies.run_settings import RunSettings

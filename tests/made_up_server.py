@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tokencake import __version__
-from tokencake.live.metadata import from_extra_args
+from tokencake.live.engine.control.metadata import from_extra_args
 from tokencake.traces import events as e
 from tokencake.traces.events_file import encode
 

@@ -6,7 +6,7 @@ import random
 
 from virtual_engine import MOST_ROUNDS, VOCABULARY, Virtual
 
-from tokencake.live.metadata import KEY
+from tokencake.live.engine.control.metadata import KEY
 from tokencake.sim.machine.machine import PS_PER_S, Machine
 
 LONGEST_TOKENS = 60

@@ -9,7 +9,8 @@ from gate_suites import ONE_AT_A_TIME, SUITE, make_suite
 from made_up_engine import Engine
 
 from tokencake.cli import run
-from tokencake.live import in_process, versions
+from tokencake.live.client import in_process
+from tokencake.live.engine.control import versions
 from tokencake.sim.gate.live_verdict import LiveRuns, compare_sides, fails, live_gates, live_policies, words
 from tokencake.sim.gate.suite.suite import Case, Gate
 from tokencake.traces.errors import RunError

@@ -120,7 +120,7 @@ def test_pytest_loads_nothing_of_the_simulator_before_a_test_asks(project: Path)
     (project / "tests" / "test_policy.py").write_text(
         "import sys\n"
         "def test_light():\n"
-        "    heavy = {'simpy', 'numpy', 'click', 'rich', 'tokencake.sim.engine.engine.simulate'}\n"
+        "    heavy = {'simpy', 'numpy', 'click', 'rich', 'tokencake.sim.engine.simulate'}\n"
         "    assert not heavy & set(sys.modules)\n"
         "    assert 'tokencake.sim.gate.pytest_plugin' in sys.modules\n"
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from gate_suites import SUITE
 
-from tokencake.live.engine_options import EngineOptions
+from tokencake.live.client.engine_options import EngineOptions
 from tokencake.sim.gate.suite.suite import Gate
 from tokencake.sim.gate.suite.suite_file import DEFAULT_GATES, LIVE_KEYS, LIVE_RUN_KEYS, find_suite, load_suite
 from tokencake.traces.errors import TokencakeError

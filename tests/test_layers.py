@@ -66,7 +66,7 @@ each_file = pytest.mark.parametrize(("layer", "file"), PACKAGE_FILES, ids=[str(f
 
 def test_every_form_of_an_import_is_seen() -> None:
     source = (
-        "import vllm.v1\nfrom . import kv\nfrom ..policies import x\nfrom .. import traces\ndef f():\n import simpy"
+        "import vllm.v1\nfrom . import kv\nfrom ...policies import x\nfrom ... import traces\ndef f():\n import simpy"
     )
     found = imports(source, Path("sim/engine/engine.py"))
     assert found == Imports({"sim", "policies", "traces"}, {"vllm", "simpy"})

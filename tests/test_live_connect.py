@@ -20,9 +20,9 @@ from made_up_server import MODEL, TOKEN, VOCABULARY, MadeUpServer, made_up_serve
 from trace_files import applications, written
 
 from tokencake.cli import run
-from tokencake.live.connect import Remote, _Facts
-from tokencake.live.in_process import LiveStats
-from tokencake.live.server import _batches
+from tokencake.live.client.in_process import LiveStats
+from tokencake.live.client.remote.remote import Remote, _Facts
+from tokencake.live.client.remote.server import _batches
 from tokencake.policies.run_settings import RunSettings
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application
@@ -277,7 +277,7 @@ def problem(server: MadeUpServer) -> str:
 
 
 def test_a_server_that_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tokencake.live.server.PAUSES_S", (0.01,))
+    monkeypatch.setattr("tokencake.live.client.remote.server.PAUSES_S", (0.01,))
     with made_up_server() as server:
         pass
     assert "no answer from the server" in problem(server)
@@ -454,8 +454,8 @@ def test_half_a_character_in_an_answer_does_not_end_a_chat(server: MadeUpServer,
 def test_a_server_that_dies_fails_the_run_and_what_was_measured_is_there(
     server: MadeUpServer, trace: list[Application], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokencake.live.connect.FACTS_EVERY_S", 0.01)
-    monkeypatch.setattr("tokencake.live.server.PAUSES_S", (0.01,))
+    monkeypatch.setattr("tokencake.live.client.remote.remote.FACTS_EVERY_S", 0.01)
+    monkeypatch.setattr("tokencake.live.client.remote.server.PAUSES_S", (0.01,))
     journal: list[Any] = []
     dead = threading.Event()
 
@@ -514,7 +514,7 @@ def test_an_answer_of_another_length_is_none(server: MadeUpServer, trace: list[A
 def test_a_question_that_is_not_answered_is_asked_again(
     server: MadeUpServer, trace: list[Application], monkeypatch: pytest.MonkeyPatch, path: str, status: int
 ) -> None:
-    monkeypatch.setattr("tokencake.live.server.PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr("tokencake.live.client.remote.server.PAUSES_S", (0.01, 0.01))
     left = [status] * 2
     server.before = lambda asked, body: (left.pop(), {"error": "not now"}) if asked == path and left else None
     stats = Remote(server.url, MODEL).play(trace, RunSettings())
@@ -526,7 +526,7 @@ def test_a_question_that_is_not_answered_is_asked_again(
 def test_a_server_that_answers_nothing_is_not_asked_for_ever(
     server: MadeUpServer, trace: list[Application], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokencake.live.server.PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr("tokencake.live.client.remote.server.PAUSES_S", (0.01, 0.01))
     server.before = lambda path, body: (500, {"error": "dead"}) if path == "/tokencake/facts" else None
     with pytest.raises(RunError, match=r"facts: the server failed: dead \(asked 3 times in 0.02 s\)"):
         Remote(server.url, MODEL).play(trace, RunSettings())
@@ -535,13 +535,13 @@ def test_a_server_that_answers_nothing_is_not_asked_for_ever(
 def test_a_server_that_is_busy_is_asked_until_it_is_not(
     server: MadeUpServer, trace: list[Application], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokencake.live.server.PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr("tokencake.live.client.remote.server.PAUSES_S", (0.01, 0.01))
     busy = (423, {"error": "the engine serves others: expected an idle one"})
     left = [busy] * 4
     server.before = lambda path, body: left.pop() if path == "/tokencake/run" and left else None
     assert Remote(server.url, MODEL).play(trace, RunSettings()).calls == 6
 
-    monkeypatch.setattr("tokencake.live.server.BUSY_S", 0.02)
+    monkeypatch.setattr("tokencake.live.client.remote.server.BUSY_S", 0.02)
     server.before = lambda path, body: busy if path == "/tokencake/run" else None
     with pytest.raises(EngineError, match="run: the engine serves others: expected an idle one"):
         Remote(server.url, MODEL).play(trace, RunSettings())
@@ -550,7 +550,7 @@ def test_a_server_that_is_busy_is_asked_until_it_is_not(
 def test_a_run_that_the_server_ended_fails(
     server: MadeUpServer, trace: list[Application], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokencake.live.connect.FACTS_EVERY_S", 0.01)
+    monkeypatch.setattr("tokencake.live.client.remote.remote.FACTS_EVERY_S", 0.01)
 
     def end(path: str, body: Any) -> None:
         server.under_way = False
@@ -567,7 +567,7 @@ def test_an_engine_that_has_stalled_ends_the_run_and_what_was_measured_until_the
     server: MadeUpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It answers all questions but one call."""
-    monkeypatch.setattr("tokencake.live.connect.FACTS_EVERY_S", 0.01)
+    monkeypatch.setattr("tokencake.live.client.remote.remote.FACTS_EVERY_S", 0.01)
     ended = threading.Event()
 
     def stall(path: str, body: Any) -> tuple[int, object] | None:
@@ -597,7 +597,7 @@ def test_an_engine_that_waits_for_the_client_has_not_stalled(
     server: MadeUpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may say so while a tool runs: what the call waits for may come with that."""
-    monkeypatch.setattr("tokencake.live.connect.FACTS_EVERY_S", 0.01)
+    monkeypatch.setattr("tokencake.live.client.remote.remote.FACTS_EVERY_S", 0.01)
     server.stalled = {"said": WAITS, "after_s": 0.5}
     tool = {"kind": "web", "duration_s": 1.2, "result": 9}
     calls = [
@@ -674,7 +674,7 @@ def test_no_proxy_leads_to_this_machine(
 )
 @pytest.mark.parametrize("variable", ["ALL_PROXY", "HTTP_PROXY"])
 def test_a_proxy_that_leads_nowhere_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, proxy: str) -> None:
-    monkeypatch.setattr("tokencake.live.server.PAUSES_S", ())
+    monkeypatch.setattr("tokencake.live.client.remote.server.PAUSES_S", ())
     monkeypatch.setenv(variable, proxy)
     with pytest.raises(EngineError, match=f"(through the proxy of|opened as) {variable}(: | says: )") as caught:
         Remote("http://server.invalid:8000", MODEL)

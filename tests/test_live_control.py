@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from idle_engine import OWN, IdleEngine
 
-from tokencake.live.control import Control
-from tokencake.live.kept_facts import KeptFacts
-from tokencake.live.metadata import KEY, from_extra_args
+from tokencake.live.engine.control.control import Control
+from tokencake.live.engine.control.kept_facts import KeptFacts
+from tokencake.live.engine.control.metadata import KEY, from_extra_args
 from tokencake.policies.run_settings import RunSettings
 from tokencake.traces import events as e
 from tokencake.traces.errors import EngineError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from tokencake.live.counters import Counters, EngineCounters, FactCounters, disagreements
+from tokencake.live.client.counters import Counters, EngineCounters, FactCounters, disagreements
 from tokencake.traces import events as e
 from tokencake.traces.apps import NO_HINTS
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from tokencake.cli import run
-from tokencake.live import available_memory
-from tokencake.live.available_memory import available_bytes, usual_host_gib
-from tokencake.live.engine_options import MODEL_RUNNER, EngineOptions, compilation, graph_sizes, settled
-from tokencake.live.serve_args import ASYNCHRONOUS_SCHEDULER, SCHEDULER, serve_args, serve_command
-from tokencake.live.start import _arguments, _choose_runner, _quiet
+from tokencake.live.client import available_memory
+from tokencake.live.client.available_memory import available_bytes, usual_host_gib
+from tokencake.live.client.engine_options import MODEL_RUNNER, EngineOptions, compilation, graph_sizes, settled
+from tokencake.live.client.launch import _arguments, _choose_runner, _quiet
+from tokencake.live.client.remote.serve_args import ASYNCHRONOUS_SCHEDULER, SCHEDULER, serve_args, serve_command
 from tokencake.policies.run_settings import RunSettings
 from tokencake.traces.errors import EngineError
 
@@ -97,7 +97,7 @@ def test_the_server_gets_the_same_options() -> None:
 def test_no_server_on_a_cpu_is_promised_to_schedule_asynchronously(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("tokencake.live.versions.for_cpus", lambda: True)
+    monkeypatch.setattr("tokencake.live.engine.control.versions.for_cpus", lambda: True)
     assert run(["live", "--print-serve-args", "--model", MODEL, "--asynchronous"]) == 2
     out, err = capsys.readouterr()
     assert out == ""

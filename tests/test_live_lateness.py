@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokencake.live.lateness import CallLatencies, lateness_problem
+from tokencake.live.client.lateness import CallLatencies, lateness_problem
 from tokencake.traces import events as e
 from tokencake.traces.apps import Hints
 

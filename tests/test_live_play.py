@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trace_files import applications, dags, one_app, one_call
 
-from tokencake.live.play import Player
-from tokencake.live.tokens import Tokens
+from tokencake.live.client.play import Player
+from tokencake.live.client.tokens import Tokens
 from tokencake.sim.engine.clock import BOUNDARY, At, Clock
 from tokencake.sim.engine.memory.context_tree import ContextTree
 from tokencake.sim.engine.world import Workload

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tokencake.cli import run
-from tokencake.live.engine_options import EngineOptions, settled
-from tokencake.live.serve_args import ENVIRONMENT, additional_config, serve_args, serve_command
-from tokencake.live.start import _arguments
+from tokencake.live.client.engine_options import EngineOptions, settled
+from tokencake.live.client.launch import _arguments
+from tokencake.live.client.remote.serve_args import ENVIRONMENT, additional_config, serve_args, serve_command
 from tokencake.policies.costs import LinearCosts
 from tokencake.policies.run_settings import (
     RunSettings,
@@ -249,8 +249,8 @@ def test_the_routes_are_the_plugin_that_is_named_in_the_environment() -> None:
 def test_the_command_line_prints_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], on_cpu: bool
 ) -> None:
-    monkeypatch.setattr("tokencake.live.versions.for_cpus", lambda: on_cpu)
-    monkeypatch.setattr("tokencake.live.available_memory.available_bytes", lambda: 64 << 30)
+    monkeypatch.setattr("tokencake.live.engine.control.versions.for_cpus", lambda: on_cpu)
+    monkeypatch.setattr("tokencake.live.client.available_memory.available_bytes", lambda: 64 << 30)
     assert (
         run(["live", "--print-serve-args", "--model", MODEL, "--policy", "tokencake-time", "--max-running", "9"]) == 0
     )

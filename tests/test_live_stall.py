@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from tokencake.live.engine_options import LONGEST_COPY_S
-from tokencake.live.stall import Watch
+from tokencake.live.client.engine_options import LONGEST_COPY_S
+from tokencake.live.engine.control.stall import Watch
 
 SCHEDULER = SimpleNamespace(running=[1, 2, 3], requests={})
 

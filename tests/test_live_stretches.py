@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokencake.live.stretches import side_by_side, stretches
+from tokencake.live.copier.stretches import side_by_side, stretches
 
 
 def pieces(blocks: list[int], slots: list[int]) -> list[tuple[int, int, int]]:

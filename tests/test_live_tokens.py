@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trace_files import calls, dags, one_call
 
-from tokencake.live.tokens import Tokens
+from tokencake.live.client.tokens import Tokens
 from tokencake.traces.apps import Application, Call, Prompt, Segment
 from tokencake.traces.generate.workloads import code_writer
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from made_up_server import made_up_server
 
-from tokencake.live.engine_options import EngineOptions
-from tokencake.live.metadata import from_extra_args
-from tokencake.live.serve_args import serve_args, serve_command
+from tokencake.live.client.engine_options import EngineOptions
+from tokencake.live.client.remote.serve_args import serve_args, serve_command
+from tokencake.live.engine.control.metadata import from_extra_args
 from tokencake.policies.run_settings import RunSettings
 from tokencake.traces.events import ToolHint
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from trace_files import one_app, one_call, written
 
 from tokencake.cli import run
-from tokencake.live import in_process
+from tokencake.live.client import in_process
 from tokencake.sim.calibration.host_load import HostLoad
 from tokencake.sim.fidelity import rerun as recorded
 from tokencake.sim.fidelity.validation import (

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from differential.workloads import Workload
 
-from tokencake.live.versions import check_vllm
+from tokencake.live.engine.control.versions import check_vllm
 from tokencake.sim.machine.machine import simulated_version
 from tokencake.traces.apps import AgentId, Application, Call, CallId
 

@@ -24,13 +24,13 @@ from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
-from tokencake.live.adapter import Adapter
+from tokencake.live.client.play import Player
+from tokencake.live.client.tokens import Tokens
 from tokencake.live.connector import Done
-from tokencake.live.jobs import CopyJob
-from tokencake.live.metadata import KEY, to_metadata
-from tokencake.live.play import Player
+from tokencake.live.copier.jobs import CopyJob
+from tokencake.live.engine.adapter import Adapter
+from tokencake.live.engine.control.metadata import KEY, to_metadata
 from tokencake.live.scheduler import TokencakeAsyncScheduler, TokencakeScheduler
-from tokencake.live.tokens import Tokens
 from tokencake.policies.controller import Sink
 from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.engine.memory.link import Link

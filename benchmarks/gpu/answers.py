@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from tokencake.live.in_process import InProcess
+from tokencake.live.client.in_process import InProcess
 from tokencake.policies.run_settings import RunSettings
 from tokencake.traces.apps import CallId
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from tokencake.live import copier_cuda
-from tokencake.live.block_views import block_views
-from tokencake.live.jobs import CopyJob
+from tokencake.live.copier import cuda as copier_cuda
+from tokencake.live.copier.block_views import block_views
+from tokencake.live.copier.jobs import CopyJob
 
 from .setups import available_gib
 from .work import Work

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tokencake.live.in_process import InProcess
+from tokencake.live.client.in_process import InProcess
 from tokencake.policies.run_settings import UNMEASURED
 from tokencake.sim.calibration.fit import limits_of
 from tokencake.sim.machine.machine import Machine

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tokencake import __version__
-from tokencake.live.versions import installed_vllm
+from tokencake.live.engine.control.versions import installed_vllm
 
 from .setups import available_gib
 from .work import Work

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from tokencake.live.in_process import InProcess
+from tokencake.live.client.in_process import InProcess
 from tokencake.policies.run_settings import RunSettings
 
 from . import results, setups

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tokencake.live.available_memory import available_bytes
-from tokencake.live.engine_options import EngineOptions
+from tokencake.live.client.available_memory import available_bytes
+from tokencake.live.client.engine_options import EngineOptions
 from tokencake.sim.calibration.probes import QUICK, Effort
 from tokencake.sim.machine.machine import Machine
 from tokencake.sim.machine.presets import GPUS, MODELS, PUBLISHED, Model, derive

@@ -15,7 +15,7 @@ from typing import Any
 from live_accuracy import formula_error
 
 from tokencake import __version__
-from tokencake.live.in_process import InProcess
+from tokencake.live.client.in_process import InProcess
 from tokencake.policies.costs import LinearCosts
 from tokencake.policies.registry import load_policy
 from tokencake.policies.replay import replay_file

@@ -11,7 +11,7 @@ from . import results
 from .plan import Phase
 
 if TYPE_CHECKING:
-    from tokencake.live.in_process import InProcess
+    from tokencake.live.client.in_process import InProcess
 
 GRACE_S = 4.0  # before the limit, in which a phase that is late writes down what it has
 

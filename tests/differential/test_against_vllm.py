@@ -15,7 +15,7 @@ from oracle import scheduler as oracle
 from oracle.play import Step
 from oracle.scheduler import Block, BlockPool
 
-from tokencake.live.versions import check_vllm
+from tokencake.live.engine.control.versions import check_vllm
 from tokencake.sim.machine.machine import simulated_version
 from tokencake.traces.apps import CallId
 

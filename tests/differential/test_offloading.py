@@ -30,7 +30,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.offloading.common import Offlo
 from vllm.v1.kv_offload.base import make_offload_key
 from vllm.v1.outputs import KVConnectorOutput
 
-from tokencake.live.versions import check_vllm
+from tokencake.live.engine.control.versions import check_vllm
 from tokencake.policies.field.native_offload import NativeOffload
 from tokencake.policies.interface import Extent
 from tokencake.sim.engine.memory.block_pool import Span

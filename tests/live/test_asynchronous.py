@@ -22,9 +22,9 @@ pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an
 from asynchronous_engine import schedules_asynchronously
 from witness import Witness
 
-from tokencake.live.engine_options import EngineOptions
-from tokencake.live.in_process import InProcess, LiveStats
-from tokencake.live.metadata import KEY
+from tokencake.live.client.engine_options import EngineOptions
+from tokencake.live.client.in_process import InProcess, LiveStats
+from tokencake.live.engine.control.metadata import KEY
 from tokencake.policies.registry import load_policy
 from tokencake.policies.replay import replay_file
 from tokencake.policies.run_settings import RunSettings

@@ -10,7 +10,7 @@ pytest.importorskip("torch", reason="needs torch: .ci/install-vllm puts it into 
 
 import torch
 
-from tokencake.live.block_views import block_views, row_bytes
+from tokencake.live.copier.block_views import block_views, row_bytes
 from tokencake.traces.errors import EngineError
 
 BLOCKS, HEADS, TOKENS, WIDTH = 7, 2, 16, 8

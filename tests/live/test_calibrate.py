@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("vllm", reason="needs vLLM")
 
 from tokencake.cli import run
-from tokencake.live.engine_options import EngineOptions
-from tokencake.live.in_process import InProcess
+from tokencake.live.client.engine_options import EngineOptions
+from tokencake.live.client.in_process import InProcess
 from tokencake.sim.calibration import probes as measuring
 from tokencake.sim.calibration.fit import fit_for, host_load_of, limits_of
 from tokencake.sim.calibration.probes import Effort, measure, step_probes

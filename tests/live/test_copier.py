@@ -14,8 +14,8 @@ pytest.importorskip("torch", reason="needs torch: .ci/install-vllm puts it into 
 
 import torch
 
-from tokencake.live.copier import Copier, block_bytes, make_copier
-from tokencake.live.jobs import CopyJob, Ended
+from tokencake.live.copier.copier import Copier, block_bytes, make_copier
+from tokencake.live.copier.jobs import CopyJob, Ended
 from tokencake.traces.errors import EngineError
 
 BLOCKS, SLOTS = 23, 31
@@ -281,7 +281,7 @@ def test_closing_drops_what_was_not_begun(monkeypatch: pytest.MonkeyPatch) -> No
         begun.set()
         assert go_on.wait(SOON_S)
 
-    monkeypatch.setattr("tokencake.live.copier_cpu.CpuCopier._copy", slow_copy)
+    monkeypatch.setattr("tokencake.live.copier.cpu.CpuCopier._copy", slow_copy)
     with copier_of(layers) as copier:
         copier.submit([store(id, [id], [id]) for id in range(5)])
         assert begun.wait(SOON_S)
@@ -298,7 +298,7 @@ def test_a_copy_that_fails_is_told_instead_of_waited_for(monkeypatch: pytest.Mon
     with copier_of(one_layer()) as copier:
         copier.submit([store(1, [0], [0])])
         finish(copier, 1)
-        monkeypatch.setattr("tokencake.live.copier_cpu.CpuCopier._copy", failing)
+        monkeypatch.setattr("tokencake.live.copier.cpu.CpuCopier._copy", failing)
         copier.submit([CopyJob(2, to_host, (0,), (1,), None), CopyJob(3, to_host, (1,), (2,), None)])
         begun_s = monotonic()
         copier.wait(SOON_S)

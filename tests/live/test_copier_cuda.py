@@ -19,9 +19,9 @@ import torch
 from vllm.platforms import current_platform
 from vllm.v1.simple_kv_offload import cuda_mem_ops
 
-from tokencake.live import copier_cuda
-from tokencake.live.block_views import block_views
-from tokencake.live.jobs import CopyJob, Ended
+from tokencake.live.copier import cuda as copier_cuda
+from tokencake.live.copier.block_views import block_views
+from tokencake.live.copier.jobs import CopyJob, Ended
 from tokencake.traces.errors import EngineError
 
 if torch.cuda.is_available():

@@ -9,10 +9,10 @@ import pytest
 
 pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an environment of its own")
 
-from tokencake.live.engine_options import MODEL_RUNNER, EngineOptions
-from tokencake.live.in_process import InProcess
-from tokencake.live.start import start
-from tokencake.live.versions import for_cpus
+from tokencake.live.client.engine_options import MODEL_RUNNER, EngineOptions
+from tokencake.live.client.in_process import InProcess
+from tokencake.live.client.launch import start
+from tokencake.live.engine.control.versions import for_cpus
 from tokencake.traces.errors import EngineError
 
 SMALL = EngineOptions(gpu_blocks=20, block_tokens=32, host_gib=0.01)

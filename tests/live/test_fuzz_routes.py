@@ -27,8 +27,8 @@ from virtual_engine import VOCABULARY, Virtual
 from vllm.exceptions import VLLMValidationError
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
-from tokencake.live.metadata import KEY
-from tokencake.live.protocol import RUN_HEADER
+from tokencake.live.engine.control.metadata import KEY
+from tokencake.live.engine.control.protocol import RUN_HEADER
 from tokencake.live.route import Routes
 from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.machine.machine import PS_PER_S

@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="needs torch: .ci/install-vllm puts it into 
 
 import torch
 
-from tokencake.live.host_memory import PAGE_BYTES, HostMemory, telling
+from tokencake.live.copier.host_memory import PAGE_BYTES, HostMemory, telling
 from tokencake.traces.errors import EngineError
 
 BLOCKS = [torch.zeros((5, size), dtype=torch.uint8) for size in (96, 4096, 10_000)]
@@ -73,7 +73,7 @@ def test_what_takes_too_long_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -
     memory = HostMemory(BLOCKS, SLOTS, limit_s=60.0)
     given_back: list[int] = []
     now_s = monotonic()
-    monkeypatch.setattr("tokencake.live.host_memory.monotonic", lambda: now_s)
+    monkeypatch.setattr("tokencake.live.copier.host_memory.monotonic", lambda: now_s)
 
     def slow(part: torch.Tensor) -> None:
         nonlocal now_s
@@ -95,10 +95,10 @@ def test_how_far_it_is_is_told_every_two_seconds_where_somebody_reads_it(
         now_s += 1.5
 
     memory._until_s = 100.0
-    monkeypatch.setattr("tokencake.live.host_memory.monotonic", lambda: now_s)
+    monkeypatch.setattr("tokencake.live.copier.host_memory.monotonic", lambda: now_s)
     memory.pin(slow, lambda part: None)
     assert capsys.readouterr().err == ""  # so little, on a busy machine
-    monkeypatch.setattr("tokencake.live.host_memory.TOLD_BYTES", 0)
+    monkeypatch.setattr("tokencake.live.copier.host_memory.TOLD_BYTES", 0)
     heard = StringIO()
     with telling(heard):  # as while an engine starts, when stderr is hushed
         memory.pin(slow, lambda part: None)

@@ -18,9 +18,9 @@ import pytest
 
 pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an environment of its own")
 
-from tokencake.live.engine_options import EngineOptions
-from tokencake.live.in_process import InProcess
-from tokencake.live.versions import check_vllm
+from tokencake.live.client.engine_options import EngineOptions
+from tokencake.live.client.in_process import InProcess
+from tokencake.live.engine.control.versions import check_vllm
 from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.machine.machine import simulated_version
 from tokencake.traces.apps import Application, CallId, Segment
@@ -214,7 +214,7 @@ def test_a_step_that_fails_ends_the_run_and_not_the_engine(engine: InProcess, mo
 )
 def test_an_answer_that_is_too_short_is_a_run_that_failed(engine: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM cuts an answer off at the model's context, if nobody looks before."""
-    monkeypatch.setattr("tokencake.live.in_process.problem", lambda application, limits: None)
+    monkeypatch.setattr("tokencake.live.client.in_process.problem", lambda application, limits: None)
     prompt = Segment("a/x", 0, engine.limits.max_context_tokens - 4)
     with pytest.raises(RunError, match="call 'a/call': vLLM ended it after 4 of 6 tokens: length"):
         engine.play([one_call_application("a", 0.0, (prompt,), 6)], RunSettings())

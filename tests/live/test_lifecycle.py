@@ -21,9 +21,9 @@ from random_clients import Clients, machine
 from virtual_engine import Virtual
 from witness import Witness
 
-from tokencake.live import adapter as adapter_module
-from tokencake.live.control import Control
-from tokencake.live.metadata import KEY
+from tokencake.live.engine import adapter as adapter_module
+from tokencake.live.engine.control.control import Control
+from tokencake.live.engine.control.metadata import KEY
 from tokencake.policies.interface import EVERYTHING, Plan, Policy, View
 from tokencake.policies.registry import load_policy
 from tokencake.policies.run_settings import RunSettings
@@ -345,7 +345,7 @@ def test_a_run_whose_client_has_gone_ends() -> None:
 
 
 def test_a_run_whose_facts_nobody_fetches_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tokencake.live.kept_facts.MOST_BYTES", 2000)
+    monkeypatch.setattr("tokencake.live.engine.control.kept_facts.MOST_BYTES", 2000)
     engine, control = a_server()
     begin(control)
     for name in ("one", "two", "three", "four", "five", "six", "seven", "eight"):

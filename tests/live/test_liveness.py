@@ -17,7 +17,7 @@ from adversary import Adversary, Hoarder, hard_workload
 from random_clients import Clients, machine
 from virtual_engine import Virtual
 
-from tokencake.live.metadata import KEY
+from tokencake.live.engine.control.metadata import KEY
 from tokencake.policies.interface import EVERYTHING, Plan, Policy, View
 from tokencake.policies.registry import load_policy
 from tokencake.policies.run_settings import RunSettings
@@ -107,14 +107,14 @@ def test_the_engine_goes_on_without_a_policy_that_raises(
     facts: list[object] = []
     begin(engine, Raises(after), facts)
     clients = Clients(engine, rng)
-    with caplog.at_level(logging.ERROR, "tokencake.live.adapter"):
+    with caplog.at_level(logging.ERROR, "tokencake.live.engine.adapter"):
         for _ in range(OPERATIONS):
             clients.operate()
     clients.come_to_an_end()
     end(engine)
     (error,) = engine.adapter.errors
     assert "plan() raised ValueError: out of ideas (test_liveness.py:" in error
-    told = [record for record in caplog.records if record.name == "tokencake.live.adapter"]
+    told = [record for record in caplog.records if record.name == "tokencake.live.engine.adapter"]
     assert [record.levelname for record in told] == ["ERROR"]
 
 

@@ -19,8 +19,8 @@ pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an
 
 from asynchronous_engine import schedules_asynchronously
 
-from tokencake.live.engine_options import EngineOptions
-from tokencake.live.in_process import InProcess
+from tokencake.live.client.engine_options import EngineOptions
+from tokencake.live.client.in_process import InProcess
 from tokencake.policies.run_settings import RunSettings
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, CallId

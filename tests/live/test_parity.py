@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an environment of its own")
 
 from tokencake.cli import run
-from tokencake.live.engine_options import EngineOptions
-from tokencake.live.in_process import InProcess
+from tokencake.live.client.engine_options import EngineOptions
+from tokencake.live.client.in_process import InProcess
 from tokencake.policies.replay import replay_file
 from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.calibration.fit import limits_of

@@ -12,9 +12,9 @@ pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an
 from adversary import hard_workload
 from virtual_engine import Virtual
 
-from tokencake.live import copies
-from tokencake.live.jobs import CopyJob
-from tokencake.live.stretches import side_by_side, stretches
+from tokencake.live.copier.jobs import CopyJob
+from tokencake.live.copier.stretches import side_by_side, stretches
+from tokencake.live.engine import copies
 from tokencake.policies.run_settings import RunSettings
 from tokencake.traces import events as e
 

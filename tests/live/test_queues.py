@@ -11,7 +11,7 @@ pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an
 from vllm.v1.core.sched.request_queue import FCFSRequestQueue
 from vllm.v1.request import RequestStatus
 
-from tokencake.live.queues import Queues
+from tokencake.live.engine.queues import Queues
 from tokencake.policies.interface import NATIVE, Plan
 
 

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from tokencake.live import route
-from tokencake.live.protocol import RUN_HEADER
+from tokencake.live.engine.control.protocol import RUN_HEADER
 from tokencake.live.route import LARGEST_BODY, MOST_FACTS, MOST_UNHEARD, Routes
 from tokencake.traces.errors import EngineError
 

@@ -29,13 +29,13 @@ pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an
 from thief import THIEF
 from trace_files import written
 
-from tokencake.live.connect import Remote
-from tokencake.live.engine_options import EngineOptions
-from tokencake.live.prometheus import read_counters
-from tokencake.live.protocol import new_name
-from tokencake.live.serve_args import ENVIRONMENT, serve_args
-from tokencake.live.server import Server
-from tokencake.live.versions import for_cpus
+from tokencake.live.client.engine_options import EngineOptions
+from tokencake.live.client.prometheus import read_counters
+from tokencake.live.client.remote.remote import Remote
+from tokencake.live.client.remote.serve_args import ENVIRONMENT, serve_args
+from tokencake.live.client.remote.server import Server
+from tokencake.live.engine.control.protocol import new_name
+from tokencake.live.engine.control.versions import for_cpus
 from tokencake.policies.replay import replay_file
 from tokencake.policies.run_settings import RunSettings
 from tokencake.traces import events as e
@@ -418,7 +418,7 @@ def test_what_no_client_sends_is_refused_and_the_server_serves_on(running: Runni
 def test_what_is_refused_is_said_in_one_line_and_leaves_the_run_under_way_alone(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokencake.live.server.BUSY_S", 0.0)
+    monkeypatch.setattr("tokencake.live.client.remote.server.BUSY_S", 0.0)
 
     def refusal(ask: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, str]:
         async def refused() -> str:

@@ -20,11 +20,11 @@ pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an
 
 from thief import THIEF
 
-from tokencake.live.engine_core import EngineHandle
-from tokencake.live.engine_options import EngineOptions
-from tokencake.live.in_process import InProcess
-from tokencake.live.jobs import Ended
-from tokencake.live.stall import Watch
+from tokencake.live.client.engine_options import EngineOptions
+from tokencake.live.client.in_process import InProcess
+from tokencake.live.copier.jobs import Ended
+from tokencake.live.engine.control.engine_core import EngineHandle
+from tokencake.live.engine.control.stall import Watch
 from tokencake.policies.run_settings import RunSettings
 from tokencake.traces.apps import Application, Segment
 from tokencake.traces.errors import RunError
@@ -140,7 +140,7 @@ def test_a_load_that_never_ends_is_what_a_call_waits_for(engine: InProcess, monk
     copier: Any = get_kv_transfer_group()._copier
     finished = copier.finished
     held: list[Ended] = []
-    for module in ("stall", "in_process"):
+    for module in ("engine.control.stall", "client.in_process"):
         monkeypatch.setattr(f"tokencake.live.{module}.LONGEST_COPY_S", STALL_S)
 
     def without_loads() -> list[Ended]:
@@ -257,7 +257,7 @@ def test_the_command_reports_what_was_played_until_then(tmp_path: Path) -> None:
 
 
 def test_a_limit_of_its_own_is_told_to_a_server() -> None:
-    from tokencake.live.serve_args import serve_args
+    from tokencake.live.client.remote.serve_args import serve_args
     from tokencake.policies.run_settings import server_settings
 
     args = serve_args(replace(EngineOptions(), stall_s=7.5), RunSettings(), on_cpu=True)

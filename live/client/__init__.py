@@ -1,0 +1,1 @@
+"""What runs in the user's process: applications played against an engine that is started here."""

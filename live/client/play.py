@@ -1,0 +1,210 @@
+"""Plays applications against a real engine: the true DAG, tools as timed waits, the arrival schedule kept.
+
+This is the world outside the engine, as `sim.workload` is for a simulated one, and with the same order of what happens
+at the same time. It does no input or output, reads no clock and starts no thread: whoever drives it says what time it
+is and which calls have ended.
+
+Whatever happens has a time at which it was *due*: a call that the engine's client could send only later was due all the
+same, and is measured from then on (else a slow engine would slow down its own load: coordinated omission).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import NamedTuple, Protocol
+
+from ...traces.apps import AppId, Application, Call, CallId
+from ...traces.errors import TraceError
+from ...traces.events import Request, request_of
+from ...traces.results.distribution import Distribution
+from .tokens import Tokens
+
+
+class Engine(Protocol):
+    """What a `Player` talks to. Times are seconds since the run's start; nothing here waits for the engine."""
+
+    def app_started(self, app: AppId, due_s: float) -> None: ...
+    def app_finished(self, app: AppId, due_s: float) -> None: ...
+    def tool_returned(self, call: Call, due_s: float) -> None:
+        """All tools of a call returned. That they started, the engine knows: when the call ended."""
+        ...
+
+    def submit(self, call: Call, request: Request, token_ids: list[int], due_s: float, last: bool) -> None:
+        """Send a call. `last`: no other call of its application is sent after it."""
+        ...
+
+
+class _Due(NamedTuple):
+    """Something that happens at a time. Calls come after all else that happens at once, in the order of the trace."""
+
+    at_s: float
+    is_call: bool
+    order: tuple[int, int]
+    act: Callable[[float], None]  # never compared: no two have the same order
+    app: AppId | None = None  # that has begun, and whose it is
+
+
+class _Play:
+    """One application under way."""
+
+    __slots__ = ("app", "awaited", "followers", "given_up", "left", "order", "under_way", "unsent")
+
+    def __init__(self, app: Application, order: int) -> None:
+        self.app = app
+        self.order = {call.id: (order, i) for i, call in enumerate(app.calls)}
+        self.left = len(app.calls)  # calls whose tools have not all returned
+        self.unsent = len(app.calls)
+        self.under_way = 0  # calls that the engine has
+        self.given_up = False  # one of them failed: no other is sent
+        self.awaited: dict[CallId, int] = {call.id: len(call.after) for call in app.calls}
+        self.followers: dict[CallId, list[Call]] = {call.id: [] for call in app.calls}
+        for call in app.calls:
+            for before in call.after:
+                self.followers[before].append(call)
+
+
+class Player:
+    """Plays applications, each from its arrival on, drawing them from the trace as their time comes.
+
+    `lateness_s` is how long after they were due calls were sent.
+    """
+
+    def __init__(self, applications: Iterable[Application], tokens: Tokens, engine: Engine) -> None:
+        self._coming: Iterator[Application] = iter(applications)
+        self._tokens = tokens
+        self._engine = engine
+        self._plays: dict[AppId, _Play] = {}
+        self._sent: dict[CallId, Call] = {}
+        self._heap: list[_Due] = []
+        self._created = count()
+        self._begun = 0
+        self._now_s = 0.0
+        self.applications = 0  # that ended
+        self.calls = 0  # that ended
+        self.failed_calls = 0
+        self.lateness_s = Distribution()
+        self._draw(0.0)
+
+    @property
+    def done(self) -> bool:
+        """Whether all applications have ended."""
+        return not self._heap and not self._plays
+
+    @property
+    def next_due_s(self) -> float | None:
+        """When the next thing happens that does not wait for the engine."""
+        return self._heap[0].at_s if self._heap else None
+
+    @property
+    def under_way(self) -> Sequence[AppId]:
+        """The applications that have begun and not ended."""
+        return tuple(self._plays)
+
+    @property
+    def sent(self) -> Sequence[CallId]:
+        """The calls that the engine has and that have not ended, in the order in which they were sent."""
+        return tuple(self._sent)
+
+    def advance(self, now_s: float) -> None:
+        """Let happen all that is due by now, in the order in which it was due."""
+        self._now_s = now_s
+        while self._heap and self._heap[0].at_s <= now_s:
+            due = heappop(self._heap)
+            due.act(due.at_s)
+
+    def finished(self, call_id: CallId, at_s: float, answer: Sequence[int]) -> None:
+        """A call ended: its tools start, or the calls behind it are due now (`advance` sends them)."""
+        call, play = self._returned(call_id)
+        self._tokens.answered(call.id, answer)
+        self.calls += 1
+        if play.given_up:
+            self._end_if_given_up(play, at_s)
+        elif call.tools:
+            back_s = at_s + max(tool.duration_s for tool in call.tools)
+            self._later(back_s, lambda due_s: self._tools_returned(call, due_s), call.app)
+        else:
+            self._release_followers(call, at_s)
+
+    def failed(self, call_id: CallId, at_s: float) -> AppId:
+        """A call came to nothing. What its application would have said next contains its answer, so the application is
+        given up: of its calls those under way go on, and no other is sent. Returns which one."""
+        call, play = self._returned(call_id)
+        self.failed_calls += 1
+        play.given_up = True
+        self._heap = [due for due in self._heap if due.app != call.app]
+        heapify(self._heap)
+        self._end_if_given_up(play, at_s)
+        return call.app
+
+    def _returned(self, call_id: CallId) -> tuple[Call, _Play]:
+        call = self._sent.pop(call_id)
+        play = self._plays[call.app]
+        play.under_way -= 1
+        return call, play
+
+    def _end_if_given_up(self, play: _Play, at_s: float) -> None:
+        if not play.under_way:
+            self._leave(play, at_s)
+
+    def _tools_returned(self, call: Call, due_s: float) -> None:
+        self._engine.tool_returned(call, due_s)
+        self._release_followers(call, due_s)
+
+    def _release_followers(self, call: Call, at_s: float) -> None:
+        play = self._plays[call.app]
+        for follower in play.followers[call.id]:
+            play.awaited[follower.id] -= 1
+            if not play.awaited[follower.id]:
+                self._release(follower, at_s)
+        play.left -= 1
+        if not play.left:
+            self._end(play, at_s)
+
+    def _release(self, call: Call, at_s: float) -> None:
+        order = self._plays[call.app].order[call.id]
+        heappush(self._heap, _Due(at_s + call.pause_s, True, order, lambda due_s: self._send(call, due_s), call.app))
+
+    def _send(self, call: Call, due_s: float) -> None:
+        play = self._plays[call.app]
+        play.unsent -= 1
+        play.under_way += 1
+        self._sent[call.id] = call
+        self.lateness_s.add(self._now_s - due_s)
+        self._engine.submit(call, request_of(call), self._tokens.prompt(call), due_s, last=not play.unsent)
+
+    def _draw(self, now_s: float) -> None:
+        """Look at the next application of the trace, and let it arrive in its time."""
+        app = next(self._coming, None)
+        if app is None:
+            return
+        if app.arrival_s < now_s:
+            raise TraceError(
+                f"application {app.id!r}: arrival_s: expected no earlier than the one before it, got {app.arrival_s}"
+            )
+        self._later(app.arrival_s, lambda due_s: self._begin(app, due_s))
+
+    def _begin(self, app: Application, due_s: float) -> None:
+        self._plays[app.id] = play = _Play(app, self._begun)
+        self._begun += 1
+        self._tokens.begin(app)
+        self._engine.app_started(app.id, due_s)
+        for call in app.calls:
+            if not call.after:
+                self._release(call, due_s)
+        if not play.left:
+            self._end(play, due_s)
+        self._draw(due_s)
+
+    def _end(self, play: _Play, at_s: float) -> None:
+        self.applications += 1
+        self._leave(play, at_s)
+
+    def _leave(self, play: _Play, at_s: float) -> None:
+        del self._plays[play.app.id]
+        self._tokens.end(play.app)
+        self._engine.app_finished(play.app.id, at_s)
+
+    def _later(self, at_s: float, act: Callable[[float], None], app: AppId | None = None) -> None:
+        heappush(self._heap, _Due(at_s, False, (next(self._created), 0), act, app))

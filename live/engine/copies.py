@@ -1,0 +1,381 @@
+"""Everything that copies, on vLLM's own block pool: offloads, uploads ahead of a call, loads on demand; and pins.
+
+The rules are those of the simulator's `sim.copies`, word for word; a change here is a change there. A block is never
+overwritten while it is copied: the copy holds its source and its target until its end is acknowledged. What is copied
+can be hit from then on, not before.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from ...policies.interface import Move
+from ...traces import events as e
+from ...traces.apps import AgentId
+from ...traces.events import Fact
+from ..copier.jobs import CopyJob
+from ..copier.stretches import side_by_side
+from .gpu_pool import GpuPool, Source, idle
+from .host_pool import Hash, HostPool
+from .requests import AgentCache, LiveCall, Store, Upload
+
+Mark = TypeVar("Mark")
+Done = Callable[[float], None]  # what to do when a copy has ended, told the time
+
+
+class _UnderWay(NamedTuple):
+    to_host: bool
+    blocks: int
+    report: Callable[[Fact], None]  # of the run that began it
+    done: Done
+
+
+class Copies:
+    """Moves blocks between vLLM's pool and the host's. Jobs wait in `submitted` until the workers get them."""
+
+    def __init__(self, gpu: GpuPool, host: HostPool, report: Callable[[Fact], None]) -> None:
+        self._gpu = gpu
+        self._host = host
+        self.report = report  # of the run under way; a copy that outlives its run reports to nobody
+        self._storing: Counter[Hash] = Counter()  # contents on their way to the host
+        self._loading: Counter[Hash] = Counter()  # … and from it
+        self._under_way: dict[int, _UnderWay] = {}
+        self._jobs = 0
+        self.ended = 0  # copies
+        self.submitted: list[CopyJob] = []
+        self.pinned: dict[AgentId, AgentCache] = {}
+        self._kept: Counter[int] = Counter()  # by id, how often a block is held for an agent without a running call
+        self.refusing = False  # calls starve for what is held ahead of need: nothing more is held until one finishes
+
+    @property
+    def under_way(self) -> int:
+        """Copies that have not ended."""
+        return len(self._under_way)
+
+    @property
+    def held_blocks(self) -> int:
+        """Blocks that are held on the GPU for agents without a running call, each once."""
+        return len(self._kept)
+
+    @property
+    def host_free(self) -> int:
+        """Slots of the host that nobody holds."""
+        return self._host.free
+
+    def finish(self, jobs: Mapping[int, float | None], now_s: float) -> None:
+        """The workers have done these copies, in so many seconds, if they said so."""
+        for job, seconds in jobs.items():
+            copy = self._under_way.pop(job)
+            if seconds is not None:
+                copy.report(e.Copied(now_s, copy.to_host, copy.blocks, seconds))
+            copy.done(now_s)
+        self.ended += len(jobs)
+
+    # -- offload
+
+    def offload(self, agent: AgentCache, move: Move, now_s: float) -> None:
+        """Copy what the host lacks of the first blocks of an agent's latest context."""
+        hashes, upto = agent.hashes, min(move.blocks, agent.context_blocks)
+        known = self._host.end(hashes, 0, upto)
+        first = self._end_of_storing(hashes, known, upto)  # what another copy writes comes before this one ends
+        end = self._gpu.end(hashes, first, upto)
+        prefix = self._host.hold(hashes[:known])
+        end = min(end, first + self._host.free)
+        held = len(agent.host) if agent.host is not None else 0
+        if self.refusing or agent.offloading or agent.gone or not end or (held and end <= held):
+            self._host.release(prefix)
+            self.report(e.OffloadRefused(now_s, agent.name))
+            return
+        blocks = self._gpu.found(hashes, first, end)
+        self._gpu.hold(blocks)
+        target = self._slots_beside(blocks)
+        copied = hashes[first:end]
+        self._keep(blocks)
+        agent.offloading = True
+        self._storing.update(copied)
+        report = self.report
+        report(e.OffloadStarted(now_s, agent.name, len(blocks), end))
+
+        def done(at_s: float) -> None:
+            self._unmark(self._storing, copied)
+            self._host.register(target, copied)
+            self._keep_no_more(blocks)
+            (self._gpu.release if move.keep else self._gpu.drop)(blocks)
+            agent.offloading = False
+            self._host.release(target)
+            self._host.release(prefix)
+            stored = self._host.end(hashes, 0, end)
+            report(e.OffloadFinished(at_s, agent.name, len(blocks), stored))
+            if not agent.gone:
+                before, agent.host = agent.host, self._host.hold(hashes[:stored])
+                if before is not None:
+                    self._host.release(before)
+
+        if blocks:
+            self._submit(True, blocks, target, None, done)
+        else:
+            done(now_s)
+
+    def forget(self, agent: AgentCache, now_s: float) -> None:
+        """Give up an agent's host copy: its blocks stay readable until the host needs their room."""
+        if agent.host is None:
+            return
+        before = self._host.free
+        self._host.release(agent.host)
+        agent.host = None
+        self.report(e.HostDropped(now_s, agent.name, self._host.free - before))
+
+    # -- write-through
+
+    def store(self, call: LiveCall, upto: int, now_s: float) -> None:
+        """Copy what the host lacks of a call's blocks up to `upto`, which are on the GPU. Without room for all: none.
+
+        What another copy under way writes is not written twice.
+        """
+        hashes, first, host = call.vllm.block_hashes, call.stored, self._host
+        here = [at for at in range(first, upto) if host.has(hashes[at])]
+        present = set(here)
+        missing = [at for at in range(first, upto) if at not in present and hashes[at] not in self._storing]
+        if missing:
+            kept = host.hold(hashes[at] for at in here)
+            room = host.free >= len(missing)  # without what the host has of this call
+            blocks = [self._gpu.cached(hashes[at]) for at in missing]
+            target = self._slots_beside(blocks) if room else []
+            host.release(kept)
+            if not room:
+                self.report(e.StoreRefused(now_s, call.id, len(missing)))
+                return
+            self._store(call, [hashes[at] for at in missing], blocks, target, now_s)
+        call.stored = max(first, upto)
+
+    def _store(
+        self, call: LiveCall, copied: Sequence[Hash], blocks: list[Any], target: Sequence[int], now_s: float
+    ) -> None:
+        self._gpu.hold(blocks)
+        self._storing.update(copied)
+        store = Store(blocks)
+        call.stores.append(store)
+        report = self.report
+        report(e.StoreStarted(now_s, call.id, len(blocks)))
+
+        def done(at_s: float) -> None:
+            self._unmark(self._storing, copied)
+            self._host.register(target, copied)
+            self._host.release(target)
+            call.stores.remove(store)
+            if store.kept:
+                self._keep_no_more(blocks)
+            self._gpu.release(blocks)
+            report(e.StoreFinished(at_s, call.id, len(blocks)))
+
+        self._submit(True, blocks, target, None, done)
+
+    def store_rest(self, call: LiveCall, upto: int, now_s: float) -> None:
+        """Store what is left of the first `upto` blocks of a call that has ended, as far as they are on the GPU.
+
+        They are all there, unless it was preempted before its last token came.
+        """
+        self.store(call, self._gpu.end(call.vllm.block_hashes, call.stored, upto), now_s)
+
+    def used(self, call: LiveCall, upto: int) -> None:
+        """A call has ended: what the host has of its first `upto` blocks was used now, the first of them last."""
+        hashes = call.vllm.block_hashes
+        self._host.release(self._host.hold(content for content in hashes[:upto] if self._host.has(content)))
+
+    def stops(self, call: LiveCall) -> None:
+        """A call has ended, or was preempted: what its copies under way hold is held for no running call."""
+        for store in call.stores:
+            if not store.kept:
+                store.kept = True
+                self._keep(store.held)
+
+    def coming(self, hashes: Sequence[Hash], at: int, limit: int) -> bool:
+        """Whether block `at` of a waiting call's prompt, before `limit`, is being written to the host."""
+        return at < limit and hashes[at] in self._storing
+
+    # -- load on demand
+
+    def host_end(self, hashes: Sequence[Hash], first: int, upto: int) -> int:
+        """End of what the host has of a waiting call's prompt behind the GPU's part."""
+        return self._host.end(hashes, first, upto)
+
+    def copying(self, hashes: Sequence[Hash], first: int, end: int) -> bool:
+        """Whether one of these blocks is being written to the host or read from it now."""
+        if not self._storing and not self._loading:
+            return False
+        return any(content in self._storing or content in self._loading for content in hashes[first:end])
+
+    def load(
+        self, call: LiveCall, blocks: Sequence[Any], first: int, end: int, now_s: float, filled: Callable[[], None]
+    ) -> None:
+        """Fill blocks that vLLM gave to a waiting call, those from `first` to `end` of its prompt, from the host.
+
+        `filled` is called when they have their content, unless the call was given up before.
+        """
+        copied = call.vllm.block_hashes[first:end]
+        source = self._host.hold(copied)
+        self._loading.update(copied)
+        call.loading = True
+        call.stored = end
+        report = self.report
+        report(e.LoadStarted(now_s, call.id, end - first, first))
+
+        def done(at_s: float) -> None:
+            self._unmark(self._loading, copied)
+            self._host.release(source)
+            if call.loading:  # else it was given up meanwhile
+                call.loading = False
+                filled()
+                report(e.LoadFinished(at_s, call.id, end - first))
+
+        self._submit(False, blocks[first:end], source, call.vllm.request_id, done)
+
+    # -- upload ahead of the call
+
+    def upload(self, agent: AgentCache, move: Move, now_s: float) -> None:
+        """Copy back what the GPU lacks of an agent's context, as far as there is room now."""
+        hashes = agent.hashes
+        upto = min(move.blocks, agent.context_blocks)
+        first = gpu_end = self._gpu.end(hashes, 0, upto)
+        for upload in agent.uploads:
+            if upload.first <= first < upload.end:
+                first = upload.end
+        end = self._host.end(hashes, first, upto)
+        start = min(agent.uploads[-1].end if agent.uploads else 0, gpu_end)
+        cached = self._gpu.found(hashes, start, gpu_end)
+        end = min(end, first + self._gpu.free - idle(cached))
+        if self.refusing or agent.gone or agent.waiting or end <= first:
+            self.report(e.UploadRefused(now_s, agent.name))
+            return
+        if first > gpu_end:
+            cached = []  # an earlier upload holds them
+        self._gpu.hold(cached)  # first: new blocks might evict them
+        copied = hashes[first:end]
+        source = self._host.hold(copied)
+        target = self._blocks_beside(source)
+        self._loading.update(copied)
+        upload = Upload([*cached, *target], first, end, now_s)
+        agent.uploads.append(upload)
+        self._keep(upload.held)
+        report, kept = self.report, agent.source
+        report(e.UploadStarted(now_s, agent.name, end - first))
+
+        def done(at_s: float) -> None:
+            self._unmark(self._loading, copied)
+            self._host.release(source)
+            if upload.cancelled:
+                self._give_up(upload)
+                report(e.UploadReleased(at_s, agent.name, upload.blocks))
+                return
+            self._gpu.register(kept, target, first)
+            upload.ready_s = at_s
+            ready = sum(other.blocks for other in agent.uploads if other.ready_s is not None)
+            report(e.UploadFinished(at_s, agent.name, ready))
+
+        self._submit(False, target, source, None, done)
+
+    @staticmethod
+    def uploading(agent: AgentCache) -> bool:
+        """Whether an upload for this agent is still on its way."""
+        return any(upload.ready_s is None for upload in agent.uploads)
+
+    def taken(self, agent: AgentCache, arrived_s: float, now_s: float) -> None:
+        """The agent's call holds its blocks itself now."""
+        uploads, agent.uploads = agent.uploads, []
+        ready_s = max(now_s if upload.ready_s is None else upload.ready_s for upload in uploads)
+        for upload in uploads:
+            self._give_up(upload)
+        blocks = sum(upload.blocks for upload in uploads)
+        held_s, late_s = max(0.0, arrived_s - ready_s), max(0.0, ready_s - arrived_s)
+        self.report(e.UploadTaken(now_s, agent.name, blocks, held_s, late_s))
+
+    def cancel(self, agent: AgentCache, now_s: float) -> None:
+        """Give up an agent's uploads: ready ones now, those on their way when they have come."""
+        if not agent.uploads:
+            return
+        uploads, agent.uploads = agent.uploads, []
+        for upload in uploads:
+            if upload.ready_s is None:
+                upload.cancelled = True
+            else:
+                self._give_up(upload)
+        held_s = now_s - min(upload.started_s for upload in uploads)
+        self.report(e.UploadCancelled(now_s, agent.name, sum(upload.blocks for upload in uploads), held_s))
+
+    def _give_up(self, upload: Upload) -> None:
+        self._keep_no_more(upload.held)
+        self._gpu.release(upload.held)
+
+    # -- pins
+
+    def pin(self, agent: AgentCache, until_s: float) -> None:
+        """Hold what is cached of an agent's context until then, or until its next call holds it."""
+        agent.pin_until_s = until_s
+        if agent.pin is None and agent.context_blocks and not agent.waiting and not self.refusing:
+            blocks = self._gpu.found(agent.hashes, 0, agent.context_blocks)
+            if blocks:
+                self._gpu.hold(blocks)
+                agent.pin = blocks
+                self.pinned[agent.name] = agent
+                self._keep(blocks)
+
+    def unpin(self, agent: AgentCache) -> None:
+        if agent.pin is not None:
+            blocks, agent.pin = agent.pin, None
+            self._keep_no_more(blocks)
+            self._gpu.release(blocks)
+            del self.pinned[agent.name]
+
+    def unpin_expired(self, now_s: float) -> None:
+        """Give up the pins whose time is over."""
+        for agent in [agent for agent in self.pinned.values() if agent.pin_until_s <= now_s]:
+            self.unpin(agent)
+
+    # -- bookkeeping
+
+    def clear(self) -> None:
+        """Forget what the host has, none of which may be held."""
+        self._host = HostPool(self._host.slots)
+
+    def remember(self, agent: AgentCache, vllm: Any, context_blocks: int) -> None:
+        """A call of the agent has finished: its context is the agent's latest."""
+        agent.hashes = vllm.block_hashes
+        agent.context_blocks = min(context_blocks, len(agent.hashes))
+        agent.source = vllm if self._gpu.tells_events else Source(agent.hashes)
+
+    def _end_of_storing(self, hashes: Sequence[Hash], at: int, upto: int) -> int:
+        while at < upto and hashes[at] in self._storing:
+            at += 1
+        return at
+
+    def _slots_beside(self, blocks: Sequence[Any]) -> list[int]:
+        """Slots for new copies of these blocks. Which contents give way for them does not depend on who gets which."""
+        return side_by_side([block.block_id for block in blocks], self._host.take(len(blocks)))
+
+    def _blocks_beside(self, slots: Sequence[int]) -> list[Any]:
+        """New GPU blocks for what is in these slots."""
+        taken = {block.block_id: block for block in self._gpu.take(len(slots))}
+        return [taken[block] for block in side_by_side(slots, taken)]
+
+    def _submit(
+        self, to_host: bool, blocks: Sequence[Any], slots: Sequence[int], request: str | None, done: Done
+    ) -> None:
+        self._jobs += 1
+        self._under_way[self._jobs] = _UnderWay(to_host, len(blocks), self.report, done)
+        block_ids = tuple(block.block_id for block in blocks)
+        self.submitted.append(CopyJob(self._jobs, to_host, block_ids, tuple(slots), request))
+
+    def _keep(self, blocks: Sequence[Any]) -> None:
+        self._kept.update(block.block_id for block in blocks)
+
+    def _keep_no_more(self, blocks: Sequence[Any]) -> None:
+        self._unmark(self._kept, [block.block_id for block in blocks])
+
+    @staticmethod
+    def _unmark(marks: Counter[Mark], marked: Sequence[Mark]) -> None:
+        for one in marked:
+            marks[one] -= 1
+            if not marks[one]:
+                del marks[one]

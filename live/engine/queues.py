@@ -1,0 +1,159 @@
+"""Lays the order of waiting calls onto vLLM's queues, for the time of one `schedule`.
+
+vLLM looks at its waiting requests one after another and stops at the first that does not fit. So a policy's order is
+laid onto a queue of just those calls that it admits, which takes the place of vLLM's own while vLLM schedules; vLLM's
+queues come back afterwards without those that started, so that at all other times they are its own.
+
+Requests that no policy knows of keep their place: each goes before the first admitted call that came after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+from vllm.v1.request import RequestStatus
+
+from ...policies.interface import Plan
+
+# Waiting requests that hold blocks, or are blocked, have a queue of their own, which vLLM looks at first.
+SIDE_QUEUES = ("kv_holding_waiting", "skipped_waiting")  # since 0.31; up to 0.30, with those that it passed over
+
+
+class Calls(Protocol):
+    """Which requests are calls that a policy knows of."""
+
+    @property
+    def knows_all(self) -> bool: ...
+    def request_of(self, call: str) -> Any | None: ...
+    def call_of(self, request_id: str) -> object | None: ...
+
+
+class Queues:
+    """The waiting queues of one scheduler."""
+
+    def __init__(self, scheduler: Any, calls: Calls, make_queue: Callable[[], Any]) -> None:
+        self._scheduler = scheduler
+        self._calls = calls
+        self._side_name = next(name for name in SIDE_QUEUES if hasattr(scheduler, name))
+        self._queue, self._empty = make_queue(), make_queue()  # what takes the place of vLLM's
+        self._laid_for: tuple[Plan, int] | None = None
+        self._order: list[Any] = []
+        self.withheld = 0  # requests that wait and are not in the queue that vLLM sees
+        self.version = 0  # rises whenever a request starts or stops to wait
+
+    def __iter__(self) -> Iterator[Any]:
+        """Waiting requests, those that hold blocks first."""
+        yield from self._side
+        yield from self._scheduler.waiting
+
+    @property
+    def _side(self) -> Any:
+        return getattr(self._scheduler, self._side_name)
+
+    def _put(self, waiting: Any, side: Any) -> None:
+        self._scheduler.waiting = waiting
+        setattr(self._scheduler, self._side_name, side)
+
+    def lay(self, plan: Plan) -> Any:
+        """Put the plan's order in place of vLLM's. What `restore` needs, or None if the order is vLLM's own."""
+        if plan.admit is None:
+            self._laid_for = None
+            self._let_holders_go_first()
+            return None
+        if self._laid_for is None or self._laid_for[0] is not plan or self._laid_for[1] != self.version:
+            self._order = self._ordered(plan.admit)
+            self._laid_for = (plan, self.version)
+        laid = self._with_room() if plan.skip and self._order else self._order
+        vllms = (self._scheduler.waiting, self._side)
+        holding = {id(request) for request in self._side if holds_blocks(request)}
+        self.withheld = sum(map(len, vllms)) - len(laid)
+        self._queue.clear()
+        self._queue.extend(laid)
+        self._empty.clear()
+        self._put(self._queue, self._empty)
+        return vllms, laid, holding
+
+    def restore(self, laid_down: Any) -> None:
+        """Put vLLM's queues back, without those that started."""
+        (waiting, side), laid, holding = laid_down
+        self.withheld = 0
+        after, after_side = self._scheduler.waiting, self._side
+        self._put(waiting, side)
+        if not after_side and len(after) == len(laid):  # nobody started, loads, or was preempted
+            return
+        self.version += 1
+        known = {id(request) for request in laid}
+        preempted = [request for request in after if id(request) not in known]
+        beside = set(map(id, side))
+        for request in laid:
+            if request.status is RequestStatus.RUNNING:
+                (side if id(request) in beside else waiting).remove(request)
+        emptied = [request for request in side if id(request) in holding and not holds_blocks(request)]
+        for request in emptied:
+            side.remove(request)
+        filled = [request for request in laid if id(request) not in holding and waits_with_blocks(request)]
+        for request in filled:
+            (side if id(request) in beside else waiting).remove(request)
+        side.extend(filled)
+        waiting.extendleft(reversed([*preempted, *emptied]))
+
+    def requeue(self, request: Any) -> None:
+        """A loaded request gave its blocks up: it waits before all others, as a preempted one does."""
+        self.version += 1
+        self._side.remove_request(request)
+        self._scheduler.waiting.prepend_request(request)
+
+    def _let_holders_go_first(self) -> None:
+        """Requests that hold blocks go before those that vLLM up to 0.30 keeps beside them since it passed over them.
+
+        One of the latter would otherwise wait for ever for the room that one of the former holds behind it. Later
+        versions look at those that hold blocks first, too.
+        """
+        side = self._side
+        if len(side) > 1 and self._side_name == SIDE_QUEUES[-1]:
+            ordered = sorted(side, key=holds_blocks, reverse=True)  # keeps the order of equals
+            side.clear()
+            side.extend(ordered)
+
+    def _ordered(self, admit: Iterable[str]) -> list[Any]:
+        calls = self._calls
+        waiting = {id(request) for request in self._side}
+        waiting.update(map(id, self._scheduler.waiting))
+        admitted = [found for call in admit if (found := calls.request_of(call)) is not None and id(found) in waiting]
+        if calls.knows_all:
+            return admitted
+        return merged(admitted, [request for request in self if calls.call_of(request.request_id) is None])
+
+    def _with_room(self) -> list[Any]:
+        """The order without loaded calls that do not fit now: of those vLLM asks nobody before it gives up."""
+        scheduler = self._scheduler
+        free = scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
+        size = scheduler.block_size
+        return [
+            request
+            for request in self._order
+            if not request.num_computed_tokens
+            or request.status is RequestStatus.WAITING_FOR_REMOTE_KVS
+            or -(-request.num_tokens // size) - -(-request.num_computed_tokens // size) <= free
+        ]
+
+
+def merged(admitted: list[Any], strangers: list[Any]) -> list[Any]:
+    """Those that a policy admits, in its order, and strangers at their place."""
+    strangers = sorted(strangers, key=lambda request: request.arrival_time)
+    both: list[Any] = []
+    for request in admitted:
+        while strangers and strangers[0].arrival_time < request.arrival_time:
+            both.append(strangers.pop(0))
+        both.append(request)
+    return both + strangers
+
+
+def waits_with_blocks(request: Any) -> bool:
+    return request.status is not RequestStatus.RUNNING and holds_blocks(request)
+
+
+def holds_blocks(request: Any) -> bool:
+    """Whether a waiting request has blocks: a load fills them, or has filled them."""
+    return bool(request.num_computed_tokens) or request.status is RequestStatus.WAITING_FOR_REMOTE_KVS

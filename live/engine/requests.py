@@ -1,0 +1,86 @@
+"""What the adapter keeps beside the facts: calls inside vLLM, and agents' caches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...traces.apps import AgentId, AppId, CallId
+from ...traces.events import Request
+from .host_pool import Hash
+
+
+class LiveCall:
+    """A call that vLLM has not finished. `vllm` is vLLM's own request."""
+
+    __slots__ = ("agent", "arrived_s", "final_blocks", "gpu_hit_tokens", "host_hit_tokens", "id", "last", "loading",
+                 "request", "seen", "started", "stored", "stores", "target", "vllm")  # fmt: skip
+
+    def __init__(self, request: Request, vllm: Any, agent: AgentCache, arrived_s: float, block_tokens: int) -> None:
+        self.id: CallId = request.id
+        self.request = request
+        self.vllm = vllm
+        self.agent = agent
+        self.arrived_s = arrived_s
+        self.final_blocks = -(-(request.prompt_tokens + request.max_output_tokens) // block_tokens)
+        self.last = False  # no call of its application follows
+        self.started = False  # was admitted before
+        self.loading = False  # its blocks are on their way from the host
+        self.seen = False  # its first token came
+        self.gpu_hit_tokens = 0
+        self.host_hit_tokens = 0
+        self.stored = 0  # how many of its first blocks were written through, or had no need to be
+        self.stores: list[Store] = []  # its copies under way
+        self.target = 0  # tokens that it computes before it decodes, known when it was admitted
+
+
+class Store:
+    """Blocks of a call that are written through."""
+
+    __slots__ = ("held", "kept")
+
+    def __init__(self, held: list[Any]) -> None:
+        self.held = held  # GPU blocks
+        self.kept = False  # whether they are held for no running call
+
+
+class Upload:
+    """Blocks that are copied back before they are asked for."""
+
+    __slots__ = ("cancelled", "end", "first", "held", "ready_s", "started_s")
+
+    def __init__(self, held: list[Any], first: int, end: int, started_s: float) -> None:
+        self.held = held  # GPU blocks: those that were still there, then those that are copied
+        self.first = first  # block copied first
+        self.end = end
+        self.started_s = started_s
+        self.ready_s: float | None = None
+        self.cancelled = False
+
+    @property
+    def blocks(self) -> int:
+        """Those that are copied."""
+        return self.end - self.first
+
+
+class AgentCache:
+    """An agent's latest finished context, and what is held for it."""
+
+    __slots__ = ("app", "calls", "context_blocks", "gone", "hashes", "host", "name", "offloading", "pin",
+                 "pin_until_s", "source", "stalled_by", "uploads", "waiting")  # fmt: skip
+
+    def __init__(self, name: AgentId, app: AppId) -> None:
+        self.name = name
+        self.app = app
+        self.hashes: Sequence[Hash] = ()  # of its latest finished call's context
+        self.source: Any = None  # what vLLM asks when these blocks are registered again
+        self.context_blocks = 0  # full blocks with KV
+        self.host: list[int] | None = None  # slots of its copy on the host, from the first block on
+        self.offloading = False
+        self.uploads: list[Upload] = []  # on their way or ready, by position
+        self.pin: list[Any] | None = None
+        self.pin_until_s = 0.0
+        self.waiting = 0  # calls in the queue
+        self.calls = 0  # not finished
+        self.stalled_by: CallId | None = None  # the finished call whose tools run
+        self.gone = False  # its application ended
