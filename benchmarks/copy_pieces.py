@@ -2,8 +2,8 @@
 
     python benchmarks/copy_pieces.py [--policy P]... [--applications N] [--host-gib X]
 
-Plays the code writer on vLLM's own scheduler in virtual time (`tests/virtual_engine.py`), with our adapter and without
-workers, on the published machine, and counts the copies' blocks four times: as they are; as
+Plays the code writer on vLLM's own scheduler in virtual time (`tests/helpers/virtual_engine.py`), with our adapter and
+without workers, on the published machine, and counts the copies' blocks four times: as they are; as
 pieces, if each side had taken its places as they came; as the pieces that are copied; and as the pieces that the GPU's
 blocks are by themselves, below which no order of the host's slots comes. Needs vLLM.
 """
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 import virtual_engine
 from exits import exit_code

@@ -2,11 +2,12 @@
 
     python benchmarks/fuzz.py [--inputs 1000] [--seed 0] [--readers A,B] [--jobs 2] [--failures FOLDER] [--json FILE]
 
-The readers, and what is done to their inputs, are those of `tests/fuzz_readers.py`. Each input is read in a worker
-process that may take `--limit-s` seconds of its CPU and `--limit-mb` megabytes: past these the kernel ends it, that is
-counted, and another worker goes on behind that input. Inputs have the seeds from `--seed` on; those that fail are kept
-under `--failures`, each with what happened, and `tests/fuzz_readers.py` reads one again. An interrupt, or
-SIGTERM, ends it with a table of what was read until then. Needs Linux or macOS.
+The readers, and what is done to their inputs, are those of `tests/helpers/fuzz_readers.py`. Each input is read in a
+worker process that may take `--limit-s` seconds of its CPU and `--limit-mb` megabytes: past these the kernel ends it,
+that is counted, and another worker goes on behind that input. Inputs have the seeds from `--seed` on; those that fail
+are kept under `--failures`, each with what happened, and `tests/helpers/fuzz_readers.py` reads one again. An interrupt,
+or SIGTERM, ends it with a table of what was read until then.
+Needs Linux or macOS.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 from exits import exit_code
 from fuzz_readers import READERS, mutants, tried

@@ -7,7 +7,7 @@ from typing import Any
 
 from .work import Work
 
-TESTS = Path(__file__).parents[2] / "tests" / "live"
+TESTS = Path(__file__).parents[2] / "tests" / "vllm"
 FILES = ("test_copier.py",)
 DRY_FILES = ("test_copier_cuda.py",)  # these imitate the driver
 

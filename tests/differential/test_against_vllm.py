@@ -10,6 +10,8 @@ import pytest
 
 pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an environment of its own")
 
+from differential import vllm_driver, vllm_engine_core
+from differential.workloads import Workload, capped, hosted, published, workload
 from engine_steps import by, by_the_simulator
 from oracle import scheduler as oracle
 from oracle.play import Step
@@ -18,9 +20,6 @@ from oracle.scheduler import Block, BlockPool
 from tokencake.live.engine.control.versions import check_vllm
 from tokencake.sim.machine.machine import simulated_version
 from tokencake.traces.apps import CallId
-
-from . import vllm_driver, vllm_engine_core
-from .workloads import Workload, capped, hosted, published, workload
 
 ENGINE_VERSION = simulated_version(check_vllm())
 SEEDS = range(240)

@@ -24,6 +24,9 @@ import pytest
 
 pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an environment of its own")
 
+from differential import vllm_driver
+from differential.vllm_driver import VllmEngine, finished
+from differential.workloads import Workload, workload
 from oracle.play import Clients, step_ps
 from vllm.config import KVTransferConfig
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading.common import OffloadingWorkerMetadata
@@ -41,10 +44,6 @@ from tokencake.sim.engine.simulate import simulate
 from tokencake.sim.machine.machine import PS_PER_S, Machine, simulated_version
 from tokencake.traces import events as e
 from tokencake.traces.apps import CallId
-
-from . import vllm_driver
-from .vllm_driver import VllmEngine, finished
-from .workloads import Workload, workload
 
 ENGINE_VERSION = simulated_version(check_vllm())
 pytestmark = pytest.mark.skipif(

@@ -1,0 +1,87 @@
+"""The README is run: its commands, its policy, its links."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RUN_TOKENCAKE = [sys.executable, "-c", "import sys; from tokencake.cli import main; sys.argv[0] = 'tokencake'; main()"]
+
+
+def blocks(language: str) -> list[str]:
+    """Contents of the fenced code blocks of one language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Shell commands, continued lines joined."""
+    joined = "\n".join(blocks("sh")).replace("\\\n", " ")
+    return [line for line in joined.splitlines() if line]
+
+
+def tokencake_calls() -> list[list[str]]:
+    """Arguments of each call of `tokencake`, without what sets it up."""
+    steps = [shlex.split(step) for command in commands() for step in command.split("&&")]
+    return [step[1:] for step in steps if step[0] in ("tokencake", ".venv/bin/tokencake")]
+
+
+def test_two_commands_set_up_and_run() -> None:
+    first, second = (command.split(" && ") for command in commands()[:2])
+    assert first[:2] == ["python3 -m venv .venv", ".venv/bin/pip install -q ."]
+    assert first[2:] == [".venv/bin/tokencake simulate examples/code-writer.jsonl --machine a800-qwen2.5-14b"]
+    assert second[0] == first[0]
+    assert second[1:] == [".venv/bin/pip install -q -e '.[test]'", ".venv/bin/pytest -n auto"]
+
+
+def test_continuous_integration_runs_the_same_two_commands() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for command in commands()[:2]:
+        assert command in script
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the README's reader is: beside the examples, with the policy saved as the text says."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    (policy,) = blocks("python")
+    (folder / "my_policy.py").write_text(policy, encoding="utf-8")
+    return folder
+
+
+def test_the_commands_run_in_the_order_of_the_page(folder: Path) -> None:
+    calls = tokencake_calls()
+    assert len(calls) >= 8
+    for arguments in calls:
+        done = subprocess.run([*RUN_TOKENCAKE, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{arguments}: {done.stderr}"
+        assert done.stdout or "generate" in arguments, arguments
+
+
+def test_the_policies_of_the_table_are_those_there_are(folder: Path) -> None:
+    listed = subprocess.run([*RUN_TOKENCAKE, "policies"], cwd=folder, capture_output=True, text=True, check=True).stdout
+    in_table = re.findall(r"^\| `([\w-]+)` \|", README, flags=re.MULTILINE)
+    assert in_table
+    assert [name for name in in_table if not re.search(rf"^\W*{name}\b(?!-)", listed, flags=re.MULTILINE)] == []
+
+
+def test_files_that_the_page_names_exist() -> None:
+    links = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in target]
+    scripts = re.findall(r"`python (\S+\.py)`", README)
+    assert links
+    assert scripts
+    assert [name for name in links + scripts if not (ROOT / name).exists()] == []
+
+
+def test_links_within_the_page_lead_somewhere() -> None:
+    headings = {
+        re.sub(r"[^\w -]", "", line).strip().lower().replace(" ", "-")
+        for line in re.findall(r"^#+ (.*)$", README, re.M)
+    }
+    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= headings

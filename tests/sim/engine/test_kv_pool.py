@@ -1,0 +1,243 @@
+"""The pool on runs against a pool block by block: the same operations, the same answers.
+
+Later copies of a block are where such a pool goes wrong, and workloads of whole calls hardly reach them: so the pool is
+driven by itself here, with holders that do not take what they could hit, and with less memory than anybody wants.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+import pytest
+from oracle.blocks import Block, BlockHold, BlockPool
+from pool_checks import check_whole
+
+from tokencake.sim.engine.memory.block_pool import Hold, KvPool, Owner, Run
+from tokencake.sim.engine.memory.context_tree import Context, ContextTree, Path
+from tokencake.traces.apps import Segment
+
+SIDES = 2
+
+
+class Text(NamedTuple):
+    """One context in two trees: that of the pool on runs, that of the pool of blocks."""
+
+    fast: Context
+    plain: Context
+    fast_path: Path
+    plain_path: Path
+    blocks: int
+
+
+class Holder:
+    """One who holds blocks of a text in both pools, from block `start` on."""
+
+    def __init__(self, text: Text, fast: Hold, plain: BlockHold) -> None:
+        self.text = text
+        self.fast = fast
+        self.plain = plain
+        self.kept = False
+
+
+class Twins:
+    """A pool on runs and a pool of blocks that are told the same."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.size = rng.choice((1, 1, 2, 3))
+        blocks = rng.choice((4, 9, 20, 20, 60))
+        side = rng.randrange(SIDES)
+        self.fast_tree, self.plain_tree = ContextTree(self.size), ContextTree(self.size)
+        self.fast = KvPool(self.fast_tree, blocks, side)
+        self.plain = BlockPool(self.plain_tree, blocks, side)
+        names = ("a", "b", "c")
+        self.owners = [(Owner(name), Owner(name)) for name in names]
+        self.texts: list[Text] = []
+        self.holders: list[Holder] = []
+        self.longest = rng.choice((3, 12, 30)) * self.size
+        for _ in range(3):
+            self.write()
+
+    # -- what can be done
+
+    def write(self) -> None:
+        """A text that continues another one, or starts anew; of few sources, so that texts share beginnings."""
+        rng = self.rng
+        if self.texts and rng.random() < 0.6:
+            base = rng.choice(self.texts)
+            keep = rng.choice((base.fast.end, rng.randint(0, base.fast.end)))
+            bases = self.fast_tree.cut(base.fast, keep), self.plain_tree.cut(base.plain, keep)
+        else:
+            bases = self.fast_tree.empty, self.plain_tree.empty
+        segments = [
+            Segment(rng.choice("xy"), rng.choice((0, 0, 0, 1, 5)), rng.randint(1, self.longest))
+            for _ in range(rng.randint(1, 2))
+        ]
+        fast, plain = self.fast_tree.follow(bases[0], segments), self.plain_tree.follow(bases[1], segments)
+        paths = self.fast_tree.path(fast), self.plain_tree.path(plain)
+        self.texts.append(Text(fast, plain, *paths, fast.end // self.size))
+
+    def erase(self) -> None:
+        """Nobody continues a text any more; what is cached of it stays."""
+        held = {id(holder.text) for holder in self.holders}
+        idle = [text for text in self.texts if id(text) not in held]
+        if len(idle) < 3:
+            return
+        text = self.rng.choice(idle)
+        self.texts = [other for other in self.texts if other is not text]
+        self.fast_tree.release(text.fast.node)
+        self.plain_tree.release(text.plain.node)
+
+    def open(self) -> None:
+        """Hold what is found of a text, or less: even nothing, and so make later copies."""
+        rng = self.rng
+        text = rng.choice(self.texts)
+        start = rng.choice((0, 0, 0, rng.randint(0, text.blocks)))
+        found, _ = self.fast.hits(text.fast_path, text.blocks, start)
+        end = rng.choice((start, found, rng.randint(start, found)))
+        fast, plain = self.fast.open(text.fast_path, end, start), self.plain.open(text.plain_path, end, start)
+        self.holders.append(Holder(text, fast, plain))
+
+    def take(self) -> None:
+        """Some more blocks for a holder, even more than its text is long: then the last ones stay without content."""
+        takers = [holder for holder in self.holders if not holder.kept]
+        if not takers:
+            return
+        holder = self.rng.choice(takers)
+        blocks = min(self.fast.free, self.rng.choice((1, 1, 2, self.rng.randint(0, 40))))
+        if self.rng.random() < 0.5:
+            self.fast.take(holder.fast, blocks)
+            self.plain.take(holder.plain, blocks)
+            return
+        self.fast.allocate(blocks)
+        self.plain.allocate(blocks)
+        holder.fast.blank += blocks
+        holder.plain.blank += blocks
+
+    def register(self) -> None:
+        ready = [h for h in self.holders if h.fast.blank and h.fast.registered < h.text.blocks]
+        if not ready:
+            return
+        holder = self.rng.choice(ready)
+        most = min(holder.fast.registered + holder.fast.blank, holder.text.blocks)
+        end = self.rng.choice((most, self.rng.randint(holder.fast.registered, most)))
+        self.fast.register(holder.fast, holder.text.fast_path, end)
+        self.plain.register(holder.plain, holder.text.plain_path, end)
+
+    def fill(self) -> None:
+        """A holder goes on as a call does: takes blocks and registers them."""
+        self.take()
+        self.register()
+
+    def release(self) -> None:
+        if self.holders:
+            holder = self.holders.pop(self.rng.randrange(len(self.holders)))
+            fast, plain = self._somebody()
+            self.fast.release(holder.fast, fast)
+            self.plain.release(holder.plain, plain)
+            assert holder.fast.blocks == holder.plain.blocks == 0
+
+    def drop(self) -> None:
+        if self.holders:
+            holder = self.holders.pop(self.rng.randrange(len(self.holders)))
+            fast, plain = self._somebody()
+            assert self.fast.drop(holder.fast, fast) == self.plain.drop(holder.plain, plain)
+
+    def expose(self) -> None:
+        """Some contexts in one pass: what they share goes with the first of them."""
+        fast_moved: set[Run] = set()
+        plain_moved: set[Block] = set()
+        for _ in range(self.rng.randint(1, 3)):
+            text = self.rng.choice(self.texts)
+            end = self.rng.randint(0, text.blocks)
+            self.fast.expose(text.fast_path, end, fast_moved)
+            self.plain.expose(text.plain_path, end, plain_moved)
+
+    def stall(self) -> None:
+        fast, plain = self.rng.choice(self.owners)
+        self.fast.set_stalled(fast, not fast.stalled)
+        self.plain.set_stalled(plain, not plain.stalled)
+
+    def keep(self) -> None:
+        """What somebody holds is held for an owner of whom no call runs."""
+        others = [holder for holder in self.holders if not holder.kept]
+        if others:
+            holder = self.rng.choice(others)
+            fast, plain = self.rng.choice(self.owners)
+            self.fast.keep(holder.fast, fast)
+            self.plain.keep(holder.plain, plain)
+            holder.kept = True
+
+    def _somebody(self) -> tuple[Owner | None, Owner | None]:
+        return self.rng.choice([*self.owners, (None, None)])
+
+    # -- what must be equal
+
+    def compare(self) -> None:
+        fast, plain = self.fast, self.plain
+        assert (fast.free, fast.evicted, fast.stalled_idle) == (plain.free, plain.evicted, plain.stalled_idle)
+        assert (fast.kept, fast.kept_stalled) == (plain.kept, plain.kept_stalled)
+        assert 0 <= fast.kept_stalled <= fast.kept <= fast.blocks - fast.free
+        assert fast.touched == plain.touched
+        assert self.fast_tree.nodes == self.plain_tree.nodes
+        for mine, theirs in self.owners:
+            assert mine.idle_blocks == theirs.idle_blocks
+        for holder in self.holders:
+            assert (holder.fast.registered, holder.fast.blank) == (holder.plain.registered, holder.plain.blank)
+            assert holder.fast.blocks == holder.plain.blocks
+        self._compare_spared()
+        for text in self.rng.sample(self.texts, min(4, len(self.texts))):
+            start = self.rng.randint(0, text.blocks)
+            limit = self.rng.randint(start, text.blocks)
+            for first, upto in ((0, text.blocks), (start, text.blocks), (start, limit)):
+                assert fast.hits(text.fast_path, upto, first) == plain.hits(text.plain_path, upto, first)
+                assert fast.missing(text.fast_path, first, upto) == plain.missing(text.plain_path, first, upto)
+            assert fast.held(text.fast_path, limit) == plain.held(text.plain_path, limit)
+
+    def _compare_spared(self) -> None:
+        """Whether the next blocks to be handed out are no stalled owner's."""
+        stalled = [block.owner is not None and block.owner.stalled for block in self.plain.queue]
+        blocks = self.rng.randint(0, self.plain.free)
+        assert self.fast.spares_stalled(blocks) == (not any(stalled[:blocks]))
+
+    def step(self) -> None:
+        acts = (
+            self.open,
+            self.open,
+            self.fill,
+            self.fill,
+            self.fill,
+            self.take,
+            self.register,
+            self.release,
+            self.release,
+            self.keep,
+        )
+        rare = (self.write, self.erase, self.drop, self.expose, self.stall)
+        self.rng.choice((*acts, *acts, *rare))()
+        self.compare()
+
+    def end(self) -> None:
+        """Everything is given back and handed out again: then nothing is left in the trees."""
+        while self.holders:
+            self.release()
+            self.compare()
+        for blocks in (1, 2, self.fast.free - 3):
+            self.fast.allocate(blocks)
+            self.plain.allocate(blocks)
+            self.compare()
+        for text in self.texts:
+            self.fast_tree.release(text.fast.node)
+            self.plain_tree.release(text.plain.node)
+        assert self.fast_tree.nodes == self.plain_tree.nodes == 1
+        assert all(not owner.idle_blocks for pair in self.owners for owner in pair)
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_runs_and_blocks_do_the_same(seed: int) -> None:
+    twins = Twins(random.Random(seed))
+    for _ in range(100):
+        twins.step()
+        check_whole(twins.fast, twins.fast._side)
+    twins.end()
