@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from .policies.run_settings import RunSettings
     from .sim.calibration.fit import Fit
     from .sim.calibration.step_mix import Shape
-    from .sim.experiments.single_runs import Counts, Workload
     from .sim.fidelity.validation import Trial
     from .sim.gate.command import Options as CheckOptions
     from .sim.gate.live_verdict import Compared, LiveRuns, Unjudged
@@ -52,10 +51,10 @@ if TYPE_CHECKING:
     from .traces.format.header import Header
     from .traces.limits import Limits
     from .traces.results.report import Run
+    from .traces.variants.workload import Counts, Workload
 
 Item = TypeVar("Item")
 
-DEFAULT_POLICIES = ("vllm", "tokencake")
 QUIET_S = 1.0  # what is done sooner needs no progress bar
 STANDARD_OUTPUT = "-"
 BUG = 70  # the exit code for one of ours, as in sysexits.h
@@ -386,10 +385,12 @@ def simulate(
 
     Without --policy: vllm, then tokencake. What finished before an interrupt is reported.
     """
-    from .sim.experiments.single_runs import Contender, Workload, compare
+    from .policies.registry import DEFAULT_POLICIES
+    from .sim.experiments.single_runs import Contender, compare
     from .sim.machine.files import DEFAULT_MACHINE, load_machine
     from .traces.format.reader import read_trace
     from .traces.generate.arrivals import arrival_times
+    from .traces.variants.workload import Workload
 
     if rate is None:
         _refuse("without --rate", "arrivals")
@@ -502,11 +503,11 @@ def live(
     The engine is started here, once for all runs, or is a server's. Without --policy: vllm, then tokencake. What
     finished before an interrupt or a failure is reported, and beside it how far the run came that it ended.
     """
-    from .policies.registry import is_file, load_policy
-    from .sim.experiments.single_runs import Workload
+    from .policies.registry import DEFAULT_POLICIES, is_file, load_policy
     from .traces.format.reader import read_trace
     from .traces.generate.arrivals import arrival_times
     from .traces.results.run_counts import check_repeats
+    from .traces.variants.workload import Workload
 
     if print_serve_args:
         _refuse_all_but("with --print-serve-args", *_OF_A_SERVER, *_engine_parameters())
@@ -598,7 +599,7 @@ def _print_serve_args(options: EngineOptions, specs: Sequence[str], settings: Ru
     from .live.client.engine_options import settled
     from .live.client.remote.serve_args import serve_args, serve_command
     from .live.engine.control.versions import for_cpus
-    from .policies.registry import load_policy
+    from .policies.registry import DEFAULT_POLICIES, load_policy
 
     if len(specs) > 1:
         raise click.UsageError("--print-serve-args: expected one --policy: a server runs one")
@@ -621,8 +622,8 @@ def _live_settings(machine_name: str | None, seed: int, steps: bool) -> RunSetti
 
 def _check_playable(workload: Workload, limits: Limits) -> None:
     """Reads the whole trace: what the engine cannot serve is found before the first run and not in its middle."""
-    from .sim.experiments.single_runs import Counts, nothing_to_play
     from .traces.limits import problem
+    from .traces.variants.workload import Counts, nothing_to_play
 
     counts = Counts()
     for application in workload.play(limits, counts):
@@ -642,10 +643,11 @@ def _live_run(
     cut_off: list[tuple[Run, Counts]] | None = None,
 ) -> tuple[Run, Counts]:
     """One run. If something ends it early, how far it came is added to `cut_off`."""
-    from .sim.experiments.single_runs import Counts, options_of
+    from .policies.registry import options_of
     from .traces.events_file import EventsWriter
     from .traces.results.metrics import Metrics
     from .traces.results.report import Run
+    from .traces.variants.workload import Counts
 
     counts, metrics = Counts(), Metrics()
     spec, began_s = settings.policy, time.monotonic()
@@ -697,9 +699,9 @@ class _Outputs(NamedTuple):
 
     def check(self, *inputs: Path, machine: str | None = None, policies: Sequence[str] = ()) -> None:
         """Finds what cannot be written before the work is done. `policies`: one for each run."""
-        from .sim.experiments.single_runs import events_name
         from .sim.machine.files import inputs_of
         from .traces.files.outputs import check_outputs, events_outputs, outputs_of, prepare_folder
+        from .traces.results.run_files import events_name
 
         outputs = outputs_of(json=self.json_file, csv=self.csv_file)
         if self.events:
@@ -708,7 +710,7 @@ class _Outputs(NamedTuple):
         check_outputs(outputs, inputs_of(*inputs, machine=machine, policies=policies))
 
     def events_file(self, index: int, spec: str) -> Path | None:
-        from .sim.experiments.single_runs import events_name
+        from .traces.results.run_files import events_name
 
         return self.events / events_name(index, spec) if self.events else None
 
@@ -813,13 +815,14 @@ def validate(
     from tempfile import TemporaryDirectory
 
     from .live.client.in_process import InProcess
-    from .policies.registry import load_policy
-    from .sim.experiments.single_runs import Contender, Workload, compare, options_of
+    from .policies.registry import DEFAULT_POLICIES, load_policy, options_of
+    from .sim.experiments.single_runs import Contender, compare
     from .sim.fidelity.validation import Trial
     from .sim.machine.files import load_machine
     from .traces.format.reader import read_trace
     from .traces.generate.arrivals import arrival_times
     from .traces.results.run_counts import check_repeats
+    from .traces.variants.workload import Workload
 
     if rate is None:
         _refuse("without --rate", "arrivals")
@@ -887,8 +890,9 @@ def _live_trial(
     from .policies.run_settings import RunSettings
     from .sim.calibration.fit import loaded_words
     from .sim.calibration.host_load import HostLoad
-    from .sim.experiments.single_runs import Counts, events_name
     from .sim.fidelity.rerun import play_recorded
+    from .traces.results.run_files import events_name
+    from .traces.variants.workload import Counts
 
     events = folder / events_name(index, trial.policy)
     settings = RunSettings(policy=trial.policy, seed=workload.seed, costs=machine.beliefs(), steps=True)
@@ -974,13 +978,13 @@ def calibrate(
     from .sim.calibration import report as calibration
     from .sim.calibration.fit import limits_of, name_of
     from .sim.calibration.samples_file import read_samples
-    from .sim.experiments.single_runs import Workload
     from .sim.machine.files import inputs_of
     from .sim.machine.machine import RULES
     from .sim.machine.toml_text import machine_toml
     from .traces.files.outputs import check_outputs, outputs_of, write_whole
     from .traces.format.reader import read_trace
     from .traces.generate.arrivals import arrival_times
+    from .traces.variants.workload import Workload
 
     if recorded is not None and samples is not None:
         raise TokencakeError("--samples: --from measures nothing")
@@ -1038,8 +1042,8 @@ def _measured(
     from .sim.calibration.host_load import HostLoad
     from .sim.calibration.probes import FULL, QUICK, measure
     from .sim.calibration.samples_file import samples_text
-    from .sim.experiments.single_runs import Counts
     from .traces.files.outputs import write_whole
+    from .traces.variants.workload import Counts
 
     told, facts = running.info(), list[Any]()
     limits, began = limits_of(told), HostLoad.now()
@@ -1067,7 +1071,7 @@ def _measured(
 
 def _fitted(told: Mapping[str, object], facts: Iterable[object], seed: int, workload: Workload | None) -> Fit:
     from .sim.calibration.fit import fit_for, host_load_of, limits_of
-    from .sim.experiments.single_runs import Counts
+    from .traces.variants.workload import Counts
 
     limits = limits_of(told)
     played = None if workload is None else partial(workload.play, limits, Counts())
@@ -1331,9 +1335,10 @@ def _both_sides(
     """
     from .policies.registry import load_policy
     from .policies.run_settings import RunSettings
-    from .sim.experiments.single_runs import Contender, Workload, compare
+    from .sim.experiments.single_runs import Contender, compare
     from .sim.gate.live_verdict import REPEATS, LiveRuns, live_policies
     from .traces.format.reader import read_trace
+    from .traces.variants.workload import Workload
 
     how = case.live or {}
     trace = read_trace(suite.place.path(case.trace))
@@ -1547,6 +1552,7 @@ def sweep(
     What is finished is kept beside the results: the same command goes on where an interrupt ended it. Exits with 1 if
     cells failed.
     """
+    from .policies.registry import DEFAULT_POLICIES
     from .sim.experiments.sweep import run as sweeping
     from .sim.experiments.sweep.grid import make_grid
     from .sim.experiments.sweep.plan import Sweep, players

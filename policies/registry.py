@@ -37,6 +37,7 @@ from .tokencake.options import Rules
 from .tokencake.policy import tokencake
 
 ENTRY_POINT_GROUP = "tokencake.policies"
+DEFAULT_POLICIES = ("vllm", "tokencake")  # what is compared where nobody asks for others
 FUTURE = "applications"  # the parameter of a constructor that takes the applications, true durations and all
 
 
@@ -142,6 +143,14 @@ def policy_file(spec: str) -> Path | None:
     """The file of `path/to/file.py:Class`."""
     file, mark, _ = spec.partition(".py:")
     return Path(f"{file}.py") if mark else None
+
+
+def options_of(spec: str) -> dict[str, str]:
+    """A policy's options as they were asked for: `{"upload": "demand"}` of `tokencake:upload=demand`."""
+    named = spec.rpartition(".py:")[2]  # a path may have colons, too
+    written = named.partition(":")[2]
+    pairs = (option.partition("=") for option in written.split(",") if option)
+    return {key: value for key, _, value in pairs}
 
 
 # -- finding

@@ -16,9 +16,9 @@ from ...traces.format.reader import read_trace
 from ...traces.generate.arrivals import ArrivalProcess
 from ...traces.results.metrics import Metrics
 from ...traces.variants.vary import AS_IT_IS, Variation, vary
+from ...traces.variants.workload import Counts, Workload, nothing_to_play
 from ..engine.simulate import simulate
 from ..machine.machine import Machine
-from .single_runs import Counts, Workload, nothing_to_play
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,6 @@ PLAYING = (  # what a simulation is made of
     "sim/engine/**/*.py",
     "sim/machine/*.py",
     "sim/experiments/cell.py",
-    "sim/experiments/single_runs.py",
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,18 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...policies.interface import Policy
-from ...policies.registry import is_ours, load_policy
+from ...policies.registry import is_ours, load_policy, options_of
 from ...policies.replay import began
 from ...traces.apps import Application
 from ...traces.errors import TraceError
 from ...traces.events_file import EventsWriter
-from ...traces.format.reader import Trace
-from ...traces.generate.arrivals import ArrivalProcess, retime
-from ...traces.limits import Limits, fits
 from ...traces.results.metrics import Metrics
 from ...traces.results.report import Run
-from ...traces.variants.scale import scaled
-from ...traces.variants.shrink import shrunk
+from ...traces.results.run_files import events_name
+from ...traces.variants.workload import Counts, Workload, nothing_to_play
 from ..engine.simulate import Progress, simulate
 from ..machine.machine import Machine
 from .try_out import tried
@@ -58,44 +54,6 @@ class Contender:
             )
             for spec in specs
         ]
-
-
-@dataclass(slots=True)
-class Counts:
-    """What was played of a trace, and what was left out."""
-
-    applications: int = 0
-    calls: int = 0
-    oversized: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """A trace, and how it is played."""
-
-    trace: Trace
-    seed: int = 0
-    rate: float | None = None  # applications a second instead of the arrivals that the trace has
-    arrivals: ArrivalProcess = "even"
-    skip_oversized: bool = False  # whether applications that the engine cannot hold are left out, or an error
-    time_scale: float = 1.0  # arrivals, tools and pauses last so many times as long
-    shrink: int = 1  # of each source only one in so many tokens is there
-
-    def play(self, limits: Limits, counts: Counts) -> Iterator[Application]:
-        """The applications as they arrive, counted into `counts`. Those that are left out do not slow the rate."""
-        fitting = self._fitting(self.trace if self.shrink == 1 else shrunk(self.trace, self.shrink), limits, counts)
-        applications = fitting if self.rate is None else retime(fitting, self.rate, self.arrivals, self.seed)
-        for application in scaled(applications, self.time_scale):
-            counts.applications += 1
-            counts.calls += len(application.calls)
-            yield application
-
-    def _fitting(self, applications: Iterable[Application], limits: Limits, counts: Counts) -> Iterator[Application]:
-        for application in applications:
-            if self.skip_oversized and not fits(application, limits):
-                counts.oversized += 1
-            else:
-                yield application
 
 
 def compare(
@@ -161,24 +119,3 @@ def _run(
     more = {"bound": True} if contender.bound else {}
     run = Run(contender.spec, contender.options, workload.seed, stats.wall_s, stats.policy_s, metrics.result(), more)
     return run, counts
-
-
-def nothing_to_play(counts: Counts) -> str:
-    """Why there is nothing to do."""
-    if counts.oversized:
-        return f"all {counts.oversized} applications need more than the machine has: nothing is left to play"
-    return "the trace has no application: nothing to simulate"
-
-
-def events_name(index: int, spec: str) -> str:
-    """The file of a run's facts: `2-tokencake-upload-demand.jsonl` of `tokencake:upload=demand`, asked for second."""
-    safe = re.sub(r"[^A-Za-z0-9._]+", "-", spec).strip("-.")
-    return f"{index + 1}-{safe[:100]}.jsonl"
-
-
-def options_of(spec: str) -> dict[str, str]:
-    """A policy's options as they were asked for: `{"upload": "demand"}` of `tokencake:upload=demand`."""
-    named = spec.rpartition(".py:")[2]  # a path may have colons, too
-    written = named.partition(":")[2]
-    pairs = (option.partition("=") for option in written.split(",") if option)
-    return {key: value for key, _, value in pairs}

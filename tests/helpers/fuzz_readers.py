@@ -39,7 +39,7 @@ from tokencake.sim.experiments import comparison_text as comparison_words
 from tokencake.sim.experiments.cell import play
 from tokencake.sim.experiments.compare import report_live
 from tokencake.sim.experiments.comparison_report import Method, csv_text
-from tokencake.sim.experiments.single_runs import Contender, Workload, compare
+from tokencake.sim.experiments.single_runs import Contender, compare
 from tokencake.sim.experiments.sweep import journal as kept
 from tokencake.sim.experiments.sweep import report as sweep_report
 from tokencake.sim.experiments.sweep.grid import make_grid
@@ -66,6 +66,7 @@ from tokencake.traces.results.metrics import Metrics
 from tokencake.traces.results.report import Run
 from tokencake.traces.results.report import build as build_report
 from tokencake.traces.variants.vary import parse_variation
+from tokencake.traces.variants.workload import Workload
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 METRIC = "app_latency_s.mean"

@@ -14,10 +14,11 @@ import pytest
 
 from tokencake import __version__
 from tokencake.cli import run
-from tokencake.sim.experiments.single_runs import events_name, options_of
+from tokencake.policies.registry import options_of
 from tokencake.traces.events_file import read_events
 from tokencake.traces.format.reader import read_trace
 from tokencake.traces.results.metrics import Metrics
+from tokencake.traces.results.run_files import events_name
 
 INTERRUPTED = '''
 import os, signal, time

@@ -1,0 +1,58 @@
+"""A trace as it is played: which applications, how fast, and how much of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ..apps import Application
+from ..format.reader import Trace
+from ..generate.arrivals import ArrivalProcess, retime
+from ..limits import Limits, fits
+from .scale import scaled
+from .shrink import shrunk
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was played of a trace, and what was left out."""
+
+    applications: int = 0
+    calls: int = 0
+    oversized: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A trace, and how it is played."""
+
+    trace: Trace
+    seed: int = 0
+    rate: float | None = None  # applications a second instead of the arrivals that the trace has
+    arrivals: ArrivalProcess = "even"
+    skip_oversized: bool = False  # whether applications that the engine cannot hold are left out, or an error
+    time_scale: float = 1.0  # arrivals, tools and pauses last so many times as long
+    shrink: int = 1  # of each source only one in so many tokens is there
+
+    def play(self, limits: Limits, counts: Counts) -> Iterator[Application]:
+        """The applications as they arrive, counted into `counts`. Those that are left out do not slow the rate."""
+        fitting = self._fitting(self.trace if self.shrink == 1 else shrunk(self.trace, self.shrink), limits, counts)
+        applications = fitting if self.rate is None else retime(fitting, self.rate, self.arrivals, self.seed)
+        for application in scaled(applications, self.time_scale):
+            counts.applications += 1
+            counts.calls += len(application.calls)
+            yield application
+
+    def _fitting(self, applications: Iterable[Application], limits: Limits, counts: Counts) -> Iterator[Application]:
+        for application in applications:
+            if self.skip_oversized and not fits(application, limits):
+                counts.oversized += 1
+            else:
+                yield application
+
+
+def nothing_to_play(counts: Counts) -> str:
+    """Why there is nothing to do."""
+    if counts.oversized:
+        return f"all {counts.oversized} applications need more than the machine has: nothing is left to play"
+    return "the trace has no application: nothing to simulate"
