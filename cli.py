@@ -386,7 +386,7 @@ def simulate(
     Without --policy: vllm, then tokencake. What finished before an interrupt is reported.
     """
     from .policies.registry import DEFAULT_POLICIES
-    from .sim.experiments.single_runs import Contender, compare
+    from .sim.experiments.simulate_policies import Contender, simulate_each
     from .sim.machine.files import DEFAULT_MACHINE, load_machine
     from .traces.format.reader import read_trace
     from .traces.generate.arrivals import arrival_times
@@ -404,7 +404,7 @@ def simulate(
     try:
         with _progress(progress, outputs.quiet) as bar:
             watching = _watching(bar, [contender.spec for contender in contenders], workload, "simulated")
-            for outcome in compare(workload, contenders, machine, outputs.events, watching):
+            for outcome in simulate_each(workload, contenders, machine, outputs.events, watching):
                 finished.append(outcome)
     finally:
         if finished:
@@ -816,7 +816,7 @@ def validate(
 
     from .live.client.in_process import InProcess
     from .policies.registry import DEFAULT_POLICIES, load_policy, options_of
-    from .sim.experiments.single_runs import Contender, compare
+    from .sim.experiments.simulate_policies import Contender, simulate_each
     from .sim.fidelity.validation import Trial
     from .sim.machine.files import load_machine
     from .traces.format.reader import read_trace
@@ -848,7 +848,7 @@ def validate(
             _check_playable(workload, running.limits)
             machine = _machine_of(running, told, workload, bar)
             about |= {"engine": running.info(), "machine": machine.settings()}
-            simulated = [run for run, _ in compare(workload, contenders, machine)]
+            simulated = [run for run, _ in simulate_each(workload, contenders, machine)]
             trials += [Trial(run.policy, run.metrics) for run in simulated]
             watching = _watching(bar, [run.policy for run in simulated] * repeat, workload, "played")
             for index, trial in enumerate(trials * repeat):  # in turns: what drifts drifts for all policies
@@ -1335,7 +1335,7 @@ def _both_sides(
     """
     from .policies.registry import load_policy
     from .policies.run_settings import RunSettings
-    from .sim.experiments.single_runs import Contender, compare
+    from .sim.experiments.simulate_policies import Contender, simulate_each
     from .sim.gate.live_verdict import REPEATS, LiveRuns, live_policies
     from .traces.format.reader import read_trace
     from .traces.variants.workload import Workload
@@ -1349,7 +1349,7 @@ def _both_sides(
     machine = _machine_of(running, told, workload, bar)
     specs = {policy: suite.place.policy(policy) for policy in live_policies(case)}
     contenders = [Contender(name, {}, load_policy(spec, seed=case.seed)) for name, spec in specs.items()]
-    simulated = {run.policy: run.metrics for run, _ in compare(workload, contenders, machine)}
+    simulated = {run.policy: run.metrics for run, _ in simulate_each(workload, contenders, machine)}
     live = {name: LiveRuns() for name in specs}
     names = list(specs) * how.get("repeats", REPEATS)
     watching = _watching(bar, names, workload, "played")

@@ -39,7 +39,7 @@ from tokencake.sim.experiments import comparison_text as comparison_words
 from tokencake.sim.experiments.cell import play
 from tokencake.sim.experiments.compare import report_live
 from tokencake.sim.experiments.comparison_report import Method, csv_text
-from tokencake.sim.experiments.single_runs import Contender, compare
+from tokencake.sim.experiments.simulate_policies import Contender, simulate_each
 from tokencake.sim.experiments.sweep import journal as kept
 from tokencake.sim.experiments.sweep import report as sweep_report
 from tokencake.sim.experiments.sweep.grid import make_grid
@@ -389,7 +389,7 @@ def _calibration(data: bytes, folder: Path) -> None:
 @cache
 def _events() -> Sequence[bytes]:
     workload = Workload(read_trace(_sweep().trace))
-    list(compare(workload, Contender.all_of(["tokencake"], 0), MACHINE, _place()))
+    list(simulate_each(workload, Contender.all_of(["tokencake"], 0), MACHINE, _place()))
     (path,) = _place().glob("*tokencake*.jsonl")
     return [b"".join(path.read_bytes().splitlines(keepends=True)[:150])]
 

@@ -56,7 +56,7 @@ class Contender:
         ]
 
 
-def compare(
+def simulate_each(
     workload: Workload,
     policies: Sequence[Contender],
     machine: Machine,
