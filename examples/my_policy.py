@@ -4,14 +4,13 @@ tokencake simulate examples/code-writer.jsonl --policy vllm --policy examples/my
 tokencake simulate examples/code-writer.jsonl --policy examples/my_policy.py:ShortestFirst:least_s=5
 """
 
-from tokencake.policies.interface import Move, Plan, View
-from tokencake.traces.events import CallArrived, CallFinished, ToolStarted
+from tokencake import Move, Plan, View, facts
 
 
 class ShortestFirst:
     """Starts the call with the shortest prompt; saves an agent whose declared tool time is at least `least_s`."""
 
-    hears = frozenset({CallArrived, CallFinished, ToolStarted})
+    hears = frozenset({facts.CallArrived, facts.CallFinished, facts.ToolStarted})
 
     def __init__(self, least_s: float = 2.0) -> None:
         self.least_s = least_s
@@ -23,7 +22,7 @@ class ShortestFirst:
 
     def saves(self, view: View) -> list[Move]:
         """Agents whose tools have just started, with all the blocks of their contexts."""
-        started = [fact.agent for fact in view.news if isinstance(fact, ToolStarted)]
+        started = [fact.agent for fact in view.news if isinstance(fact, facts.ToolStarted)]
         agents = [view.stalled[name] for name in started if name in view.stalled]
         return [Move(agent.id, agent.context_blocks) for agent in agents if self.is_long(agent.last.tools)]
 

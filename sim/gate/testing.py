@@ -1,6 +1,6 @@
 """For tests of policies: play a trace, look at what came of it, and compare it with what came of another policy.
 
-    from tokencake.sim.gate.testing import assert_not_worse
+    from tokencake import assert_not_worse
 
     def test_my_policy_is_not_worse_than_vllm(simulate):
         mine = simulate("traces/code-writer.jsonl", "policies/mine.py:Mine", machine="h100-llama-3.1-8b")

@@ -1,13 +1,12 @@
 """Our policy: applications that came first go first, and a context is saved while a long tool runs."""
 
-from tokencake.policies.interface import Move, Plan, View
-from tokencake.traces.events import CallArrived, CallFinished, ToolStarted
+from tokencake import Move, Plan, View, facts
 
 
 class OldestFirst:
     """The oldest application's calls first; saves an agent whose declared tool time is at least `least_s`."""
 
-    hears = frozenset({CallArrived, CallFinished, ToolStarted})
+    hears = frozenset({facts.CallArrived, facts.CallFinished, facts.ToolStarted})
 
     def __init__(self, least_s: float = 1.0) -> None:
         self.least_s = least_s
@@ -18,7 +17,7 @@ class OldestFirst:
         return Plan(admit=tuple(request.id for request in waiting), offload=self.saves(view))
 
     def saves(self, view: View) -> tuple[Move, ...]:
-        started = [fact.agent for fact in view.news if isinstance(fact, ToolStarted)]
+        started = [fact.agent for fact in view.news if isinstance(fact, facts.ToolStarted)]
         agents = [view.stalled[name] for name in started if name in view.stalled]
         return tuple(Move(agent.id, agent.context_blocks) for agent in agents if self.is_long(agent.last.tools))
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from tokencake.sim.gate.testing import assert_not_worse
-from tokencake.traces.events import OffloadStarted
+from tokencake import assert_not_worse, facts
 
 TRACE, MINE = "traces/code-writer.jsonl", "policies/mine.py:OldestFirst"
 BUSY = {"machine": "h100-llama-3.1-8b", "settings": {"gpu_blocks": 2000}}
@@ -16,8 +15,8 @@ def test_it_is_not_worse_than_vllm_where_memory_is_short(simulate):
 
 
 def test_it_saves_contexts_during_long_tools_alone(simulate):
-    assert simulate(TRACE, MINE, **BUSY).happened(OffloadStarted)
-    assert not simulate(TRACE, f"{MINE}:least_s=1000", **BUSY).happened(OffloadStarted)
+    assert simulate(TRACE, MINE, **BUSY).happened(facts.OffloadStarted)
+    assert not simulate(TRACE, f"{MINE}:least_s=1000", **BUSY).happened(facts.OffloadStarted)
 
 
 @pytest.mark.tokencake_slow
