@@ -18,9 +18,8 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorWorkerMetadata,
 )
 
-from .acknowledgements import Acknowledgements
 from .copier.copier import Copier, make_copier
-from .copier.jobs import CopyJob, Ended
+from .copier.jobs import Acknowledgements, CopyJob, Ended
 from .engine.adapter import Adapter
 from .engine.control.engine_limits import block_bytes_of_rank, host_slots, ranks
 

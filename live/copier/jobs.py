@@ -1,7 +1,8 @@
-"""What the scheduler asks the workers to copy: plain data, which travels with a step's connector metadata."""
+"""What the scheduler asks the workers to copy, as plain data, and when such a copy has ended on all of them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -20,3 +21,28 @@ class Ended(NamedTuple):
 
     job: int
     seconds: float  # of copying, without waiting: for the jobs before it, or for what computes its blocks
+
+
+class Acknowledgements:
+    """Counts the workers that ended each job."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._ended: dict[int, int] = {}
+        self._seconds: dict[int, float] = {}  # by job, of the slowest worker so far
+
+    def complete(self, ended: Mapping[int, int], seconds: Mapping[int, float]) -> dict[int, float | None]:
+        """Take in by how many workers each job was ended just now, and in how many seconds, where they say.
+
+        Returns the jobs that all have ended, in order, with the seconds that the slowest worker said.
+        """
+        complete: dict[int, float | None] = {}
+        for job, count in ended.items():
+            total = self._ended.pop(job, 0) + count
+            if job in seconds:
+                self._seconds[job] = max(self._seconds.get(job, 0.0), seconds[job])
+            if total >= self._workers:
+                complete[job] = self._seconds.pop(job, None)
+            else:
+                self._ended[job] = total
+        return complete

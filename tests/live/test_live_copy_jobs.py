@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokencake.live.acknowledgements import Acknowledgements
+from tokencake.live.copier.jobs import Acknowledgements
 
 
 def test_a_copy_has_ended_when_every_worker_said_so():
