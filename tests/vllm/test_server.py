@@ -29,8 +29,8 @@ pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an
 from thief import THIEF
 from trace_files import written
 
+from tokencake.live.client.counters import read_counters
 from tokencake.live.client.engine_options import EngineOptions
-from tokencake.live.client.prometheus import read_counters
 from tokencake.live.client.remote.remote import Remote
 from tokencake.live.client.remote.serve_args import ENVIRONMENT, serve_args
 from tokencake.live.client.remote.server import Server

@@ -14,6 +14,7 @@ from urllib.request import proxy_bypass
 
 from ....traces.errors import EngineError
 
+API_KEY, CONTROL_TOKEN = "OPENAI_API_KEY", "TOKENCAKE_CONTROL_TOKEN"  # environment variables of clients
 EXAMPLE = "http://localhost:8000"
 SHORTEST_KEY, LONGEST_KEY = 1, 4096
 

@@ -26,11 +26,10 @@ from ....traces.limits import problem
 from ....traces.results.distribution import Distribution
 from ...engine.control.protocol import new_name
 from ..chat import Messages
-from ..counters import Counters, FactCounters, disagreements
+from ..counters import Counters, FactCounters, disagreements, since
 from ..in_process import LiveStats, Progress
 from ..lateness import CallLatencies
 from ..play import Player
-from ..prometheus import since
 from ..tokens import Tokens
 from .answers import Ended, Stalled
 from .server import About, Server, Unauthorized

@@ -20,12 +20,20 @@ from ....traces.errors import EngineError, RunError
 from ....traces.events import Request
 from ....traces.files.fields import WrongField, shown
 from ...engine.control.metadata import KEY, to_metadata
-from ...engine.control.protocol import API_KEY, BUSY, CONTROL_TOKEN, RUN_HEADER
+from ...engine.control.protocol import BUSY, RUN_HEADER
 from ...engine.control.versions import check_version
-from ..counters import Counters
-from ..prometheus import read_counters
+from ..counters import Counters, read_counters
 from . import answers
-from .address import certificates, is_here, key_from, proxy_variable, proxy_variables, server_address
+from .address import (
+    API_KEY,
+    CONTROL_TOKEN,
+    certificates,
+    is_here,
+    key_from,
+    proxy_variable,
+    proxy_variables,
+    server_address,
+)
 from .answers import brief
 
 ANSWER_S = 60.0  # a server that says nothing for so long, to a question that takes no work, hangs

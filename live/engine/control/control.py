@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 import os
 import time
@@ -19,7 +18,7 @@ from ....traces.files.fields import WrongField, shown, whole
 from ..adapter import Adapter
 from .client_events import events_from_body
 from .kept_facts import KeptFacts
-from .protocol import BUSY, LONGEST_NAME, SHORTEST_NAME
+from .protocol import BUSY, checked_name, same_name
 from .stall import Watch
 
 logger = logging.getLogger(__name__)
@@ -196,9 +195,9 @@ class Control:
     # -- clients' runs
 
     def _begin(self, payload: Mapping[str, Any]) -> dict[str, Any]:
-        name, settings = _name(payload.get("run")), from_client(payload.get("settings"))
+        name, settings = checked_name(payload.get("run")), from_client(payload.get("settings"))
         if self._client is not None:
-            if _same(name, self._client.name) and settings == self._client.settings:
+            if same_name(name, self._client.name) and settings == self._client.settings:
                 return {"run": self._client.name}  # the answer was lost, and is asked for again
             raise _Busy("a run is under way: expected that its client ends it first")
         own = self._adapter.settings
@@ -252,9 +251,9 @@ class Control:
         client.said["errors"].append(f"the server ended the run: {why}")
 
     def _run(self, payload: Mapping[str, Any]) -> ClientRun:
-        name = _name(payload.get("run"))
+        name = checked_name(payload.get("run"))
         for run in (self._client, self._ended):
-            if run is not None and _same(name, run.name):
+            if run is not None and same_name(name, run.name):
                 run.heard_s = self._clock()
                 return run
         raise EngineError("no run of that name is under way: only who began a run reads and ends it")
@@ -296,19 +295,6 @@ def _new_file(path: Path) -> Path:
 
 class _Busy(EngineError):
     """Not now."""
-
-
-def _name(value: object) -> str:
-    if type(value) is str and SHORTEST_NAME <= len(value) <= LONGEST_NAME and value.isascii() and value.isprintable():
-        return value
-    raise EngineError(
-        f"run: expected a run's name, {SHORTEST_NAME} to {LONGEST_NAME} printable ASCII characters,"
-        " as /tokencake/run answers"
-    )
-
-
-def _same(name: str, other: str) -> bool:
-    return hmac.compare_digest(name.encode(), other.encode())
 
 
 def _one_line(error: BaseException) -> str:
