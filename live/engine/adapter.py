@@ -35,7 +35,7 @@ from .copies import Copies
 from .gpu_pool import GpuPool, idle
 from .host_pool import HostPool
 from .occupancy import Occupancy
-from .requests import AgentCache, LiveCall
+from .requests import AgentCache, EngineCall
 from .steps import Sums, sums_of
 
 logger = logging.getLogger(__name__)
@@ -125,12 +125,16 @@ class Adapter:
         self._wake_s = None
         self._apps: dict[AppId, LiveApp] = {}  # the one that was heard of last is the last
         self._agents: dict[AgentId, AgentCache] = {}
-        self._calls: dict[CallId, LiveCall] = {}
-        self._by_request: dict[str, LiveCall] = {}
+        self._calls: dict[CallId, EngineCall] = {}
+        self._by_request: dict[str, EngineCall] = {}
         self._unseen: set[str] = set()  # requests that started, and whose first token has not come
-        self._holding: dict[CallId, LiveCall] = {}  # calls that got blocks; those that lost them hold 0 by vLLM's count
-        self._prefilling: dict[str, LiveCall] = {}  # by request, calls that started and had not computed their prompts
-        self._ended: list[LiveCall] = []  # calls whose contexts are to be written through
+        self._holding: dict[
+            CallId, EngineCall
+        ] = {}  # calls that got blocks; those that lost them hold 0 by vLLM's count
+        self._prefilling: dict[
+            str, EngineCall
+        ] = {}  # by request, calls that started and had not computed their prompts
+        self._ended: list[EngineCall] = []  # calls whose contexts are to be written through
         self._stalled: dict[AgentId, AgentCache] = {}
         self._matched: dict[str, int] = {}  # by request, blocks that it was just found to hit
 
@@ -407,7 +411,7 @@ class Adapter:
         self._unstall(agent, at_s)
         agent.waiting += 1
         agent.calls += 1
-        call = LiveCall(said, request, agent, at_s, self._size)
+        call = EngineCall(said, request, agent, at_s, self._size)
         call.last = told.last
         self._calls[said.id] = call
         self._by_request[request.request_id] = call
@@ -509,12 +513,12 @@ class Adapter:
                 self._abort(call, at_s)
                 self._end_if_over(call.agent.app, at_s)
 
-    def _abort(self, call: LiveCall, at_s: float) -> None:
+    def _abort(self, call: EngineCall, at_s: float) -> None:
         call.loading = False
         self._report(e.CallAborted(at_s, call.id))
         self._leave(call, at_s)
 
-    def _finished(self, call: LiveCall, at_s: float) -> None:
+    def _finished(self, call: EngineCall, at_s: float) -> None:
         request, agent = call.vllm, call.agent
         output_tokens = int(request.num_output_tokens)
         self.copies.remember(agent, request, (request.num_prompt_tokens + output_tokens - 1) // self._size)
@@ -527,7 +531,7 @@ class Adapter:
             self._stall(agent, call.id, at_s)
         self._end_if_over(agent.app, at_s)
 
-    def _leave(self, call: LiveCall, at_s: float) -> None:
+    def _leave(self, call: EngineCall, at_s: float) -> None:
         """A call is over."""
         request_id, agent = call.vllm.request_id, call.agent
         del self._calls[call.id], self._by_request[request_id]
@@ -575,7 +579,7 @@ class Adapter:
         for call in ended:
             self.copies.store_rest(call, self._to_store(call, extent), now_s)
 
-    def _to_store(self, call: LiveCall, extent: Extent) -> int:
+    def _to_store(self, call: EngineCall, extent: Extent) -> int:
         """How many blocks of a call that has ended are written through."""
         request = call.vllm
         tokens: int = request.num_prompt_tokens
@@ -810,7 +814,7 @@ class Adapter:
         blocks = self._gpu.found(request.block_hashes, 0, (request.num_tokens - 1) // self._size)
         return len(blocks) - idle(blocks)
 
-    def call_of(self, request_id: str) -> LiveCall | None:
+    def call_of(self, request_id: str) -> EngineCall | None:
         return self._by_request.get(request_id)
 
     @property

@@ -19,7 +19,7 @@ from ..copier.jobs import CopyJob
 from ..copier.stretches import side_by_side
 from .gpu_pool import GpuPool, Source, idle
 from .host_pool import Hash, HostPool
-from .requests import AgentCache, LiveCall, Store, Upload
+from .requests import AgentCache, EngineCall, Store, Upload
 
 Mark = TypeVar("Mark")
 Done = Callable[[float], None]  # what to do when a copy has ended, told the time
@@ -129,7 +129,7 @@ class Copies:
 
     # -- write-through
 
-    def store(self, call: LiveCall, upto: int, now_s: float) -> None:
+    def store(self, call: EngineCall, upto: int, now_s: float) -> None:
         """Copy what the host lacks of a call's blocks up to `upto`, which are on the GPU. Without room for all: none.
 
         What another copy under way writes is not written twice.
@@ -151,7 +151,7 @@ class Copies:
         call.stored = max(first, upto)
 
     def _store(
-        self, call: LiveCall, copied: Sequence[Hash], blocks: list[Any], target: Sequence[int], now_s: float
+        self, call: EngineCall, copied: Sequence[Hash], blocks: list[Any], target: Sequence[int], now_s: float
     ) -> None:
         self._gpu.hold(blocks)
         self._storing.update(copied)
@@ -172,19 +172,19 @@ class Copies:
 
         self._submit(True, blocks, target, None, done)
 
-    def store_rest(self, call: LiveCall, upto: int, now_s: float) -> None:
+    def store_rest(self, call: EngineCall, upto: int, now_s: float) -> None:
         """Store what is left of the first `upto` blocks of a call that has ended, as far as they are on the GPU.
 
         They are all there, unless it was preempted before its last token came.
         """
         self.store(call, self._gpu.end(call.vllm.block_hashes, call.stored, upto), now_s)
 
-    def used(self, call: LiveCall, upto: int) -> None:
+    def used(self, call: EngineCall, upto: int) -> None:
         """A call has ended: what the host has of its first `upto` blocks was used now, the first of them last."""
         hashes = call.vllm.block_hashes
         self._host.release(self._host.hold(content for content in hashes[:upto] if self._host.has(content)))
 
-    def stops(self, call: LiveCall) -> None:
+    def stops(self, call: EngineCall) -> None:
         """A call has ended, or was preempted: what its copies under way hold is held for no running call."""
         for store in call.stores:
             if not store.kept:
@@ -208,7 +208,7 @@ class Copies:
         return any(content in self._storing or content in self._loading for content in hashes[first:end])
 
     def load(
-        self, call: LiveCall, blocks: Sequence[Any], first: int, end: int, now_s: float, filled: Callable[[], None]
+        self, call: EngineCall, blocks: Sequence[Any], first: int, end: int, now_s: float, filled: Callable[[], None]
     ) -> None:
         """Fill blocks that vLLM gave to a waiting call, those from `first` to `end` of its prompt, from the host.
 

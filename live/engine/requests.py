@@ -10,7 +10,7 @@ from ...traces.events import Request
 from .host_pool import Hash
 
 
-class LiveCall:
+class EngineCall:
     """A call that vLLM has not finished. `vllm` is vLLM's own request."""
 
     __slots__ = ("agent", "arrived_s", "final_blocks", "gpu_hit_tokens", "host_hit_tokens", "id", "last", "loading",
