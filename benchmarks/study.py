@@ -2,7 +2,7 @@
 
     python benchmarks/study.py --coding coding.jsonl --json study.json           # plays everything: about half an hour
     python benchmarks/study.py --coding coding.jsonl --json study.json --resume  # only what the file does not have yet
-    python benchmarks/study.py --from study.json --write docs/study.md README.md # puts its tables into the documents
+    python benchmarks/study.py --from study.json --write docs/study.md           # puts its tables into the document
 
 `coding.jsonl` is made of recorded conversations of coding agents (callanjfox/kv-cache-tester, Apache-2.0) by `tokencake
 trace convert FOLDER coding.jsonl --from agentic-coding`; without it the study has two workloads. Every table stands

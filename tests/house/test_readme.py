@@ -1,4 +1,4 @@
-"""The README is run: its commands, its policy, its links."""
+"""The README is run: its commands with what it says that they print, its policy, its links. It stays short."""
 
 import re
 import shlex
@@ -55,13 +55,52 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_commands_run_in_the_order_of_the_page(folder: Path) -> None:
-    calls = tokencake_calls()
-    assert len(calls) >= 8
-    for arguments in calls:
+@pytest.fixture(scope="module")
+def printed(folder: Path) -> list[tuple[list[str], str]]:
+    """What each command of the page printed, run in the order of the page."""
+    found = []
+    for arguments in tokencake_calls():
         done = subprocess.run([*RUN_TOKENCAKE, *arguments], cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{arguments}: {done.stderr}"
-        assert done.stdout or "generate" in arguments, arguments
+        found.append((arguments, done.stdout))
+    return found
+
+
+def words(text: str) -> str:
+    """The text with single spaces, so that lines may be broken elsewhere."""
+    return " ".join(text.split())
+
+
+def test_the_page_is_short() -> None:
+    assert len(README.splitlines()) < 150
+
+
+def test_every_door_is_tried(printed: list[tuple[list[str], str]]) -> None:
+    assert {arguments[0] for arguments, _ in printed} == {"simulate", "compare", "check"}
+    assert all(output for _, output in printed)
+
+
+def test_the_first_command_prints_what_the_page_says(printed: list[tuple[list[str], str]]) -> None:
+    shown = next(block for block in blocks("text") if "24 applications" in block)
+    table, verdict = shown.rsplit("\n\n", 1)
+    _, output = printed[0]
+    lines = [words(line) for line in output.splitlines()]
+    assert [line for line in table.splitlines() if words(line) not in lines] == []
+    assert words(verdict) in words(output)
+
+
+def test_the_policy_of_the_page_loses_by_what_it_says(printed: list[tuple[list[str], str]]) -> None:
+    (output,) = (output for arguments, output in printed if "my_policy.py:ShortestFirst" in arguments)
+    latency, makespan = re.findall(r"^It loses: mean application latency (\S+) %, makespan (\S+) %", README, re.M)[0]
+    assert f"loses on mean application latency ({latency}%" in words(output)
+    assert f"makespan ({makespan}%" in words(output)
+
+
+def test_the_default_machine_has_memory_for_the_whole_trace(folder: Path) -> None:
+    command = [*RUN_TOKENCAKE, "simulate", "examples/code-writer.jsonl"]
+    output = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    assert "648 calls of 24 applications on h200-llama-3.1-8b" in output
+    assert "tokencake changes nothing on mean application latency" in words(output)
 
 
 def test_the_policies_of_the_table_are_those_there_are(folder: Path) -> None:
