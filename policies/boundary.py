@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import MutableSequence
+from inspect import getattr_static
 from pathlib import Path
 from traceback import walk_tb
 from types import TracebackType
@@ -96,6 +97,16 @@ def suspect(error: BaseException, policy: object) -> None:
     if not str(module).startswith(__name__.removesuffix("boundary")):
         name = type.__dict__["__name__"].__get__(type(policy))
         error.add_note(f"{SUSPECT}{name}, which was playing: does it write past the lock of what it is shown?")
+
+
+LISTENS_TO = ("listens_to", "hears")  # the second is its name in version 0.1, read until 0.3
+
+
+def listening(policy: object) -> str:
+    """The attribute, of a policy or of its class, that says which facts it listens to. None of its code is run."""
+    first, former = LISTENS_TO
+    is_former = getattr_static(policy, first, None) is None and getattr_static(policy, former, None) is not None
+    return former if is_former else first
 
 
 def told(error: BaseException) -> str:

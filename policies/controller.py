@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 from ..traces import events as e
 from ..traces.errors import PolicyFault
 from ..traces.events import Fact
-from .boundary import CONSTRUCTOR, PLAN, Turn
+from .boundary import CONSTRUCTOR, PLAN, Turn, listening
 from .interface import EVERYTHING, NATIVE, Costs, Hits, Plan, Policy
 from .ledger import Cache, Ledger
 from .plans import PlanCheck, plain_plan
@@ -36,9 +37,10 @@ class Controller:
         self._policy = policy
         self._name = type(policy).__name__
         self._cache = cache
+        self._ask_listens_to = attrgetter(listening(policy))
         with Turn(self._name, CONSTRUCTOR):
-            hears = policy.hears
-        self._hears = self._checked(hears, 0.0)
+            listens_to = self._ask_listens_to(policy)
+        self._listens_to = self._checked(listens_to, 0.0)
         self._journal = journal
         self._sinks = tuple(sinks) if journal is None else (*sinks, journal)
         self._ledger = Ledger(costs, cache if journal is None else self)
@@ -46,18 +48,18 @@ class Controller:
         self._plans = PlanCheck(self._name, self._ledger)
         self._news: list[Fact] = []
         self.due = True  # whether there is news; the first step asks every policy
-        self._deaf = not hears
+        self._asked_once = not listens_to
         self.policy_s = 0.0
 
     def hear(self, fact: Fact) -> None:
         """Take in a fact as it happens."""
         for sink in self._sinks:
             sink(fact)
-        if self._deaf:
-            return  # a policy that hears nothing is asked once: nobody would read its ledger
+        if self._asked_once:
+            return  # nobody would read the ledger of a policy that listens to nothing
         self._ledger.fold(fact)
         self._news.append(fact)
-        if type(fact) in self._hears:
+        if type(fact) in self._listens_to:
             self.due = True
 
     def poll(self, gauges: e.Polled) -> Plan:
@@ -74,9 +76,9 @@ class Controller:
         turn.at_s = gauges.at_s
         with turn:
             wanted = plain_plan(self._policy.plan(ledger.view))
-            hears = self._policy.hears
-        if hears is not self._hears:
-            self._hears = self._checked(hears, gauges.at_s)
+            listens_to = self._ask_listens_to(self._policy)
+        if listens_to is not self._listens_to:
+            self._listens_to = self._checked(listens_to, gauges.at_s)
         plan = NATIVE if wanted is NATIVE else self._plans.check(wanted, gauges.at_s)
         if self._journal is not None:
             self._journal(e.Planned(gauges.at_s, as_record(plan)))
@@ -97,10 +99,10 @@ class Controller:
             self._journal(e.AskedShared(self._ledger.view.now_s, call, blocks))
         return blocks
 
-    def _checked(self, hears: object, at_s: float) -> frozenset[type]:
-        if type(hears) is not frozenset or not hears <= EVERYTHING:
-            raise PolicyFault(f"policy {self._name}: at {at_s:.6f} s: hears: expected a frozenset of facts")
-        return hears
+    def _checked(self, listens_to: object, at_s: float) -> frozenset[type]:
+        if type(listens_to) is not frozenset or not listens_to <= EVERYTHING:
+            raise PolicyFault(f"policy {self._name}: at {at_s:.6f} s: listens_to: expected a frozenset of facts")
+        return listens_to
 
 
 def as_record(plan: Plan) -> dict[str, object]:

@@ -201,11 +201,11 @@ class Policy(Protocol):
     """
 
     @property
-    def hears(self) -> frozenset[type]:
+    def listens_to(self) -> frozenset[type]:
         """The facts that are news to it: it is asked after one of these, and at the start.
 
         Read again after each plan: a policy may listen to less while nothing is open that it could decide. One that
-        hears nothing at the start is asked once.
+        listens to nothing at the start is asked once.
         """
         ...
 

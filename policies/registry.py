@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple, Union
 from ..traces.apps import Application
 from ..traces.errors import PolicyError
 from ..traces.files.fields import MAX_NAME
-from .boundary import CONSTRUCTOR, IMPORT, Turn, told
+from .boundary import CONSTRUCTOR, IMPORT, LISTENS_TO, Turn, listening, told
 from .field.autellix import Autellix
 from .field.continuum import Continuum
 from .field.infercept import InferCept
@@ -107,11 +107,11 @@ def load_policy(
         options[FUTURE] = applications
     with Turn(name, CONSTRUCTOR):
         policy = row.make(**options)
-        plan, hears = getattr(policy, "plan", None), getattr(policy, "hears", None)
+        plan, listens_to = getattr(policy, "plan", None), getattr(policy, listening(policy), None)
     if not callable(plan):
         raise PolicyError(f"policy {name}: expected a method plan(view), {type(policy).__name__} has none")
-    if type(hears) is not frozenset or not hears <= EVERYTHING:
-        raise PolicyError(f"policy {name}: hears: expected a frozenset of facts, got {hears!r}")
+    if type(listens_to) is not frozenset or not listens_to <= EVERYTHING:
+        raise PolicyError(f"policy {name}: listens_to: expected a frozenset of facts, got {listens_to!r}")
     return typing.cast(Policy, policy)
 
 
@@ -211,12 +211,13 @@ def _check_class(name: str, made: Callable[..., Any]) -> None:
         return
     if not callable(inspect.getattr_static(made, "plan", None)):
         raise PolicyError(f"policy {name}: expected a method plan(view), {made.__name__} has none")
-    declared = any("hears" in inspect.get_annotations(base) for base in made.__mro__)
-    if not declared and inspect.getattr_static(made, "hears", None) is None:
+    annotated = {attribute for base in made.__mro__ for attribute in inspect.get_annotations(base)}
+    declared = not annotated.isdisjoint(LISTENS_TO)
+    if not declared and inspect.getattr_static(made, listening(made), None) is None:
         raise PolicyError(
-            f"policy {name}: hears: expected in the class itself, {made.__name__} has none: write"
-            f" `hears = frozenset({{CallArrived}})`, with the facts that it hears, right below `class {made.__name__}`,"
-            " or `hears: frozenset[type]` there if __init__ sets it"
+            f"policy {name}: listens_to: expected in the class itself, {made.__name__} has none: write"
+            " `listens_to = frozenset({CallArrived})`, with the facts that it is asked after, right below"
+            f" `class {made.__name__}`, or `listens_to: frozenset[type]` there if __init__ sets it"
         )
 
 

@@ -82,7 +82,7 @@ class LiveCall:
 class Autellix:
     """Orders waiting calls by a multi-level feedback queue on the attained service of whole programs."""
 
-    hears = frozenset({e.CallArrived, e.CallAdmitted, e.CallPreempted, e.CallFinished, e.CallAborted})
+    listens_to = frozenset({e.CallArrived, e.CallAdmitted, e.CallPreempted, e.CallFinished, e.CallAborted})
 
     def __init__(
         self,

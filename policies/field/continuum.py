@@ -131,7 +131,7 @@ def best_keep_s(gaps_s: Sequence[float], benefit_s: float) -> float:
 class Continuum:
     """Pins with a time to live, and first come, first served by program. Raises PolicyError for an unknown rule."""
 
-    hears: frozenset[type] = frozenset({e.CallArrived, e.CallPreempted, e.CallFinished, e.ToolStarted})
+    listens_to: frozenset[type] = frozenset({e.CallArrived, e.CallPreempted, e.CallFinished, e.ToolStarted})
 
     def __init__(self, rule: Rule = "paper") -> None:
         if rule not in ("paper", "released"):

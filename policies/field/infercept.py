@@ -166,7 +166,9 @@ NOTHING = Decision()
 class InferCept:
     """Preserve, swap or discard at each tool call. Raises PolicyError for an option out of its range."""
 
-    hears: frozenset[type] = frozenset({e.CallArrived, e.CallPreempted, e.LoadStarted, e.ToolStarted, e.OffloadRefused})
+    listens_to: frozenset[type] = frozenset(
+        {e.CallArrived, e.CallPreempted, e.LoadStarted, e.ToolStarted, e.OffloadRefused}
+    )
 
     def __init__(
         self,

@@ -62,7 +62,7 @@ RETRY_SHARE = 1 / 8  # of the GPU's blocks: handed out before a refused prefetch
 class KvFlow:
     """Evicts by steps to execution, writes contexts through to the host, and prefetches those that come next."""
 
-    hears = frozenset({e.CallArrived, e.CallFinished, e.CallAborted, e.OffloadFinished})
+    listens_to = frozenset({e.CallArrived, e.CallFinished, e.CallAborted, e.OffloadFinished})
 
     def __init__(self, prefetch_steps: int = 1) -> None:
         if prefetch_steps < 0:

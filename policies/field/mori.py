@@ -72,7 +72,9 @@ class Room(NamedTuple):
 class Mori:
     """Places idle contexts on the GPU or on the host by how idle their agents have been."""
 
-    hears = frozenset({e.CallArrived, e.CallFinished, e.CallPreempted, e.CallAborted, e.OffloadFinished, e.AppFinished})
+    listens_to = frozenset(
+        {e.CallArrived, e.CallFinished, e.CallPreempted, e.CallAborted, e.OffloadFinished, e.AppFinished}
+    )
 
     def __init__(self) -> None:
         self._endings = Endings()

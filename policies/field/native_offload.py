@@ -41,9 +41,9 @@ class NativeOffload:
         self._arc = Arc() if evict == "arc" else None
         self._save = save
         self._plan = Plan(write_through=save if evict == "lru" else "prompts")
-        self.hears: frozenset[type] = frozenset()
+        self.listens_to: frozenset[type] = frozenset()
         if self._arc is not None:
-            self.hears = frozenset({e.CallFinished, e.OffloadFinished})
+            self.listens_to = frozenset({e.CallFinished, e.OffloadFinished})
 
     def plan(self, view: View) -> Plan:
         """Write through; with ARC, save what ended and hold it, and make room for it."""

@@ -41,8 +41,8 @@ class Oracle:
         self._policy = Tokencake(Rules(**options), self._future)  # type: ignore[arg-type]
 
     @property
-    def hears(self) -> frozenset[type]:
-        return self._policy.hears
+    def listens_to(self) -> frozenset[type]:
+        return self._policy.listens_to
 
     def plan(self, view: View) -> Plan:
         """Tokencake's plan, with another choice of what is given up."""

@@ -26,8 +26,8 @@ class PrefetchAtPause:
         self._policy = Tokencake(Rules(space=False, save="all", upload="pause"))
 
     @property
-    def hears(self) -> frozenset[type]:
-        return self._policy.hears
+    def listens_to(self) -> frozenset[type]:
+        return self._policy.listens_to
 
     def plan(self, view: View) -> Plan:
         """Tokencake's temporal half, and write-through."""

@@ -78,7 +78,7 @@ class Saga:
     """
 
     # Arrivals and admissions lie in the news until the next tool starts; the engine ends pins by itself.
-    hears: frozenset[type] = frozenset({e.ToolStarted})
+    listens_to: frozenset[type] = frozenset({e.ToolStarted})
 
     def __init__(self, weight_share: float = 0.2, most_s: float = 300.0) -> None:
         if not 0 < weight_share <= 1:

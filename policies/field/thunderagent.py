@@ -151,7 +151,7 @@ class Programs:
 class ThunderAgent:
     """Pauses and resumes agents as wholes, so that the contexts of those that go on fit into the GPU's memory."""
 
-    hears = frozenset({e.CallArrived, e.CallPreempted, e.CallFinished, e.CallAborted})
+    listens_to = frozenset({e.CallArrived, e.CallPreempted, e.CallFinished, e.CallAborted})
 
     def __init__(self, period_s: float = 5.0, acting_weight: float = 1.0) -> None:
         if not (isfinite(period_s) and period_s > 0):

@@ -8,7 +8,7 @@ from ..interface import NATIVE, Plan, View
 class Vllm:
     """The baseline. It wants nothing, so every decision is the engine's own; it is asked once and never again."""
 
-    hears: frozenset[type] = frozenset()
+    listens_to: frozenset[type] = frozenset()
 
     def plan(self, view: View) -> Plan:
         """Leave everything to the engine."""

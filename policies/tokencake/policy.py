@@ -91,7 +91,7 @@ class Tokencake:
         self._quiet = False
 
     @property
-    def hears(self) -> frozenset[type]:
+    def listens_to(self) -> frozenset[type]:
         """What may change a decision; nothing that happens once a token, and little while nobody is held back."""
         return self._quiet_news if self._quiet else self._news
 

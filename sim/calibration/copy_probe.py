@@ -11,7 +11,7 @@ UPLOADED, LOADED = "uploaded", "loaded"  # types of agents: how their context co
 class CopyProbe:
     """Offloads an agent's whole context when its tool starts; then uploads it, if the agent is of that type."""
 
-    hears: frozenset[type] = frozenset({ToolStarted, OffloadFinished})
+    listens_to: frozenset[type] = frozenset({ToolStarted, OffloadFinished})
 
     def plan(self, view: View) -> Plan:
         stalled = [fact.agent for fact in view.news if isinstance(fact, ToolStarted)]

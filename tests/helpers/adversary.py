@@ -35,7 +35,7 @@ class Adversary:
         self._through: Extent | None = rng.choice((None, None, "prompts", "contexts"))
 
     @property
-    def hears(self) -> frozenset[type]:
+    def listens_to(self) -> frozenset[type]:
         return self._hears
 
     def plan(self, view: View) -> Plan:
@@ -81,7 +81,7 @@ class Adversary:
 class Hoarder:
     """Wants all memory for contexts that nobody waits for, asks to be asked all the time, and starts nothing."""
 
-    hears = EVERYTHING
+    listens_to = EVERYTHING
 
     def plan(self, view: View) -> Plan:
         if not view.agents:

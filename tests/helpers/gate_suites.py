@@ -28,7 +28,7 @@ from tokencake.traces.events import CallArrived, CallFinished
 
 
 class Mine:
-    hears = frozenset({CallArrived, CallFinished})
+    listens_to = frozenset({CallArrived, CallFinished})
 
     def plan(self, view):
         waiting = sorted(view.waiting.values(), key=lambda call: (call.arrived_at_s, call.request.id))

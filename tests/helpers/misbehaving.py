@@ -8,7 +8,7 @@ from tokencake.policies.interface import EVERYTHING, Plan
 from tokencake.traces.events import CallArrived
 
 class Base:
-    hears = frozenset({CallArrived})
+    listens_to = frozenset({CallArrived})
     def plan(self, view):
         return Plan()
 
@@ -54,7 +54,7 @@ class LoopsWhenMade(Base):
             pass
 
 class WritesPastTheLock(Base):
-    hears = EVERYTHING
+    listens_to = EVERYTHING
     def plan(self, view):
         for call in (*view.waiting.values(), *view.running.values()):
             object.__setattr__(call, "request", None)

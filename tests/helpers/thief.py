@@ -13,7 +13,7 @@ TAKEN = []
 class Thief:
     """When some calls have ended, most of the engine's blocks are gone, until it is asked for again, with `back`."""
 
-    hears = frozenset({CallFinished})  # of many at once it is told once: a slow engine has no more plans than that
+    listens_to = frozenset({CallFinished})  # of many at once it is told once: a slow engine has no more plans than that
 
     def __init__(self, back: bool = False):
         self.left = 3

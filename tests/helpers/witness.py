@@ -12,7 +12,7 @@ from tokencake.traces.events import Fact
 class Witness:
     """Plans as another policy does, and checks the facts of one run in their order."""
 
-    hears = EVERYTHING
+    listens_to = EVERYTHING
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy

@@ -25,7 +25,7 @@ import os, signal, time
 
 class Interrupted:
     """Somebody presses Ctrl-C while it thinks."""
-    hears = frozenset()
+    listens_to = frozenset()
 
     def plan(self, view):
         os.kill(os.getppid(), signal.SIGINT)  # the command: it plays elsewhere

@@ -34,7 +34,7 @@ MACHINE = PUBLISHED
 class Doing:
     """Does this whenever it is asked."""
 
-    hears = EVERYTHING
+    listens_to = EVERYTHING
 
     def __init__(self, act: Callable[[View], Any]) -> None:
         self._act = act
@@ -240,7 +240,7 @@ def test_an_error_that_acts_when_it_is_shown_is_an_error_all_the_same(error: Exc
 def test_what_a_policy_hears_is_asked_in_its_turn() -> None:
     class Leaving(Doing):
         @property
-        def hears(self) -> Any:  # type: ignore[override]
+        def listens_to(self) -> Any:  # type: ignore[override]
             raise SystemExit(0)
 
     with pytest.raises(PolicyFault, match=r"policy Leaving: constructor raised SystemExit: 0"):
@@ -275,13 +275,13 @@ def test_an_interrupt_is_the_user_s_unless_nobody_can_interrupt() -> None:
 
 def test_what_a_policy_hears_is_checked_after_each_plan() -> None:
     def listen(view: View) -> Plan:
-        Doing.hears = frozenset({int})
+        Doing.listens_to = frozenset({int})
         return Plan()
 
     try:
-        assert "hears: expected a frozenset of facts" in said(listen)
+        assert "listens_to: expected a frozenset of facts" in said(listen)
     finally:
-        Doing.hears = EVERYTHING
+        Doing.listens_to = EVERYTHING
 
 
 def test_what_a_policy_prints_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:

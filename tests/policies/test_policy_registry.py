@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tokencake.policies.boundary import listening
 from tokencake.policies.field.vllm import Vllm
 from tokencake.policies.registry import is_bound, load_policy, policy_lines
 from tokencake.policies.tokencake.options import Rules
 from tokencake.policies.tokencake.policy import Tokencake
+from tokencake.sim.engine.simulate import simulate
+from tokencake.sim.machine.files import load_machine
+from tokencake.traces.apps import Application, Call, Prompt, Segment
 from tokencake.traces.errors import PolicyError
 from tokencake.traces.events import CallArrived
 
@@ -17,7 +21,7 @@ MINE = """
 from typing import Literal
 
 class Mine:
-    hears = frozenset()
+    listens_to = frozenset()
 
     def __init__(self, share: float = 0.5, turns: int = 3, mode: Literal["a", "b"] = "a", most: int | None = None,
                  on: bool = False, note="", seed: int = 7, sizes: list[int] = []):
@@ -31,19 +35,19 @@ class Deaf:
         raise NotImplementedError
 
 class Planless:
-    hears = frozenset()
+    listens_to = frozenset()
 
 class Hearing:
-    hears = frozenset({int})
+    listens_to = frozenset({int})
 
     def plan(self, view):
         raise NotImplementedError
 
 class Later(Deaf):
-    hears: frozenset
+    listens_to: frozenset
 
     def __init__(self):
-        self.hears = frozenset()
+        self.listens_to = frozenset()
 
 class Broken(Mine):
 
@@ -65,7 +69,7 @@ def test_every_policy_has_one_line_and_loads():
     for name, line in lines:
         assert line
         assert "\n" not in line
-        assert load_policy(name, applications=()).hears is not None
+        assert load_policy(name, applications=()).listens_to is not None
 
 
 def test_names_stand_for_halves():
@@ -135,9 +139,12 @@ def test_a_wrong_spec_is_told_in_one_line(spec, said):
         ("Mine:turns=x", "option turns: expected a whole number, got 'x'"),
         ("Mine:most=x", "option most: expected a whole number, got 'x'"),
         ("Mine:sizes=1", "option sizes: expected nothing from the command line"),
-        ("Deaf", "hears: expected in the class itself, Deaf has none: write `hears = frozenset({CallArrived})`"),
+        (
+            "Deaf",
+            "listens_to: expected in the class itself, Deaf has none: write `listens_to = frozenset({CallArrived})`",
+        ),
         ("Planless", "expected a method plan(view), Planless has none"),
-        ("Hearing", "hears: expected a frozenset of facts, got frozenset({<class 'int'>})"),
+        ("Hearing", "listens_to: expected a frozenset of facts, got frozenset({<class 'int'>})"),
         ("Broken", "KeyError: 'two"),
         ("Broken:x=1", "KeyError: 'two"),
     ],
@@ -167,7 +174,7 @@ from tokencake.traces.events import CallArrived
 class Mine:
     {line}
     def __init__(self):
-        self.hears = frozenset({{CallArrived}})
+        self.listens_to = frozenset({{CallArrived}})
 
     def plan(self, view):
         return Plan()
@@ -177,18 +184,63 @@ class Mine:
 def test_what_is_set_by_the_constructor_alone_is_refused_and_what_the_line_says_to_write_is_taken(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(SET_BY_INIT.format(line=""))
-    with pytest.raises(PolicyError, match="hears: expected in the class itself, Mine has none: write") as error:
+    with pytest.raises(PolicyError, match="listens_to: expected in the class itself, Mine has none: write") as error:
         load_policy(f"{path}:Mine")
-    lines = [line for line in re.findall("`([^`]+)`", str(error.value)) if line.startswith("hears")]
+    lines = [line for line in re.findall("`([^`]+)`", str(error.value)) if line.startswith("listens_to")]
     assert len(lines) == 2
     for number, line in enumerate(lines):
         path = tmp_path / f"mine_{number}.py"
         path.write_text(SET_BY_INIT.format(line=line))
-        assert load_policy(f"{path}:Mine").hears == {CallArrived}
+        assert load_policy(f"{path}:Mine").listens_to == {CallArrived}
 
 
 def test_what_is_heard_may_be_set_by_the_constructor_if_the_class_declares_it(mine):
-    assert load_policy(f"{mine}:Later").hears == frozenset()
+    assert load_policy(f"{mine}:Later").listens_to == frozenset()
+
+
+BEFORE = """
+from tokencake.policies.interface import Plan
+from tokencake.traces.events import CallArrived
+
+
+class Mine:
+    hears{line}
+
+    def __init__(self):
+        self.hears = frozenset({{CallArrived}})
+        self.asked_at_s = []
+
+    def plan(self, view):
+        self.asked_at_s.append(view.now_s)
+        return Plan()
+"""
+
+
+@pytest.mark.parametrize("line", [" = frozenset()", ": frozenset[type]"])
+def asked_at_s(path: Path) -> list[float]:
+    """When the policy of this file is asked, while one application has three calls, one after another."""
+    policy = load_policy(f"{path}:Mine")
+    prompt = Prompt((Segment("a/x", 0, 16),), tokens=16)
+    calls = [Call(f"a/{n}", "a", "a/main", "main", prompt, 1, 1, after=(f"a/{n - 1}",) if n else ()) for n in range(3)]
+    simulate([Application("a", 1.0, tuple(calls))], policy, load_machine("a800-qwen2.5-14b"))
+    return list(vars(policy)["asked_at_s"])
+
+
+@pytest.mark.parametrize("line", [" = frozenset()", ": frozenset[type]"])
+def test_a_policy_that_says_hears_is_asked_as_before(tmp_path, line):
+    old, new = tmp_path / "old.py", tmp_path / "new.py"
+    old.write_text(BEFORE.format(line=line))
+    new.write_text(BEFORE.format(line=line).replace("hears", "listens_to"))
+    assert len(asked_at_s(old)) == 4, "at the start, and after each arrival"
+    assert asked_at_s(old) == asked_at_s(new)
+
+
+def test_the_new_name_counts_where_a_policy_has_both():
+    class Both:
+        listens_to = frozenset({CallArrived})
+        hears: frozenset[type] = frozenset()
+
+    assert listening(Both()) == "listens_to"
 
 
 def test_data_may_name_registered_policies_only(mine):
@@ -208,7 +260,7 @@ def test_data_may_name_registered_policies_only(mine):
         "from pathlib import Path as Mine",
         "from os import system as Mine",
         "def Mine(command='x'): open(PROOF, 'w')",
-        "class Mine:\n    hears = frozenset()\n    def __init__(self, command=''): open(PROOF, 'w')",
+        "class Mine:\n    listens_to = frozenset()\n    def __init__(self, command=''): open(PROOF, 'w')",
         "class Mine:\n    def __new__(cls): open(PROOF, 'w')\n    def plan(self, view): pass",
     ],
 )

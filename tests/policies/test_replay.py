@@ -115,7 +115,7 @@ def test_other_beliefs_give_other_plans(recorded: list[Record]) -> None:
 class Curious:
     """Asks about every call that waits, and wants nothing."""
 
-    hears = EVERYTHING
+    listens_to = EVERYTHING
 
     def plan(self, view: View) -> Plan:
         for call in view.waiting:

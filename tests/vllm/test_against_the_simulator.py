@@ -98,7 +98,7 @@ SMALL: dict[str, Any] = {
 class AdmitsNobody:
     """The engine starts every call against its will, and writes it through."""
 
-    hears = frozenset({e.CallArrived})
+    listens_to = frozenset({e.CallArrived})
 
     def __init__(self, save: Extent) -> None:
         self._save = save
@@ -110,7 +110,7 @@ class AdmitsNobody:
 class AdmitsSome:
     """Any calls in any order, and nobody at times: then, if nothing runs, the engine starts whom it finds first."""
 
-    hears = frozenset({e.CallArrived, e.CallFinished, e.LoadStarted})
+    listens_to = frozenset({e.CallArrived, e.CallFinished, e.LoadStarted})
 
     def __init__(self, seed: int, at_once: bool, save: Extent) -> None:
         self._rng = random.Random(seed)

@@ -44,7 +44,7 @@ class Mover:
     """Copies at any time, the same for the same seed and facts: saves and drops stalled agents' caches, brings back
     what it saved too early, on time or too late, and changes its mind."""
 
-    hears = EVERYTHING
+    listens_to = EVERYTHING
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)

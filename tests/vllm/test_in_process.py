@@ -355,7 +355,7 @@ from tokencake.policies.interface import EVERYTHING, Plan
 class Failing:
     """Plans a while, and then no more."""
 
-    hears = EVERYTHING
+    listens_to = EVERYTHING
 
     def __init__(self, seed=0):
         self.left = 40

@@ -54,7 +54,7 @@ WRONG: tuple[Any, ...] = (
 class Raises:
     """Of no use after a while."""
 
-    hears = EVERYTHING
+    listens_to = EVERYTHING
 
     def __init__(self) -> None:
         self._left = 20

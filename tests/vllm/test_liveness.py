@@ -30,7 +30,7 @@ OPERATIONS = 1000
 class Raises:
     """Plans like Tokencake, until it does not."""
 
-    hears = EVERYTHING
+    listens_to = EVERYTHING
 
     def __init__(self, after: int) -> None:
         self._left = after

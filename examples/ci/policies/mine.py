@@ -6,7 +6,7 @@ from tokencake import Move, Plan, View, facts
 class OldestFirst:
     """The oldest application's calls first; saves an agent whose declared tool time is at least `least_s`."""
 
-    hears = frozenset({facts.CallArrived, facts.CallFinished, facts.ToolStarted})
+    listens_to = frozenset({facts.CallArrived, facts.CallFinished, facts.ToolStarted})
 
     def __init__(self, least_s: float = 1.0) -> None:
         self.least_s = least_s

@@ -212,7 +212,7 @@ class LooksAtAll:
 
     def __init__(self) -> None:
         self.rule = KvFlow()
-        self.hears = self.rule.hears
+        self.listens_to = self.rule.listens_to
 
     def plan(self, view: View) -> Plan:
         plan = self.rule.plan(view)

@@ -42,7 +42,7 @@ def test_with_lru_the_engine_does_it_all_and_asks_once(save):
     """Write-through lasts until the next plan, and there is none."""
     policy = NativeOffload(save=save)
     assert policy.plan(Story().view()) == Plan(write_through=save)
-    assert policy.hears == frozenset()
+    assert policy.listens_to == frozenset()
 
 
 def test_with_arc_every_context_is_held_when_its_call_ends_with_or_without_a_tool():

@@ -105,8 +105,8 @@ def test_it_is_tokencakes_temporal_half_with_these_rules_and_write_through():
             self._policy = load_policy(spec)
 
         @property
-        def hears(self) -> frozenset[type]:
-            return self._policy.hears
+        def listens_to(self) -> frozenset[type]:
+            return self._policy.listens_to
 
         def plan(self, view: View) -> Plan:
             return replace(self._policy.plan(view), write_through="prompts")

@@ -190,7 +190,7 @@ class LooksAtAll:
 
     def __init__(self) -> None:
         self.rule = ThunderAgent()
-        self.hears = self.rule.hears
+        self.listens_to = self.rule.listens_to
 
     def plan(self, view: View) -> Plan:
         plan = self.rule.plan(view)

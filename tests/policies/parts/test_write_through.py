@@ -98,7 +98,7 @@ def test_what_is_on_the_gpu_and_not_on_the_host_is_copied_by_the_next_call_that_
     class Later:
         """Begins to write through at ten seconds."""
 
-        hears = frozenset({e.CallArrived})
+        listens_to = frozenset({e.CallArrived})
 
         def plan(self, view: View) -> Plan:
             return Plan(write_through="prompts" if view.now_s >= 10 else None)
@@ -114,7 +114,7 @@ def test_what_is_on_the_gpu_and_not_on_the_host_is_copied_by_the_next_call_that_
 class AdmitsNobody:
     """The engine starts every call against its will."""
 
-    hears = EVERYTHING
+    listens_to = EVERYTHING
 
     def plan(self, view: View) -> Plan:
         return Plan(admit=(), write_through="prompts")
@@ -143,7 +143,7 @@ def test_what_was_loaded_gives_way_to_whom_the_plan_admits() -> None:
     """c has 8 blocks from its load and wants no more room; d, whom alone the plan admits, lacks it."""
 
     class WantsOnlyD:
-        hears = EVERYTHING
+        listens_to = EVERYTHING
 
         def plan(self, view: View) -> Plan:
             admit = ("d",) if "d" in view.waiting else tuple(call for call in view.waiting if call != "d")
@@ -209,7 +209,7 @@ def test_moves_and_write_through_share_the_host() -> None:
     """An agent's context that was written through is held for it without another copy; and given up when it ends."""
 
     class Both:
-        hears = EVERYTHING
+        listens_to = EVERYTHING
 
         def plan(self, view: View) -> Plan:
             idle = [agent.id for agent in view.agents.values() if agent.context_blocks and not agent.host_blocks]

@@ -170,11 +170,11 @@ def test_while_nobody_is_held_back_only_what_may_hold_somebody_back_is_news():
     story, policy = Story(free_blocks=20), space()
     story.arrives("a/small")
     policy.plan(story.view())
-    assert e.CallArrived in policy.hears
-    assert e.CallFinished not in policy.hears
+    assert e.CallArrived in policy.listens_to
+    assert e.CallFinished not in policy.listens_to
     story.arrives("a/large", prompt_tokens=1600)
     policy.plan(story.view())
-    assert e.CallFinished in policy.hears
+    assert e.CallFinished in policy.listens_to
 
 
 def importance_when_told(story: Story, after_steps: int) -> float:

@@ -28,7 +28,7 @@ MACHINE = Machine(
 class SavesEverything:
     """Offloads every stalled agent's context at once."""
 
-    hears = EVERYTHING
+    listens_to = EVERYTHING
 
     def plan(self, view: View) -> Plan:
         return Plan(offload=tuple(Move(agent, 100) for agent in view.stalled))

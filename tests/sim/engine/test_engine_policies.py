@@ -118,7 +118,7 @@ def _call(name: str, tokens: int, output_tokens: int, tool_s: float | None = Non
 class Does:
     """A policy made of one function."""
 
-    hears = EVERYTHING
+    listens_to = EVERYTHING
 
     def __init__(self, plan: Callable[[View], Plan]) -> None:
         self._plan = plan
@@ -270,7 +270,7 @@ def _deaf(plan: Callable[[View], Plan]) -> MakePolicy:
     """A policy that hears of tools that start, and of nothing else."""
 
     class Deaf(Does):
-        hears = frozenset({e.ToolStarted})
+        listens_to = frozenset({e.ToolStarted})
 
     return partial(Deaf, plan)
 

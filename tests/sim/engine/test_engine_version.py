@@ -40,7 +40,7 @@ def one_call(name: str, arrival_s: float, prompt_tokens: int, answer_tokens: int
 class LetsOthersGoFirst:
     """Whoever does not fit is passed over."""
 
-    hears = frozenset({e.CallArrived})
+    listens_to = frozenset({e.CallArrived})
 
     def plan(self, view: View) -> Plan:
         return Plan(skip=True)

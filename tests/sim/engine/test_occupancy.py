@@ -33,7 +33,7 @@ MACHINE = Machine(
 class PinsEverything:
     """Pins every stalled agent's context for a long time."""
 
-    hears = EVERYTHING
+    listens_to = EVERYTHING
 
     def plan(self, view: View) -> Plan:
         return Plan(pin=dict.fromkeys(view.stalled, 1e6))

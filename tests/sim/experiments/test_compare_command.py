@@ -90,7 +90,7 @@ def test_without_a_policy_all_that_have_a_name_are_compared() -> None:
 
 BROKEN = """
 class Broken:
-    hears = frozenset()
+    listens_to = frozenset()
 
     def plan(self, view):
         raise ValueError("not today")

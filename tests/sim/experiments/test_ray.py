@@ -22,7 +22,7 @@ DYING = """
 import os, signal
 
 class Dying:
-    hears = frozenset()
+    listens_to = frozenset()
 
     def plan(self, view):
         os.kill(os.getpid(), signal.SIGKILL)

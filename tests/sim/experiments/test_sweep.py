@@ -38,14 +38,14 @@ DYING = """
 import os, signal
 
 class Dying:
-    hears = frozenset()
+    listens_to = frozenset()
 
     def plan(self, view):
         os.kill(os.getpid(), signal.SIGKILL)
 """
 DIVIDING = """
 class Dividing:
-    hears = frozenset()
+    listens_to = frozenset()
 
     def plan(self, view):
         return 1 / 0

@@ -45,8 +45,8 @@ class _Simulated:
         self._policy = policy
 
     @property
-    def hears(self) -> frozenset[type]:
-        return self._policy.hears - {e.Stepped, e.Copied}
+    def listens_to(self) -> frozenset[type]:
+        return self._policy.listens_to - {e.Stepped, e.Copied}
 
     def plan(self, view: View) -> Plan:
         return self._policy.plan(view)

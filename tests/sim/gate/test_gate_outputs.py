@@ -60,7 +60,7 @@ def test_junit_has_a_test_for_each_metric_and_counts_them(folder: Path) -> None:
 
 
 def test_junit_has_an_error_for_a_policy_that_failed(folder: Path) -> None:
-    (folder / "mine.py").write_text("class Mine:\n    hears = frozenset()\n    def plan(self, view): return ''\n")
+    (folder / "mine.py").write_text("class Mine:\n    listens_to = frozenset()\n    def plan(self, view): return ''\n")
     assert check("--format", "junit", "-o", "junit.xml") == 1
     error = ElementTree.parse(folder / "junit.xml").find(".//error")
     assert error is not None

@@ -62,7 +62,7 @@ def test_a_policy_that_leaves_the_process_fails_its_test_and_ends_no_others(proj
         """
 import os
 class Leaving:
-    hears = frozenset()
+    listens_to = frozenset()
     def plan(self, view):
         os._exit(0)
 """
