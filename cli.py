@@ -734,14 +734,15 @@ class _Outputs(NamedTuple):
 
 def _print(report: dict[str, Any], quiet: bool) -> None:
     from .traces.console.printing import printing
-    from .traces.results import report as reports
+    from .traces.results.report_tables import tables
+    from .traces.results.report_text import cut_off, verdict
 
     console = printing()
     if not quiet and report["runs"]:
         played, machine = report["trace"], report["machine"]
         console.print(f"{played['calls']:,} calls of {played['applications']:,} applications on {machine['name']}\n")
-        console.print(reports.tables(report, console.width))
-    for line in [*reports.verdict(report), *reports.cut_off(report)]:
+        console.print(tables(report, console.width))
+    for line in [*verdict(report), *cut_off(report)]:
         console.print(line, soft_wrap=True)
 
 
@@ -908,15 +909,15 @@ def _live_trial(
 
 
 def _validation(
-    about: Mapping[str, object], trials: Sequence[Trial], cut_off: Sequence[Run], json_file: str | None, quiet: bool
+    about: Mapping[str, object], trials: Sequence[Trial], ended: Sequence[Run], json_file: str | None, quiet: bool
 ) -> dict[str, Any]:
     """Write and print what was found."""
     from .sim.fidelity import validation
     from .traces.console.printing import printing
     from .traces.files.outputs import write_whole
-    from .traces.results import report as reports
+    from .traces.results.report_text import cut_off
 
-    report = validation.build(about, trials, [run.record() for run in cut_off])
+    report = validation.build(about, trials, [run.record() for run in ended])
     try:
         if json_file is not None:
             write_whole(json_file, json.dumps(report, indent=2, allow_nan=False) + "\n")
@@ -925,7 +926,7 @@ def _validation(
             console = printing()
             if not quiet:
                 console.print(validation.tables(report, console.width))
-            for line in [*validation.words(report), *reports.cut_off(report)]:
+            for line in [*validation.words(report), *cut_off(report)]:
                 console.print(line, soft_wrap=True)
     return report
 

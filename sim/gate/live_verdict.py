@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ...traces.errors import TokencakeError
 from ...traces.results.metric import metric_value
-from ...traces.results.report import cut_off as lines_of
+from ...traces.results.report_text import cut_off as lines_of
 from ...traces.results.verdict import Word, judge_unpaired
 from .suite.suite import Case, Gate, Suite
 

@@ -13,7 +13,7 @@ from ..files.fields import MAX_NAME, WrongField
 from ..files.schema import Check, inner, measured, nullable, record
 from .distribution import PERCENTILES
 from .metrics import Metrics
-from .report import milliseconds, number, seconds, share, size
+from .number_formats import milliseconds, number, seconds, share, size
 
 # More of these is better. Of all others less is, except for those that say nothing by themselves.
 HIGHER = frozenset({"effective_utilisation", "prefill_tokens.gpu_hit", "prefill_tokens.host_hit", "uploads.on_time"})

@@ -9,7 +9,7 @@ from typing import Any
 
 from ....traces.files.escaping import for_terminal
 from ....traces.results.metric import shown
-from ....traces.results.report import seconds
+from ....traces.results.number_formats import seconds
 from ..suite.suite import BASELINE
 
 LONGEST_SHOWN = 100  # characters of a plan's field
