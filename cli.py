@@ -20,7 +20,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields, replace
 from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .traces.events import Fact
     from .traces.format.header import Header
     from .traces.limits import Limits
+    from .traces.results.publishing import Outputs
     from .traces.results.report import Run
     from .traces.variants.workload import Counts, Workload
 
@@ -96,7 +97,7 @@ scale_option = click.option(
 shrink_option = click.option(
     "--shrink", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Of N tokens, play one."
 )
-OUTPUT_OPTIONS = (  # by the fields of _Outputs
+OUTPUT_OPTIONS = (  # by the fields of traces.results.publishing.Outputs
     click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is standard output."),
     click.option("--csv", "csv_file", metavar="FILE", help="Write a line a run as CSV; - is standard output."),
     click.option("--events", type=click.Path(path_type=Path), metavar="DIR", help="Write what happened, a file a run."),
@@ -149,8 +150,10 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def collected(**arguments: Any) -> Any:
-        given = {name: arguments.pop(name) for name in _Outputs._fields}
-        return command(**arguments, outputs=_Outputs(**given))
+        from .traces.results.publishing import Outputs
+
+        given = {name: arguments.pop(name) for name in Outputs._fields}
+        return command(**arguments, outputs=Outputs(**given))
 
     return _with_options(collected, OUTPUT_OPTIONS)
 
@@ -378,7 +381,7 @@ def simulate(
     arrivals: Any,
     skip_oversized: bool,
     policy_timeout: float | None,
-    outputs: _Outputs,
+    outputs: Outputs,
     progress: bool,
 ) -> None:
     """Play TRACE under each policy and compare them with the first.
@@ -387,18 +390,20 @@ def simulate(
     """
     from .policies.registry import DEFAULT_POLICIES
     from .sim.experiments.simulate_policies import Contender, simulate_each
-    from .sim.machine.files import DEFAULT_MACHINE, load_machine
+    from .sim.machine.files import DEFAULT_MACHINE, inputs_of, load_machine
     from .traces.format.reader import read_trace
     from .traces.generate.arrivals import arrival_times
+    from .traces.results.run_report import publish_report, report_of
     from .traces.variants.workload import Workload
 
     if rate is None:
         _refuse("without --rate", "arrivals")
+    specs = specs or DEFAULT_POLICIES
     machine = load_machine(machine_name or DEFAULT_MACHINE, settings)
-    contenders = Contender.all_of(specs or DEFAULT_POLICIES, seed, policy_timeout)
+    contenders = Contender.all_of(specs, seed, policy_timeout)
     if rate is not None:
         arrival_times(rate, arrivals, seed)  # a wrong rate is found now
-    outputs.check(trace, machine=machine_name, policies=specs or DEFAULT_POLICIES)
+    outputs.check(inputs_of(trace, machine=machine_name, policies=specs), specs)
     workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized)
     finished: list[tuple[Run, Counts]] = []
     try:
@@ -408,7 +413,7 @@ def simulate(
                 finished.append(outcome)
     finally:
         if finished:
-            outputs.publish(_report(finished, workload, machine.settings()))
+            publish_report(report_of(finished, workload, machine.settings()), outputs)
 
 
 def _watching(
@@ -422,34 +427,6 @@ def _watching(
         return lambda applications, at_s: bar(label, applications, total, f"{at_s:,.0f} s {done}")
 
     return of_run
-
-
-def _report(
-    finished: Sequence[tuple[Run, Counts]],
-    workload: Workload,
-    machine: Mapping[str, object],
-    engine: Mapping[str, object] | None = None,
-    cut_off: Sequence[tuple[Run, Counts]] = (),
-) -> dict[str, Any]:
-    from .traces.format.reader import trace_digest
-    from .traces.results.report import build
-
-    path, counts = workload.trace.path, [*finished, *cut_off][0][1]
-    played = {
-        "path": str(path),
-        "sha256": trace_digest(path),
-        "applications": counts.applications,
-        "calls": counts.calls,
-        "oversized": counts.oversized,
-        "rate": workload.rate,
-        "arrivals": workload.arrivals if workload.rate is not None else None,
-    }
-    if workload.time_scale != 1.0:
-        played["time_scale"] = workload.time_scale
-    if workload.shrink != 1:
-        played["shrink"] = workload.shrink
-    whole, partial = [run for run, _ in finished], [run for run, _ in cut_off]
-    return build(__version__, played, machine, whole, engine, partial)
 
 
 @cli.command()
@@ -495,7 +472,7 @@ def live(
     rate: float | None,
     arrivals: Any,
     skip_oversized: bool,
-    outputs: _Outputs,
+    outputs: Outputs,
     progress: bool,
 ) -> int:
     """Play TRACE on vLLM itself under each policy, and compare them with the first.
@@ -504,9 +481,11 @@ def live(
     finished before an interrupt or a failure is reported, and beside it how far the run came that it ended.
     """
     from .policies.registry import DEFAULT_POLICIES, is_file, load_policy
+    from .sim.machine.files import inputs_of
     from .traces.format.reader import read_trace
     from .traces.generate.arrivals import arrival_times
     from .traces.results.run_counts import check_repeats
+    from .traces.results.run_report import publish_report, report_of
     from .traces.variants.workload import Workload
 
     if print_serve_args:
@@ -532,7 +511,7 @@ def live(
     if rate is not None:
         arrival_times(rate, arrivals, seed)
     settings = _live_settings(machine_name, seed, steps=outputs.events is not None)
-    outputs.check(trace, machine=machine_name, policies=contenders * repeat)
+    outputs.check(inputs_of(trace, machine=machine_name, policies=contenders), contenders * repeat)
     workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized, time_scale, shrink)
     finished: list[tuple[Run, Counts]] = []
     cut_off: list[tuple[Run, Counts]] = []
@@ -551,7 +530,7 @@ def live(
         if finished or cut_off:
             version = {"name": "vllm", "version": about.pop("vllm")}
             machine = {"name": about.pop("model"), **about}
-            outputs.publish(_report(finished, workload, machine, version, cut_off))
+            publish_report(report_of(finished, workload, machine, version, cut_off), outputs)
     return max([_doubts(run) for run, _ in finished])
 
 
@@ -689,63 +668,6 @@ def _doubts(run: Run) -> int:
     return 1 if run.more["failed"] else 0
 
 
-class _Outputs(NamedTuple):
-    """Where a comparison's results go. Standard output is for people unless a report goes there."""
-
-    json_file: str | None
-    csv_file: str | None
-    events: Path | None
-    quiet: bool
-
-    def check(self, *inputs: Path, machine: str | None = None, policies: Sequence[str] = ()) -> None:
-        """Finds what cannot be written before the work is done. `policies`: one for each run."""
-        from .sim.machine.files import inputs_of
-        from .traces.files.outputs import check_outputs, events_outputs, outputs_of, prepare_folder
-        from .traces.results.run_files import events_name
-
-        outputs = outputs_of(json=self.json_file, csv=self.csv_file)
-        if self.events:
-            prepare_folder(self.events)
-            outputs += events_outputs(self.events, map(events_name, range(len(policies)), policies))
-        check_outputs(outputs, inputs_of(*inputs, machine=machine, policies=policies))
-
-    def events_file(self, index: int, spec: str) -> Path | None:
-        from .traces.results.run_files import events_name
-
-        return self.events / events_name(index, spec) if self.events else None
-
-    def publish(self, report: dict[str, Any]) -> None:
-        from .traces.files.outputs import write_whole
-        from .traces.results.report import csv_text
-
-        played = report["trace"]
-        if left_out := played["oversized"]:
-            everything = played["applications"] + left_out
-            say(f"left out: {left_out} of {everything} applications, larger than the engine", err=True)
-        try:
-            if self.json_file is not None:
-                write_whole(self.json_file, json.dumps(report, indent=2, allow_nan=False) + "\n")
-            if self.csv_file is not None and report["runs"]:
-                write_whole(self.csv_file, csv_text(report))
-        finally:  # a disk that is full keeps nobody from seeing the results
-            if STANDARD_OUTPUT not in (self.json_file, self.csv_file):
-                _print(report, self.quiet)
-
-
-def _print(report: dict[str, Any], quiet: bool) -> None:
-    from .traces.console.printing import printing
-    from .traces.results.report_tables import tables
-    from .traces.results.report_text import cut_off, verdict
-
-    console = printing()
-    if not quiet and report["runs"]:
-        played, machine = report["trace"], report["machine"]
-        console.print(f"{played['calls']:,} calls of {played['applications']:,} applications on {machine['name']}\n")
-        console.print(tables(report, console.width))
-    for line in [*verdict(report), *cut_off(report)]:
-        console.print(line, soft_wrap=True)
-
-
 @cli.command()
 @click.argument("events", type=click.Path(path_type=Path))
 @click.option("--policy", metavar="P", help="As for simulate. [default: the recorded one, if it has a name]")
@@ -759,19 +681,15 @@ def replay(events: Path, policy: str | None, seed: int | None, machine_name: str
     """
     from .policies.replay import as_report, replay_file, words
     from .sim.machine.files import inputs_of, load_machine
-    from .traces.files.outputs import check_outputs, outputs_of, write_whole
+    from .traces.results.publishing import Outputs
 
-    inputs = inputs_of(events, machine=machine_name, policies=() if policy is None else (policy,))
-    check_outputs(outputs_of(json=json_file), inputs)
+    outputs = Outputs(json_file)
+    outputs.check(inputs_of(events, machine=machine_name, policies=() if policy is None else (policy,)))
     costs = None if machine_name is None else load_machine(machine_name).beliefs()
     if policy is not None:
         _beware([policy])
     setup, parity = replay_file(events, policy, seed, costs)
-    if json_file is not None:
-        write_whole(json_file, json.dumps(as_report(setup, parity), indent=2, allow_nan=False) + "\n")
-    if json_file != STANDARD_OUTPUT:
-        for line in words(setup, parity):
-            say(line)
+    outputs.publish(as_report(setup, parity), words(setup, parity))
     return 0 if parity.equal else 1
 
 
@@ -819,9 +737,10 @@ def validate(
     from .policies.registry import DEFAULT_POLICIES, load_policy, options_of
     from .sim.experiments.simulate_policies import Contender, simulate_each
     from .sim.fidelity.validation import Trial
-    from .sim.machine.files import load_machine
+    from .sim.machine.files import inputs_of, load_machine
     from .traces.format.reader import read_trace
     from .traces.generate.arrivals import arrival_times
+    from .traces.results.publishing import Outputs
     from .traces.results.run_counts import check_repeats
     from .traces.variants.workload import Workload
 
@@ -834,7 +753,8 @@ def validate(
         arrival_times(rate, arrivals, seed)
     told = None if machine_name is None else load_machine(machine_name)
     runs = list(specs or DEFAULT_POLICIES) * repeat
-    _Outputs(json_file, None, events, quiet).check(trace, machine=machine_name, policies=runs)
+    outputs = Outputs(json_file, None, events, quiet)
+    outputs.check(inputs_of(trace, machine=machine_name, policies=runs), runs)
     workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized, time_scale, shrink)
     trials: list[Trial] = []
     cut_off: list[tuple[Run, Counts]] = []
@@ -857,7 +777,7 @@ def validate(
                 _live_trial(running, workload, machine, trial, Path(folder), index, watching(index), label, cut_off)
     finally:
         if cut_off or any(trial.live for trial in trials):
-            report = _validation(about, trials, [run for run, _ in cut_off], json_file, quiet)
+            report = _validation(about, trials, [run for run, _ in cut_off], outputs)
     return 0 if all(_same_decisions(run["parity"]) and run["failed"] is None for run in report["runs"]) else 1
 
 
@@ -909,25 +829,14 @@ def _live_trial(
 
 
 def _validation(
-    about: Mapping[str, object], trials: Sequence[Trial], ended: Sequence[Run], json_file: str | None, quiet: bool
+    about: Mapping[str, object], trials: Sequence[Trial], ended: Sequence[Run], outputs: Outputs
 ) -> dict[str, Any]:
     """Write and print what was found."""
     from .sim.fidelity import validation
-    from .traces.console.printing import printing
-    from .traces.files.outputs import write_whole
-    from .traces.results.report_text import cut_off
+    from .traces.results.report_text import cut_off_lines
 
     report = validation.build(about, trials, [run.record() for run in ended])
-    try:
-        if json_file is not None:
-            write_whole(json_file, json.dumps(report, indent=2, allow_nan=False) + "\n")
-    finally:
-        if json_file != STANDARD_OUTPUT:
-            console = printing()
-            if not quiet:
-                console.print(validation.tables(report, console.width))
-            for line in [*validation.words(report), *cut_off(report)]:
-                console.print(line, soft_wrap=True)
+    outputs.publish(report, [*validation.words(report), *cut_off_lines(report)], partial(validation.tables, report))
     return report
 
 
@@ -1427,7 +1336,8 @@ def compare(
     from .sim.experiments import compare as comparing
     from .sim.experiments.cell import Cell
     from .sim.experiments.comparison_report import Gathered, Method
-    from .sim.machine.files import DEFAULT_MACHINE, load_machine
+    from .sim.machine.files import DEFAULT_MACHINE, inputs_of, load_machine
+    from .traces.results.publishing import Outputs
     from .traces.variants.vary import EVERYTHING, parse_variation
 
     if not files or (len(files) > 1 and not live):
@@ -1436,8 +1346,8 @@ def compare(
         _refuse_all_but("with --live", *_OF_LIVE_REPORTS)
     elif rate is None:
         _refuse("without --rate", "arrivals")
-    outputs = _Outputs(json_file, csv_file, None, quiet)
-    outputs.check(*files, machine=machine_name, policies=specs)
+    outputs = Outputs(json_file, csv_file, None, quiet)
+    outputs.check(inputs_of(*files, machine=machine_name, policies=specs))
     method = Method(confidence, margin, seed, paired=not live)
     if live:
         return _publish_comparison(comparing.report_live(files, specs, metric, method), outputs)
@@ -1466,31 +1376,15 @@ _OF_LIVE_REPORTS = (
 )
 
 
-def _publish_comparison(report: Mapping[str, Any], outputs: _Outputs) -> int:
+def _publish_comparison(report: Mapping[str, Any], outputs: Outputs) -> int:
     """Write and print a comparison. 1 if a policy failed."""
     from .sim.experiments import comparison_report as comparison
-    from .sim.experiments import comparison_text as comparison_words
-    from .traces.console.printing import printing
-    from .traces.files.outputs import write_whole
+    from .sim.experiments import comparison_text
 
     if left_out := report["trace"].get("oversized"):
         say(f"left out: {left_out} applications, larger than the engine", err=True)
-    try:
-        if outputs.json_file is not None:
-            write_whole(outputs.json_file, json.dumps(report, indent=2, allow_nan=False) + "\n")
-        if outputs.csv_file is not None:
-            write_whole(outputs.csv_file, comparison.csv_text(report))
-    finally:  # a disk that is full keeps nobody from seeing the results
-        if STANDARD_OUTPUT not in (outputs.json_file, outputs.csv_file):
-            console = printing()
-            if not outputs.quiet:
-                played, machine = report["trace"], report["machine"]
-                console.print(
-                    f"{played['calls']:,} calls of {played['applications']:,} applications on {machine['name']}\n"
-                )
-                console.print(comparison_words.tables(report, console.width))
-            for line in comparison_words.words(report):
-                console.print(line, soft_wrap=True)
+    tables, csv_text = partial(comparison_text.tables, report), partial(comparison.csv_text, report)
+    outputs.publish(report, comparison_text.words(report), tables, csv_text)
     return _for_failures([failure["error"] for failure in report["failed"]])
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from ...policies.registry import ROWS, is_bound
 from ...traces.errors import EngineError
-from ...traces.format.reader import trace_digest
 from ...traces.limits import problem
 from ...traces.results.live_reports import read_live_reports
 from ...traces.results.metric import check_judged
+from ...traces.results.played import played_record
 from ...traces.results.run_counts import check_count, check_repeats
 from .cell import Cell, cells, played
 from .comparison_report import ComparisonError, Gathered, Method, build
@@ -114,17 +114,8 @@ def report_live(paths: Sequence[Path], policies: Sequence[str], metric: str, met
 def _about(cell: Cell) -> Mapping[str, object]:
     """What was played."""
     _, counts = played(cell)
-    trace = {
-        "path": str(cell.trace),
-        "sha256": trace_digest(cell.trace),
-        "applications": counts.applications,
-        "calls": counts.calls,
-        "oversized": counts.oversized,
-        "rate": cell.rate,
-        "arrivals": cell.arrivals if cell.rate is not None else None,
-    }
     return {
-        "trace": trace,
+        "trace": played_record(cell.trace, counts, cell.rate, cell.arrivals),
         "machine": cell.machine.settings(),
         "variation": str(cell.variation),
         "seed": cell.seed,

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...traces.results.metric import shown
+from ...traces.results.played import played_text
 
 BOUND = " (bound)"
 NAME_WIDTH, CHANGE_WIDTH, GAP = 22, 14, 1  # characters: longer names are folded where there is no room
@@ -27,17 +28,12 @@ def tables(report: Mapping[str, Any], width: int) -> Group:
     also = report["also"]
     parts = [also[start : start + fitting] for start in range(0, len(also), fitting)]
     return Group(
+        f"{played_text(report)}\n",
         f"by {report['metric']}:",
         Text(""),
         *(part for table in _ranking(report, names, width) for part in (table, Text(""))),
         *(_others(report, part, names) for part in parts),
     )
-
-
-def played(report: Mapping[str, Any]) -> str:
-    """What was played, and on what."""
-    trace, machine = report["trace"], report["machine"]
-    return f"{trace['calls']:,} calls of {trace['applications']:,} applications on {machine['name']}"
 
 
 def _ranking(report: Mapping[str, Any], names: Sequence[str], width: int) -> Iterator[Table]:

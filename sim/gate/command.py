@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import zip_longest
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 from ...traces.console.printing import printing
 from ...traces.console.terminal import say
 from ...traces.errors import TokencakeError
+from ...traces.files.json_file import json_text
 from ...traces.files.outputs import Output, check_apart, check_outputs, write_whole
 from ...traces.files.whole_file import STANDARD_OUTPUT
 from ..machine.files import inputs_of
@@ -30,10 +30,6 @@ FILE_WIDTH = 120  # characters of a line in a file
 TEXT = "text"
 
 
-def _json(report: Mapping[str, Any]) -> str:
-    return json.dumps(report, indent=2, allow_nan=False) + "\n"
-
-
 def _text(report: Mapping[str, Any]) -> str:
     return plain_text(report, FILE_WIDTH)
 
@@ -43,7 +39,7 @@ FORMATS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "github": github,
     "junit": junit,
     "markdown": markdown,
-    "json": _json,
+    "json": json_text,
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ...traces.errors import TokencakeError
 from ...traces.results.metric import metric_value
-from ...traces.results.report_text import cut_off as lines_of
+from ...traces.results.report_text import cut_off_lines
 from ...traces.results.verdict import Word, judge_unpaired
 from .suite.suite import Case, Gate, Suite
 
@@ -162,7 +162,7 @@ def as_record(
 
 def cut_off_words(name: str, run: Mapping[str, Any]) -> str:
     """Why a case has no verdict that something ended early, in `run`."""
-    (line,) = lines_of({"partial": [run]})
+    (line,) = cut_off_lines({"partial": [run]})
     return f"{name}: no verdict: {line}"
 
 

@@ -353,9 +353,7 @@ def _live_reports() -> Sequence[bytes]:
 def _live_report(data: bytes, folder: Path) -> None:
     report = report_live([_file(data, folder, "r.json")], (), METRIC, Method(paired=False))
     console = Console(file=io.StringIO(), width=100)
-    console.print(
-        comparison_words.played(report), comparison_words.tables(report, 100), *comparison_words.words(report)
-    )
+    console.print(comparison_words.tables(report, 100), *comparison_words.words(report))
     csv_text(report)
     json.dumps(report, allow_nan=False)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import TokencakeError, TraceError
 from .fields import WrongField
@@ -10,6 +13,11 @@ from .input_limits import LINE_BYTES
 from .schema import Check, T
 from .source_file import whole
 from .strict_json import strict_json
+
+
+def json_text(report: Mapping[str, Any]) -> str:
+    """A report as it is written: with line breaks, and without numbers that JSON has not."""
+    return json.dumps(report, indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: Path, check: Check[T], kind: type[TokencakeError] = TraceError) -> T:

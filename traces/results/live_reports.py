@@ -11,7 +11,6 @@ from ..errors import TraceError
 from ..files.fields import WrongField, shown
 from ..files.json_file import read_json
 from ..files.schema import (
-    digest,
     free,
     free_object,
     inner,
@@ -25,6 +24,7 @@ from ..files.schema import (
     whole_from,
 )
 from .metric import run_metrics
+from .played import check_played
 from .report import SCHEMA
 from .run_counts import MOST_RUNS
 
@@ -77,18 +77,6 @@ def _machine(value: object, field: str) -> dict[str, Any]:
 
 
 _count, _words = whole_from(0), printable(4096)
-_TRACE = record(
-    {
-        "path": _words,
-        "sha256": digest(64),
-        "applications": _count,
-        "calls": _count,
-        "oversized": _count,
-        "rate": nullable(measured),
-        "arrivals": nullable(one_of("even", "poisson")),
-    },
-    optional={"time_scale": measured, "shrink": whole_from(1)},
-)
 _RUN = record(
     {
         "policy": _words,
@@ -113,7 +101,7 @@ _REPORT = record(
         "version": _words,
         "engine": _words,
         "engine_version": _words,
-        "trace": _TRACE,
+        "trace": check_played,
         "machine": _machine,
         "runs": list_of(_RUN, least=1, most=MOST_RUNS),
     },
@@ -122,7 +110,7 @@ _REPORT = record(
 
 
 def _report(value: object, field: str) -> dict[str, Any]:
-    """A check, see `traces.schema`: the report of a live comparison."""
+    """A check, see `traces.files.schema`: the report of a live comparison."""
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise WrongField("schema", f"expected {SCHEMA!r}")
     if "engine" not in value:

@@ -22,7 +22,7 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
     return [*failed, *(_verdict(run, first) for run in others if not run["failed"])]
 
 
-def cut_off(report: Mapping[str, Any]) -> list[str]:
+def cut_off_lines(report: Mapping[str, Any]) -> list[str]:
     """A line for each run that was cut off: how far it came, and why no further."""
     return [_cut_off(run) for run in report.get("partial", ())]
 

@@ -11,9 +11,9 @@ from dataclasses import asdict
 from typing import Any
 
 from .... import __version__
-from ....traces.format.reader import trace_digest
 from ....traces.results.csv_table import csv_table
 from ....traces.results.metric import higher_is_better, metric_value, shown
+from ....traces.results.played import trace_record
 from ....traces.results.verdict import interval_of_mean, judge_paired
 from ..comparison_report import STANDARD_METRICS, Method, finite
 from ..comparison_text import BOUND, percent
@@ -56,7 +56,7 @@ def build(sweep: Sweep, results: Results, metric: str) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "version": __version__,
-        "trace": {"path": str(sweep.trace), "sha256": trace_digest(sweep.trace)},
+        "trace": trace_record(sweep.trace),
         "machine": grid.points[0].machine.settings(),  # of the first point
         "rate": grid.points[0].rate,
         "arrivals": sweep.arrivals,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from ....traces.files.json_file import json_text
 from ....traces.files.outputs import Output, check_outputs, outputs_of, write_whole
 from ....traces.files.whole_file import STANDARD_OUTPUT
 from ....traces.results.metric import check_judged
@@ -98,7 +98,7 @@ def _publish(sweep: Sweep, kept: Kept, files: Files, metric: str, warn: Say) -> 
     report = build(sweep, kept.results, metric)
     write_whole(files.csv, csv_text(report))
     if files.json is not None:
-        write_whole(files.json, json.dumps(report, indent=2, allow_nan=False) + "\n")
+        write_whole(files.json, json_text(report))
     if files.plot is not None:
         write_whole(files.plot, plotted(report, files.plot.suffix))
     for line in problems(report):

@@ -14,7 +14,7 @@ from tokencake.traces.results.metrics import Metrics
 from tokencake.traces.results.repeats import averaged
 from tokencake.traces.results.report import Run, build, csv_text
 from tokencake.traces.results.report_tables import tables
-from tokencake.traces.results.report_text import cut_off, verdict
+from tokencake.traces.results.report_text import cut_off_lines, verdict
 
 
 def a_run(policy: str, latency_s: float | None = 100.0, makespan_s: float | None = 200.0, **more: Any) -> Run:
@@ -186,11 +186,11 @@ def test_a_run_that_was_cut_off_is_told_of_and_counts_for_nobody() -> None:
     played = {"path": "t.jsonl", "sha256": "0" * 64, "applications": 5, "calls": 50}
     report = build("1.2.3", played, {"name": "m"}, [a_run("vllm")], partial=[broken])
     assert verdict(report) == []
-    (line,) = cut_off(report)
+    (line,) = cut_off_lines(report)
     came = "ended after 0.500 s, when 50 calls and 2 applications had finished"
     assert line == f"tokencake, repeat 2, {came}, and is left out: {why}"
     assert verdict({**report, "runs": []}) == []
-    assert cut_off(a_report(a_run("vllm"))) == []
+    assert cut_off_lines(a_report(a_run("vllm"))) == []
 
 
 def test_against_a_policy_that_failed_nobody_wins() -> None:
