@@ -19,6 +19,8 @@ from typing import Any, NamedTuple, TypeVar
 from ... import __version__
 from ...policies.boundary import told
 from ...policies.controller import Controller, Sink
+from ...policies.execution.carry_out import SOONEST_S, TimeUnit, carry_out, wake_time
+from ...policies.execution.starvation import make_way, release_held, without_choices
 from ...policies.interface import NATIVE, Extent, Hits, Plan, Policy
 from ...policies.registry import load_policy
 from ...policies.replay import began
@@ -40,7 +42,7 @@ from .steps import Sums, sums_of
 
 logger = logging.getLogger(__name__)
 
-SOONEST_S = 0.001  # a policy that always wants to be asked at once must not keep an idle engine spinning
+SECONDS = TimeUnit(SOONEST_S, float)
 MOST_AGENTS = 100_000  # with those of applications that nobody ended; beyond, the one longest unheard of ends
 
 
@@ -555,7 +557,7 @@ class Adapter:
         self._native_once = False
         if controller is None:
             if self._stuck:  # requests of a run that ended may hold loaded blocks, and vLLM alone takes none away
-                self._get_unstuck(self._now_s)
+                self._get_unstuck()
             return
         self._tick(self.now_s())
         now_s = self._boundary_s = self._now_s
@@ -567,7 +569,7 @@ class Adapter:
         if not self.broken and (due or (self._wake_s is not None and self._wake_s <= now_s)):
             self._ask(controller, now_s)
         if self._stuck and not self.copies.under_way:
-            self._get_unstuck(now_s)
+            self._get_unstuck()
         self._occupancy.sample(now_s, self._stalled)
 
     def _store_ended(self, now_s: float) -> None:
@@ -614,10 +616,10 @@ class Adapter:
             self._give_up(error)
             return
         self.plan = plan
-        self._wake_s = None if plan.wake_at_s is None else max(now_s + SOONEST_S, plan.wake_at_s)
+        self._wake_s = wake_time(plan, now_s, SECONDS)
         if plan.moves or self.copies.pinned:
             try:
-                self._apply(plan, now_s)
+                carry_out(plan, self._agents, self.copies, now_s, SECONDS)
             except Exception as error:  # whoever is to blame, clients get their answers
                 logger.exception("a plan could not be carried out")
                 self._give_up(PolicyFault(f"a plan at {now_s:.6f} s could not be carried out: {told(error)}"))
@@ -629,49 +631,22 @@ class Adapter:
         logger.error("%s; the engine goes on without it", error)
         self.plan = NATIVE
         self._wake_s = None
-        for agent in self._agents.values():
-            self.copies.cancel(agent, self._now_s)
-            self.copies.unpin(agent)
+        self.release_held()
 
-    def _apply(self, plan: Plan, now_s: float) -> None:
-        copies, agents = self.copies, self._agents
-        pins = {name: until_s for name, until_s in plan.pin.items() if until_s > now_s}
-        for name in plan.forget:
-            if (agent := agents.get(name)) is not None:
-                copies.forget(agent, now_s)
-        for name in plan.cancel:
-            if (agent := agents.get(name)) is not None:
-                copies.cancel(agent, now_s)
-        for agent in [agent for name, agent in copies.pinned.items() if name not in pins]:
-            copies.unpin(agent)
-        for move in plan.offload:
-            if (agent := agents.get(move.agent)) is not None:
-                copies.offload(agent, move, now_s)
-        for name, until_s in pins.items():
-            if (agent := agents.get(name)) is not None:
-                copies.pin(agent, max(until_s, now_s + SOONEST_S))
-        for move in plan.upload:
-            if (agent := agents.get(move.agent)) is not None:
-                copies.upload(agent, move, now_s)
-        moved: set[int] = set()
-        for name in reversed(plan.evict):
-            if (agent := agents.get(name)) is not None:
-                self._gpu.expose(agent.hashes, agent.context_blocks, moved)
+    def _get_unstuck(self) -> None:
+        """Calls wait, nothing runs and nothing was scheduled: make way for the next schedule."""
+        self._native_once = make_way(self._stuck, self)
 
-    def _get_unstuck(self, now_s: float) -> None:
-        """Calls wait, nothing runs and nothing was scheduled: give up what is held ahead of need, then loaded calls'
-        blocks, then the plan, a bit more each time that vLLM schedules in vain.
+    def release_held(self) -> None:
+        """Give up whatever agents have on the GPU ahead of need."""
+        release_held(self._agents.values(), self.copies, self._now_s)
 
-        Of a plan that admits none of those who wait, no room makes a start: it is given up before the loads are.
-        """
-        if self._stuck == 1:
-            for agent in self._agents.values():
-                self.copies.cancel(agent, now_s)
-                self.copies.unpin(agent)
-        elif (self._stuck == 2 and not self._admits_anybody()) or not self._scheduler.unload_last():
-            self._native_once = True
+    def unload_last(self) -> bool:
+        """The call that was loaded last gives up its blocks, which stay cached. False if there is none."""
+        unloaded: bool = self._scheduler.unload_last()
+        return unloaded
 
-    def _admits_anybody(self) -> bool:
+    def admits_anybody(self) -> bool:
         """Whether the plan admits a call that waits, when none runs."""
         admit = self.plan.admit
         return admit is None or any(call in self._calls for call in admit)
@@ -679,7 +654,7 @@ class Adapter:
     @property
     def laid(self) -> Plan:
         """The plan that holds for this step."""
-        return Plan(write_through=self.plan.write_through) if self._native_once else self.plan
+        return without_choices(self.plan) if self._native_once else self.plan
 
     def scheduled(self, output: Any, idle_calls: bool) -> None:
         """vLLM has scheduled a step. `idle_calls`: whether calls wait and none runs."""

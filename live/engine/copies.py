@@ -333,6 +333,14 @@ class Copies:
         for agent in [agent for agent in self.pinned.values() if agent.pin_until_s <= now_s]:
             self.unpin(agent)
 
+    # -- the order of eviction
+
+    def evict_first(self, agents: Sequence[AgentCache]) -> None:
+        """Idle blocks of these agents' contexts are handed out first; what two of them share, with the later one."""
+        moved: set[int] = set()
+        for agent in reversed(agents):
+            self._gpu.expose(agent.hashes, agent.context_blocks, moved)
+
     # -- bookkeeping
 
     def clear(self) -> None:

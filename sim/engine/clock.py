@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil
 from typing import Any
 
 import simpy
 from simpy.events import EventPriority
+
+from ...policies.execution.carry_out import SOONEST_S, TimeUnit
+from ..machine.machine import PS_PER_S, ps
 
 # The world acts first, then a step ends, then the calls arrive that follow at once, then the engine schedules.
 ARRIVALS = EventPriority(1)
@@ -33,3 +37,12 @@ class At(simpy.Event):
         self._ok = True
         self._defused = False
         clock.schedule(self, priority, delay_ps)
+
+
+def not_before_ps(at_s: float) -> int:
+    """The first picosecond that is, in seconds again, not before `at_s`: who asks to be woken then is not too early."""
+    at_ps = ceil(at_s * PS_PER_S)
+    return at_ps if at_ps / PS_PER_S >= at_s else at_ps + 1
+
+
+PICOSECONDS = TimeUnit(ps(SOONEST_S), not_before_ps)

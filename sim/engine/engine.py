@@ -12,25 +12,25 @@ end of the running and of the scheduled step, and blocks come back one schedule 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from math import ceil
+from itertools import count
 
 from ...policies.controller import Controller
-from ...policies.interface import Hits, Plan
+from ...policies.execution.carry_out import carry_out, wake_time
+from ...policies.execution.starvation import make_way, release_held, without_choices
+from ...policies.interface import Hits
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId, Call, CallId
 from ...traces.errors import EngineError
 from ...traces.events import Fact
 from ..machine.machine import PS_PER_S, Machine, Timing
-from .clock import BOUNDARY, SCHEDULE, At, Clock
-from .memory.block_pool import KvPool, Run
+from .clock import BOUNDARY, PICOSECONDS, SCHEDULE, At, Clock
+from .memory.block_pool import KvPool
 from .memory.context_tree import Context, ContextTree
 from .memory.copies import Copies
 from .memory.link import Link
 from .memory.occupancy import Meter
 from .requests import AgentCache, Job
 from .scheduler import Scheduler, Step, StepLog
-
-SOONEST_PS = PS_PER_S // 1000  # a policy that always wants to be asked at once must not stop the clock
 
 
 class Flight:
@@ -250,7 +250,8 @@ class Engine:
     def _schedule(self, now: int) -> Step | None:
         flight = self._flight
         single = self._lag > 0 if flight is None else bool(flight.firsts or flight.finished)
-        return self._scheduler.schedule(now, self._next_start_ps(now), single)
+        start_ps = self._copies.next_step_ps = self._next_start_ps(now)
+        return self._scheduler.schedule(now, start_ps, single)
 
     def _next_start_ps(self, now: int) -> int:
         """When the step that is scheduled now starts: when the running one ends."""
@@ -335,44 +336,17 @@ class Engine:
             e.Polled(now / PS_PER_S, self.iterations, self.gpu.free, self._scheduler.growth_blocks, self.host.free)
         )
         self._scheduler.plan = plan
-        self._wake_ps = None if plan.wake_at_s is None else max(now + SOONEST_PS, not_before_ps(plan.wake_at_s))
+        self._wake_ps = wake_time(plan, now, PICOSECONDS)
         if plan.moves or self._copies.pinned:
-            self._apply(plan, now)
-
-    def _apply(self, plan: Plan, now: int) -> None:
-        from_ps = self._next_start_ps(now)
-        copies = self._copies
-        pins = {name: until_s for name, until_s in plan.pin.items() if until_s * PS_PER_S > now}
-        for name in plan.forget:
-            if (agent := self._agents.get(name)) is not None:
-                copies.forget(agent, now)
-        for name in plan.cancel:
-            if (agent := self._agents.get(name)) is not None:
-                copies.cancel(agent, now)
-        for agent in [agent for name, agent in copies.pinned.items() if name not in pins]:
-            copies.unpin(agent)
-        for move in plan.offload:
-            if (agent := self._agents.get(move.agent)) is not None:
-                copies.offload(agent, move, now, from_ps)
-        for name, until_s in pins.items():
-            if (agent := self._agents.get(name)) is not None:
-                copies.pin(agent, max(not_before_ps(until_s), now + SOONEST_PS))
-        for move in plan.upload:
-            if (agent := self._agents.get(move.agent)) is not None:
-                copies.upload(agent, move, now, from_ps)
-        moved: set[Run] = set()
-        for name in reversed(plan.evict):
-            if (agent := self._agents.get(name)) is not None:
-                self.gpu.expose(agent.path, agent.context_blocks, moved)
+            self._copies.next_step_ps = self._next_start_ps(now)
+            carry_out(plan, self._agents, self._copies, now, PICOSECONDS)
 
     # -- getting unstuck
 
     def _resolve(self, now: int) -> Step | None:
         """Calls wait and nothing runs: unless something is on its way to them, see to it that something does.
 
-        What is held ahead of need is given up first, then loaded calls' blocks, then the plan. Of a plan that admits
-        none of those who wait, no room makes a start: it is given up before the loads are. A schedule in which the last
-        running call gave up its own blocks admits nobody; vLLM schedules again at once.
+        A schedule in which the last running call gave up its own blocks admits nobody; vLLM schedules again at once.
         """
         if not self._link.under_way:
             step = self._schedule_somehow(now)
@@ -383,36 +357,34 @@ class Engine:
         return step
 
     def _schedule_somehow(self, now: int) -> Step | None:
-        scheduler = self._scheduler
-        self._give_up_what_is_held(now)
-        if (step := self._schedule(now)) is not None or self._link.under_way:
-            return step
-        if not scheduler.admits_anybody() and (
-            (step := self._schedule_against_the_plan(now)) is not None or self._link.under_way
-        ):
-            return step
-        while scheduler.unload_last():
-            if (step := self._schedule(now)) is not None or self._link.under_way:
+        for in_vain in count(1):
+            unplanned = make_way(in_vain, self)
+            step = self._schedule_without_choices(now) if unplanned else self._schedule(now)
+            if step is not None or self._link.under_way:
                 return step
-        step = self._schedule_against_the_plan(now)
-        if step is None and not self._link.under_way:
-            job = next(iter(scheduler.waiting.values()))
-            raise EngineError(
-                f"call {job.id!r}: {job.target} tokens do not fit into {self.gpu.blocks} blocks of {self._size}"
-            )
-        return step
+            if unplanned and in_vain > 2:
+                break
+        job = next(iter(self._scheduler.waiting.values()))
+        raise EngineError(
+            f"call {job.id!r}: {job.target} tokens do not fit into {self.gpu.blocks} blocks of {self._size}"
+        )
 
-    def _give_up_what_is_held(self, now: int) -> None:
-        """Whatever agents have on the GPU ahead of need."""
-        for agent in self._agents.values():
-            self._copies.cancel(agent, now)
-            self._copies.unpin(agent)
+    def release_held(self) -> None:
+        """Give up whatever agents have on the GPU ahead of need."""
+        release_held(self._agents.values(), self._copies, self._clock.now_ps)
 
-    def _schedule_against_the_plan(self, now: int) -> Step | None:
-        """Who starts is not the policy's choice now; what is stored is."""
+    def admits_anybody(self) -> bool:
+        """Whether the plan admits a call that waits."""
+        return self._scheduler.admits_anybody()
+
+    def unload_last(self) -> bool:
+        """The call that was loaded last gives up its blocks, which stay cached. False if there is none."""
+        return self._scheduler.unload_last()
+
+    def _schedule_without_choices(self, now: int) -> Step | None:
         scheduler = self._scheduler
         kept = scheduler.plan
-        scheduler.plan = Plan(write_through=kept.write_through)
+        scheduler.plan = without_choices(kept)
         step = self._schedule(now)
         scheduler.plan = kept
         return step
@@ -429,9 +401,3 @@ class Engine:
 
 def _by_order(job: Job) -> int:
     return job.order
-
-
-def not_before_ps(at_s: float) -> int:
-    """The first picosecond that is, in seconds again, not before `at_s`: who asks to be woken then is not too early."""
-    at_ps = ceil(at_s * PS_PER_S)
-    return at_ps if at_ps / PS_PER_S >= at_s else at_ps + 1

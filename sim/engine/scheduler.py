@@ -161,7 +161,7 @@ class Scheduler:
         if preempted or not budget or not self.waiting:
             self.blocked = False
         elif self._refused != self._situation():
-            self._admit(now, from_ps, budget, prefill, finals)
+            self._admit(now, budget, prefill, finals)
         admitted = self._admissions - admissions
         single = single or preempted or self._one_by_one or (admitted > 0 and self._counts_admissions)
         return self._close(now, from_ps, prefill, finals, admitted, single)
@@ -392,7 +392,7 @@ class Scheduler:
 
     # -- admission
 
-    def _admit(self, now: int, from_ps: int, budget: int, prefill: dict[Job, int], finals: list[Job]) -> None:
+    def _admit(self, now: int, budget: int, prefill: dict[Job, int], finals: list[Job]) -> None:
         """Start waiting calls while tokens, places and memory last."""
         self.blocked = False
         skip, through = self._plan.skip, self._plan.write_through
@@ -414,7 +414,7 @@ class Scheduler:
                     if self._copies.under_way(job, hits, loads_to):
                         continue
                     if fits and loads_to - hits + idle <= self._gpu.free - self._promised():
-                        self._load(job, hits, loads_to, now, from_ps)
+                        self._load(job, hits, loads_to, now)
                         continue
                     fits = False
             else:
@@ -474,8 +474,8 @@ class Scheduler:
         jobs = (*self._loaded.values(), *self._prefilling)
         return sum(-(-job.target // self._size) - job.hold.blocks for job in jobs if job.hold is not None)
 
-    def _load(self, job: Job, first: int, end: int, now: int, from_ps: int) -> None:
-        self._copies.load(job, first, end, now, from_ps)
+    def _load(self, job: Job, first: int, end: int, now: int) -> None:
+        self._copies.load(job, first, end, now)
         self._loaded[job.id] = job
         self._passed_over.pop(job.id, None)
         self.growth_blocks += job.final_blocks - end

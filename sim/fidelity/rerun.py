@@ -324,7 +324,7 @@ class _SteppedEngine(Engine):
     def _schedule(self, now: int) -> Step | None:
         if self.stuck:  # something new came first, and the policy was asked
             self.stuck = False
-            self._give_up_what_is_held(now)
+            self.release_held()
         return super()._schedule(now)
 
     def _resolve(self, now: int) -> Step | None:

@@ -15,13 +15,17 @@ from ....traces.apps import AgentId
 from ....traces.events import Fact
 from ...machine.machine import PS_PER_S
 from ..requests import AgentCache, Job, State, Upload
-from .block_pool import Hold, KvPool, Span
+from .block_pool import Hold, KvPool, Run, Span
 from .context_tree import Node, Path
 from .link import Link
 
 
 class Copies:
-    """Moves blocks between the pools. `from_ps` is when the step starts with which a copy is submitted."""
+    """Moves blocks between the pools. A copy is submitted with a step, and begins with it at the earliest.
+
+    That is the step that is scheduled next, which starts at `next_step_ps`, except for blocks that are written through:
+    those are copied from `from_ps` on.
+    """
 
     def __init__(self, gpu: KvPool, host: KvPool, link: Link, block_tokens: int) -> None:
         self._gpu = gpu
@@ -29,6 +33,7 @@ class Copies:
         self._link = link
         self._block_tokens = block_tokens
         self.report: Callable[[Fact], None]
+        self.next_step_ps = 0
         self.pinned: dict[AgentId, AgentCache] = {}
         # Whether calls starve for what is held ahead of need: then nothing more is held until one finishes. Otherwise a
         # policy could take the room from under each call that starts, for ever.
@@ -36,7 +41,7 @@ class Copies:
 
     # -- offload
 
-    def offload(self, agent: AgentCache, move: Move, now_ps: int, from_ps: int) -> None:
+    def offload(self, agent: AgentCache, move: Move, now_ps: int) -> None:
         """Copy what the host lacks of the first blocks of an agent's latest context."""
         path, upto = agent.path, min(move.blocks, agent.context_blocks)
         known, _ = self._host.hits(path, upto)
@@ -81,7 +86,7 @@ class Copies:
                 agent.host = self._host.open(path, held)
 
         if blocks:
-            self._link.to_host(blocks, from_ps, done)
+            self._link.to_host(blocks, self.next_step_ps, done)
         else:
             done(now_ps)
 
@@ -178,7 +183,7 @@ class Copies:
             for start, upto in (*piece.node.storing, *piece.node.loading)
         )
 
-    def load(self, job: Job, first: int, end: int, now_ps: int, from_ps: int) -> None:
+    def load(self, job: Job, first: int, end: int, now_ps: int) -> None:
         """Give a waiting call its prompt's blocks up to `end`, those from `first` on by copying. There must be room."""
         path = job.path
         hold = job.hold = self._gpu.open(path, first)
@@ -199,11 +204,11 @@ class Copies:
             job.state = State.LOADED
             self.report(e.LoadFinished(at_ps / PS_PER_S, job.id, end - first))
 
-        self._link.to_gpu(end - first, from_ps, done)
+        self._link.to_gpu(end - first, self.next_step_ps, done)
 
     # -- upload ahead of the call
 
-    def upload(self, agent: AgentCache, move: Move, now_ps: int, from_ps: int) -> None:
+    def upload(self, agent: AgentCache, move: Move, now_ps: int) -> None:
         """Copy back what the GPU lacks of an agent's context, as far as there is room now."""
         path = agent.path
         upto = min(move.blocks, agent.context_blocks)
@@ -243,7 +248,7 @@ class Copies:
                 )
             )
 
-        self._link.to_gpu(end - first, from_ps, done)
+        self._link.to_gpu(end - first, self.next_step_ps, done)
 
     def uploading(self, agent: AgentCache) -> bool:
         """Whether an upload for this agent is still on its way."""
@@ -309,6 +314,14 @@ class Copies:
         """Give up the pins whose time is over."""
         for agent in [agent for agent in self.pinned.values() if agent.pin_until_ps <= now_ps]:
             self.unpin(agent)
+
+    # -- the order of eviction
+
+    def evict_first(self, agents: Sequence[AgentCache]) -> None:
+        """Idle blocks of these agents' contexts are handed out first; what two of them share, with the later one."""
+        moved: set[Run] = set()
+        for agent in reversed(agents):
+            self._gpu.expose(agent.path, agent.context_blocks, moved)
 
 
 Marks = Callable[[Node], list[tuple[int, int]]]
