@@ -888,9 +888,8 @@ def calibrate(
     from .sim.calibration import report as calibration
     from .sim.calibration.fit import limits_of, name_of
     from .sim.calibration.samples_file import read_samples
-    from .sim.machine.files import inputs_of
+    from .sim.machine.files import inputs_of, machine_toml
     from .sim.machine.machine import RULES
-    from .sim.machine.toml_text import machine_toml
     from .traces.files.outputs import check_outputs, outputs_of, write_whole
     from .traces.format.reader import read_trace
     from .traces.generate.arrivals import arrival_times

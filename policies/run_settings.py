@@ -21,6 +21,7 @@ LONGEST_POLICY = 1000  # characters
 LONGEST_FILE_NAME = 4096
 SHORTEST_TOKEN = 32  # characters
 CLIENT_TIMEOUT_S = 60.0
+LONGEST_COPY_S = 60.0  # no copy takes longer
 STALL_S = 60.0  # calls wait and nothing happens: so long, until that is an error
 
 # A 7B-class model on a PCIe 4 GPU, roughly: where nobody measured, a policy has to believe something.

@@ -26,11 +26,10 @@ from .files.fields import WrongField, flag, items, members, shown, whole
 from .files.schema import free_object, string
 from .files.source_file import is_compressed, lines
 from .files.strict_json import strict_json
-from .files.whole_file import compressing, hold, unwritable
+from .files.whole_file import PARTIAL, compressing, hold, unwritable
 
 Record = Fact | Planned | Began
 
-PARTIAL = ".partial"
 _BEGIN = b'{"fact":'
 LARGEST_WHOLE = 2**63 - 1
 

@@ -16,7 +16,6 @@ CPU_ENVIRONMENT: Mapping[str, str] = {  # what we choose for an engine without a
     "OMP_NUM_THREADS": "1",  # threads that spin while another process has the core make steps many times slower
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB, where nobody said how many blocks
 }
-LONGEST_COPY_S = 60.0  # no copy takes longer
 
 COMPILE = ("none", "graphs", "full")  # eager; CUDA graphs of decode steps alone; torch.compile and all CUDA graphs
 MODEL_RUNNERS: Mapping[str, str] = {"v1": "0", "v2": "1"}  # and what vLLM calls them in MODEL_RUNNER

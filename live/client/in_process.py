@@ -18,7 +18,7 @@ from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self
 
 from ...policies.controller import Sink
-from ...policies.run_settings import RunSettings
+from ...policies.run_settings import LONGEST_COPY_S, RunSettings
 from ...traces.apps import AppId, Application, Call, CallId
 from ...traces.errors import EngineError, RunError, TokencakeError
 from ...traces.events import Request
@@ -26,7 +26,7 @@ from ...traces.limits import problem
 from ..engine.control.metadata import KEY, to_metadata
 from ..engine.control.stall import Watch
 from .counters import EngineCounters, FactCounters, disagreements
-from .engine_options import LONGEST_COPY_S, EngineOptions
+from .engine_options import EngineOptions
 from .lateness import CallLatencies
 from .launch import Started, start
 from .play import Player

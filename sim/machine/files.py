@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from ...policies.registry import policy_file
 from ...traces.errors import MachineError
+from ...traces.files.escaping import one_line
 from ...traces.files.fields import MAX_NAME, shown
 from ...traces.files.source_file import STANDARD_INPUT
 from ...traces.files.toml_file import TomlFile, header, key_of, read_toml
@@ -182,3 +184,23 @@ def _near(name: str, known: Iterable[str]) -> str:
     names = list(known)
     near = difflib.get_close_matches(name[:MAX_NAME], names, n=3, cutoff=0.5)
     return f": did you mean {' or '.join(near)}?" if near else f": expected one of {', '.join(names)}"
+
+
+# -- writing
+
+
+def machine_toml(machine: Machine, comments: Iterable[str] = ()) -> str:
+    """The text of a file with every field of the machine, below comments, a line each."""
+    settings = machine.settings()
+    beliefs = settings.pop("beliefs")
+    assert isinstance(beliefs, Mapping)
+    lines = [f"# {one_line(comment)}".rstrip() for comment in comments]
+    lines += [f"{key} = {_toml_value(value)}" for key, value in settings.items()]
+    if beliefs:
+        lines += ["", "[beliefs]", *(f"{key} = {_toml_value(value)}" for key, value in beliefs.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: object) -> str:
+    """A setting as TOML writes it, which JSON does alike: a name is printable, a number finite."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)

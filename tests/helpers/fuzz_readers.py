@@ -50,9 +50,8 @@ from tokencake.sim.gate.decisions import first_difference
 from tokencake.sim.gate.judge import Chance, judge
 from tokencake.sim.gate.suite.suite import Suite
 from tokencake.sim.gate.suite.suite_file import find_suite, load_suite
-from tokencake.sim.machine.files import load_machine
+from tokencake.sim.machine.files import load_machine, machine_toml
 from tokencake.sim.machine.machine import Machine
-from tokencake.sim.machine.toml_text import machine_toml
 from tokencake.traces.convert.formats import convert
 from tokencake.traces.errors import TokencakeError
 from tokencake.traces.events import Stepped

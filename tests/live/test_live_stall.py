@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from tokencake.live.client.engine_options import LONGEST_COPY_S
 from tokencake.live.engine.control.stall import Watch
+from tokencake.policies.run_settings import LONGEST_COPY_S
 
 SCHEDULER = SimpleNamespace(running=[1, 2, 3], requests={})
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import TokencakeError
-from ..events_file import PARTIAL
 from .source_file import STANDARD_INPUT, is_read_once
-from .whole_file import STANDARD_OUTPUT, unwritable, written
+from .whole_file import PARTIAL, STANDARD_OUTPUT, unwritable, written
 
 
 class Output(NamedTuple):

@@ -21,6 +21,7 @@ if sys.platform != "win32":
     import fcntl
 
 STANDARD_OUTPUT = "-"
+PARTIAL = ".partial"  # of a name: a file that grows as things happen, and is not complete
 
 _TEMPORARY = (".tokencake-", ".part")
 _YOUNG_S = 60.0

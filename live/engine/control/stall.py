@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...client.engine_options import LONGEST_COPY_S
+from ....policies.run_settings import LONGEST_COPY_S
 
 NOBODYS: Mapping[str, str] = {}
 

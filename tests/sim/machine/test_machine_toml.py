@@ -8,10 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tokencake.sim.machine.files import load_machine
+from tokencake.sim.machine.files import load_machine, machine_toml
 from tokencake.sim.machine.machine import RULES, Name, Real
 from tokencake.sim.machine.presets import presets
-from tokencake.sim.machine.toml_text import machine_toml
 from tokencake.traces.files.fields import MAX_NAME
 
 

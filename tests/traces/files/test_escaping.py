@@ -17,8 +17,8 @@ from tokencake.sim.gate.formats.junit import junit
 from tokencake.sim.gate.formats.markdown import markdown
 from tokencake.sim.gate.formats.text import plain_text
 from tokencake.sim.gate.formats.words import details
+from tokencake.sim.machine.files import machine_toml
 from tokencake.sim.machine.presets import presets
-from tokencake.sim.machine.toml_text import machine_toml
 from tokencake.traces.console.printing import printing
 from tokencake.traces.files.escaping import (
     for_annotation,
