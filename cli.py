@@ -10,29 +10,26 @@ that asks to end.
 from __future__ import annotations
 
 import json
-import os
 import sys
-import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from click.core import ParameterSource
 
 from . import __version__
-from .traces.console.garbage import collect_seldom
-from .traces.console.interrupts import exit_code, heed
-from .traces.console.supervisor import earned, supervise
-from .traces.console.terminal import keep_stdout, say, write_plainly
-from .traces.errors import BugError, EngineError, MachineError, RunError, TokencakeError, TraceError
-from .traces.files.escaping import one_line
-from .traces.files.source_file import forget, is_read_once
+from .traces.console.command_group import CommandGroup
+from .traces.console.exit_codes import exit_code_of, fail
+from .traces.console.process import run_process
+from .traces.console.progress import progress_bar, watched
+from .traces.console.terminal import say
+from .traces.errors import EngineError, MachineError, TokencakeError, TraceError
+from .traces.files.source_file import is_read_once
 
 if TYPE_CHECKING:
     from .live.client.engine_options import EngineOptions
@@ -47,6 +44,7 @@ if TYPE_CHECKING:
     from .sim.gate.suite.suite import Case, Suite
     from .sim.machine.machine import Machine
     from .traces.apps import Application
+    from .traces.console.progress import Bar
     from .traces.events import Fact
     from .traces.format.header import Header
     from .traces.limits import Limits
@@ -54,11 +52,7 @@ if TYPE_CHECKING:
     from .traces.results.report import Run
     from .traces.variants.workload import Counts, Workload
 
-Item = TypeVar("Item")
-
-QUIET_S = 1.0  # what is done sooner needs no progress bar
 STANDARD_OUTPUT = "-"
-BUG = 70  # the exit code for one of ours, as in sysexits.h
 
 
 class _Number(click.FloatRange):
@@ -207,150 +201,16 @@ def _refuse_all_but(why: str, *names: str) -> None:
 
 def main() -> NoReturn:
     """Runs the command of the process's arguments, and exits with its code."""
-    global _supervisable
-    if sys.stderr is None:
-        _open_stderr()
-    if sys.stdout is None:
-        sys.exit(_fail("standard output is closed: expected it to be open, or >/dev/null"))
-    write_plainly()
-    heed()
-    collect_seldom()
-    _supervisable = True
-    code = run(sys.argv[1:])
-    earned(code)
-    sys.exit(code)
-
-
-_supervisable = False  # whether the process is the command's own
-
-
-def _beware(specs: Sequence[str]) -> None:
-    """Before policies are made in this process: other people's may end it, and that must be no success."""
-    from .policies.registry import is_ours
-
-    if _supervisable and not all(is_ours(spec) for spec in specs):
-        supervise()
-        keep_stdout()
-
-
-def _open_stderr() -> None:
-    """To nowhere: whoever started us has closed it. Else the next file that is opened would get its number."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    if nowhere != 2:
-        os.dup2(nowhere, 2)
-        os.close(nowhere)
-    sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    run_process(run)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Runs a command and returns its exit code. Whatever a user can mend is one line on stderr, never a traceback."""
-    return _flushed(_run(arguments))
+    command = partial(cli.main, list(arguments), prog_name="tokencake", standalone_mode=False)
+    return exit_code_of(command, arguments)
 
 
-def _flushed(code: int) -> int:
-    """The exit code, once what was written to standard output has arrived there."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:  # who read our output has gone
-        _to_nowhere(sys.stdout)
-        return code or 1
-    except (OSError, ValueError) as error:
-        _to_nowhere(sys.stdout)
-        _fail(f"standard output: cannot be written: {getattr(error, 'strerror', None) or error}")
-        return code or 2
-    return code
-
-
-def _to_nowhere(stream: TextIO) -> None:
-    """Keeps Python from complaining when it flushes at the end."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _run(arguments: Sequence[str]) -> int:
-    try:
-        code = cli.main(list(arguments), prog_name="tokencake", standalone_mode=False)
-        return code if isinstance(code, int) else 0
-    except click.ClickException as error:
-        return _fail(error.format_message())
-    except (BrokenPipeError, _ReaderGone):
-        _to_nowhere(sys.stdout)
-        return 1
-    except RunError as error:
-        _fail(str(error))
-        return 1
-    except TokencakeError as error:
-        return _fail(str(error))
-    except UnicodeError as error:
-        return _fail(f"text that cannot be encoded or decoded: {error}")
-    except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
-    except (KeyboardInterrupt, click.Abort) as interrupt:
-        cause = interrupt if interrupt.__cause__ is None else interrupt.__cause__  # click makes something else of it
-        say(": ".join(("interrupted", *getattr(cause, "__notes__", ()))), err=True)
-        return exit_code(interrupt)
-    except MemoryError:
-        return _fail("out of memory")
-    except BaseException as error:
-        if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
-            return 1  # Rich's word for a reader that has gone
-        return _bug(error, arguments)
-    finally:
-        forget()
-
-
-def _fail(message: str) -> int:
-    with suppress(OSError, ValueError):  # nobody hears it; the exit code says it, too
-        say(f"error: {one_line(message)}", err=True)
-    return 2
-
-
-def _bug(error: BaseException, arguments: Sequence[str]) -> int:
-    """Says that it is ours, and keeps what is needed to mend it in a file that nobody else can read."""
-    from .policies.boundary import SUSPECT
-
-    trace = str(error) if isinstance(error, BugError) else traceback.format_exc()
-    about = f"tokencake {__version__}, Python {sys.version}\n{list(arguments)}\n"
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", prefix="tokencake-bug-", suffix=".txt", encoding="utf-8", errors="backslashreplace", delete=False
-        ) as file:
-            file.write(f"{about}\n{trace}")
-        where = f"the traceback is in {file.name}"
-    except OSError as problem:
-        where = f"the traceback could not be written: {problem.strerror}"
-    *_, before, last = "", *trace.strip().splitlines()
-    if last.startswith(SUSPECT):
-        last = f"{before}, {last}"
-    _fail(f"a bug in tokencake, please report: {last}: {where}")
-    return BUG
-
-
-class _ReaderGone(Exception):
-    """Who read our output has gone."""
-
-
-class _Commands(click.Group):
-    """click makes an exit of its own of a pipe that nobody reads any more, by which nobody could tell what it was."""
-
-    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
-        with _reader_gone():  # --help and --version are printed here
-            return super().make_context(*arguments, **options)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with _reader_gone():
-            return super().invoke(ctx)
-
-
-@contextmanager
-def _reader_gone() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise _ReaderGone from None
-
-
-@click.group(cls=_Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.pass_context
 def cli(context: click.Context) -> None:
@@ -407,7 +267,7 @@ def simulate(
     workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized)
     finished: list[tuple[Run, Counts]] = []
     try:
-        with _progress(progress, outputs.quiet) as bar:
+        with progress_bar(progress, outputs.quiet) as bar:
             watching = _watching(bar, [contender.spec for contender in contenders], workload, "simulated")
             for outcome in simulate_each(workload, contenders, machine, outputs.events, watching):
                 finished.append(outcome)
@@ -480,6 +340,7 @@ def live(
     The engine is started here, once for all runs, or is a server's. Without --policy: vllm, then tokencake. What
     finished before an interrupt or a failure is reported, and beside it how far the run came that it ended.
     """
+    from .policies.foreign_code import supervise_foreign
     from .policies.registry import DEFAULT_POLICIES, is_file, load_policy
     from .sim.machine.files import inputs_of
     from .traces.format.reader import read_trace
@@ -494,7 +355,7 @@ def live(
         _refuse("without --rate", "arrivals")
     check_repeats(repeat)
     if url is None:
-        _beware(specs)
+        supervise_foreign(specs)
     if print_serve_args:
         _print_serve_args(engine, specs, _live_settings(machine_name, seed, steps=False), control)
         return 0
@@ -517,7 +378,7 @@ def live(
     cut_off: list[tuple[Run, Counts]] = []
     about: dict[str, object] = {}
     try:
-        with _progress(progress, outputs.quiet) as bar, _engine(engine, url, chat, control_token_file) as running:
+        with progress_bar(progress, outputs.quiet) as bar, _engine(engine, url, chat, control_token_file) as running:
             about = running.info()
             _check_playable(workload, running.limits)
             watching = _watching(bar, contenders * repeat, workload, "played")
@@ -679,6 +540,7 @@ def replay(events: Path, policy: str | None, seed: int | None, machine_name: str
 
     Exits with 0 if all are equal, and with 1 if not.
     """
+    from .policies.foreign_code import supervise_foreign
     from .policies.replay import as_report, replay_file, words
     from .sim.machine.files import inputs_of, load_machine
     from .traces.results.publishing import Outputs
@@ -687,7 +549,7 @@ def replay(events: Path, policy: str | None, seed: int | None, machine_name: str
     outputs.check(inputs_of(events, machine=machine_name, policies=() if policy is None else (policy,)))
     costs = None if machine_name is None else load_machine(machine_name).beliefs()
     if policy is not None:
-        _beware([policy])
+        supervise_foreign([policy])
     setup, parity = replay_file(events, policy, seed, costs)
     outputs.publish(as_report(setup, parity), words(setup, parity))
     return 0 if parity.equal else 1
@@ -734,6 +596,7 @@ def validate(
     from tempfile import TemporaryDirectory
 
     from .live.client.in_process import InProcess
+    from .policies.foreign_code import supervise_foreign
     from .policies.registry import DEFAULT_POLICIES, load_policy, options_of
     from .sim.experiments.simulate_policies import Contender, simulate_each
     from .sim.fidelity.validation import Trial
@@ -747,7 +610,7 @@ def validate(
     if rate is None:
         _refuse("without --rate", "arrivals")
     check_repeats(repeat)
-    _beware(specs)
+    supervise_foreign(specs)
     contenders = [Contender(spec, options_of(spec), load_policy(spec, seed=seed)) for spec in specs or DEFAULT_POLICIES]
     if rate is not None:
         arrival_times(rate, arrivals, seed)
@@ -762,7 +625,7 @@ def validate(
     about["seed"] = seed
     try:
         with (
-            _progress(progress, quiet) as bar,
+            progress_bar(progress, quiet) as bar,
             InProcess(engine) as running,
             nullcontext(events) if events else TemporaryDirectory() as folder,
         ):
@@ -922,7 +785,7 @@ def calibrate(
         else:
             from .live.client.in_process import InProcess
 
-            with InProcess(engine) as running, _progress(progress) as bar:
+            with InProcess(engine) as running, progress_bar(progress) as bar:
                 if workload is not None:
                     _check_playable(workload, running.limits)
                 told, facts = _measured(running, quick, seed, bar, workload, samples)
@@ -1093,16 +956,10 @@ def _write(
 
     outputs = outputs_of(output=output)
     check_outputs(outputs, inputs_of(source))
-    with _progress(progress) as bar:
-        written = write_trace(output, _watched(applications, bar, "writing", header.applications), header)
+    with progress_bar(progress) as bar:
+        written = write_trace(output, watched(applications, bar, "writing", header.applications), header)
     to_data = outputs[0].is_standard
     say(f"{output}: {written:,} application{'' if written == 1 else 's'}", err=to_data)
-
-
-def _watched(items: Iterable[Item], bar: Bar, label: str, total: int | None) -> Iterator[Item]:
-    for index, item in enumerate(items):
-        bar(label, index, total, "")
-        yield item
 
 
 @trace.command()
@@ -1115,12 +972,12 @@ def inspect(file: Path, progress: bool) -> int:
     from .traces.inspect.inspection import inspect_trace
 
     source = read_trace(file)
-    with _progress(progress) as bar:
+    with progress_bar(progress) as bar:
         found = inspect_trace(source, lambda done: bar("reading", done, source.header.applications, ""))
     for line in describe(found):
         say(line)
     for error in found.errors:
-        _fail(str(error))
+        fail(str(error))
     return 2 if found.errors else 0
 
 
@@ -1175,7 +1032,7 @@ def check(init: bool, on_vllm: bool, progress: bool, **options: Any) -> int:
         _refuse("with --live", "update", "workers", "policy_timeout")
     if options["update"]:
         _refuse("with --update", "strict", "formats", "outputs")
-    with _progress(progress) as bar:
+    with progress_bar(progress) as bar:
         if on_vllm:
             return _check_live(Options(**options), bar)
         return run_check(Options(**options), lambda done, total: bar("runs", done, total, ""))
@@ -1186,6 +1043,7 @@ def _check_live(options: CheckOptions, bar: Bar) -> int:
     from .live.client.engine_options import EngineOptions
     from .live.client.in_process import InProcess
     from .live.engine.control.versions import check_vllm
+    from .policies.foreign_code import supervise_foreign
     from .sim.gate.command import checked_files, suite_of
     from .sim.gate.live_verdict import as_record, compare_sides, cut_off_words, fails, live_cases, live_policies, words
     from .sim.gate.suite.suite_file import LIVE_KEYS
@@ -1196,7 +1054,7 @@ def _check_live(options: CheckOptions, bar: Bar) -> int:
     suite = suite_of(options)
     cases = live_cases(suite)
     files = dict(checked_files(options, suite))
-    _beware([policy for case in cases for policy in live_policies(case)])
+    supervise_foreign([policy for case in cases for policy in live_policies(case)])
     check_vllm()
     found: dict[str, Sequence[Compared | Unjudged]] = {}
     cut_off: dict[str, dict[str, Any]] = {}  # of the case that something ended early, the run in which it did
@@ -1360,7 +1218,7 @@ def compare(
         click.echo(line, err=True)
     gathered = Gathered(policies)
     try:
-        with _progress(progress, quiet) as bar:
+        with progress_bar(progress, quiet) as bar:
             comparing.run(asked, gathered, lambda policy, done, total: bar("comparing", done, total, policy))
     except KeyboardInterrupt:
         if gathered.repeats():
@@ -1379,19 +1237,13 @@ def _publish_comparison(report: Mapping[str, Any], outputs: Outputs) -> int:
     """Write and print a comparison. 1 if a policy failed."""
     from .sim.experiments import comparison_report as comparison
     from .sim.experiments import comparison_text
+    from .sim.experiments.attempt import exit_code_for
 
     if left_out := report["trace"].get("oversized"):
         say(f"left out: {left_out} applications, larger than the engine", err=True)
     tables, csv_text = partial(comparison_text.tables, report), partial(comparison.csv_text, report)
     outputs.publish(report, comparison_text.words(report), tables, csv_text)
-    return _for_failures([failure["error"] for failure in report["failed"]])
-
-
-def _for_failures(errors: Sequence[str]) -> int:
-    """The exit code of what goes on where something fails."""
-    from .sim.experiments.attempt import OUR_BUG
-
-    return BUG if any(error.startswith(OUR_BUG) for error in errors) else 1 if errors else 0
+    return exit_code_for([failure["error"] for failure in report["failed"]])
 
 
 @cli.command()
@@ -1447,6 +1299,7 @@ def sweep(
     cells failed.
     """
     from .policies.registry import DEFAULT_POLICIES
+    from .sim.experiments.attempt import exit_code_for
     from .sim.experiments.sweep import run as sweeping
     from .sim.experiments.sweep.grid import make_grid
     from .sim.experiments.sweep.plan import Sweep, players
@@ -1465,7 +1318,7 @@ def sweep(
     sweeping.check(asked, files, metric, machine_name)
     # Before a bar takes over what is written to a terminal.
     said_to = sys.stderr if files.to_standard_output else None if sys.stdout.isatty() else sys.stdout
-    with _progress(progress, quiet) as bar:
+    with progress_bar(progress, quiet) as bar:
         failed = sweeping.run(
             asked,
             files,
@@ -1476,44 +1329,7 @@ def sweep(
             lambda line: say(line, err=True),
             bar,
         )
-    return _for_failures(failed)
-
-
-Bar = Callable[[str, int, int | None, str], None]  # what is being done, how much of it is done, of how much, a note
-
-
-@contextmanager
-def _progress(forced: bool, quiet: bool = False) -> Iterator[Bar]:
-    """A bar that appears when something has taken longer than a second, if stderr is a terminal or it is `forced`."""
-    if not forced and (quiet or not sys.stderr.isatty()):
-        yield lambda label, done, total, note: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from .traces.console.printing import printing
-
-    what, note = (TextColumn(field, markup=False) for field in ("{task.description}", "{task.fields[note]}"))
-    columns = (what, BarColumn(), MofNCompleteColumn(), note, TimeElapsedColumn())
-    bar = Progress(*columns, console=printing(stderr=True, force_terminal=forced or None), transient=True)
-    tasks: dict[str, Any] = {}
-    started = time.monotonic()
-
-    def update(label: str, done: int, total: int | None, note: str) -> None:
-        if time.monotonic() - started < QUIET_S:
-            return
-        label, note = one_line(label), one_line(note)
-        if label not in tasks:
-            bar.start()
-            for task in tasks.values():
-                bar.remove_task(task)
-            tasks.clear()
-            tasks[label] = bar.add_task(label, total=total, note=note)
-        bar.update(tasks[label], completed=done, note=note)
-
-    try:
-        yield update
-    finally:
-        bar.stop()
+    return exit_code_for(failed)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from traceback import walk_tb
 from types import TracebackType
 from typing import TextIO
 
-from ..traces.errors import PolicyError, PolicyFault
+from ..traces.errors import SUSPECT, PolicyError, PolicyFault
 
 TURNS = ("", "import", "constructor", "plan()")  # what of a policy can be under way
 NOBODY, IMPORT, CONSTRUCTOR, PLAN = range(len(TURNS))
@@ -82,9 +82,6 @@ def said_by(name: str, turn: int, at_s: float | None) -> str:
     """How a message about something that a policy did begins."""
     when = "" if at_s is None else f"at {at_s:.6f} s: "
     return f"policy {name}: {when}{TURNS[turn]}"
-
-
-SUSPECT = "or a bug in policy "  # how the note begins that an error gets from `suspect`
 
 
 def suspect(error: BaseException, policy: object) -> None:

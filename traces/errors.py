@@ -29,5 +29,8 @@ class RunError(TokencakeError):
     """A run failed in the engine, and nothing that the user asked for is to blame. The command line exits with 1."""
 
 
+SUSPECT = "or a bug in policy "  # how the note begins on an error of ours that a policy may have caused
+
+
 class BugError(Exception):
     """A bug of ours in a process that works for this one. Its text is the traceback there."""

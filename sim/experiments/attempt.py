@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
+from ...traces.console.exit_codes import BUG, FAILED
 from .cell import Cell, Outcome, play
 
 OUR_BUG = "a bug in tokencake, please report: "  # how the error of a cell begins that nobody else is to blame for
@@ -19,6 +21,11 @@ def attempt(cell: Cell) -> Outcome:
         where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
         notes = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
         return lost(cell, f"{OUR_BUG}{type(error).__name__}: {error}{where}{notes}")
+
+
+def exit_code_for(errors: Sequence[str]) -> int:
+    """The exit code of a command that goes on where a cell fails: of the errors of those that did."""
+    return BUG if any(error.startswith(OUR_BUG) for error in errors) else FAILED if errors else 0
 
 
 def lost(cell: Cell, why: str) -> Outcome:

@@ -282,7 +282,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_progress_is_shown_when_it_takes_longer(
     trace: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("tokencake.cli.QUIET_S", 0.0)
+    monkeypatch.setattr("tokencake.traces.console.progress.QUIET_S", 0.0)
     assert run(["trace", "generate", "code-writer", "-o", "o.jsonl", "--progress"]) == 0
     assert "writing" in capsys.readouterr().err
     assert run(["trace", "generate", "code-writer", "-o", "o.jsonl"]) == 0

@@ -15,12 +15,12 @@ from xml.etree import ElementTree
 import pytest
 from misbehaving import POLICIES, WRONG
 
-from tokencake import cli
 from tokencake.cli import run
 from tokencake.sim.experiments.cell import Cell
 from tokencake.sim.experiments.executors import run_on_workers
 from tokencake.sim.experiments.workers import Worker
 from tokencake.sim.machine.presets import PUBLISHED
+from tokencake.traces.console.exit_codes import BUG
 from tokencake.traces.errors import BugError
 
 COMMAND = [sys.executable, "-m", "tokencake.cli"]
@@ -233,7 +233,7 @@ def test_a_bug_of_ours_is_70_with_its_traceback_in_a_file(
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("tokencake.policies.registry.policy_lines", fail)
-    assert run(["policies"]) == cli.BUG == 70
+    assert run(["policies"]) == BUG == 70
     said = capsys.readouterr().err
     assert said.startswith("error: a bug in tokencake, please report: ")
     assert said.count("\n") == 1
@@ -249,7 +249,7 @@ def test_where_a_policy_may_be_to_blame_for_a_bug_it_is_named(
 ) -> None:
     """It writes past the lock of the view. What comes of that looks like a bug of ours, and only like one."""
     monkeypatch.setattr("tempfile.tempdir", str(folder))
-    assert run(["simulate", "t.jsonl", "--policy", "mine.py:WritesPastTheLock", *how]) == cli.BUG
+    assert run(["simulate", "t.jsonl", "--policy", "mine.py:WritesPastTheLock", *how]) == BUG
     said = capfd.readouterr().err
     assert "error: a bug in tokencake, please report: AttributeError: 'NoneType' object has no attribute " in said
     assert ", or a bug in policy WritesPastTheLock, which was playing: does it write past the lock" in said

@@ -15,16 +15,34 @@ from types import FrameType
 from typing import NoReturn
 
 from .interrupts import ASKED_TO_END
+from .terminal import keep_stdout
 
 LOOK_S = 0.1
 LAST_WORDS_S = 10.0  # for a child that has said its exit code to come to its end
 FAILED = 2
 
+_allowed = False  # whether the process is the command's own
 _said_through: int | None = None  # the end of a pipe, in the child
 
 
+def allow_supervision() -> None:
+    """The process is a command's own, and nobody else's who calls the command: it may go on in a child."""
+    global _allowed
+    _allowed = True
+
+
 def supervise() -> None:
-    """From here on, this is the child. Call it before there are threads. Does nothing a second time."""
+    """From here on, this is the child, if that is allowed. What other programs print no longer goes to standard output.
+
+    Call it before there are threads.
+    """
+    if _allowed:
+        _go_on_in_a_child()
+        keep_stdout()
+
+
+def _go_on_in_a_child() -> None:
+    """Does nothing a second time."""
     global _said_through
     if _said_through is not None or not hasattr(os, "fork"):
         return

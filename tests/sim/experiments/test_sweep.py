@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from misbehaving import POLICIES
 
-from tokencake.cli import _for_failures, run
-from tokencake.sim.experiments.attempt import OUR_BUG, attempt
+from tokencake.cli import run
+from tokencake.sim.experiments.attempt import OUR_BUG, attempt, exit_code_for
 from tokencake.sim.experiments.cell import Cell, Outcome
 from tokencake.sim.experiments.sweep.grid import make_grid
 from tokencake.sim.experiments.sweep.journal import Kept, Result
@@ -288,9 +288,9 @@ def test_whoever_may_be_to_blame_for_a_bug_in_a_cell_is_named(trace):
 
 
 def test_a_bug_of_ours_in_a_cell_is_70_at_the_end():
-    assert _for_failures([]) == 0
-    assert _for_failures(["policy Mine: plan() raised"]) == 1
-    assert _for_failures(["policy Mine: plan() raised", f"{OUR_BUG}KeyError: 1 (kv.py:3)"]) == 70
+    assert exit_code_for([]) == 0
+    assert exit_code_for(["policy Mine: plan() raised"]) == 1
+    assert exit_code_for(["policy Mine: plan() raised", f"{OUR_BUG}KeyError: 1 (kv.py:3)"]) == 70
 
 
 def test_a_policy_whose_file_has_changed_is_played_anew(trace):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tokencake import cli
 from tokencake.cli import run
+from tokencake.traces.console import progress
 
 TOKENCAKE = str(Path(sys.executable).with_name("tokencake"))
 
@@ -144,8 +144,8 @@ def test_what_comes_from_files_does_nothing_to_a_terminal(trace: str, capfd: pyt
 
 
 def test_progress_shows_names_as_they_are(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cli, "QUIET_S", -1.0)
-    with cli._progress(forced=True) as bar:
+    monkeypatch.setattr(progress, "QUIET_S", -1.0)
+    with progress.progress_bar(forced=True) as bar:
         bar("[red]x[/red] \x1b]0;TITLE\x07", 1, 2, "[/]")
     err = capfd.readouterr().err
     assert r"[red]x[/red] \x1b]0;TITLE\x07" in err
