@@ -25,6 +25,7 @@ from tokencake.sim.engine.simulate import simulate
 from tokencake.sim.machine.files import load_machine
 from tokencake.sim.machine.machine import Machine
 from tokencake.traces.apps import Application
+from tokencake.traces.events import CallFinished, FirstToken
 from tokencake.traces.files.outputs import check_outputs, outputs_of, write_whole
 from tokencake.traces.generate.workloads import code_writer
 from tokencake.traces.results.metrics import Metrics
@@ -81,12 +82,26 @@ def main() -> None:
 def predict(policy: str, trace: Iterable[Application], machine: Machine) -> dict[str, float]:
     """The simulated cell, in the measured cells' terms."""
     metrics = Metrics()
-    simulate(trace, load_policy(policy), machine, [metrics.add])
+    first_s: dict[str, float] = {}
+    decode_s: list[float] = []
+
+    def decoded(fact: object) -> None:
+        if isinstance(fact, FirstToken):
+            first_s[fact.call] = fact.at_s
+        elif isinstance(fact, CallFinished):
+            decode_s.append(fact.at_s - first_s.pop(fact.call))
+
+    simulate(trace, load_policy(policy), machine, [metrics.add, decoded])
     result: Any = metrics.result()
     tokens = result["prefill_tokens"]
     return {
         "e2e_s": result["makespan_s"] + CLIENT_S,
         "app_mean_s": result["app_latency_s"]["mean"],
+        "app_p50_s": result["app_latency_s"]["p50"],
+        "app_p95_s": result["app_latency_s"]["p95"],
+        "ttft_mean_s": result["ttft_s"]["mean"],
+        "queue_time_mean_s": result["queue_s"]["mean"],
+        "decode_time_mean_s": fmean(decode_s),
         "prefill_computed_tokens": tokens["computed"],
         "prefill_gpu_hit_tokens": tokens["gpu_hit"],
         "prefill_cpu_hit_tokens": tokens["host_hit"],

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import accuracy
 import fuzz
 import measured
 import mutations
@@ -18,7 +19,7 @@ from exits import exit_code
 
 from tokencake.traces.errors import RunError, TokencakeError, TraceError
 
-WITH_FIGURES = (fuzz, measured, mutations, published, stability, study)
+WITH_FIGURES = (accuracy, fuzz, measured, mutations, published, stability, study)
 
 
 def raises(error: BaseException) -> Callable[[], None]:
