@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .sim.calibration.step_mix import Shape
     from .sim.fidelity.validation import Trial
     from .sim.gate.command import Options as CheckOptions
-    from .sim.gate.live_verdict import Compared, LiveRuns, Unjudged
+    from .sim.gate.live_verdict import EngineRuns, MissingVerdict, TwoSidedVerdict
     from .sim.gate.suite.suite import Case, Suite
     from .sim.machine.machine import Machine
     from .traces.apps import Application
@@ -903,20 +903,20 @@ def convert(
 ) -> int:
     """Convert SOURCE, a file or a folder that others recorded, into the trace OUTPUT."""
     from .traces.convert import formats as converters
-    from .traces.convert.conversion import Asked, Conversion
+    from .traces.convert.conversion import Conversion, ConversionOptions
     from .traces.format.header import Header
 
     if rate is None and source_format not in converters.DEFAULT_RATES:
         _refuse("without --rate", "arrivals", "seed")
     if arrivals != "poisson":
         _refuse("without --arrivals poisson", "seed")
-    conversion = Conversion(Asked(block_tokens, time_unit, frozenset(ignored), bad_rows))
+    conversion = Conversion(ConversionOptions(block_tokens, time_unit, frozenset(ignored), bad_rows))
     applications = converters.convert(source, source_format, rate, arrivals, seed, conversion)
     about = {"rate": rate, "arrivals": arrivals if rate is not None else None, "seed": seed}
     header = Header(
         name=None if is_read_once(source) else source.stem,
         source=source_format,
-        about={**about, **conversion.asked.about()},
+        about={**about, **conversion.options.about()},
     )
     _write(output, applications, header, progress, source)
     for line in conversion.words():
@@ -1056,7 +1056,7 @@ def _check_live(options: CheckOptions, bar: Bar) -> int:
     files = dict(checked_files(options, suite))
     supervise_foreign([policy for case in cases for policy in live_policies(case)])
     check_vllm()
-    found: dict[str, Sequence[Compared | Unjudged]] = {}
+    found: dict[str, Sequence[TwoSidedVerdict | MissingVerdict]] = {}
     cut_off: dict[str, dict[str, Any]] = {}  # of the case that something ended early, the run in which it did
     engines: dict[str, object] = {}
     said: list[str] = []
@@ -1095,7 +1095,7 @@ def _check_live(options: CheckOptions, bar: Bar) -> int:
 
 def _both_sides(
     suite: Suite, case: Case, running: InProcess, bar: Bar, cut_off: list[tuple[Run, Counts]]
-) -> tuple[dict[str, Mapping[str, Any]], dict[str, LiveRuns]]:
+) -> tuple[dict[str, Mapping[str, Any]], dict[str, EngineRuns]]:
     """A case's policies and rivals: the metrics of a simulated run of each, and some live runs of each, in turns.
 
     If something ends a live run early, how far it came is added to `cut_off`.
@@ -1103,21 +1103,21 @@ def _both_sides(
     from .policies.registry import load_policy
     from .policies.run_settings import RunSettings
     from .sim.experiments.simulate_policies import Contender, simulate_each
-    from .sim.gate.live_verdict import REPEATS, LiveRuns, live_policies
+    from .sim.gate.live_verdict import REPEATS, EngineRuns, live_policies
     from .traces.format.reader import read_trace
     from .traces.variants.workload import Workload
 
     how = case.live or {}
-    trace = read_trace(suite.place.path(case.trace))
+    trace = read_trace(suite.paths.path(case.trace))
     scale, shrink = how.get("time_scale", 1.0), how.get("shrink", 1)
     workload = Workload(trace, case.seed, case.rate, case.arrivals, case.skip_oversized, scale, shrink)
     _check_playable(workload, running.limits)
-    told = suite.place.machine(how["machine"]) if "machine" in how else None
+    told = suite.paths.machine(how["machine"]) if "machine" in how else None
     machine = _machine_of(running, told, workload, bar)
-    specs = {policy: suite.place.policy(policy) for policy in live_policies(case)}
+    specs = {policy: suite.paths.policy(policy) for policy in live_policies(case)}
     contenders = [Contender(name, {}, load_policy(spec, seed=case.seed)) for name, spec in specs.items()]
     simulated = {run.policy: run.metrics for run, _ in simulate_each(workload, contenders, machine)}
-    live = {name: LiveRuns() for name in specs}
+    live = {name: EngineRuns() for name in specs}
     names = list(specs) * how.get("repeats", REPEATS)
     watching = _watching(bar, names, workload, "played")
     for index, name in enumerate(names):
@@ -1191,8 +1191,8 @@ def compare(
     reported. Exits with 1 if a policy failed.
     """
     from .sim.experiments import compare as comparing
-    from .sim.experiments.cell import Cell
-    from .sim.experiments.comparison_report import Gathered, Method
+    from .sim.experiments.comparison_report import ComparisonRuns, Method
+    from .sim.experiments.run import RunSpec
     from .sim.machine.files import DEFAULT_MACHINE, inputs_of, load_machine
     from .traces.results.publishing import Outputs
     from .traces.variants.vary import EVERYTHING, parse_variation
@@ -1211,20 +1211,20 @@ def compare(
     variation = EVERYTHING if vary is None else parse_variation(vary)
     machine = load_machine(machine_name or DEFAULT_MACHINE, settings)
     policies = tuple(dict.fromkeys(specs)) or comparing.default_policies()
-    cell = Cell(files[0], machine, policies[0], variation, 0, seed, rate, arrivals, skip_oversized)
-    asked = comparing.Asked(cell, policies, repeat, metric, method, jobs, policy_timeout)
-    comparing.check(asked)
-    if line := comparing.announcement(asked):
+    spec = RunSpec(files[0], machine, policies[0], variation, 0, seed, rate, arrivals, skip_oversized)
+    request = comparing.ComparisonRequest(spec, policies, repeat, metric, method, jobs, policy_timeout)
+    comparing.check(request)
+    if line := comparing.announcement(request):
         click.echo(line, err=True)
-    gathered = Gathered(policies)
+    runs = ComparisonRuns(policies)
     try:
         with progress_bar(progress, quiet) as bar:
-            comparing.run(asked, gathered, lambda policy, done, total: bar("comparing", done, total, policy))
+            comparing.run(request, runs, lambda policy, done, total: bar("comparing", done, total, policy))
     except KeyboardInterrupt:
-        if gathered.repeats():
-            _publish_comparison(comparing.report(asked, gathered, __version__), outputs)
+        if runs.repeats():
+            _publish_comparison(comparing.report(request, runs, __version__), outputs)
         raise
-    return _publish_comparison(comparing.report(asked, gathered, __version__), outputs)
+    return _publish_comparison(comparing.report(request, runs, __version__), outputs)
 
 
 _OF_LIVE_REPORTS = (
@@ -1237,7 +1237,7 @@ def _publish_comparison(report: Mapping[str, Any], outputs: Outputs) -> int:
     """Write and print a comparison. 1 if a policy failed."""
     from .sim.experiments import comparison_report as comparison
     from .sim.experiments import comparison_text
-    from .sim.experiments.attempt import exit_code_for
+    from .sim.experiments.run import exit_code_for
 
     if left_out := report["trace"].get("oversized"):
         say(f"left out: {left_out} applications, larger than the engine", err=True)
@@ -1299,7 +1299,7 @@ def sweep(
     cells failed.
     """
     from .policies.registry import DEFAULT_POLICIES
-    from .sim.experiments.attempt import exit_code_for
+    from .sim.experiments.run import exit_code_for
     from .sim.experiments.sweep import run as sweeping
     from .sim.experiments.sweep.grid import make_grid
     from .sim.experiments.sweep.plan import Sweep, players

@@ -17,8 +17,8 @@ from pathlib import Path
 import click
 
 from tokencake.policies.registry import ROWS
-from tokencake.sim.experiments.cell import Cell
-from tokencake.sim.gate.case_run import witness
+from tokencake.sim.experiments.run import RunSpec
+from tokencake.sim.gate.case_run import run_case
 from tokencake.sim.machine.files import load_machine
 
 ROOT = Path(__file__).parents[1]
@@ -59,12 +59,12 @@ MACHINES = (  # what each is given beside its preset; the traces crowd all three
 TRACES = ("code-writer", "deep-research")
 
 
-def cells() -> list[tuple[str, Cell]]:
+def runs() -> list[tuple[str, RunSpec]]:
     """What is played, each with the name of its line."""
     return [
         (
             f"{spec} {' '.join((name, *settings))} {trace}",
-            Cell(ROOT / "examples" / f"{trace}.jsonl", load_machine(name, settings), spec),
+            RunSpec(ROOT / "examples" / f"{trace}.jsonl", load_machine(name, settings), spec),
         )
         for name, settings in MACHINES
         for trace in TRACES
@@ -72,16 +72,16 @@ def cells() -> list[tuple[str, Cell]]:
     ]
 
 
-def line(named: tuple[str, Cell]) -> str:
+def line(named: tuple[str, RunSpec]) -> str:
     """The digests of one run, or its error."""
-    name, cell = named
-    found = witness(cell)
+    name, spec = named
+    found = run_case(spec)
     return f"{name}: {' '.join(found.digests) if found.digests else found.error}"
 
 
 def lines(processes: int) -> Iterator[str]:
     with Pool(processes) as pool:
-        yield from pool.imap(line, cells())
+        yield from pool.imap(line, runs())
 
 
 @click.command()

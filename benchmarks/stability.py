@@ -23,9 +23,9 @@ from exits import exit_code
 
 from tokencake import __version__
 from tokencake.policies.registry import is_bound
-from tokencake.sim.experiments.cell import Cell, cells
 from tokencake.sim.experiments.compare import default_policies
 from tokencake.sim.experiments.executors import run_on_workers
+from tokencake.sim.experiments.run import RunSpec, run_specs
 from tokencake.sim.experiments.workers import cores
 from tokencake.sim.machine.files import load_machine
 from tokencake.traces.files.outputs import check_outputs, outputs_of, write_whole
@@ -59,11 +59,11 @@ def stability(trace: Path, studies: int, repeats: int) -> dict[str, Any]:
     """By metric: pairs called different in one study, and what other studies say of them."""
     policies = tuple(policy for policy in default_policies() if not is_bound(policy))
     varied = parse_variation("arrivals,tools,declared,order")
-    cell = Cell(trace, load_machine("a800-qwen2.5-14b", []), "", varied)
+    spec = RunSpec(trace, load_machine("a800-qwen2.5-14b", []), "", varied)
     runs: dict[tuple[str, int], Mapping[str, Any]] = {}
-    for outcome in run_on_workers(cells(cell, policies, studies * repeats), cores()):
+    for outcome in run_on_workers(run_specs(spec, policies, studies * repeats), cores()):
         assert outcome.metrics is not None, outcome.error
-        runs[outcome.cell.policy, outcome.cell.repeat] = outcome.metrics
+        runs[outcome.spec.policy, outcome.spec.repeat] = outcome.metrics
     found = {}
     for metric in METRICS:
         values = {

@@ -26,9 +26,9 @@ from exits import exit_code
 
 from tokencake import __version__
 from tokencake.policies.registry import is_bound
-from tokencake.sim.experiments.cell import Cell
-from tokencake.sim.experiments.compare import Asked, default_policies, report, run
-from tokencake.sim.experiments.comparison_report import Gathered, Method
+from tokencake.sim.experiments.compare import ComparisonRequest, default_policies, report, run
+from tokencake.sim.experiments.comparison_report import ComparisonRuns, Method
+from tokencake.sim.experiments.run import RunSpec
 from tokencake.sim.machine.files import inputs_of, load_machine
 from tokencake.traces.apps import Application
 from tokencake.traces.errors import TokencakeError, TraceError
@@ -96,7 +96,7 @@ class Workload:
     """A trace on a machine."""
 
     name: str
-    cell: Cell
+    spec: RunSpec
     repeats: int
     declares: bool = True  # whether any tool declares how long it takes
 
@@ -186,7 +186,7 @@ def _groups(workloads: Sequence[Workload], folder: Path) -> Iterator[tuple[str, 
                 yield f"uploads {rules} {label} {workload.name}", predicted, policies
     for rate in LOADS:
         for workload in workloads[:1]:
-            loaded = replace(workload, cell=replace(workload.cell, rate=rate))
+            loaded = replace(workload, spec=replace(workload.spec, rate=rate))
             yield f"load {rate:g} {workload.name}", loaded, LOADED
 
 
@@ -194,23 +194,23 @@ def _workloads(coding: Path | None) -> Iterator[Workload]:
     everything = parse_variation("arrivals,tools,declared,order")
     a800 = load_machine("a800-qwen2.5-14b", [])
     for name in ("code-writer", "deep-research"):
-        yield Workload(name, Cell(ROOT / "examples" / f"{name}.jsonl", a800, "", everything), 20)
+        yield Workload(name, RunSpec(ROOT / "examples" / f"{name}.jsonl", a800, "", everything), 20)
     if coding is not None:
         h200 = load_machine("h200-llama-3.1-8b", ["max_context_tokens=1000000"])
-        yield Workload("coding", Cell(coding, h200, "", everything, rate=1 / 60), 10, declares=False)
+        yield Workload("coding", RunSpec(coding, h200, "", everything, rate=1 / 60), 10, declares=False)
 
 
 def _predicted(workload: Workload, label: str, variation: str, folder: Path) -> Workload:
     """The workload with declared durations of another quality."""
-    cell = workload.cell
+    spec = workload.spec
     if label == LEARNED and workload.declares:
         file = folder / f"{workload.name}-undeclared.jsonl"
         if not file.exists():
-            write_trace(file, map(_undeclared, read_trace(cell.trace)))
-        return replace(workload, cell=replace(cell, trace=file))
+            write_trace(file, map(_undeclared, read_trace(spec.trace)))
+        return replace(workload, spec=replace(spec, trace=file))
     if label == LEARNED:
         return workload
-    return replace(workload, cell=replace(cell, variation=parse_variation(f"arrivals,tools,{variation},order")))
+    return replace(workload, spec=replace(spec, variation=parse_variation(f"arrivals,tools,{variation},order")))
 
 
 def _undeclared(application: Application) -> Application:
@@ -223,10 +223,10 @@ def _undeclared(application: Application) -> Application:
 def compared(workload: Workload, policies: Sequence[str]) -> dict[str, Any]:
     """`tokencake compare` of these policies, without what is the same everywhere."""
     began = time.perf_counter()
-    asked = Asked(workload.cell, tuple(policies), workload.repeats, METRIC, Method())
-    gathered = Gathered(asked.policies)
-    run(asked, gathered, lambda policy, done, total: None)
-    made = report(asked, gathered, __version__)
+    request = ComparisonRequest(workload.spec, tuple(policies), workload.repeats, METRIC, Method())
+    runs = ComparisonRuns(request.policies)
+    run(request, runs, lambda policy, done, total: None)
+    made = report(request, runs, __version__)
     print(
         f"{workload.name}: {len(policies)} policies x {workload.repeats}: {time.perf_counter() - began:.0f} s",
         flush=True,

@@ -14,21 +14,21 @@ from ...traces.results.live_reports import read_live_reports
 from ...traces.results.metric import check_judged
 from ...traces.results.played import played_record
 from ...traces.results.run_counts import check_count, check_repeats
-from .cell import Cell, cells, played
-from .comparison_report import ComparisonError, Gathered, Method, build
+from .comparison_report import ComparisonError, ComparisonRuns, Method, build
 from .executors import announced, run_on_workers
 from .lower_bound import lower_bounds
-from .try_out import tried
+from .preflight import preflight
+from .run import RunSpec, played, run_specs
 from .workers import cores
 
 Progress = Callable[[str, int, int], None]  # the policy that has just been played, how many runs are done, of how many
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ComparisonRequest:
     """A comparison as it is asked for."""
 
-    cell: Cell  # what all runs have in common: its policy and its repeat stand for nothing
+    spec: RunSpec  # what all runs have in common: its policy and its repeat stand for nothing
     policies: tuple[str, ...]  # the first that is no bound is what the others are compared with
     repeats: int
     metric: str
@@ -38,10 +38,10 @@ class Asked:
 
     def bounds(self) -> Mapping[str, bool]:
         """Of each policy, whether it sees the future. Raises PolicyError for one that cannot be made."""
-        return tried(self.policies, self.cell.seed, self.policy_timeout_s)
+        return preflight(self.policies, self.spec.seed, self.policy_timeout_s)
 
     @property
-    def runs(self) -> int:
+    def run_count(self) -> int:
         return len(self.policies) * self.repeats
 
 
@@ -50,48 +50,48 @@ def default_policies() -> tuple[str, ...]:
     return tuple(sorted(ROWS, key=is_bound))
 
 
-def check(asked: Asked) -> None:
+def check(request: ComparisonRequest) -> None:
     """Finds what is wrong before the work begins: raises the TokencakeError that names it."""
-    check_judged(asked.metric)
-    check_repeats(asked.repeats)
-    check_count(asked.runs, "--policy, --repeat")
-    applications, _ = played(asked.cell)
+    check_judged(request.metric)
+    check_repeats(request.repeats)
+    check_count(request.run_count, "--policy, --repeat")
+    applications, _ = played(request.spec)
     for application in applications:
-        if (text := problem(application, asked.cell.machine)) is not None:
+        if (text := problem(application, request.spec.machine)) is not None:
             raise EngineError(text)
-    if all(asked.bounds().values()):
+    if all(request.bounds().values()):
         raise ComparisonError("policies: expected one at least that does not see the future: nobody can run the others")
 
 
-def announcement(asked: Asked) -> str | None:
+def announcement(request: ComparisonRequest) -> str | None:
     """What is said before very many runs begin."""
-    first = replace(asked.cell, policy=asked.policies[0])
-    return announced(asked.runs, first, asked.jobs or cores(), asked.policy_timeout_s)
+    first = replace(request.spec, policy=request.policies[0])
+    return announced(request.run_count, first, request.jobs or cores(), request.policy_timeout_s)
 
 
-def run(asked: Asked, gathered: Gathered, progress: Progress) -> None:
+def run(request: ComparisonRequest, runs: ComparisonRuns, progress: Progress) -> None:
     """Play all repeats, into `gathered` as they finish. A policy that fails once is not tried again."""
-    total = asked.runs
-    wanted = gathered.wanted(cells(asked.cell, asked.policies, asked.repeats))
-    for outcome in run_on_workers(wanted, min(asked.jobs or cores(), total), asked.policy_timeout_s):
-        gathered.add(outcome)
-        progress(outcome.cell.policy, gathered.outcomes, total)
+    total = request.run_count
+    wanted = runs.wanted(run_specs(request.spec, request.policies, request.repeats))
+    for outcome in run_on_workers(wanted, min(request.jobs or cores(), total), request.policy_timeout_s):
+        runs.add(outcome)
+        progress(outcome.spec.policy, runs.outcomes, total)
 
 
-def report(asked: Asked, gathered: Gathered, version: str) -> dict[str, Any]:
+def report(request: ComparisonRequest, runs: ComparisonRuns, version: str) -> dict[str, Any]:
     """What the repeats say that all policies have finished. Raises `ComparisonError` if there are none."""
-    cell, repeats = asked.cell, gathered.repeats()
+    spec, repeats = request.spec, runs.repeats()
     if not repeats:
-        reason = next(iter(gathered.failed.values()), "no repeat was finished by every policy")
+        reason = next(iter(runs.failed.values()), "no repeat was finished by every policy")
         raise ComparisonError(f"nothing to compare: {reason}")
     return build(
-        {"version": version, **_about(cell)},
-        asked.metric,
-        gathered.finished(),
-        asked.method,
-        bounds=[policy for policy, bound in asked.bounds().items() if bound],
-        lower=[lower_bounds(played(replace(cell, repeat=repeat))[0], cell.machine) for repeat in repeats],
-        failed=gathered.failed,
+        {"version": version, **_about(spec)},
+        request.metric,
+        runs.finished(),
+        request.method,
+        bounds=[policy for policy, bound in request.bounds().items() if bound],
+        lower=[lower_bounds(played(replace(spec, repeat=repeat))[0], spec.machine) for repeat in repeats],
+        failed=runs.failed,
     )
 
 
@@ -111,12 +111,12 @@ def report_live(paths: Sequence[Path], policies: Sequence[str], metric: str, met
     return build(about, metric, runs, method, failed=found.failed)
 
 
-def _about(cell: Cell) -> Mapping[str, object]:
+def _about(spec: RunSpec) -> Mapping[str, object]:
     """What was played."""
-    _, counts = played(cell)
+    _, counts = played(spec)
     return {
-        "trace": played_record(cell.trace, counts, cell.rate, cell.arrivals),
-        "machine": cell.machine.settings(),
-        "variation": str(cell.variation),
-        "seed": cell.seed,
+        "trace": played_record(spec.trace, counts, spec.rate, spec.arrivals),
+        "machine": spec.machine.settings(),
+        "variation": str(spec.variation),
+        "seed": spec.seed,
     }

@@ -18,9 +18,16 @@ from typing import Any
 from ...traces.errors import TokencakeError
 from ...traces.results.csv_table import csv_table
 from ...traces.results.metric import higher_is_better, metric_value
-from ...traces.results.verdict import Judged, interval_of_mean, judge_paired, judge_unpaired, noise_floor, share_of_gain
-from .cell import Cell, Outcome
+from ...traces.results.verdict import (
+    MeanComparison,
+    interval_of_mean,
+    judge_paired,
+    judge_unpaired,
+    noise_floor,
+    share_of_gain,
+)
 from .lower_bound import has_bound
+from .run import Outcome, RunSpec
 
 SCHEMA = "tokencake.comparison/1"
 STANDARD_METRICS = (
@@ -55,7 +62,7 @@ class Method:
 
 
 @dataclass(slots=True)
-class Gathered:
+class ComparisonRuns:
     """What has come in so far of the runs of a comparison, in whatever order."""
 
     policies: tuple[str, ...]
@@ -64,16 +71,16 @@ class Gathered:
     outcomes: int = 0
 
     def add(self, outcome: Outcome) -> None:
-        cell = outcome.cell
+        spec = outcome.spec
         self.outcomes += 1
         if outcome.metrics is None:
-            self.failed.setdefault(cell.policy, f"repeat {cell.repeat}: {outcome.error}")
+            self.failed.setdefault(spec.policy, f"repeat {spec.repeat}: {outcome.error}")
         else:
-            self.runs[cell.policy, cell.repeat] = outcome.metrics
+            self.runs[spec.policy, spec.repeat] = outcome.metrics
 
-    def wanted(self, cells: Iterable[Cell]) -> Iterator[Cell]:
-        """The cells without those of policies that have failed. Lazy."""
-        return (cell for cell in cells if cell.policy not in self.failed)
+    def wanted(self, specs: Iterable[RunSpec]) -> Iterator[RunSpec]:
+        """The runs without those of policies that have failed. Lazy."""
+        return (spec for spec in specs if spec.policy not in self.failed)
 
     def repeats(self) -> list[int]:
         """Those that every policy has finished, except policies that failed."""
@@ -133,7 +140,9 @@ class _Field:
 
     def judge(self, policy: str, base: str, comparisons: int) -> dict[str, Any]:
         method = self.method
-        judge: Callable[..., Judged] = judge_paired if method.paired else partial(judge_unpaired, floor=self.floor)
+        judge: Callable[..., MeanComparison] = (
+            judge_paired if method.paired else partial(judge_unpaired, floor=self.floor)
+        )
         return _record(
             judge(
                 self.values[policy],
@@ -220,7 +229,7 @@ def _values(repeats: Sequence[Metrics], metric: str) -> list[float]:
     return found if len(found) == len(repeats) else []
 
 
-def _record(judged: Judged) -> dict[str, Any]:
+def _record(judged: MeanComparison) -> dict[str, Any]:
     low, high = judged.interval
     return {"ratio": finite(judged.ratio), "interval": [finite(low), finite(high)], "verdict": judged.verdict}
 

@@ -1,4 +1,4 @@
-"""What the figures of a cell depend on: kept figures are used again only where all of it is the same."""
+"""What the figures of a run depend on: kept figures are used again only where all of it is the same."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...traces.errors import PolicyError
 from ...traces.files.source_file import digest
 from ...traces.format.reader import trace_digest
 from ..machine.machine import Machine
-from .cell import Cell
+from .run import RunSpec
 
 PACKAGE = Path(__file__).parents[2]
 PLAYING = (  # what a simulation is made of
@@ -25,23 +25,23 @@ PLAYING = (  # what a simulation is made of
     "policies/**/*.py",
     "sim/engine/**/*.py",
     "sim/machine/*.py",
-    "sim/experiments/cell.py",
+    "sim/experiments/run.py",
 )
 
 
-def identity_of(cell: Cell, base: Machine) -> dict[str, object]:
-    """What a cell has in common with all others of its sweep. `base` is the machine of which theirs are changes."""
+def identity_of(spec: RunSpec, base: Machine) -> dict[str, object]:
+    """What a run has in common with all others of its sweep. `base` is the machine of which theirs are changes."""
     return {
         "tokencake": __version__,
         "code_sha256": code_digest(),
         "python": platform.python_version(),
         "numpy": version("numpy"),
-        "trace_sha256": trace_digest(cell.trace),
+        "trace_sha256": trace_digest(spec.trace),
         "machine": base.settings(),
-        "variation": asdict(cell.variation),
-        "seed": cell.seed,
-        "arrivals": cell.arrivals,
-        "skip_oversized": cell.skip_oversized,
+        "variation": asdict(spec.variation),
+        "seed": spec.seed,
+        "arrivals": spec.arrivals,
+        "skip_oversized": spec.skip_oversized,
     }
 
 
@@ -57,16 +57,16 @@ def differing(kept: Mapping[str, object], wanted: Mapping[str, object]) -> list[
     return keys
 
 
-def key_of(cell: Cell, base: Machine) -> str:
-    """What is the cell's own: as JSON, equal for cells that come to the same figures."""
-    settings, usual = cell.machine.settings(), base.settings()
+def key_of(spec: RunSpec, base: Machine) -> str:
+    """What is the run's own: as JSON, equal for runs that come to the same figures."""
+    settings, usual = spec.machine.settings(), base.settings()
     own: dict[str, object] = {
-        "rate": cell.rate,
+        "rate": spec.rate,
         "set": {key: value for key, value in settings.items() if value != usual[key]},
-        "policy": cell.policy,
-        "repeat": cell.repeat,
+        "policy": spec.policy,
+        "repeat": spec.repeat,
     }
-    if (file := policy_file(cell.policy)) is not None:
+    if (file := policy_file(spec.policy)) is not None:
         own["policy_sha256"] = _file_digest(file)
     return json.dumps(own, sort_keys=True)
 

@@ -1,4 +1,4 @@
-"""Cells on a Ray cluster. The one file that imports Ray, which is an extra: `pip install 'tokencake[ray]'`.
+"""Runs on a Ray cluster. The one file that imports Ray, which is an extra: `pip install 'tokencake[ray]'`.
 
 A worker needs Tokencake and nothing else. Trace and policy files lie in Ray's object store, and a worker has a copy of
 them while it plays: it need not see the disk of this machine, and what it plays is what was read here. A worker whose
@@ -22,12 +22,11 @@ from typing import Any
 from ...policies.registry import is_ours, policy_file
 from ...traces.errors import TokencakeError
 from ...traces.files.source_file import at_hand
-from .attempt import attempt, lost
-from .cell import Cell, Outcome
 from .executors import run_on
 from .identity import code_digest
+from .run import Outcome, RunSpec, attempt, lost
 
-RETRIES = 1  # Ray's own, of a cell whose worker died; the next sweep tries again
+RETRIES = 1  # Ray's own, of a run whose worker died; the next sweep tries again
 CLEARING_S = 5.0  # for workers to stop
 ANSWER_S = 10.0  # for a cluster to answer at all
 
@@ -45,10 +44,10 @@ def _ray() -> Any:
     return ray
 
 
-def on_ray(address: str | None, count: int | None, todo: Sequence[Cell]) -> Generator[Outcome, None, None]:
+def on_ray(address: str | None, count: int | None, todo: Sequence[RunSpec]) -> Generator[Outcome, None, None]:
     """On the cluster at `address`, else at RAY_ADDRESS, else on one that is started on this machine for this.
 
-    `count` cells at a time; None: as many as the cluster has CPUs. Raises TokencakeError if there is no such cluster.
+    `count` runs at a time; None: as many as the cluster has CPUs. Raises TokencakeError if there is no such cluster.
     """
     with _connected(address, count) as ray:
         workers = count or max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -88,10 +87,10 @@ def _check_answers(address: str | None) -> None:
         raise TokencakeError(f"--ray: no cluster at {address}: {reason}") from None
 
 
-def _contents(todo: Sequence[Cell]) -> dict[str, bytes]:
-    """Every file that the cells need, by its path as the cells have it."""
-    paths = {str(cell.trace) for cell in todo}
-    paths |= {str(file) for policy in {cell.policy for cell in todo} if (file := policy_file(policy)) is not None}
+def _contents(todo: Sequence[RunSpec]) -> dict[str, bytes]:
+    """Every file that the runs need, by its path as the runs have it."""
+    paths = {str(spec.trace) for spec in todo}
+    paths |= {str(file) for policy in {spec.policy for spec in todo} if (file := policy_file(policy)) is not None}
     try:
         return {path: at_hand(path).read_bytes() for path in sorted(paths)}
     except OSError as error:
@@ -106,16 +105,16 @@ class RayExecutor(Executor):
         self._pending: dict[Any, None] = {}  # references to what is not there yet
         self._contents = ray.put(dict(contents))
         self._ours = ray.remote(max_retries=RETRIES)(_play_there)
-        # A worker is gone after it: what other people's code changes in its process reaches no other cell.
+        # A worker is gone after it: what other people's code changes in its process reaches no other run.
         self._theirs = ray.remote(max_retries=RETRIES, max_calls=1)(_play_there)
 
-    def submit(self, act: Callable[[Cell], Outcome], cell: Cell, /) -> Future[Outcome]:  # type: ignore[override]
+    def submit(self, act: Callable[[RunSpec], Outcome], spec: RunSpec, /) -> Future[Outcome]:  # type: ignore[override]
         settled: Future[Outcome] = Future()
         # In a list Ray hands over the reference and not the files, which most calls of a worker do not need.
-        task = self._ours if is_ours(cell.policy) else self._theirs
-        reference = task.remote([self._contents], code_digest(), act, cell)
+        task = self._ours if is_ours(spec.policy) else self._theirs
+        reference = task.remote([self._contents], code_digest(), act, spec)
         self._pending[reference] = None
-        reference.future().add_done_callback(partial(self._settle, reference, settled, cell))
+        reference.future().add_done_callback(partial(self._settle, reference, settled, spec))
         return settled
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -125,9 +124,9 @@ class RayExecutor(Executor):
                 self._ray.cancel(reference)
             self._ray.wait(pending, num_returns=len(pending), timeout=CLEARING_S)
 
-    def _settle(self, reference: Any, settled: Future[Outcome], cell: Cell, done: Future[Outcome]) -> None:
+    def _settle(self, reference: Any, settled: Future[Outcome], spec: RunSpec, done: Future[Outcome]) -> None:
         error = done.exception()
-        settled.set_result(done.result() if error is None else lost(cell, _reason(error)))
+        settled.set_result(done.result() if error is None else lost(spec, _reason(error)))
         self._pending.pop(reference, None)
 
 
@@ -140,16 +139,16 @@ def _reason(error: BaseException) -> str:
 # -- on the worker
 
 
-def _play_there(contents: Sequence[Any], code: str, act: Callable[[Cell], Outcome], cell: Cell) -> Outcome:
+def _play_there(contents: Sequence[Any], code: str, act: Callable[[RunSpec], Outcome], spec: RunSpec) -> Outcome:
     if code_digest() != code:
-        return lost(cell, "the Ray worker has another Tokencake: expected the same one as on the machine that asks")
+        return lost(spec, "the Ray worker has another Tokencake: expected the same one as on the machine that asks")
     with ExitStack() as stack:
         copies = {path: stack.enter_context(_copy(path, data)) for path, data in _fetched(contents[0]).items()}
-        outcome = act(_at(copies, cell))
+        outcome = act(_at(copies, spec))
     error = outcome.error
     for path, copy in copies.items():  # a place in a policy file is told by its name alone
         error = error and error.replace(copy, path).replace(Path(copy).name, Path(path).name)
-    return outcome._replace(cell=cell, error=error)
+    return outcome._replace(spec=spec, error=error)
 
 
 @lru_cache(maxsize=1)
@@ -160,7 +159,7 @@ def _fetched(contents: Any) -> Mapping[str, bytes]:
 
 @lru_cache(maxsize=1)
 def _mark() -> str:
-    """The process's own: nobody can have put a file of that name there. The same for each of its cells."""
+    """The process's own: nobody can have put a file of that name there. The same for each of its runs."""
     return secrets.token_hex(16)
 
 
@@ -176,9 +175,9 @@ def _copy(path: str, data: bytes) -> Iterator[str]:
         copy.unlink(missing_ok=True)
 
 
-def _at(copies: Mapping[str, str], cell: Cell) -> Cell:
-    """The cell as it is played here."""
-    policy = cell.policy
+def _at(copies: Mapping[str, str], spec: RunSpec) -> RunSpec:
+    """The run as it is played here."""
+    policy = spec.policy
     if (file := policy_file(policy)) is not None:
         policy = copies[str(file)] + policy.removeprefix(str(file))
-    return replace(cell, trace=Path(copies[str(cell.trace)]), policy=policy)
+    return replace(spec, trace=Path(copies[str(spec.trace)]), policy=policy)

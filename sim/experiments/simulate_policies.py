@@ -20,7 +20,7 @@ from ...traces.results.run_files import events_name
 from ...traces.variants.workload import Counts, Workload, nothing_to_play
 from ..engine.simulate import Progress, simulate
 from ..machine.machine import Machine
-from .try_out import tried
+from .preflight import preflight
 from .workers import Worker, tell
 
 
@@ -43,7 +43,7 @@ class Contender:
 
         Errors as `load_policy`.
         """
-        bounds = tried(tuple(specs), seed, policy_timeout_s)
+        bounds = preflight(tuple(specs), seed, policy_timeout_s)
         return [
             cls(
                 spec,

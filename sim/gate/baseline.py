@@ -40,8 +40,8 @@ from ...traces.format.reader import trace_digest
 from ...traces.results.metric import metric_names
 from ..machine.files import REQUIRED
 from ..machine.machine import BELIEVABLE, RULES, Machine
-from .case_run import DIGITS, Digests, Witness
-from .decisions import Kept, packed, read_text, unpacked, write_bytes
+from .case_run import DIGITS, CaseRun, Digests
+from .decisions import StoredDecisions, packed, read_text, unpacked, write_bytes
 from .suite.suite import Case, Suite
 
 SCHEMA = "tokencake.baseline/1"
@@ -66,17 +66,17 @@ class Baseline:
     inputs: Inputs
     digests: tuple[Digests, ...]  # of each repeat
     metrics: Mapping[str, tuple[float | None, ...]]  # by dotted path, a value a repeat
-    decisions: Kept | None = None  # of the first repeat; None if the file is not there
+    decisions: StoredDecisions | None = None  # of the first repeat; None if the file is not there
 
 
 def inputs_of(suite: Suite, case: Case, machine: Machine) -> Inputs:
     """Raises TokencakeError if a file cannot be read."""
-    file = suite.place.policy_file(case.policy)
+    file = suite.paths.policy_file(case.policy)
     policy = None if file is None else trace_digest(file)
-    return Inputs(__version__, trace_digest(suite.place.path(case.trace)), _as_read(machine.settings()), policy)
+    return Inputs(__version__, trace_digest(suite.paths.path(case.trace)), _as_read(machine.settings()), policy)
 
 
-def baseline_of(case: Case, inputs: Inputs, repeats: Sequence[Witness]) -> Baseline:
+def baseline_of(case: Case, inputs: Inputs, repeats: Sequence[CaseRun]) -> Baseline:
     """What the repeats of a case, all of them well, came to.
 
     Of a single run all metrics are kept; of more, those that are gated.
@@ -86,7 +86,7 @@ def baseline_of(case: Case, inputs: Inputs, repeats: Sequence[Witness]) -> Basel
     metrics = {path: tuple(one.get(path) for one in flattened) for path in paths}
     digests = tuple(one.digests for one in repeats if one.digests is not None)
     made = repeats[0].decisions
-    return Baseline(_as_read(case.definition()), inputs, digests, metrics, Kept(len(made), made))
+    return Baseline(_as_read(case.definition()), inputs, digests, metrics, StoredDecisions(len(made), made))
 
 
 def flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:

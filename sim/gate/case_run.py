@@ -1,4 +1,4 @@
-"""Plays a cell, and keeps what tells whether the next one behaves alike."""
+"""Plays a run, and keeps what tells whether the next one behaves alike."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ...traces.events import Asked, AskedShared, CallArrived, Planned, Polled
 from ...traces.events_file import encode
 from ...traces.results.metrics import Metrics
 from ..engine.simulate import simulate
-from ..experiments.cell import Cell, played
 from ..experiments.executors import run_on
-from ..experiments.try_out import try_out
+from ..experiments.preflight import SeededPolicy, make_once
+from ..experiments.run import RunSpec, played
 from ..experiments.workers import Died, Workers
 from .decisions import Decision, Decisions
 
@@ -31,10 +31,10 @@ class Digests(NamedTuple):
     decisions: str  # what the policy wanted
 
 
-class Witness(NamedTuple):
-    """What a cell came to: metrics, digests and decisions, or why there are none."""
+class CaseRun(NamedTuple):
+    """What a run came to: metrics, digests and decisions, or why there are none."""
 
-    cell: Cell
+    spec: RunSpec
     metrics: dict[str, Any] | None = None
     digests: Digests | None = None
     decisions: tuple[Decision, ...] = ()
@@ -42,8 +42,8 @@ class Witness(NamedTuple):
     mendable: bool = False  # whether the error is in what was asked for, and not in the policy
 
 
-def witness(cell: Cell) -> Witness:
-    """Run one cell. What is wrong with it becomes the witness's `error`, one line."""
+def run_case(spec: RunSpec) -> CaseRun:
+    """Play one run of a case. What is wrong with it becomes its `error`, one line."""
     metrics, digest, decisions = Metrics(), _Digest(), Decisions()
 
     def journal(record: object) -> None:
@@ -51,14 +51,14 @@ def witness(cell: Cell) -> Witness:
         decisions.add(record)
 
     try:
-        applications, _ = played(cell)
-        policy = load_policy(cell.policy, seed=cell.seed + cell.repeat, applications=applications)
-        simulate(iter(applications), policy, cell.machine, [metrics.add], journal=journal)
+        applications, _ = played(spec)
+        policy = load_policy(spec.policy, seed=spec.seed + spec.repeat, applications=applications)
+        simulate(iter(applications), policy, spec.machine, [metrics.add], journal=journal)
     except TokencakeError as error:
         mendable = not isinstance(error, PolicyError)
-        return Witness(cell, error=" ".join(str(error).split()), mendable=mendable)
+        return CaseRun(spec, error=" ".join(str(error).split()), mendable=mendable)
     digests = Digests(*digest.result(), short(decisions.digest))
-    return Witness(cell, metrics.result(), digests, tuple(decisions.made))
+    return CaseRun(spec, metrics.result(), digests, tuple(decisions.made))
 
 
 class _Digest:
@@ -89,7 +89,7 @@ def _timeless(record: Any) -> str:
 
 
 class Players:
-    """Plays cells, `workers` at a time, each in a process that its policy may leave or keep as it likes.
+    """Plays runs, `workers` at a time, each in a process that its policy may leave or keep as it likes.
 
     0 workers: here, where a policy can end this process; for tests of what is built of this.
     """
@@ -105,52 +105,46 @@ class Players:
         if self._pool is not None:
             self._pool.shutdown(wait=False)
 
-    def try_out(self, policies: Iterable[Made]) -> Mapping[Made, PolicyError]:
+    def preflight(self, policies: Iterable[SeededPolicy]) -> Mapping[SeededPolicy, PolicyError]:
         """Makes each policy once: what is wrong with those that cannot be made."""
         wanted = list(dict.fromkeys(policies))
         pool = self._pool
-        makes = [partial(try_out, one) if pool is None else pool.submit(try_out, one).result for one in wanted]
-        return {one: error for one, made in zip(wanted, makes, strict=True) if (error := _tried(one, made)) is not None}
+        makes = [partial(make_once, one) if pool is None else pool.submit(make_once, one).result for one in wanted]
+        errors = {one: _error_of(one, make) for one, make in zip(wanted, makes, strict=True)}
+        return {one: error for one, error in errors.items() if error is not None}
 
-    def play(self, cells: Iterable[Cell]) -> Iterator[Witness]:
-        """What each cell comes to, as they finish. A policy that did something wrong once is not asked again."""
-        failed: dict[str, Witness] = {}
-        passed_over: list[Cell] = []
+    def play(self, specs: Iterable[RunSpec]) -> Iterator[CaseRun]:
+        """What each run comes to, as they finish. A policy that did something wrong once is not asked again."""
+        failed: dict[str, CaseRun] = {}
+        passed_over: list[RunSpec] = []
 
-        def wanted() -> Iterator[Cell]:
-            for cell in cells:
-                if cell.policy in failed:
-                    passed_over.append(cell)
+        def wanted() -> Iterator[RunSpec]:
+            for spec in specs:
+                if spec.policy in failed:
+                    passed_over.append(spec)
                 else:
-                    yield cell
+                    yield spec
 
         for one in self._played(wanted()):
             if one.error is not None and not one.mendable:
-                failed.setdefault(one.cell.policy, one)
+                failed.setdefault(one.spec.policy, one)
             yield one
-        yield from (failed[cell.policy]._replace(cell=cell) for cell in passed_over)
+        yield from (failed[spec.policy]._replace(spec=spec) for spec in passed_over)
 
-    def _played(self, cells: Iterator[Cell]) -> Iterator[Witness]:
-        return map(witness, cells) if self._pool is None else run_on(self._pool, witness, cells, self._workers, lost)
-
-
-def lost(cell: Cell, why: str) -> Witness:
-    """What a cell came to whose process has died."""
-    return Witness(cell, error=f"policy {cell.policy}: {why}")
+    def _played(self, specs: Iterator[RunSpec]) -> Iterator[CaseRun]:
+        return map(run_case, specs) if self._pool is None else run_on(self._pool, run_case, specs, self._workers, lost)
 
 
-class Made(NamedTuple):
-    """A policy, as `load_policy` takes it, and the seed that it gets."""
-
-    policy: str
-    seed: int
+def lost(spec: RunSpec, why: str) -> CaseRun:
+    """What a run came to whose process has died."""
+    return CaseRun(spec, error=f"policy {spec.policy}: {why}")
 
 
-def _tried(made: Made, make: Callable[[], bool]) -> PolicyError | None:
+def _error_of(seeded: SeededPolicy, make: Callable[[], bool]) -> PolicyError | None:
     try:
         make()
     except Died as died:
-        return PolicyFault(f"policy {made.policy}: {died}")
+        return PolicyFault(f"policy {seeded.policy}: {died}")
     except PolicyError as error:
         return error
     return None

@@ -13,12 +13,13 @@ from ...traces.files.escaping import one_line
 from ...traces.files.source_file import check_file
 from ...traces.format.reader import read_trace
 from ...traces.results.metric import metric_value
-from ..experiments.cell import Cell, played
+from ..experiments.preflight import SeededPolicy
+from ..experiments.run import RunSpec, played
 from ..experiments.workers import cores
 from ..machine.machine import Machine
 from .baseline import Baseline, Inputs, baseline_of, decisions_file, inputs_of, read_baseline
-from .case_run import Digests, Made, Players, Witness
-from .decisions import Difference, first_difference
+from .case_run import CaseRun, Digests, Players
+from .decisions import DecisionDifference, first_difference
 from .judge import Chance, Finding, judge
 from .suite.suite import Case, Gate, Suite
 
@@ -27,7 +28,7 @@ State: TypeAlias = Literal["good", "changed", "improved", "uncertain", "regresse
 FAILING: frozenset[State] = frozenset({"regressed", "failed"})
 FAILING_STRICTLY: frozenset[State] = FAILING | {"changed", "improved", "uncertain"}
 LONGEST_ERROR = 2000  # characters
-CELLS_WORTH_A_PROCESS = 4  # starting one takes as long as a few runs
+RUNS_WORTH_A_PROCESS = 4  # starting one takes as long as a few runs
 
 # A baseline that is older than a setting says nothing of it, and its machine was what the setting is by default.
 UNSAID = {
@@ -38,7 +39,7 @@ Progress: TypeAlias = Callable[[int, int], None]  # runs that are done, of how m
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CaseResult:
     """What became of a case."""
 
     case: Case
@@ -46,7 +47,7 @@ class Checked:
     behaviour: Behaviour = "same"
     repeats_changed: int = 0
     same_decisions: bool = True  # whether the policy wanted the same, whatever came of it
-    difference: Difference | None = None
+    difference: DecisionDifference | None = None
     agent: str | None = None  # the agent whose call `difference` is about, if it is about a call
     findings: tuple[Finding, ...] = ()
     missing_file: str | None = None  # of the baseline's decisions, if it is not there
@@ -69,7 +70,7 @@ class Check:
     """What became of a suite."""
 
     suite: Suite
-    cases: tuple[Checked, ...]
+    cases: tuple[CaseResult, ...]
     wall_s: float
     strict: bool = False
 
@@ -77,7 +78,7 @@ class Check:
     def over_budget(self) -> bool:
         return self.suite.budget_s is not None and self.wall_s > self.suite.budget_s
 
-    def fails(self, one: Checked) -> bool:
+    def fails(self, one: CaseResult) -> bool:
         return one.state in (FAILING_STRICTLY if self.strict else FAILING)
 
     @property
@@ -85,27 +86,27 @@ class Check:
         return not self.over_budget and not any(self.fails(one) for one in self.cases)
 
 
-class Prepared(NamedTuple):
+class CasePlan(NamedTuple):
     """A case, and all that it needs to be run."""
 
     case: Case
     machine: Machine
     inputs: Inputs
 
-    def cells(self, suite: Suite) -> tuple[Cell, ...]:
-        """Of its own policy, a cell a repeat."""
-        return tuple(self._cells(suite, self.case.policy))
+    def specs(self, suite: Suite) -> tuple[RunSpec, ...]:
+        """Of its own policy, a run a repeat."""
+        return tuple(self._specs(suite, self.case.policy))
 
-    def rivals(self, suite: Suite) -> Mapping[str, tuple[Cell, ...]]:
-        return {rival: tuple(self._cells(suite, rival)) for rival in self.case.rivals}
+    def rivals(self, suite: Suite) -> Mapping[str, tuple[RunSpec, ...]]:
+        return {rival: tuple(self._specs(suite, rival)) for rival in self.case.rivals}
 
-    def _cells(self, suite: Suite, policy: str) -> Iterator[Cell]:
+    def _specs(self, suite: Suite, policy: str) -> Iterator[RunSpec]:
         case = self.case
         for repeat in range(case.repeats):
-            yield Cell(
-                suite.place.path(case.trace),
+            yield RunSpec(
+                suite.paths.path(case.trace),
                 self.machine,
-                suite.place.policy(policy),
+                suite.paths.policy(policy),
                 case.variation,
                 repeat,
                 case.seed,
@@ -115,41 +116,41 @@ class Prepared(NamedTuple):
             )
 
 
-def prepare(suite: Suite, case: Case) -> Prepared:
+def prepare(suite: Suite, case: Case) -> CasePlan:
     """Finds what is wrong with a case before anything is run. Raises TokencakeError, naming the case."""
     try:
         check_case_files(suite, case)
-        machine = suite.place.machine(case.machine, case.settings)
-        read_trace(suite.place.path(case.trace))
-        return Prepared(case, machine, inputs_of(suite, case, machine))
+        machine = suite.paths.machine(case.machine, case.settings)
+        read_trace(suite.paths.path(case.trace))
+        return CasePlan(case, machine, inputs_of(suite, case, machine))
     except TokencakeError as error:
         raise _bad(suite, case, str(error)) from None
 
 
 def check_case_files(suite: Suite, case: Case) -> None:
     """Raises TokencakeError for what a case names and is no plain file: a pipe would be waited for."""
-    place = suite.place
-    own = [place.policy_file(policy) for policy in (case.policy, *case.rivals)]
-    for file in (place.path(case.trace), place.machine_file(case.machine), *own):
+    paths = suite.paths
+    own = [paths.policy_file(policy) for policy in (case.policy, *case.rivals)]
+    for file in (paths.path(case.trace), paths.machine_file(case.machine), *own):
         if file is not None:
             check_file(file, TokencakeError)
 
 
-def _try_out(suite: Suite, players: Players) -> dict[str, str]:
+def _preflight(suite: Suite, players: Players) -> dict[str, str]:
     """Makes all policies once, where they can do no harm: what those did that failed, by policy.
 
     Raises TokencakeError, naming the case, for one that the suite asks for wrongly.
     """
-    asked = {
-        Made(suite.place.policy(policy), case.seed): case
+    cases = {
+        SeededPolicy(suite.paths.policy(policy), case.seed): case
         for case in suite.cases
         for policy in (case.policy, *case.rivals)
     }
     faults: dict[str, str] = {}
-    for made, error in players.try_out(asked).items():
+    for seeded, error in players.preflight(cases).items():
         if not isinstance(error, PolicyFault):
-            raise _bad(suite, asked[made], str(error))
-        faults[made.policy] = str(error)
+            raise _bad(suite, cases[seeded], str(error))
+        faults[seeded.policy] = str(error)
     return faults
 
 
@@ -157,21 +158,21 @@ def _bad(suite: Suite, case: Case, problem: str) -> TokencakeError:
     return TokencakeError(f"{suite.file}: cases.{case.name}: {problem}")
 
 
-def _players(suite: Suite, plans: Sequence[Prepared], workers: int | None) -> Players:
+def _players(suite: Suite, plans: Sequence[CasePlan], workers: int | None) -> Players:
     """`workers` processes (None: one a core, if there is enough to do)."""
     runs = sum(plan.case.repeats * (1 + len(plan.case.rivals)) for plan in plans)
-    count = min(cores(), max(1, runs // CELLS_WORTH_A_PROCESS)) if workers is None else workers
+    count = min(cores(), max(1, runs // RUNS_WORTH_A_PROCESS)) if workers is None else workers
     return Players(count, suite.policy_timeout_s)
 
 
-def _run_cells(
-    players: Players, faults: Mapping[str, str], cells: Sequence[Cell], progress: Progress | None
-) -> dict[Cell, Witness]:
-    """Each cell once, but for those of policies that cannot be made."""
-    todo = list(dict.fromkeys(cells))
-    done = {cell: Witness(cell, error=faults[cell.policy]) for cell in todo if cell.policy in faults}
-    for one in players.play(cell for cell in todo if cell.policy not in faults):
-        done[one.cell] = one
+def _run_all(
+    players: Players, faults: Mapping[str, str], specs: Sequence[RunSpec], progress: Progress | None
+) -> dict[RunSpec, CaseRun]:
+    """Each run once, but for those of policies that cannot be made."""
+    todo = list(dict.fromkeys(specs))
+    done = {spec: CaseRun(spec, error=faults[spec.policy]) for spec in todo if spec.policy in faults}
+    for one in players.play(spec for spec in todo if spec.policy not in faults):
+        done[one.spec] = one
         if progress is not None:
             progress(len(done), len(todo))
     return done
@@ -183,11 +184,11 @@ def run_suite(
     """What each case comes to now, on so many processes. Raises TokencakeError if one cannot be run."""
     plans = [prepare(suite, case) for case in suite.cases]
     with _players(suite, plans, workers) as players:
-        faults = _try_out(suite, players)
-        done = _run_cells(players, faults, [cell for plan in plans for cell in plan.cells(suite)], progress)
+        faults = _preflight(suite, players)
+        done = _run_all(players, faults, [spec for plan in plans for spec in plan.specs(suite)], progress)
     came: list[tuple[Case, Baseline]] = []
     for plan in plans:
-        repeats = [done[cell] for cell in plan.cells(suite)]
+        repeats = [done[spec] for spec in plan.specs(suite)]
         for one in repeats:
             if one.error is not None:
                 raise _bad(suite, plan.case, one.error)
@@ -204,28 +205,28 @@ def check_suite(
     """
     began = time.perf_counter()
     plans = [prepare(suite, case) for case in suite.cases]
-    wanted = [cell for plan in plans for cell in (*plan.cells(suite), *sum(plan.rivals(suite).values(), ()))]
+    wanted = [spec for plan in plans for spec in (*plan.specs(suite), *sum(plan.rivals(suite).values(), ()))]
     with _players(suite, plans, workers) as players:
-        faults = _try_out(suite, players)
+        faults = _preflight(suite, players)
         baselines = [read_baseline(suite, case) for case in suite.cases]
-        done = _run_cells(players, faults, wanted, progress)
+        done = _run_all(players, faults, wanted, progress)
     cases = tuple(_checked(suite, plan, base, done) for plan, base in zip(plans, baselines, strict=True))
     return Check(suite, cases, time.perf_counter() - began, strict)
 
 
-def _checked(suite: Suite, plan: Prepared, base: Baseline, done: Mapping[Cell, Witness]) -> Checked:
-    repeats = [done[cell] for cell in plan.cells(suite)]
-    rivals = {name: [done[cell] for cell in cells] for name, cells in plan.rivals(suite).items()}
+def _checked(suite: Suite, plan: CasePlan, base: Baseline, done: Mapping[RunSpec, CaseRun]) -> CaseResult:
+    repeats = [done[spec] for spec in plan.specs(suite)]
+    rivals = {name: [done[spec] for spec in specs] for name, specs in plan.rivals(suite).items()}
     causes = tuple(causes_of(base.inputs, plan.inputs))
     for one in (*repeats, *(one for runs in rivals.values() for one in runs)):
         if one.error is not None and one.mendable:
             raise _bad(suite, plan.case, one.error)
         if one.error is not None:
-            return Checked(plan.case, causes, error=_bounded(one.error))
+            return CaseResult(plan.case, causes, error=_bounded(one.error))
     chance = Chance(suite.confidence, suite.comparisons, plan.case.seed)
     findings = tuple(_found(gate, base, repeats, rivals, chance) for gate in plan.case.gates)
     missing = str(decisions_file(suite, plan.case)) if base.decisions is None else None
-    return _behaved(Checked(plan.case, causes, findings=findings, missing_file=missing), base, repeats)
+    return _behaved(CaseResult(plan.case, causes, findings=findings, missing_file=missing), base, repeats)
 
 
 def _bounded(error: str) -> str:
@@ -235,17 +236,17 @@ def _bounded(error: str) -> str:
 
 
 def _found(
-    gate: Gate, base: Baseline, repeats: Sequence[Witness], rivals: Mapping[str, Sequence[Witness]], chance: Chance
+    gate: Gate, base: Baseline, repeats: Sequence[CaseRun], rivals: Mapping[str, Sequence[CaseRun]], chance: Chance
 ) -> Finding:
     against = base.metrics[gate.metric] if gate.than is None else _values(rivals[gate.than], gate.metric)
     return judge(gate, _values(repeats, gate.metric), against, chance)
 
 
-def _values(runs: Sequence[Witness], metric: str) -> list[float | None]:
+def _values(runs: Sequence[CaseRun], metric: str) -> list[float | None]:
     return [metric_value(one.metrics or {}, metric) for one in runs]
 
 
-def _behaved(checked: Checked, base: Baseline, repeats: Sequence[Witness]) -> Checked:
+def _behaved(checked: CaseResult, base: Baseline, repeats: Sequence[CaseRun]) -> CaseResult:
     """With what is to be said of the behaviour."""
     now = [one.digests for one in repeats if one.digests is not None]
     kinds = [_behaviour(old, new) for old, new in zip(base.digests, now, strict=True)]
@@ -262,16 +263,16 @@ def _behaved(checked: Checked, base: Baseline, repeats: Sequence[Witness]) -> Ch
     difference = first_difference(base.decisions, repeats[0].decisions)
     if difference is None or difference.about is None:
         return replace(checked, difference=difference)
-    return replace(checked, difference=difference, agent=_agent_of(repeats[0].cell, difference.about))
+    return replace(checked, difference=difference, agent=_agent_of(repeats[0].spec, difference.about))
 
 
 def _behaviour(old: Digests, new: Digests) -> Behaviour:
     return "same" if old.events == new.events else "times" if old.order == new.order else "changed"
 
 
-def _agent_of(cell: Cell, name: str) -> str | None:
+def _agent_of(spec: RunSpec, name: str) -> str | None:
     """The agent of a call of the trace; None if the name is no call's."""
-    applications, _ = played(cell)
+    applications, _ = played(spec)
     return next((call.agent for one in applications for call in one.calls if call.id == name), None)
 
 

@@ -92,11 +92,11 @@ def _baselines(suite: Suite) -> list[Output]:
 
 
 def _inputs(suite: Suite) -> list[Path]:
-    place = suite.place
+    paths = suite.paths
     files: list[Path | None] = [suite.file]
     for case in suite.cases:
-        files += [place.path(case.trace), place.machine_file(case.machine)]
-        files += [place.policy_file(policy) for policy in (case.policy, *case.rivals)]
+        files += [paths.path(case.trace), paths.machine_file(case.machine)]
+        files += [paths.policy_file(policy) for policy in (case.policy, *case.rivals)]
     return inputs_of(*files)
 
 

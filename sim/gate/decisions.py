@@ -35,7 +35,7 @@ class Decision(NamedTuple):
     plan: Mapping[str, Any]
 
 
-class Difference(NamedTuple):
+class DecisionDifference(NamedTuple):
     """The first decision that is not as it was. A plan that is None: there was no such decision."""
 
     number: int  # from 1
@@ -46,7 +46,7 @@ class Difference(NamedTuple):
     new: Mapping[str, Any] | None
 
 
-class Kept(NamedTuple):
+class StoredDecisions(NamedTuple):
     """The decisions of a run as a baseline keeps them: from the first on, as many as there is room for."""
 
     total: int
@@ -76,20 +76,20 @@ def _dumps(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def first_difference(old: Kept, new: Sequence[Decision]) -> Difference | None:
+def first_difference(old: StoredDecisions, new: Sequence[Decision]) -> DecisionDifference | None:
     """Where two runs part; None if they do not in what was kept of the old one."""
     whole = old.total == len(old.decisions)
     for number, (was, now) in enumerate(zip_longest(old.decisions, new), start=1):
         if was is None:
             if not whole:
                 return None  # what was kept ends here
-            return Difference(number, now.at_s, None, _first_named(now.plan), None, now.plan)
+            return DecisionDifference(number, now.at_s, None, _first_named(now.plan), None, now.plan)
         if now is None:
-            return Difference(number, was.at_s, was.at_s, _first_named(was.plan), was.plan, None)
+            return DecisionDifference(number, was.at_s, was.at_s, _first_named(was.plan), was.plan, None)
         if fields := differing(was.plan, now.plan):
             one = {name: pair[0] for name, pair in fields.items()}
             other = {name: pair[1] for name, pair in fields.items()}
-            return Difference(number, now.at_s, was.at_s, _parting(one, other), one, other)
+            return DecisionDifference(number, now.at_s, was.at_s, _parting(one, other), one, other)
     return None
 
 
@@ -152,14 +152,14 @@ def read_text(path: Path) -> str | None:
         raise TokencakeError(f"{path}: expected text in UTF-8, got other bytes") from None
 
 
-def unpacked(text: str, where: str) -> Kept:
+def unpacked(text: str, where: str) -> StoredDecisions:
     """The decisions of a file's text. Raises TokencakeError, with `where`, for what `packed` has not written."""
     try:
         header, *lines = [strict_json(line.encode()) for line in text.split("\n")[:-1]] or [None]
         told = _HEADER(header, "header")
         if told["kept"] != len(lines) or told["decisions"] < len(lines):
             raise WrongField("header", f"expected {len(lines)} decisions that are kept, of as many or more")
-        return Kept(told["decisions"], tuple(_restored(lines)))
+        return StoredDecisions(told["decisions"], tuple(_restored(lines)))
     except WrongField as wrong:
         raise TokencakeError(
             f"{where}: expected decisions as `tokencake check --update` writes them: {wrong}"

@@ -22,14 +22,14 @@ Metrics: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(slots=True)
-class LiveRuns:
+class EngineRuns:
     """One policy's runs on the engine."""
 
     metrics: list[Metrics] = field(default_factory=list)
     failed: str | None = None  # why they are not the policy's: it did not last to the end of one
 
 
-class Unjudged(NamedTuple):
+class MissingVerdict(NamedTuple):
     """One metric of which there is no verdict, since a policy failed on the engine."""
 
     metric: str
@@ -41,7 +41,7 @@ class Unjudged(NamedTuple):
         return "failed"
 
 
-class Compared(NamedTuple):
+class TwoSidedVerdict(NamedTuple):
     """One metric of a case's policy against a rival: by how much, and who wins, on both sides."""
 
     metric: str
@@ -81,8 +81,8 @@ def live_gates(case: Case) -> list[Gate]:
 
 
 def compare_sides(
-    case: Case, simulated: Mapping[str, Metrics], live: Mapping[str, LiveRuns], confidence: float
-) -> list[Compared | Unjudged]:
+    case: Case, simulated: Mapping[str, Metrics], live: Mapping[str, EngineRuns], confidence: float
+) -> list[TwoSidedVerdict | MissingVerdict]:
     """Judges each metric of a case from one simulated run and some live runs of each policy.
 
     Live, a policy wins if the interval of the ratio of the means leaves out 1; simulated, if it is ahead by more than
@@ -94,22 +94,22 @@ def compare_sides(
     ]
 
 
-def _unjudged(case: Case, gate: Gate, live: Mapping[str, LiveRuns]) -> Unjudged | None:
+def _unjudged(case: Case, gate: Gate, live: Mapping[str, EngineRuns]) -> MissingVerdict | None:
     for policy in (case.policy, gate.against):
         if failed := live[policy].failed:
-            return Unjudged(gate.metric, gate.against, f"{policy} failed: {failed}")
+            return MissingVerdict(gate.metric, gate.against, f"{policy} failed: {failed}")
     return None
 
 
 def _compared(
-    case: Case, gate: Gate, simulated: Mapping[str, Metrics], live: Mapping[str, LiveRuns], confidence: float
-) -> Compared:
+    case: Case, gate: Gate, simulated: Mapping[str, Metrics], live: Mapping[str, EngineRuns], confidence: float
+) -> TwoSidedVerdict:
     rival = gate.against
     values, base = (_numbers(live[policy].metrics, gate.metric) for policy in (case.policy, rival))
     one, other = (metric_value(simulated[policy], gate.metric) for policy in (case.policy, rival))
     ratio = one / other if one is not None and other else None
     if not values or not base:
-        return Compared(gate.metric, rival, ratio, None, None, "undecided", "undecided")
+        return TwoSidedVerdict(gate.metric, rival, ratio, None, None, "undecided", "undecided")
     judged = judge_unpaired(
         values,
         base,
@@ -121,7 +121,7 @@ def _compared(
     )
     low, high = judged.interval
     word = _word(ratio, (high - low) / 2, gate.higher_is_better)
-    return Compared(gate.metric, rival, ratio, judged.ratio, judged.interval, word, judged.verdict)
+    return TwoSidedVerdict(gate.metric, rival, ratio, judged.ratio, judged.interval, word, judged.verdict)
 
 
 def _word(ratio: float | None, margin: float, higher_is_better: bool) -> Word:
@@ -135,7 +135,7 @@ def _numbers(runs: Sequence[Metrics], metric: str) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def fails(compared: Sequence[Compared | Unjudged], strict: bool) -> bool:
+def fails(compared: Sequence[TwoSidedVerdict | MissingVerdict], strict: bool) -> bool:
     """Whether simulator and engine contradict each other, or a policy failed; strictly: whether they do not say the
     same."""
     return any(one.agreement in ("contradict", "failed") or (strict and one.agreement != "agree") for one in compared)
@@ -143,7 +143,7 @@ def fails(compared: Sequence[Compared | Unjudged], strict: bool) -> bool:
 
 def as_record(
     suite: Suite,
-    found: Mapping[str, Sequence[Compared | Unjudged]],
+    found: Mapping[str, Sequence[TwoSidedVerdict | MissingVerdict]],
     engine: Mapping[str, object],
     cut_off: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
@@ -166,10 +166,10 @@ def cut_off_words(name: str, run: Mapping[str, Any]) -> str:
     return f"{name}: no verdict: {line}"
 
 
-def words(name: str, policy: str, compared: Sequence[Compared | Unjudged]) -> Iterator[str]:
+def words(name: str, policy: str, compared: Sequence[TwoSidedVerdict | MissingVerdict]) -> Iterator[str]:
     """A line a metric."""
     for one in compared:
-        if isinstance(one, Unjudged):
+        if isinstance(one, MissingVerdict):
             yield f"{name}: {policy} against {one.rival}, {one.metric}: no verdict: {one.failed}"
             continue
         sides = f"simulated {_side(one.simulated, one.simulated_word)}, live {_side(one.live, one.live_word)}"
@@ -177,7 +177,7 @@ def words(name: str, policy: str, compared: Sequence[Compared | Unjudged]) -> It
         yield f"{name}: {policy} against {one.rival}, {one.metric}: {sides}{spread}: {_said(one)}"
 
 
-def _said(one: Compared) -> str:
+def _said(one: TwoSidedVerdict) -> str:
     if one.simulated_word == one.live_word == "undecided" and one.agreement == "agree":
         return "neither side can tell"
     return {"agree": "the same", "open": "open on one side", "contradict": "CONTRADICTION"}[one.agreement]

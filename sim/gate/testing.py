@@ -28,14 +28,14 @@ from ...traces.results.metric import check_judged, higher_is_better, metric_valu
 from ...traces.results.metrics import Metrics
 from ...traces.variants.vary import parse_variation
 from ..engine.simulate import simulate as simulate_once
-from ..experiments.cell import Cell, played
+from ..experiments.run import RunSpec, played
 from ..machine.files import DEFAULT_MACHINE
 from ..machine.machine import Machine
 from .formats.report import finding_record
 from .formats.words import allowed, change, interval
 from .judge import Chance, Finding, judge
 from .suite.suite import Gate
-from .suite.suite_paths import Place, as_settings
+from .suite.suite_paths import SuitePaths, as_settings
 
 CONFIDENCE = 0.95
 
@@ -45,7 +45,7 @@ class Simulation:
     """What one policy made of a trace, once or in several repeats."""
 
     policy: str
-    cell: Cell  # what was played, in the first repeat
+    spec: RunSpec  # what was played, in the first repeat
     runs: tuple[Mapping[str, Any], ...] = field(repr=False)  # the metrics of each repeat: see docs/metrics.md
     events: tuple[Record, ...] = field(
         repr=False
@@ -84,16 +84,16 @@ def simulate(
     Paths are told from `folder`. `settings` change the machine. With `repeats`, each plays what `vary` makes of the
     trace ("arrivals,tools"), the same for every policy. Raises TokencakeError for what is wrong with any of these.
     """
-    place = Place(folder)
-    made = machine if isinstance(machine, Machine) else place.machine(machine, as_settings(settings or {}))
-    first = Cell(place.path(trace), made, "", parse_variation(vary), 0, seed, rate, "even", skip_oversized)
+    paths = SuitePaths(folder)
+    made = machine if isinstance(machine, Machine) else paths.machine(machine, as_settings(settings or {}))
+    first = RunSpec(paths.path(trace), made, "", parse_variation(vary), 0, seed, rate, "even", skip_oversized)
     runs, events = list[Mapping[str, Any]](), list[Record]()
     for repeat in range(repeats):
-        cell = replace(first, repeat=repeat)
-        applications, _ = played(cell)
+        spec = replace(first, repeat=repeat)
+        applications, _ = played(spec)
         metrics = Metrics()
         with _leaving_fails():
-            playing = _fresh(policy, place, seed + repeat, applications)
+            playing = _fresh(policy, paths, seed + repeat, applications)
             simulate_once(iter(applications), playing, made, [metrics.add], journal=None if repeat else events.append)
         runs.append(metrics.result())
     name = policy if isinstance(policy, str) else getattr(policy, "__name__", repr(policy))
@@ -116,11 +116,11 @@ def _refuse_to_leave(status: int) -> NoReturn:
 
 
 def _fresh(
-    policy: str | Callable[[], Policy], place: Place, seed: int, applications: tuple[Application, ...]
+    policy: str | Callable[[], Policy], paths: SuitePaths, seed: int, applications: tuple[Application, ...]
 ) -> Policy:
     """A policy that has seen nothing yet: each run needs its own."""
     if isinstance(policy, str):
-        return load_policy(place.policy(policy), seed=seed, applications=applications)
+        return load_policy(paths.policy(policy), seed=seed, applications=applications)
     if not callable(policy):
         raise TokencakeError(f"policy {policy!r}: expected a name, a class, or a function that makes one for each run")
     return policy()
@@ -142,7 +142,7 @@ def assert_not_worse(
     need the same repeats of the same trace on the same machine. Raises TokencakeError if they are not.
     """
     __tracebackhide__ = True  # pytest shows the test, and not this
-    if report.cell != than.cell:
+    if report.spec != than.spec:
         raise TokencakeError("assert_not_worse: expected one trace, played alike on one machine")
     values, base = report.values(metric), than.values(metric)
     if len(values) != len(base):
@@ -163,4 +163,4 @@ def _complaint(report: Simulation, than: Simulation, finding: Finding) -> Iterat
     yield f"  {than.policy:<{width}}  {shown(metric, finding.base)}"
     yield f"  change {change(found)}, allowed {allowed(found)}{interval(found)}"
     repeats = f", {len(report.runs)} repeats" if len(report.runs) > 1 else ""
-    yield f"  in {report.cell.trace} on {report.cell.machine.name}{repeats}"
+    yield f"  in {report.spec.trace} on {report.spec.machine.name}{repeats}"

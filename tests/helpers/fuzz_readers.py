@@ -36,12 +36,12 @@ from tokencake.sim.calibration.report import comments, tables
 from tokencake.sim.calibration.samples_file import read_samples, samples_text
 from tokencake.sim.engine.simulate import simulate
 from tokencake.sim.experiments import comparison_text as comparison_words
-from tokencake.sim.experiments.cell import play
 from tokencake.sim.experiments.compare import report_live
 from tokencake.sim.experiments.comparison_report import Method, csv_text
+from tokencake.sim.experiments.run import play
 from tokencake.sim.experiments.simulate_policies import Contender, simulate_each
-from tokencake.sim.experiments.sweep import journal as kept
 from tokencake.sim.experiments.sweep import report as sweep_report
+from tokencake.sim.experiments.sweep import result_log
 from tokencake.sim.experiments.sweep.grid import make_grid
 from tokencake.sim.experiments.sweep.plan import Sweep
 from tokencake.sim.gate.baseline import baseline_file, decisions_file, read_baseline, write_baselines
@@ -303,7 +303,7 @@ def _sweep() -> Sweep:
 @cache
 def _cells() -> Sequence[bytes]:
     path = _place() / "cells.jsonl"
-    with closing(kept.Kept(path, _sweep().identity(), fresh=True)) as file:
+    with closing(result_log.ResultLog(path, _sweep().identity(), fresh=True)) as file:
         for point in _sweep().grid.points:
             for cell in _sweep().cells_at(point):
                 file.add(_sweep().key(cell), play(cell))
@@ -312,7 +312,7 @@ def _cells() -> Sequence[bytes]:
 
 def _side_file(data: bytes, folder: Path) -> None:
     sweep = _sweep()
-    with closing(kept.Kept(_file(data, folder, "k"), sweep.identity())) as file:
+    with closing(result_log.ResultLog(_file(data, folder, "k"), sweep.identity())) as file:
         report = sweep_report.build(sweep, file.results, METRIC)
         sweep_report.csv_text(report)
         sweep_report.problems(report)

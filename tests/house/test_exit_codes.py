@@ -16,8 +16,8 @@ import pytest
 from misbehaving import POLICIES, WRONG
 
 from tokencake.cli import run
-from tokencake.sim.experiments.cell import Cell
 from tokencake.sim.experiments.executors import run_on_workers
+from tokencake.sim.experiments.run import RunSpec
 from tokencake.sim.experiments.workers import Worker
 from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces.console.exit_codes import BUG
@@ -75,13 +75,13 @@ class Mine(Vllm):
 
 def test_what_a_policy_changes_in_its_process_touches_no_other_policy(folder: Path) -> None:
     Path("poison.py").write_text(POISON)
-    cells = [
-        Cell(Path("t.jsonl"), PUBLISHED, policy, seed=seed)
+    specs = [
+        RunSpec(Path("t.jsonl"), PUBLISHED, policy, seed=seed)
         for seed in (0, 1)
         for policy in ("poison.py:Mine", "vllm", "mine.py:Base")
     ]
-    played = {(one.cell.policy, one.cell.seed): one.error for one in run_on_workers(cells, 1)}
-    assert len(played) == len(cells)
+    played = {(one.spec.policy, one.spec.seed): one.error for one in run_on_workers(specs, 1)}
+    assert len(played) == len(specs)
     for (policy, _), error in played.items():
         assert (error is not None) == (policy == "poison.py:Mine"), policy
 

@@ -93,7 +93,7 @@ class _Conversation:
         self._app = app
         self._conversion = conversion
         self._blocks = self._blocks_of(entry, shared)
-        self._unit = conversion.asked.time_unit or "s"
+        self._unit = conversion.options.time_unit or "s"
         self._agents = {"main"}
         self._positions = count()
         self._ordered: list[Request] = []
@@ -130,7 +130,7 @@ class _Conversation:
         }
 
     def _blocks_of(self, entry: Entry, shared: dict[int, int]) -> Blocks:
-        asked = self._conversion.asked.block_tokens
+        asked = self._conversion.options.block_tokens
         block_tokens = asked if asked is not None and not entry.has("block_size") else entry.whole("block_size", low=1)
         if asked not in (None, block_tokens):
             entry.refuse("block_size", f"{asked}, which --block-tokens says")
@@ -147,7 +147,7 @@ class _Conversation:
         return Blocks(f"{self._app}/blocks", block_tokens)
 
     def _assume_times(self) -> None:
-        said = "as asked" if self._conversion.asked.time_unit else "as documented"
+        said = "as asked" if self._conversion.options.time_unit else "as documented"
         self._conversion.assume(f"times are {self._unit} ({said}), and count from each conversation's first request")
 
     # the recording

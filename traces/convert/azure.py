@@ -70,8 +70,8 @@ class _Times:
     """The times of a table: dates, or numbers whose unit is known. They count from the first row."""
 
     def __init__(self, conversion: Conversion) -> None:
-        self._numbers = RecordedTimes(conversion.asked.time_unit, documented=None)
-        self._asked = conversion.asked.time_unit is not None
+        self._numbers = RecordedTimes(conversion.options.time_unit, documented=None)
+        self._asked = conversion.options.time_unit is not None
         self._first: datetime | None = None
 
     def seconds(self, entry: Entry) -> float:

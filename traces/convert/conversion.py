@@ -19,7 +19,7 @@ BadRows: TypeAlias = Literal["skip", "keep", "fail"]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ConversionOptions:
     """What the user says about a recording, where it does not say so itself, or wants done with its rows."""
 
     block_tokens: int | None = None  # of a block that has an id
@@ -61,7 +61,7 @@ class Counted:
 class Conversion:
     """One conversion: what is asked of it, and what became of the rows that were read so far."""
 
-    asked: Asked = field(default_factory=Asked)
+    options: ConversionOptions = field(default_factory=ConversionOptions)
     rows: int = 0  # requests
     left_out: dict[str, Counted] = field(default_factory=dict)  # by what they are
     kept: dict[str, Counted] = field(default_factory=dict)  # bad rows whose prompts were kept
@@ -79,10 +79,10 @@ class Conversion:
 
     def look_at(self, entry: Entry, known: FieldLists) -> None:
         """Counts the fields of `entry` that are in no list; `null` says nothing and counts as absent."""
-        harmless = known.harmless - self.asked.ignored_fields
+        harmless = known.harmless - self.options.ignored_fields
         for name in sorted(entry.values.keys() - known.understood - harmless):
             if entry.has(name):
-                counts = self.ignored if name in self.asked.ignored_fields else self.strangers
+                counts = self.ignored if name in self.options.ignored_fields else self.strangers
                 _count(counts, spelled(name), entry.place(spelled(name)))
 
     def refuse_strangers(self, source_format: str) -> None:
@@ -104,9 +104,9 @@ class Conversion:
 
         Raises TraceError if such rows are not wanted: `name` is the field that says so, `expected` what it should be.
         """
-        if self.asked.bad_rows == "fail":
+        if self.options.bad_rows == "fail":
             entry.refuse(name, f"{expected} (--bad-rows skip leaves such a row out)")
-        keep = keep and self.asked.bad_rows == "keep"
+        keep = keep and self.options.bad_rows == "keep"
         _count(self.kept if keep else self.left_out, kind, entry.where)
         return keep
 
@@ -121,7 +121,7 @@ class Conversion:
         ):
             lines += [f"{what}: {number_of(kind, found)}" for kind, found in counts.items()]
         lines += [f"ignored: the field {name} in {_rows(found)}" for name, found in sorted(self.ignored.items())]
-        unmet = sorted({spelled(name) for name in self.asked.ignored_fields} - self.ignored.keys())
+        unmet = sorted({spelled(name) for name in self.options.ignored_fields} - self.ignored.keys())
         lines += [f"ignored: the field {name}, which no row has" for name in unmet]
         if self.unread:
             lines.append(f"not read: {len(self.unread):,} other names in the folder (first: {self.unread[0]})")

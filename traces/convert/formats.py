@@ -80,9 +80,9 @@ def convert(
 
 def _check(asked_of: Format, source_format: str, conversion: Conversion) -> None:
     """Raises TraceError if something is asked that means nothing here."""
-    if conversion.asked.block_tokens is not None and not asked_of.blocks:
+    if conversion.options.block_tokens is not None and not asked_of.blocks:
         raise TraceError(f"--block-tokens: {source_format} has no blocks")
-    for name in sorted(conversion.asked.ignored_fields):
+    for name in sorted(conversion.options.ignored_fields):
         if any(name in lists.understood for lists in asked_of.fields):
             raise TraceError(f"--ignore-field {name}: {source_format} has this field, and it says what a row means")
 

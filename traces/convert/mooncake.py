@@ -32,7 +32,7 @@ def from_mooncake(entries: Iterable[Entry], conversion: Conversion) -> Iterator[
     known = known_entries(entries, "mooncake", conversion, lambda entry: conversion.look_at(entry, FIELDS))
     block_tokens, known = _block_tokens(known, conversion)
     blocks = Blocks("/blocks", block_tokens)
-    times = RecordedTimes(conversion.asked.time_unit, documented="ms")
+    times = RecordedTimes(conversion.options.time_unit, documented="ms")
     before_s = 0.0
     for index, entry in enumerate(known):
         conversion.rows += 1
@@ -62,7 +62,7 @@ def _application(entry: Entry, app: str, arrival_s: float, blocks: Blocks, outpu
 
 def _block_tokens(entries: Iterator[Entry], conversion: Conversion) -> tuple[int, Iterator[Entry]]:
     """How many tokens a block has, and the entries, of which some were looked at to find out."""
-    if (asked := conversion.asked.block_tokens) is not None:
+    if (asked := conversion.options.block_tokens) is not None:
         conversion.assume(f"blocks are {asked} tokens (as asked)")
         return asked, entries
     head = list(_looked_at(entries))

@@ -34,7 +34,7 @@ LEAST_MEAN = 1e-6  # a resample's mean, as a share of the sample's: one of zeros
 EQUAL = 1e-9  # relative standard errors below are those of arithmetic
 
 
-class Judged(NamedTuple):
+class MeanComparison(NamedTuple):
     """How a mean compares with another. The interval is a point where there is one repeat, or none differs."""
 
     ratio: float
@@ -77,7 +77,7 @@ def judge_paired(
     comparisons: int = 1,
     higher_is_better: bool = False,
     seed: int = 0,
-) -> Judged:
+) -> MeanComparison:
     """Compares means of the same repeats, in the same order: what varies for both alike takes no part.
 
     `wins` if the whole interval of mean(values) / mean(base) is more than `margin` on the good side of 1, `loses` if it
@@ -102,7 +102,7 @@ def judge_unpaired(
     floor: float = 0.0,
     higher_is_better: bool = False,
     seed: int = 0,
-) -> Judged:
+) -> MeanComparison:
     """Compares means of runs that have nothing to do with each other, as those of a real engine.
 
     `floor` is the noise floor: the relative standard deviation that a run has at least. Two or three runs that lie
@@ -257,11 +257,11 @@ def _exp(interval: Interval) -> Interval:
     return exp(min(low, 700.0)), exp(min(high, 700.0))  # beyond, it would be more than a number can hold
 
 
-def _judged(ratio: float, interval: Interval, repeats: int, margin: float, higher_is_better: bool) -> Judged:
+def _judged(ratio: float, interval: Interval, repeats: int, margin: float, higher_is_better: bool) -> MeanComparison:
     if repeats < 2:
-        return Judged(ratio, (ratio, ratio), "undecided")
+        return MeanComparison(ratio, (ratio, ratio), "undecided")
     low, high = interval
     below, above = high < 1 - margin, low > 1 + margin
     if not (below or above):
-        return Judged(ratio, interval, "undecided")
-    return Judged(ratio, interval, "wins" if above == higher_is_better else "loses")
+        return MeanComparison(ratio, interval, "undecided")
+    return MeanComparison(ratio, interval, "wins" if above == higher_is_better else "loses")

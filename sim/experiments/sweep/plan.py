@@ -13,15 +13,15 @@ from ....traces.format.reader import read_trace
 from ....traces.generate.arrivals import ArrivalProcess
 from ....traces.results.run_counts import check_count, check_repeats
 from ....traces.variants.vary import AS_IT_IS, Variation
-from ..cell import Cell, Outcome, cells
 from ..executors import run_on_workers
 from ..identity import identity_of, key_of
-from ..try_out import tried
+from ..preflight import preflight
+from ..run import Outcome, RunSpec, run_specs
 from ..workers import cores
 from .grid import Grid, Point
-from .journal import Kept, Result
+from .result_log import Result, ResultLog
 
-Play = Callable[[Sequence[Cell]], Generator[Outcome, None, None]]
+Play = Callable[[Sequence[RunSpec]], Generator[Outcome, None, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +50,25 @@ class Sweep:
 
     def bounds(self) -> Mapping[str, bool]:
         """Of each policy, whether it sees the future. Raises PolicyError for one that cannot be made."""
-        return tried(self.policies, self.seed, self.policy_timeout_s)
+        return preflight(self.policies, self.seed, self.policy_timeout_s)
 
-    def cells_at(self, point: Point) -> Iterator[Cell]:
+    def cells_at(self, point: Point) -> Iterator[RunSpec]:
         """All policies in each repeat, one repeat after the other."""
-        return cells(self._first_cell(point), self.policies, self.repeats)
+        return run_specs(self._first_cell(point), self.policies, self.repeats)
 
     def count(self) -> int:
         return len(self.grid.points) * len(self.policies) * self.repeats
 
-    def key(self, cell: Cell) -> str:
-        """Names a cell in the file of what is kept."""
+    def key(self, cell: RunSpec) -> str:
+        """Names a cell in the log of results."""
         return key_of(cell, self.grid.base)
 
     def identity(self) -> Mapping[str, object]:
         """What all cells have in common."""
         return identity_of(self._first_cell(self.grid.points[0]), self.grid.base)
 
-    def _first_cell(self, point: Point) -> Cell:
-        return Cell(
+    def _first_cell(self, point: Point) -> RunSpec:
+        return RunSpec(
             self.trace,
             point.machine,
             self.policies[0],
@@ -83,7 +83,7 @@ class Sweep:
 class Progress:
     """Who is told of what has come in; by default, nobody cares."""
 
-    def begin(self, todo: Sequence[Cell]) -> None:
+    def begin(self, todo: Sequence[RunSpec]) -> None:
         """These cells are going to be played."""
 
     def cell(self, point: Point, outcome: Outcome, done: int) -> None:
@@ -93,18 +93,18 @@ class Progress:
         """Nothing of this point is missing any more."""
 
 
-def play_sweep(sweep: Sweep, kept: Kept, play: Play, progress: Progress) -> None:
-    """Plays what is missing in `kept`, failed cells included, and keeps it at once.
+def play_sweep(sweep: Sweep, log: ResultLog, play: Play, progress: Progress) -> None:
+    """Plays what is missing in `log`, failed cells included, and logs it at once.
 
     What is already there is reported first, point by point. An interrupt or an error ends it at any time; what had
     come in by then is kept.
     """
     missing: dict[str, Point] = {}  # points by the keys of their cells
     left: dict[Point, int] = {}
-    todo: list[Cell] = []
+    todo: list[RunSpec] = []
     for point in sweep.grid.points:
         for cell in sweep.cells_at(point):
-            if not _has(kept.results, key := sweep.key(cell)):
+            if not _has(log.results, key := sweep.key(cell)):
                 missing[key] = point
                 left[point] = left.get(point, 0) + 1
                 todo.append(cell)
@@ -115,9 +115,9 @@ def play_sweep(sweep: Sweep, kept: Kept, play: Play, progress: Progress) -> None
     progress.begin(todo)
     with closing(play(todo)) as outcomes:
         for done, outcome in enumerate(outcomes, sweep.count() - len(todo) + 1):
-            key = sweep.key(outcome.cell)
+            key = sweep.key(outcome.spec)
             point = missing[key]
-            kept.add(key, outcome)
+            log.add(key, outcome)
             progress.cell(point, outcome, done)
             left[point] -= 1
             if not left[point]:
@@ -141,7 +141,7 @@ def players(on_cluster: bool, address: str | None, count: int | None, policy_tim
     return partial(on_ray, address, count)
 
 
-def on_cores(count: int, policy_timeout_s: float | None, todo: Sequence[Cell]) -> Generator[Outcome, None, None]:
+def on_cores(count: int, policy_timeout_s: float | None, todo: Sequence[RunSpec]) -> Generator[Outcome, None, None]:
     """On processes of this machine, at most `count` of them, in the order in which they finish."""
     return run_on_workers(todo, min(count, len(todo)), policy_timeout_s)
 

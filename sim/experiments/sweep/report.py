@@ -18,8 +18,8 @@ from ....traces.results.verdict import interval_of_mean, judge_paired
 from ..comparison_report import STANDARD_METRICS, Method, finite
 from ..comparison_text import BOUND, percent
 from .grid import Point
-from .journal import Result
 from .plan import Sweep
+from .result_log import Result
 
 SCHEMA = "tokencake.sweep/1"
 METHOD = Method()

@@ -13,16 +13,16 @@ from ....traces.files.outputs import Output, check_outputs, outputs_of, write_wh
 from ....traces.files.whole_file import STANDARD_OUTPUT
 from ....traces.results.metric import check_judged
 from ...machine.files import inputs_of
-from ..cell import Cell, Outcome
 from ..executors import announced
+from ..run import Outcome, RunSpec
 from ..workers import cores
 from .grid import Point
-from .journal import Kept
 from .plan import Play, Progress, Sweep, play_sweep
 from .plot import check_plot, plotted
 from .report import build, csv_text, point_line, problems
+from .result_log import ResultLog
 
-KEPT_ENDING = ".cells.jsonl"
+LOG_ENDING = ".cells.jsonl"
 
 Say = Callable[[str], None]
 Bar = Callable[[str, int, int | None, str], None]
@@ -36,9 +36,9 @@ class Files(NamedTuple):
     plot: Path | None = None
 
     @property
-    def kept(self) -> Path | None:
+    def log(self) -> Path | None:
         """What is played again only if something is different. None: standard output has no place for it."""
-        return None if str(self.csv) == STANDARD_OUTPUT else self.csv.with_name(self.csv.name + KEPT_ENDING)
+        return None if str(self.csv) == STANDARD_OUTPUT else self.csv.with_name(self.csv.name + LOG_ENDING)
 
     @property
     def to_standard_output(self) -> bool:
@@ -48,24 +48,24 @@ class Files(NamedTuple):
 class Watcher(Progress):
     """Says a line a point, and a line for each new way in which a cell fails."""
 
-    def __init__(self, sweep: Sweep, kept: Kept, metric: str, say: Say, warn: Say, bar: Bar) -> None:
-        self._sweep, self._kept, self._metric = sweep, kept, metric
+    def __init__(self, sweep: Sweep, log: ResultLog, metric: str, say: Say, warn: Say, bar: Bar) -> None:
+        self._sweep, self._log, self._metric = sweep, log, metric
         self._say, self._warn, self._bar = say, warn, bar
         self._warned: set[tuple[Point, str, str]] = set()
 
-    def begin(self, todo: Sequence[Cell]) -> None:
+    def begin(self, todo: Sequence[RunSpec]) -> None:
         if line := announced(len(todo), todo[0], cores()):
             self._warn(line)
 
     def cell(self, point: Point, outcome: Outcome, done: int) -> None:
-        cell, error = outcome.cell, outcome.error
+        cell, error = outcome.spec, outcome.error
         if error is not None and (point, cell.policy, error) not in self._warned:
             self._warned.add((point, cell.policy, error))
             self._warn(f"failed: {point.label()}: {cell.policy}, repeat {cell.repeat}: {error}")
         self._bar("playing", done, self._sweep.count(), point.label())
 
     def point(self, point: Point) -> None:
-        self._say(point_line(self._sweep, self._kept.results, point, self._metric))
+        self._say(point_line(self._sweep, self._log.results, point, self._metric))
 
 
 def check(sweep: Sweep, files: Files, metric: str, machine_name: str | None = None) -> None:
@@ -73,7 +73,7 @@ def check(sweep: Sweep, files: Files, metric: str, machine_name: str | None = No
     check_judged(metric)
     if files.plot is not None:
         check_plot(files.plot, sweep.grid.axes)
-    outputs = [Output("-o", file) for file in (files.csv, files.kept) if file is not None]
+    outputs = [Output("-o", file) for file in (files.csv, files.log) if file is not None]
     outputs += outputs_of(json=files.json, plot=files.plot)
     check_outputs(outputs, inputs_of(sweep.trace, machine=machine_name, policies=sweep.policies))
     sweep.check()
@@ -83,19 +83,19 @@ def run(sweep: Sweep, files: Files, metric: str, play: Play, fresh: bool, say: S
     """Plays what is missing and writes what is there, also at an interrupt. Returns the errors of failed cells."""
     with (
         TemporaryDirectory(prefix="tokencake-") as nowhere,
-        closing(Kept(files.kept or Path(nowhere) / "cells", sweep.identity(), fresh)) as kept,
+        closing(ResultLog(files.log or Path(nowhere) / "cells", sweep.identity(), fresh)) as log,
     ):
-        if kept.results:
-            say(f"{files.kept}: {len(kept.results)} cells are there from before")
+        if log.results:
+            say(f"{files.log}: {len(log.results)} cells are there from before")
         try:
-            play_sweep(sweep, kept, play, Watcher(sweep, kept, metric, say, warn, bar))
+            play_sweep(sweep, log, play, Watcher(sweep, log, metric, say, warn, bar))
         finally:
-            failed = _publish(sweep, kept, files, metric, warn) if kept.results else []
+            failed = _publish(sweep, log, files, metric, warn) if log.results else []
     return failed
 
 
-def _publish(sweep: Sweep, kept: Kept, files: Files, metric: str, warn: Say) -> list[str]:
-    report = build(sweep, kept.results, metric)
+def _publish(sweep: Sweep, log: ResultLog, files: Files, metric: str, warn: Say) -> list[str]:
+    report = build(sweep, log.results, metric)
     write_whole(files.csv, csv_text(report))
     if files.json is not None:
         write_whole(files.json, json_text(report))

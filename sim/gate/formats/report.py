@@ -13,8 +13,8 @@ from math import isinf
 from typing import Any
 
 from .... import __version__
-from ..check import Check, Checked
-from ..decisions import Difference
+from ..check import CaseResult, Check
+from ..decisions import DecisionDifference
 from ..judge import Finding
 
 SCHEMA = "tokencake.check/1"
@@ -38,7 +38,7 @@ def report_of(check: Check) -> dict[str, Any]:
     }
 
 
-def _case(one: Checked, fails: bool) -> dict[str, Any]:
+def _case(one: CaseResult, fails: bool) -> dict[str, Any]:
     case = one.case
     return {
         "name": case.name,
@@ -57,7 +57,7 @@ def _case(one: Checked, fails: bool) -> dict[str, Any]:
     }
 
 
-def _difference(difference: Difference, agent: str | None) -> dict[str, Any]:
+def _difference(difference: DecisionDifference, agent: str | None) -> dict[str, Any]:
     call = difference.about if agent is not None else None
     return {
         "decision": difference.number,

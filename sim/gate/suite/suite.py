@@ -11,7 +11,7 @@ from typing import Any
 from ....traces.errors import TokencakeError
 from ....traces.generate.arrivals import ArrivalProcess
 from ....traces.variants.vary import AS_IT_IS, Variation
-from .suite_paths import Place
+from .suite_paths import SuitePaths
 
 BASELINE = "baseline"  # what a gate compares with if it names no policy
 
@@ -92,12 +92,12 @@ class Suite:
     comparisons: int = 1  # gates of the whole file that leave something to chance: each of them could fail by it
 
     @property
-    def place(self) -> Place:
-        return Place(self.file.parent)
+    def paths(self) -> SuitePaths:
+        return SuitePaths(self.file.parent)
 
     @property
     def baselines_folder(self) -> Path:
-        return self.place.path(self.baselines)
+        return self.paths.path(self.baselines)
 
     def only(self, patterns: tuple[str, ...]) -> Suite:
         """The cases that one of the patterns names (`*` and `?` as in a shell); without patterns all.

@@ -12,7 +12,7 @@ from ...machine.machine import Machine
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SuitePaths:
     """Finds what is named from a folder, wherever the command was started."""
 
     folder: Path

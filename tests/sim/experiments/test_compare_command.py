@@ -13,7 +13,7 @@ from trace_files import one_app, one_call, written
 from tokencake.cli import run
 from tokencake.policies.registry import is_bound
 from tokencake.sim.experiments import compare as comparing
-from tokencake.sim.experiments.cell import Cell, Outcome
+from tokencake.sim.experiments.run import Outcome, RunSpec
 from tokencake.traces.results.metrics import Metrics
 
 SEARCH = {"kind": "search", "duration_s": 1.5, "declared_s": 1.0}
@@ -53,16 +53,16 @@ def test_policies_are_compared_over_repeats(tmp_path: Path, trace: Path, capsys:
 
 
 def test_the_same_is_found_again_and_something_else_with_another_seed(tmp_path: Path, trace: Path) -> None:
-    asked = (trace, "--policy", "vllm", "--policy", "tokencake", "--repeat", "2")
-    first = compared(tmp_path, *asked)
-    assert compared(tmp_path, *asked) == first
-    assert compared(tmp_path, *asked, "--seed", "1")["policies"] != first["policies"]
+    options = (trace, "--policy", "vllm", "--policy", "tokencake", "--repeat", "2")
+    first = compared(tmp_path, *options)
+    assert compared(tmp_path, *options) == first
+    assert compared(tmp_path, *options, "--seed", "1")["policies"] != first["policies"]
 
 
 def test_processes_find_what_one_finds(tmp_path: Path, trace: Path) -> None:
-    asked = ["compare", str(trace), "--policy", "vllm", "--policy", "tokencake", "--repeat", "2", "--quiet"]
+    options = ["compare", str(trace), "--policy", "vllm", "--policy", "tokencake", "--repeat", "2", "--quiet"]
     for jobs in ("1", "2"):
-        assert run([*asked, "--jobs", jobs, "--json", str(tmp_path / f"{jobs}.json")]) == 0
+        assert run([*options, "--jobs", jobs, "--json", str(tmp_path / f"{jobs}.json")]) == 0
     assert (tmp_path / "1.json").read_bytes() == (tmp_path / "2.json").read_bytes()
 
 
@@ -102,8 +102,8 @@ def test_a_policy_that_fails_is_reported_and_the_others_are_compared(
 ) -> None:
     (tmp_path / "broken.py").write_text(BROKEN)
     broken = f"{tmp_path / 'broken.py'}:Broken"
-    asked = ["--policy", "vllm", "--policy", broken, "--policy", "tokencake", "--repeat", "2", "--jobs", "1"]
-    assert run(["compare", str(trace), *asked, "--json", str(tmp_path / "c.json")]) == 1
+    options = ["--policy", "vllm", "--policy", broken, "--policy", "tokencake", "--repeat", "2", "--jobs", "1"]
+    assert run(["compare", str(trace), *options, "--json", str(tmp_path / "c.json")]) == 1
     found = json.loads((tmp_path / "c.json").read_text())
     assert {row["policy"] for row in found["policies"]} == {"vllm", "tokencake"}
     assert found["repeats"] == 2
@@ -115,17 +115,17 @@ def test_a_policy_that_fails_is_reported_and_the_others_are_compared(
 def test_an_interrupt_reports_what_every_policy_has_finished(
     tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tokencake.sim.experiments.attempt import attempt
+    from tokencake.sim.experiments.run import attempt
 
-    def interrupted(cells: Iterator[Cell], jobs: int, policy_timeout_s: float | None) -> Iterator[Outcome]:
-        for index, outcome in enumerate(map(attempt, cells)):
+    def interrupted(specs: Iterator[RunSpec], jobs: int, policy_timeout_s: float | None) -> Iterator[Outcome]:
+        for index, outcome in enumerate(map(attempt, specs)):
             if index == 5:
                 raise KeyboardInterrupt
             yield outcome
 
     monkeypatch.setattr(comparing, "run_on_workers", interrupted)
-    asked = ["--policy", "vllm", "--policy", "tokencake", "--repeat", "9", "--json", str(tmp_path / "c.json")]
-    assert run(["compare", str(trace), *asked]) == 130
+    options = ["--policy", "vllm", "--policy", "tokencake", "--repeat", "9", "--json", str(tmp_path / "c.json")]
+    assert run(["compare", str(trace), *options]) == 130
     assert json.loads((tmp_path / "c.json").read_text())["repeats"] == 2
     assert "interrupted" in capsys.readouterr().err
 
@@ -336,8 +336,8 @@ def test_what_is_no_live_report_is_named(tmp_path: Path, trace: Path, capsys: py
 
 
 def test_the_shipped_trace_can_be_compared(tmp_path: Path) -> None:
-    asked = (EXAMPLE, "--policy", "vllm", "--policy", "tokencake", "--repeat", "2", "--set", "gpu_blocks=1500")
-    found = compared(tmp_path, *asked)
+    options = (EXAMPLE, "--policy", "vllm", "--policy", "tokencake", "--repeat", "2", "--set", "gpu_blocks=1500")
+    found = compared(tmp_path, *options)
     tokencake = next(row for row in found["policies"] if row["policy"] == "tokencake")
     assert tokencake["against_first"]["ratio"] < 0.8
 

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tokencake.sim.experiments.cell import Cell, Outcome
 from tokencake.sim.experiments.comparison_report import (
     STANDARD_METRICS,
     ComparisonError,
-    Gathered,
+    ComparisonRuns,
     Method,
     build,
     csv_text,
 )
 from tokencake.sim.experiments.comparison_text import tables, words
+from tokencake.sim.experiments.run import Outcome, RunSpec
 from tokencake.sim.machine.files import load_machine
 
 ABOUT: Mapping[str, object] = {
@@ -235,32 +235,32 @@ def test_csv_has_a_line_for_each_metric_and_policy() -> None:
 
 
 def outcome(policy: str, repeat: int, error: str | None = None) -> Outcome:
-    cell = Cell(Path("t.jsonl"), load_machine("h200-llama-3.1-8b", ()), policy, repeat=repeat)
-    return Outcome(cell, None if error else {"makespan_s": repeat}, error, 0.1)
+    spec = RunSpec(Path("t.jsonl"), load_machine("h200-llama-3.1-8b", ()), policy, repeat=repeat)
+    return Outcome(spec, None if error else {"makespan_s": repeat}, error, 0.1)
 
 
 def test_repeats_count_when_every_policy_has_finished_them() -> None:
-    gathered = Gathered(("a", "b"))
+    comparison = ComparisonRuns(("a", "b"))
     for each in (("a", 0), ("a", 1), ("b", 1), ("a", 2)):
-        gathered.add(outcome(*each))
-    assert gathered.repeats() == [1]
-    assert gathered.finished() == {"a": [{"makespan_s": 1}], "b": [{"makespan_s": 1}]}
+        comparison.add(outcome(*each))
+    assert comparison.repeats() == [1]
+    assert comparison.finished() == {"a": [{"makespan_s": 1}], "b": [{"makespan_s": 1}]}
 
 
 def test_a_policy_that_fails_stops_nobody_else_and_is_not_tried_again() -> None:
-    gathered = Gathered(("a", "b", "c"))
-    gathered.add(outcome("b", 0, "it broke"))
-    cells = [outcome(policy, repeat).cell for repeat in range(2) for policy in "abc"]
-    left = list(gathered.wanted(cells))
-    assert [cell.policy for cell in left] == ["a", "c", "a", "c"]
-    for cell in left:
-        gathered.add(outcome(cell.policy, cell.repeat))
-    assert list(gathered.finished()) == ["a", "c"]
-    assert gathered.failed == {"b": "repeat 0: it broke"}
+    comparison = ComparisonRuns(("a", "b", "c"))
+    comparison.add(outcome("b", 0, "it broke"))
+    specs = [outcome(policy, repeat).spec for repeat in range(2) for policy in "abc"]
+    left = list(comparison.wanted(specs))
+    assert [spec.policy for spec in left] == ["a", "c", "a", "c"]
+    for spec in left:
+        comparison.add(outcome(spec.policy, spec.repeat))
+    assert list(comparison.finished()) == ["a", "c"]
+    assert comparison.failed == {"b": "repeat 0: it broke"}
 
 
 def test_before_anything_has_finished_there_is_nothing() -> None:
-    gathered = Gathered(("a", "b"))
-    gathered.add(outcome("a", 0))
-    assert gathered.repeats() == []
-    assert gathered.finished() == {}
+    comparison = ComparisonRuns(("a", "b"))
+    comparison.add(outcome("a", 0))
+    assert comparison.repeats() == []
+    assert comparison.finished() == {}

@@ -6,8 +6,8 @@ import pytest
 
 from tokencake.cli import run
 from tokencake.sim.experiments import executors
-from tokencake.sim.experiments.cell import Cell
 from tokencake.sim.experiments.executors import announced
+from tokencake.sim.experiments.run import RunSpec
 from tokencake.sim.machine.files import load_machine
 from tokencake.traces.format.writer import write_trace
 from tokencake.traces.generate.workloads import code_writer
@@ -48,7 +48,7 @@ def test_absurd_numbers_are_refused_at_once(
 
 
 def test_many_runs_are_announced_with_the_time_that_the_first_took(trace: Path) -> None:
-    first = Cell(trace, load_machine(), "vllm")
+    first = RunSpec(trace, load_machine(), "vllm")
     assert announced(10_000, first, 2) is None
     line = announced(60_000, first, 2)
     assert line is not None

@@ -13,8 +13,8 @@ import pytest
 
 from tokencake.cli import run
 from tokencake.sim.experiments import ray_executor
-from tokencake.sim.experiments.cell import Cell, play
 from tokencake.sim.experiments.identity import code_digest
+from tokencake.sim.experiments.run import RunSpec, play
 from tokencake.sim.machine.files import load_machine
 
 MINE = "from tokencake.policies.field.vllm import Vllm\nclass Mine(Vllm): pass\n"
@@ -77,13 +77,13 @@ class ObjectStore:
 def worker(monkeypatch):
     """A worker whose object store has the files of the cell, while its disk has none of them."""
 
-    def there(cell, code):
+    def there(spec, code):
         ray_executor._fetched.cache_clear()
-        contents = ray_executor._contents([cell])
+        contents = ray_executor._contents([spec])
         monkeypatch.setattr(ray_executor, "_ray", lambda: ObjectStore(contents))
         for path in contents:
             Path(path).unlink()
-        return ray_executor._play_there(["reference"], code, play, cell)
+        return ray_executor._play_there(["reference"], code, play, spec)
 
     yield there
     ray_executor._fetched.cache_clear()
@@ -93,23 +93,23 @@ def test_a_worker_needs_neither_the_trace_nor_the_policy_s_file(worker, tmp_path
     Path("mine.py").write_text(MINE)
     Path("tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    cell = Cell(Path("t.jsonl"), load_machine(), "mine.py:Mine")
-    here = play(cell)
-    there = worker(cell, code_digest())
-    assert (there.cell, there.metrics, there.error) == (cell, here.metrics, None)
+    spec = RunSpec(Path("t.jsonl"), load_machine(), "mine.py:Mine")
+    here = play(spec)
+    there = worker(spec, code_digest())
+    assert (there.spec, there.metrics, there.error) == (spec, here.metrics, None)
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_an_error_on_a_worker_names_the_files_as_they_are_called_here(worker):
     Path("mine.py").write_text("raise ValueError('no')")
-    cell = Cell(Path("t.jsonl"), load_machine(), "mine.py:Mine")
-    here = play(cell)
+    spec = RunSpec(Path("t.jsonl"), load_machine(), "mine.py:Mine")
+    here = play(spec)
     assert here.error == "policy file mine.py: import raised ValueError: no (mine.py:1)"
-    assert worker(cell, code_digest()).error == here.error
+    assert worker(spec, code_digest()).error == here.error
 
 
 def test_a_worker_with_another_tokencake_refuses(worker):
-    outcome = worker(Cell(Path("t.jsonl"), load_machine(), "vllm"), "another")
+    outcome = worker(RunSpec(Path("t.jsonl"), load_machine(), "vllm"), "another")
     assert outcome.error == "the Ray worker has another Tokencake: expected the same one as on the machine that asks"
 
 
@@ -123,8 +123,8 @@ class Tasks:
         return "reference"
 
     def remote(self, *, max_retries, max_calls=0):
-        def task(contents, code, act, cell):
-            self.played.append((cell.policy, max_calls))
+        def task(contents, code, act, spec):
+            self.played.append((spec.policy, max_calls))
             return Reference()
 
         return lambda play: SimpleNamespace(remote=task)
@@ -139,7 +139,7 @@ def test_a_worker_that_played_other_people_s_code_plays_nothing_else():
     tasks = Tasks()
     executor = ray_executor.RayExecutor(tasks, {})
     for policy in ("vllm", "mine.py:Mine", "tokencake:rules=published"):
-        executor.submit(play, Cell(Path("t.jsonl"), load_machine(), policy))
+        executor.submit(play, RunSpec(Path("t.jsonl"), load_machine(), policy))
     assert tasks.played == [("vllm", 0), ("mine.py:Mine", 1), ("tokencake:rules=published", 0)]
 
 

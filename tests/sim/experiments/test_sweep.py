@@ -16,12 +16,11 @@ import pytest
 from misbehaving import POLICIES
 
 from tokencake.cli import run
-from tokencake.sim.experiments.attempt import OUR_BUG, attempt, exit_code_for
-from tokencake.sim.experiments.cell import Cell, Outcome
+from tokencake.sim.experiments.run import OUR_BUG, Outcome, RunSpec, attempt, exit_code_for
 from tokencake.sim.experiments.sweep.grid import make_grid
-from tokencake.sim.experiments.sweep.journal import Kept, Result
 from tokencake.sim.experiments.sweep.plan import Progress, Sweep, play_sweep
 from tokencake.sim.experiments.sweep.report import build, csv_text, point_line, problems
+from tokencake.sim.experiments.sweep.result_log import Result, ResultLog
 from tokencake.sim.machine.files import load_machine
 from tokencake.traces.errors import TokencakeError
 from tokencake.traces.results.metrics import Metrics
@@ -276,14 +275,14 @@ def test_a_policy_s_own_error_is_told(trace, capsys):
 
 
 def test_what_nobody_foresaw_is_a_failed_cell_with_its_place():
-    outcome = attempt(Cell(None, load_machine(), "vllm"))  # type: ignore[arg-type]
+    outcome = attempt(RunSpec(None, load_machine(), "vllm"))  # type: ignore[arg-type]
     assert outcome.metrics is None
     assert re.fullmatch(OUR_BUG + r"AttributeError: .* \(\w+\.py:\d+\)", outcome.error or "")
 
 
 def test_whoever_may_be_to_blame_for_a_bug_in_a_cell_is_named(trace):
     Path("mine.py").write_text(POLICIES)
-    outcome = attempt(Cell(Path(trace), load_machine(), "mine.py:WritesPastTheLock"))
+    outcome = attempt(RunSpec(Path(trace), load_machine(), "mine.py:WritesPastTheLock"))
     assert re.match(OUR_BUG + r"AttributeError: .* \(\w+\.py:\d+\), or a bug in policy WritesPast", outcome.error or "")
 
 
@@ -360,19 +359,19 @@ def metrics(latency_s):
 
 IDENTITY = {"seed": 0, "variation": {"tools": None}}
 CELL: dict[str, object] = {"rate": None, "set": {}, "policy": "vllm", "repeat": 0}
-PLAYED = Cell(Path("t.jsonl"), load_machine(), "vllm")
+PLAYED = RunSpec(Path("t.jsonl"), load_machine(), "vllm")
 
 
 def kept(content):
     Path("k").write_bytes(content)
-    with closing(Kept(Path("k"), IDENTITY)) as file:
+    with closing(ResultLog(Path("k"), IDENTITY)) as file:
         return file.results
 
 
 def written(*outcomes):
     """The bytes of a file that keeps these metrics or errors, repeat after repeat."""
     Path("k").unlink(missing_ok=True)
-    with closing(Kept(Path("k"), IDENTITY)) as file:
+    with closing(ResultLog(Path("k"), IDENTITY)) as file:
         for repeat, found in enumerate(outcomes):
             key = json.dumps(CELL | {"repeat": repeat}, sort_keys=True)
             if isinstance(found, str):
@@ -464,11 +463,11 @@ def test_metrics_that_no_run_has_are_refused_whoever_wrote_their_checksum(change
 
 
 def test_one_sweep_at_a_time_writes_a_file(header):
-    with closing(Kept(Path("k"), IDENTITY)) as first:
+    with closing(ResultLog(Path("k"), IDENTITY)) as first:
         with pytest.raises(TokencakeError, match=r"^k: another sweep is writing it: expected one at a time"):
-            Kept(Path("k"), IDENTITY)
+            ResultLog(Path("k"), IDENTITY)
         with pytest.raises(TokencakeError, match=r"^k: another sweep is writing it"):
-            Kept(Path("k"), IDENTITY, fresh=True)
+            ResultLog(Path("k"), IDENTITY, fresh=True)
         first.add(json.dumps(CELL, sort_keys=True), Outcome(PLAYED, metrics(1.5), None, 0.0))
     assert len(kept(Path("k").read_bytes())) == 1
 
@@ -480,11 +479,11 @@ def played(sweep, latencies_s):
     """Everything that is kept of a sweep whose latencies are these, by place, policy and repeat; others fail."""
 
     def play(todo):
-        for cell in todo:
-            latency_s = latencies_s.get((cell.machine.gpu_blocks, cell.policy, cell.repeat))
-            yield Outcome(cell, latency_s and metrics(latency_s), None if latency_s else "lost", 0.0)
+        for spec in todo:
+            latency_s = latencies_s.get((spec.machine.gpu_blocks, spec.policy, spec.repeat))
+            yield Outcome(spec, latency_s and metrics(latency_s), None if latency_s else "lost", 0.0)
 
-    with closing(Kept(Path("k"), {})) as file:
+    with closing(ResultLog(Path("k"), {})) as file:
         play_sweep(sweep, file, play, Progress())
         return file.results
 
@@ -515,7 +514,7 @@ def test_means_and_ratios_are_those_of_the_repeats_that_both_have(trace):
 
 def test_all_policies_of_a_repeat_are_played_together(trace):
     sweep = Sweep(Path(trace), make_grid("1,2", []), ("vllm", "tokencake"), 2)
-    order = [(cell.rate, cell.repeat, cell.policy) for point in sweep.grid.points for cell in sweep.cells_at(point)]
+    order = [(spec.rate, spec.repeat, spec.policy) for point in sweep.grid.points for spec in sweep.cells_at(point)]
     assert order == [(rate, repeat, policy) for rate in (1, 2) for repeat in (0, 1) for policy in ("vllm", "tokencake")]
     assert sweep.count() == len(order) == 8
 

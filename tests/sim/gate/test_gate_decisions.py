@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tokencake.sim.gate.decisions import (
     KEPT_CHARACTERS,
     Decision,
+    DecisionDifference,
     Decisions,
-    Difference,
-    Kept,
+    StoredDecisions,
     first_difference,
     packed,
     read_text,
@@ -34,9 +34,9 @@ def made(*plans: Mapping[str, object]) -> Decisions:
     return decisions
 
 
-def kept(*plans: Mapping[str, object]) -> Kept:
+def kept(*plans: Mapping[str, object]) -> StoredDecisions:
     decisions = made(*plans).made
-    return Kept(len(decisions), tuple(decisions))
+    return StoredDecisions(len(decisions), tuple(decisions))
 
 
 def test_the_same_plan_again_is_no_new_decision_but_moving_blocks_again_is() -> None:
@@ -59,7 +59,7 @@ def test_equal_plans_at_other_times_have_one_digest() -> None:
 
 def test_two_runs_part_at_the_first_plan_that_differs_and_at_the_first_call_in_it() -> None:
     other = {"admit": ["a/x", "c/z"]}
-    assert first_difference(kept(A, B), made(A, other).made) == Difference(
+    assert first_difference(kept(A, B), made(A, other).made) == DecisionDifference(
         2, 1.0, 1.0, "a/x", {"admit": ["b/y", "a/x"], "skip": True}, {"admit": ["a/x", "c/z"], "skip": None}
     )
     assert first_difference(kept(A, B), made(A, B).made) is None
@@ -76,9 +76,11 @@ def test_moves_part_at_their_agent_whatever_of_it_differs() -> None:
 
 
 def test_a_run_that_decides_less_or_more_parts_where_the_shorter_one_ends() -> None:
-    assert first_difference(kept(A, B), made(A).made) == Difference(2, 1.0, 1.0, "b/y", B, None)
-    assert first_difference(kept(A), made(A, B).made) == Difference(2, 1.0, None, "b/y", None, B)
-    assert first_difference(Kept(2, kept(A).decisions), made(A, B).made) is None  # the second one was not kept
+    assert first_difference(kept(A, B), made(A).made) == DecisionDifference(2, 1.0, 1.0, "b/y", B, None)
+    assert first_difference(kept(A), made(A, B).made) == DecisionDifference(2, 1.0, None, "b/y", None, B)
+    assert (
+        first_difference(StoredDecisions(2, kept(A).decisions), made(A, B).made) is None
+    )  # the second one was not kept
 
 
 PLANS = st.dictionaries(
@@ -95,7 +97,7 @@ PLANS = st.dictionaries(
 @given(st.lists(PLANS))
 def test_what_is_kept_is_read_back(plans: list[dict[str, object]]) -> None:
     decisions = [Decision(float(at_s), plan) for at_s, plan in enumerate(plans)]
-    assert unpacked(packed(decisions), "x") == Kept(len(decisions), tuple(decisions))
+    assert unpacked(packed(decisions), "x") == StoredDecisions(len(decisions), tuple(decisions))
 
 
 def test_of_a_long_run_the_beginning_is_kept() -> None:

@@ -11,7 +11,7 @@ from made_up_engine import Engine
 from tokencake.cli import run
 from tokencake.live.client import in_process
 from tokencake.live.engine.control import versions
-from tokencake.sim.gate.live_verdict import LiveRuns, compare_sides, fails, live_gates, live_policies, words
+from tokencake.sim.gate.live_verdict import EngineRuns, compare_sides, fails, live_gates, live_policies, words
 from tokencake.sim.gate.suite.suite import Case, Gate
 from tokencake.traces.errors import RunError
 
@@ -163,7 +163,7 @@ def test_both_sides_are_held_to_the_noise_of_the_live_one(
 ) -> None:
     """90 against 100 is 10 %; three live runs within 1 % of each other show it, three that differ by 20 % do not."""
     sides = {"vllm": metrics(100.0), "mine": metrics(simulated)}
-    runs = {"vllm": LiveRuns([metrics(100.0)] * 3), "mine": LiveRuns([metrics(value) for value in live])}
+    runs = {"vllm": EngineRuns([metrics(100.0)] * 3), "mine": EngineRuns([metrics(value) for value in live])}
     compared = compare_sides(case(MAKESPAN), sides, runs, 0.95)
     assert [one.agreement for one in compared] == [agreement]
     assert fails(compared, strict=False) == (agreement == "contradict")

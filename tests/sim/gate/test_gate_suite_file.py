@@ -120,13 +120,13 @@ def test_the_suite_is_looked_for_in_the_folders_above(tmp_path: Path) -> None:
 
 
 def test_paths_are_told_from_the_folder_of_the_suite(tmp_path: Path) -> None:
-    place = load_suite(written(tmp_path, SUITE)).place
-    assert place.policy("mine.py:Mine:a=1") == f"{tmp_path}/mine.py:Mine:a=1"
-    assert place.policy("tokencake:upload=demand") == "tokencake:upload=demand"
-    assert place.policy_file("mine.py:Mine") == tmp_path / "mine.py"
-    assert place.policy_file("vllm") is None
+    paths = load_suite(written(tmp_path, SUITE)).paths
+    assert paths.policy("mine.py:Mine:a=1") == f"{tmp_path}/mine.py:Mine:a=1"
+    assert paths.policy("tokencake:upload=demand") == "tokencake:upload=demand"
+    assert paths.policy_file("mine.py:Mine") == tmp_path / "mine.py"
+    assert paths.policy_file("vllm") is None
     (tmp_path / "m.toml").write_text('base = "h100-llama-3.1-8b"\ngpu_blocks = 900\n')
-    assert place.machine("m.toml").gpu_blocks == 900
+    assert paths.machine("m.toml").gpu_blocks == 900
 
 
 @pytest.mark.parametrize(

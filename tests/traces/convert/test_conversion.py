@@ -18,7 +18,7 @@ from tokens import common_prefix, prompt_of
 
 from tokencake.cli import cli
 from tokencake.traces.apps import Segment
-from tokencake.traces.convert.conversion import Asked, Conversion
+from tokencake.traces.convert.conversion import Conversion, ConversionOptions
 from tokencake.traces.convert.fidelity import Fidelity, Served
 from tokencake.traces.convert.formats import FORMATS, convert
 from tokencake.traces.errors import TraceError
@@ -63,7 +63,7 @@ class Converted:
 
     def __init__(self, path: Path, source_format: str, content: str, **asked: Any) -> None:
         path.write_text(content, encoding="utf-8")
-        self.conversion = Conversion(Asked(**asked))
+        self.conversion = Conversion(ConversionOptions(**asked))
         self.applications = list(convert(path, source_format, conversion=self.conversion))
         self.words = "\n".join(self.conversion.words())
 

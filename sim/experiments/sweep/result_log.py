@@ -21,8 +21,8 @@ from ....traces.files.schema import digest, free, map_of, measured, nullable, pr
 from ....traces.files.strict_json import strict_json
 from ....traces.files.whole_file import unwritable
 from ....traces.results.metric import run_metrics
-from ..cell import Outcome
 from ..identity import differing
+from ..run import Outcome
 
 SCHEMA = "tokencake.sweep-cells/2"
 OLDER = "tokencake.sweep-cells/1"  # without checksums
@@ -55,7 +55,7 @@ class Result(NamedTuple):
     oversized: int
 
 
-class Kept:
+class ResultLog:
     """A file of outcomes, read at first and then appended to. Its first line is the identity of what was played."""
 
     def __init__(self, path: Path, identity: Mapping[str, object], fresh: bool = False) -> None:
