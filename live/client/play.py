@@ -1,8 +1,8 @@
 """Plays applications against a real engine: the true DAG, tools as timed waits, the arrival schedule kept.
 
-This is the world outside the engine, as `sim.workload` is for a simulated one, and with the same order of what happens
-at the same time. It does no input or output, reads no clock and starts no thread: whoever drives it says what time it
-is and which calls have ended.
+This is the world outside the engine, as `sim.engine.world` is for a simulated one, and with the same order of what
+happens at the same time. It does no input or output, reads no clock and starts no thread: whoever drives it says what
+time it is and which calls have ended.
 
 Whatever happens has a time at which it was *due*: a call that the engine's client could send only later was due all the
 same, and is measured from then on (else a slow engine would slow down its own load: coordinated omission).
@@ -10,13 +10,13 @@ same, and is measured from then on (else a slow engine would slow down its own l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import NamedTuple, Protocol
 
 from ...traces.apps import AppId, Application, Call, CallId
-from ...traces.errors import TraceError
+from ...traces.dag_run import DagRun, in_arrival_order, tools_s
 from ...traces.events import Request, request_of
 from ...traces.results.distribution import Distribution
 from .tokens import Tokens
@@ -47,22 +47,15 @@ class _Due(NamedTuple):
 
 
 class _Play:
-    """One application under way."""
+    """One application under way, and how much of it the engine has."""
 
-    __slots__ = ("app", "awaited", "followers", "given_up", "left", "order", "under_way", "unsent")
+    __slots__ = ("given_up", "run", "under_way", "unsent")
 
-    def __init__(self, app: Application, order: int) -> None:
-        self.app = app
-        self.order = {call.id: (order, i) for i, call in enumerate(app.calls)}
-        self.left = len(app.calls)  # calls whose tools have not all returned
-        self.unsent = len(app.calls)
+    def __init__(self, run: DagRun) -> None:
+        self.run = run
+        self.unsent = len(run.app.calls)
         self.under_way = 0  # calls that the engine has
         self.given_up = False  # one of them failed: no other is sent
-        self.awaited: dict[CallId, int] = {call.id: len(call.after) for call in app.calls}
-        self.followers: dict[CallId, list[Call]] = {call.id: [] for call in app.calls}
-        for call in app.calls:
-            for before in call.after:
-                self.followers[before].append(call)
 
 
 class Player:
@@ -72,7 +65,7 @@ class Player:
     """
 
     def __init__(self, applications: Iterable[Application], tokens: Tokens, engine: Engine) -> None:
-        self._coming: Iterator[Application] = iter(applications)
+        self._coming = in_arrival_order(applications)
         self._tokens = tokens
         self._engine = engine
         self._plays: dict[AppId, _Play] = {}
@@ -85,7 +78,7 @@ class Player:
         self.calls = 0  # that ended
         self.failed_calls = 0
         self.lateness_s = Distribution()
-        self._draw(0.0)
+        self._draw()
 
     @property
     def done(self) -> bool:
@@ -122,8 +115,7 @@ class Player:
         if play.given_up:
             self._end_if_given_up(play, at_s)
         elif call.tools:
-            back_s = at_s + max(tool.duration_s for tool in call.tools)
-            self._later(back_s, lambda due_s: self._tools_returned(call, due_s), call.app)
+            self._later(at_s + tools_s(call), lambda due_s: self._tools_returned(call, due_s), call.app)
         else:
             self._release_followers(call, at_s)
 
@@ -154,16 +146,13 @@ class Player:
 
     def _release_followers(self, call: Call, at_s: float) -> None:
         play = self._plays[call.app]
-        for follower in play.followers[call.id]:
-            play.awaited[follower.id] -= 1
-            if not play.awaited[follower.id]:
-                self._release(follower, at_s)
-        play.left -= 1
-        if not play.left:
+        for follower in play.run.ended(call):
+            self._release(follower, at_s)
+        if play.run.over:
             self._end(play, at_s)
 
     def _release(self, call: Call, at_s: float) -> None:
-        order = self._plays[call.app].order[call.id]
+        order = self._plays[call.app].run.order[call.id]
         heappush(self._heap, _Due(at_s + call.pause_s, True, order, lambda due_s: self._send(call, due_s), call.app))
 
     def _send(self, call: Call, due_s: float) -> None:
@@ -174,37 +163,33 @@ class Player:
         self.lateness_s.add(self._now_s - due_s)
         self._engine.submit(call, request_of(call), self._tokens.prompt(call), due_s, last=not play.unsent)
 
-    def _draw(self, now_s: float) -> None:
+    def _draw(self) -> None:
         """Look at the next application of the trace, and let it arrive in its time."""
         app = next(self._coming, None)
-        if app is None:
-            return
-        if app.arrival_s < now_s:
-            raise TraceError(
-                f"application {app.id!r}: arrival_s: expected no earlier than the one before it, got {app.arrival_s}"
-            )
-        self._later(app.arrival_s, lambda due_s: self._begin(app, due_s))
+        if app is not None:
+            self._later(app.arrival_s, lambda due_s: self._begin(app, due_s))
 
     def _begin(self, app: Application, due_s: float) -> None:
-        self._plays[app.id] = play = _Play(app, self._begun)
+        run = DagRun(app, self._begun)
+        self._plays[app.id] = play = _Play(run)
         self._begun += 1
         self._tokens.begin(app)
         self._engine.app_started(app.id, due_s)
-        for call in app.calls:
-            if not call.after:
-                self._release(call, due_s)
-        if not play.left:
+        for call in run.first():
+            self._release(call, due_s)
+        if run.over:
             self._end(play, due_s)
-        self._draw(due_s)
+        self._draw()
 
     def _end(self, play: _Play, at_s: float) -> None:
         self.applications += 1
         self._leave(play, at_s)
 
     def _leave(self, play: _Play, at_s: float) -> None:
-        del self._plays[play.app.id]
-        self._tokens.end(play.app)
-        self._engine.app_finished(play.app.id, at_s)
+        app = play.run.app
+        del self._plays[app.id]
+        self._tokens.end(app)
+        self._engine.app_finished(app.id, at_s)
 
     def _later(self, at_s: float, act: Callable[[float], None], app: AppId | None = None) -> None:
         heappush(self._heap, _Due(at_s, False, (next(self._created), 0), act, app))

@@ -32,11 +32,11 @@ from ...traces.events_file import Record, read_events
 from ..calibration.fit import Limits
 from ..engine.clock import Clock
 from ..engine.engine import Engine, Flight
+from ..engine.memory.app_contexts import AppContexts
 from ..engine.memory.context_tree import ContextTree
 from ..engine.memory.link import Done, Link
 from ..engine.requests import Job
 from ..engine.scheduler import Step
-from ..engine.world import Play
 from ..machine.machine import Machine, Timing, ps
 
 World = e.AppStarted | e.AppFinished | e.CallArrived | e.ToolStarted | e.ToolReturned
@@ -382,7 +382,7 @@ class _Recorded:
         self._controller = _Told(policy, costs, self._engine, (), self._simulated)
         self._applications: Iterator[Application] = iter(applications)
         self._found: dict[AppId, Application] = {}  # drawn from the trace before they started
-        self._plays: dict[AppId, Play] = {}
+        self._contexts: dict[AppId, AppContexts] = {}
         self._calls: dict[CallId, Call] = {}
         self._unfinished: dict[CallId, AppId] = {}
         self._in_tools: set[CallId] = set()  # calls whose tools are under way
@@ -559,10 +559,11 @@ class _Recorded:
         _ACTS[type(fact)](self, fact)
 
     def _app_started(self, fact: e.AppStarted) -> None:
-        if fact.app in self._plays:
+        if fact.app in self._contexts:
             raise _Impossible(f"AppStarted: application {fact.app!r} has started before")
-        self._plays[fact.app] = play = Play(self._application(fact.app), len(self._plays))
-        self._calls.update((call.id, call) for call in play.app.calls)
+        app = self._application(fact.app)
+        self._contexts[fact.app] = AppContexts(app)
+        self._calls.update((call.id, call) for call in app.calls)
         self._engine.app_started(fact.app)
 
     def _application(self, name: AppId) -> Application:
@@ -576,21 +577,21 @@ class _Recorded:
     def _app_finished(self, fact: e.AppFinished) -> None:
         if left := [call for call, app in self._unfinished.items() if app == fact.app]:
             raise _Parted(f"application {fact.app!r} has ended, but call {left[0]!r} has not in the simulation")
-        play = self._plays.pop(fact.app, None)
-        if play is None:
+        contexts = self._contexts.pop(fact.app, None)
+        if contexts is None:
             raise _Impossible(f"AppFinished: application {fact.app!r} is not under way")
         self._engine.app_finished(fact.app)
-        play.release(self._tree)
-        for ended in play.app.calls:
+        contexts.release(self._tree)
+        for ended in contexts.app.calls:
             del self._calls[ended.id]
             self._in_tools.discard(ended.id)
 
     def _call_arrived(self, fact: e.CallArrived) -> None:
         call = self._call(fact.request.id)
-        play = self._plays[call.app]
-        if call.id in play.contexts:
+        contexts = self._contexts[call.app]
+        if call.id in contexts.of_call:
             raise _Impossible(f"CallArrived: call {call.id!r} has arrived before")
-        if (extended := call.prompt.extends) is not None and extended not in play.contexts:
+        if (extended := call.prompt.extends) is not None and extended not in contexts.of_call:
             raise _Impossible(f"CallArrived: call {call.id!r} continues {extended!r}, which has not arrived")
         for name, here, there in zip(fact.request._fields, fact.request, e.request_of(call), strict=True):
             if here != there:
@@ -598,7 +599,7 @@ class _Recorded:
                     f"CallArrived: call {call.id!r}: {name}: expected {there!r} of the trace, got {here!r}"
                 )
         self._unfinished[call.id] = call.app
-        self._engine.arrive(call, fact.request, play.context(call, self._tree))
+        self._engine.arrive(call, fact.request, contexts.add(call, self._tree))
 
     def _tool_started(self, fact: e.ToolStarted) -> None:
         call = self._ended(fact)
@@ -619,7 +620,7 @@ class _Recorded:
         call = self._call(fact.call)
         if call.id in self._unfinished:
             raise _Parted(f"call {call.id!r} has ended, but not in the simulation")
-        if call.id not in self._plays[call.app].contexts:
+        if call.id not in self._contexts[call.app].of_call:
             raise _Impossible(f"{type(fact).__name__}: call {call.id!r} has not arrived")
         if fact.agent != call.agent:
             raise _Impossible(
