@@ -11,13 +11,14 @@ import faulthandler
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self
 
 from ...policies.controller import Sink
+from ...policies.playable import Progress
 from ...policies.run_settings import LONGEST_COPY_S, RunSettings
 from ...traces.apps import AppId, Application, Call, CallId
 from ...traces.errors import EngineError, RunError, TokencakeError
@@ -31,8 +32,6 @@ from .lateness import CallLatencies
 from .launch import Started, start
 from .play import Player
 from .tokens import Tokens
-
-Progress = Callable[[int, float], None]  # applications that ended, seconds since the run began
 
 LONGEST_SLEEP_S = 0.1  # an interrupt is noticed at the latest after this
 EMPTY_STEP_S = 0.0005  # after a step that computed nothing: somebody else needs the time, to copy

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ....policies.controller import Sink
+from ....policies.playable import Progress
 from ....policies.run_settings import RunSettings
 from ....traces.apps import AppId, Application, Call, CallId
 from ....traces.errors import EngineError, RunError, TokencakeError
@@ -27,7 +28,7 @@ from ....traces.results.distribution import Distribution
 from ...engine.control.protocol import new_name
 from ..chat import Messages
 from ..counters import Counters, FactCounters, disagreements, since
-from ..in_process import LiveStats, Progress
+from ..in_process import LiveStats
 from ..lateness import CallLatencies
 from ..play import Player
 from ..tokens import Tokens
