@@ -646,7 +646,7 @@ def validate(
 
 def _machine_of(running: InProcess, told: Machine | None, workload: Workload, bar: Bar) -> Machine:
     """The machine to simulate, with the engine's own limits: the one that was told of, else one fitted to it now."""
-    from .sim.calibration.fit import limits_of, name_of
+    from .sim.calibration.engine_info import limits_of, name_of
     from .sim.fidelity.rerun import with_limits
 
     if told is not None:
@@ -672,8 +672,7 @@ def _live_trial(
     """One live run: its metrics, and whether its decisions come out again. Warns if the host was loaded meanwhile."""
     from .policies.replay import replay_file
     from .policies.run_settings import RunSettings
-    from .sim.calibration.fit import loaded_words
-    from .sim.calibration.host_load import HostLoad
+    from .sim.calibration.host_load import HostLoad, loaded_words
     from .sim.fidelity.rerun import play_recorded
     from .traces.results.run_files import events_name
     from .traces.variants.workload import Counts
@@ -749,7 +748,7 @@ def calibrate(
     from datetime import date
 
     from .sim.calibration import report as calibration
-    from .sim.calibration.fit import limits_of, name_of
+    from .sim.calibration.engine_info import limits_of, name_of
     from .sim.calibration.samples_file import read_samples
     from .sim.machine.files import inputs_of, machine_toml
     from .sim.machine.machine import RULES
@@ -810,9 +809,11 @@ def _measured(
 
     The file `samples` keeps them even if something ends them early.
     """
-    from .sim.calibration.fit import limits_of, rough_mix
+    from .sim.calibration.calibrate import measure
+    from .sim.calibration.engine_info import limits_of
+    from .sim.calibration.fit import rough_mix
     from .sim.calibration.host_load import HostLoad
-    from .sim.calibration.probes import FULL, QUICK, measure
+    from .sim.calibration.probes.effort import FULL, QUICK
     from .sim.calibration.samples_file import samples_text
     from .traces.files.outputs import write_whole
     from .traces.variants.workload import Counts
@@ -842,7 +843,8 @@ def _measured(
 
 
 def _fitted(told: Mapping[str, object], facts: Iterable[object], seed: int, workload: Workload | None) -> Fit:
-    from .sim.calibration.fit import fit_for, host_load_of, limits_of
+    from .sim.calibration.engine_info import host_load_of, limits_of
+    from .sim.calibration.fit import fit_for
     from .traces.variants.workload import Counts
 
     limits = limits_of(told)

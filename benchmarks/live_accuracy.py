@@ -28,9 +28,11 @@ from tokencake.live.client.engine_options import EngineOptions
 from tokencake.live.client.in_process import InProcess
 from tokencake.policies.registry import load_policy
 from tokencake.policies.run_settings import RunSettings
-from tokencake.sim.calibration.fit import Fit, fit_for, limits_of, rough_mix
+from tokencake.sim.calibration.calibrate import measure
+from tokencake.sim.calibration.engine_info import limits_of
+from tokencake.sim.calibration.fit import Fit, fit_for, rough_mix
 from tokencake.sim.calibration.host_load import HostLoad
-from tokencake.sim.calibration.probes import FULL, QUICK, measure
+from tokencake.sim.calibration.probes.effort import FULL, QUICK
 from tokencake.sim.calibration.samples import Samples, StepSample
 from tokencake.sim.calibration.step_mix import Shape
 from tokencake.sim.engine.simulate import simulate

@@ -7,7 +7,7 @@ from typing import Any
 
 from tokencake.live.client.in_process import InProcess
 from tokencake.policies.run_settings import UNMEASURED
-from tokencake.sim.calibration.fit import limits_of
+from tokencake.sim.calibration.engine_info import limits_of
 from tokencake.sim.machine.machine import Machine
 from tokencake.traces.apps import Application
 

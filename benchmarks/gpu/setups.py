@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokencake.live.client.available_memory import available_bytes
 from tokencake.live.client.engine_options import EngineOptions
-from tokencake.sim.calibration.probes import QUICK, Effort
+from tokencake.sim.calibration.probes.effort import QUICK, Effort
 from tokencake.sim.machine.machine import Machine
 from tokencake.sim.machine.presets import GPUS, MODELS, PUBLISHED, Model, derive
 from tokencake.traces.apps import Application, Call, Prompt, Segment

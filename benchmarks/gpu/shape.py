@@ -21,9 +21,10 @@ from tokencake.policies.registry import load_policy
 from tokencake.policies.replay import replay_file
 from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.calibration import report as calibration
-from tokencake.sim.calibration.fit import Limits, fit_for, limits_of, rough_mix
+from tokencake.sim.calibration.calibrate import measure
+from tokencake.sim.calibration.engine_info import MachineLimits, limits_of
+from tokencake.sim.calibration.fit import fit_for, rough_mix
 from tokencake.sim.calibration.host_load import HostLoad
-from tokencake.sim.calibration.probes import measure
 from tokencake.sim.calibration.samples import Samples
 from tokencake.sim.engine.simulate import simulate
 from tokencake.sim.fidelity.rerun import Agreement, play_recorded, with_limits
@@ -191,7 +192,7 @@ def played_live(
     return metrics.result(), samples
 
 
-def decided_again(events: Path, workload: list[Application], limits: Limits, policy: str) -> Agreement:
+def decided_again(events: Path, workload: list[Application], limits: MachineLimits, policy: str) -> Agreement:
     """Whether the simulator's engine, given the times of a live run, does what the real one did."""
     return play_recorded(events, workload, with_limits(PUBLISHED, limits), policy)
 

@@ -8,132 +8,30 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
 from ...traces.apps import Application
-from ...traces.errors import MachineError
-from ...traces.files.fields import shown
-from ..machine.machine import ENGINE_VERSIONS, PS_PER_S, RULES, Machine, Real, Switch, Whole, simulated_version
+from ..machine.machine import PS_PER_S, RULES, Machine, Real
 from .copy_costs import CopyFit, fit_copies
+from .engine_info import MachineLimits
 from .host_costs import fit_host
+from .host_load import loaded_words
 from .samples import CopySample, Samples, StepSample
 from .step_costs import Estimate, StepFit, fit_steps
 from .step_mix import REACHED, Beyond, Shape, StepMix, farthest, mix_of
 
 WRONG = 0.1  # relative error from which on a kind of steps is warned about
 DISTURBED = 0.5  # error of the worst twentieth of all steps from which on something disturbed them
-LOADED = 0.05  # share of a thread's time that it waited, or of the CPUs' that was stolen, from which on it is said
 UNSTEADY = 0.1  # spread of equal steps from which on it is said
 UNEQUAL = 1.25  # ratio of the link's two ways from which on one rate for both is a compromise
-
-
-MAY_BE_NONE = ("host_blocks", "long_prefill_token_threshold")
-OF_ITSELF = "what the engine tells of itself"
-USUAL = {"long_prefill_token_threshold": 0}  # what an engine did that does not tell: vLLM's default
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What an engine can hold and do in a step: the part of a machine that is known. Names as in `Machine`."""
-
-    gpu_blocks: int
-    block_tokens: int
-    block_bytes: int
-    host_blocks: int
-    max_context_tokens: int
-    step_budget_tokens: int
-    max_running: int
-    asynchronous: bool
-    long_prefill_token_threshold: int = 0
-    engine_version: str = ENGINE_VERSIONS[-1]
-
-    def settings(self) -> dict[str, Any]:
-        """As fields of a `Machine`."""
-        return {
-            "gpu_blocks": self.gpu_blocks,
-            "block_tokens": self.block_tokens,
-            "kv_bytes_per_token": self.block_bytes // self.block_tokens,
-            "host_gib": self.host_blocks * self.block_bytes / 2**30,
-            "max_context_tokens": self.max_context_tokens,
-            "step_budget_tokens": self.step_budget_tokens,
-            "max_running": self.max_running,
-            "long_prefill_token_threshold": self.long_prefill_token_threshold,
-            "asynchronous": self.asynchronous,
-            "engine_version": self.engine_version,
-        }
-
-
-def limits_of(info: Mapping[str, object]) -> Limits:
-    """The limits that an engine tells. Raises MachineError, naming the field, if one is missing or means nothing."""
-    values: dict[str, Any] = {}
-    if "vllm" in info:  # else the latest is meant, as where a machine does not tell
-        values["engine_version"] = _version(info["vllm"])
-    for name in Limits.__slots__:
-        if name == "engine_version":
-            continue
-        rule = Switch() if name == "asynchronous" else Whole(0 if name in MAY_BE_NONE else 1, 2**63)
-        values[name] = info.get(name, USUAL.get(name))
-        if problem := rule.problem(values[name]):
-            raise MachineError(f"{OF_ITSELF}: {name}: {problem}")
-    limits = Limits(**values)
-    try:
-        Machine(name="engine", **limits.settings(), step_s=1.0, link_gbps=1.0)  # found now, and not after measuring
-    except MachineError as error:
-        raise MachineError(f"{OF_ITSELF}: {error}") from None
-    return limits
-
-
-def name_of(info: Mapping[str, object]) -> str:
-    """What a machine is called that is fitted to an engine: the end of its model's name, if a machine may have that."""
-    name = Path(str(info.get("model", ""))).name
-    return "engine" if RULES["name"].problem(name) else name
-
-
-def _version(vllm: object) -> str:
-    try:
-        return simulated_version(vllm)
-    except MachineError as error:
-        raise MachineError(f"{OF_ITSELF}: {error}") from None
-
-
-def host_load_of(info: Mapping[str, object]) -> dict[str, float | None]:
-    """What is told of the host while the engine was measured; nothing of engines of earlier versions.
-
-    Raises MachineError for what is no share.
-    """
-    told = info.get("host_load", {})
-    if not isinstance(told, Mapping):
-        raise MachineError(f"{OF_ITSELF}: host_load: expected an object, got {shown(told)}")
-    found: dict[str, float | None] = {}
-    for name in ("waited_share", "stolen_share"):
-        value = told.get(name)
-        if value is not None and (problem := Real(0.0, 1.0).problem(value)):
-            raise MachineError(f"{OF_ITSELF}: host_load: {name}: {problem}")
-        found[name] = value
-    return found
-
-
-def loaded_words(host_load: Mapping[str, float | None]) -> list[str]:
-    """What to say of a host's load while an engine's times were taken, as `HostLoad.until` tells it; nothing of a quiet
-    one."""
-    found = []
-    if (waited := host_load.get("waited_share") or 0.0) > LOADED:
-        found.append(
-            f"the host was loaded: for {waited:.0%} of the time in which the engine had something to do it waited"
-            " for a CPU; measure where nothing else runs"
-        )
-    if (stolen := host_load.get("stolen_share") or 0.0) > LOADED:
-        found.append(f"the host was loaded: other virtual machines took {stolen:.0%} of its CPUs' time")
-    return found
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
     """What was fitted. `constants` are by field of `Machine`."""
 
-    limits: Limits
+    limits: MachineLimits
     steps: StepFit
     copies: CopyFit
     host: Mapping[str, Estimate]
@@ -192,7 +90,7 @@ class Fit:
 def fit(
     steps: Sequence[StepSample],
     copies: Sequence[CopySample],
-    limits: Limits,
+    limits: MachineLimits,
     seed: int = 0,
     mix: StepMix | None = None,
     host_load: Mapping[str, float | None] | None = None,
@@ -228,7 +126,7 @@ def samples_of(facts: Iterable[object]) -> Samples:
 
 def fit_for(
     facts: Iterable[object],
-    limits: Limits,
+    limits: MachineLimits,
     workload: Callable[[], Iterable[Application]] | None = None,
     seed: int = 0,
     host_load: Mapping[str, float | None] | None = None,
@@ -240,12 +138,12 @@ def fit_for(
     return fit(samples.steps, samples.copies, limits, seed, mix, host_load)
 
 
-def rough_mix(facts: Iterable[object], limits: Limits, workload: Callable[[], Iterable[Application]]) -> StepMix:
+def rough_mix(facts: Iterable[object], limits: MachineLimits, workload: Callable[[], Iterable[Application]]) -> StepMix:
     """The steps that a workload comes to on a machine that is fitted to these facts as they are."""
     return _mix(samples_of(facts), limits, workload)
 
 
-def _mix(samples: Samples, limits: Limits, workload: Callable[[], Iterable[Application]]) -> StepMix:
+def _mix(samples: Samples, limits: MachineLimits, workload: Callable[[], Iterable[Application]]) -> StepMix:
     return mix_of(workload(), fit(samples.steps, samples.copies, limits).machine("rough"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -10,6 +11,7 @@ SCHEDULED = Path("/proc/thread-self/schedstat")  # of Linux: ns on a CPU, ns rea
 CPUS = Path("/proc/stat")
 STOLEN_COLUMN = 8  # of the first line of /proc/stat: what a hypervisor gave to other machines
 COLUMNS = 9  # up to then, with the line's name; what follows is counted in these
+LOADED = 0.05  # share of a thread's time that it waited, or of the CPUs' that was stolen, from which on it is said
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,20 @@ class HostLoad:
             ),
             "stolen_share": _share(_between(self.stolen, later.stolen), _between(self.ticks, later.ticks)),
         }
+
+
+def loaded_words(host_load: Mapping[str, float | None]) -> list[str]:
+    """What to say of a host's load while an engine's times were taken, as `HostLoad.until` tells it; nothing of a quiet
+    one."""
+    found = []
+    if (waited := host_load.get("waited_share") or 0.0) > LOADED:
+        found.append(
+            f"the host was loaded: for {waited:.0%} of the time in which the engine had something to do it waited"
+            " for a CPU; measure where nothing else runs"
+        )
+    if (stolen := host_load.get("stolen_share") or 0.0) > LOADED:
+        found.append(f"the host was loaded: other virtual machines took {stolen:.0%} of its CPUs' time")
+    return found
 
 
 def _numbers(path: Path, first: int, end: int) -> tuple[int, ...] | None:

@@ -29,7 +29,7 @@ from ...traces.apps import AppId, Application, Call, CallId
 from ...traces.errors import EngineError, PolicyError, TraceError
 from ...traces.events import Fact
 from ...traces.events_file import Record, read_events
-from ..calibration.fit import Limits
+from ..calibration.engine_info import MachineLimits
 from ..engine.clock import Clock
 from ..engine.engine import Engine, Flight
 from ..engine.memory.app_contexts import AppContexts
@@ -189,7 +189,7 @@ def with_memory(machine: Machine, started: e.RunStarted) -> Machine:
     )
 
 
-def with_limits(machine: Machine, limits: Limits) -> Machine:
+def with_limits(machine: Machine, limits: MachineLimits) -> Machine:
     """The machine with what an engine can hold and do in a step. Its client takes no time, as a live run's."""
     return replace(machine, **limits.settings(), client_s=0.0)
 

@@ -30,8 +30,8 @@ from tokencake.policies.registry import load_policy
 from tokencake.policies.replay import replay_file
 from tokencake.policies.replay import words as replay_words
 from tokencake.policies.run_settings import RunSettings, from_record, server_settings
+from tokencake.sim.calibration.engine_info import limits_of as limits_told
 from tokencake.sim.calibration.fit import fit_for
-from tokencake.sim.calibration.fit import limits_of as limits_told
 from tokencake.sim.calibration.report import comments, tables
 from tokencake.sim.calibration.samples_file import read_samples, samples_text
 from tokencake.sim.engine.simulate import simulate

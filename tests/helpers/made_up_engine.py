@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Self
 
 from tokencake.live.client.engine_options import EngineOptions
 from tokencake.live.client.in_process import EngineLimits, LiveStats
+from tokencake.policies.controller import Sink
+from tokencake.policies.playable import Progress
 from tokencake.policies.registry import load_policy
 from tokencake.policies.replay import began
 from tokencake.policies.run_settings import RunSettings
@@ -18,7 +20,7 @@ from tokencake.traces.apps import Application
 
 
 class Engine:
-    """Has the interface of `InProcess`. Each run is a bit slower than the one before it."""
+    """A `Playable` that is made as an `InProcess` is. Each run is a bit slower than the one before it."""
 
     step_s: Callable[[str], float] = staticmethod(lambda policy: 0.004)  # by policy
     errors: Callable[[str], Sequence[str]] = staticmethod(lambda policy: ())  # of a policy: what it raised
@@ -44,16 +46,16 @@ class Engine:
         self,
         applications: Iterable[Application],
         settings: RunSettings,
-        sinks: Sequence[Any],
-        journal: Callable[[Any], None] | None = None,
-        *_: object,
+        sinks: Sequence[Sink] = (),
+        journal: Sink | None = None,
+        progress: Progress | None = None,
     ) -> LiveStats:
         self.runs += 1
         slower = replace(self.machine, step_s=type(self).step_s(settings.policy) * (1 + 0.001 * self.runs))
         policy = load_policy(settings.policy, seed=settings.seed)
         if journal is not None:
             journal(began(settings.policy, settings.seed, self.machine.beliefs()))
-        stats = simulate(applications, policy, slower, [*sinks, self._ending()], journal=journal)
+        stats = simulate(applications, policy, slower, [*sinks, self._ending()], journal=journal, progress=progress)
         errors = type(self).errors(settings.policy) if self.runs > 2 else ()
         return LiveStats(0.0, 1.0, stats.applications, stats.calls, 0, {}, {}, (), errors)
 

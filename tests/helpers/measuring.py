@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tokencake.policies.field.vllm import Vllm
-from tokencake.sim.calibration.fit import Limits
+from tokencake.sim.calibration.engine_info import MachineLimits
 from tokencake.sim.calibration.samples import HostShare, StepSample
 from tokencake.sim.engine.scheduler import Scheduled
 from tokencake.sim.engine.simulate import simulate
@@ -18,8 +18,8 @@ from tokencake.traces.apps import Application
 UNEXPLAINED_S = 5e-4  # of a step's time, what the host takes whatever is in it
 
 
-def limits_of(machine: Machine) -> Limits:
-    return Limits(
+def limits_of(machine: Machine) -> MachineLimits:
+    return MachineLimits(
         gpu_blocks=machine.gpu_blocks,
         block_tokens=machine.block_tokens,
         block_bytes=machine.block_bytes,

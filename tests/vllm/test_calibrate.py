@@ -11,9 +11,12 @@ pytest.importorskip("vllm", reason="needs vLLM")
 from tokencake.cli import run
 from tokencake.live.client.engine_options import EngineOptions
 from tokencake.live.client.in_process import InProcess
-from tokencake.sim.calibration import probes as measuring
-from tokencake.sim.calibration.fit import fit_for, host_load_of, limits_of
-from tokencake.sim.calibration.probes import Effort, measure, step_probes
+from tokencake.sim.calibration.calibrate import measure
+from tokencake.sim.calibration.engine_info import host_load_of, limits_of
+from tokencake.sim.calibration.fit import fit_for
+from tokencake.sim.calibration.probes import effort
+from tokencake.sim.calibration.probes.applications import step_probes
+from tokencake.sim.calibration.probes.effort import Effort
 from tokencake.sim.calibration.samples_file import read_samples
 from tokencake.sim.machine.files import load_machine
 from tokencake.traces import events as e
@@ -89,7 +92,7 @@ def test_a_machine_comes_out(measured):
 
 
 def test_the_command_measures_and_keeps_what_it_measured(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(measuring, "QUICK", LITTLE)
+    monkeypatch.setattr(effort, "QUICK", LITTLE)
     machine, samples, report = tmp_path / "tiny.toml", tmp_path / "samples.jsonl", tmp_path / "fit.json"
     files = ["-o", str(machine), "--samples", str(samples), "--json", str(report)]
     size = ["--gpu-blocks", "150", "--host-gib", "0.03", "--max-context", "2048"]

@@ -16,7 +16,7 @@ from tokencake.live.client.engine_options import EngineOptions
 from tokencake.live.client.in_process import InProcess
 from tokencake.policies.replay import replay_file
 from tokencake.policies.run_settings import RunSettings
-from tokencake.sim.calibration.fit import limits_of
+from tokencake.sim.calibration.engine_info import limits_of
 from tokencake.sim.fidelity.rerun import play_recorded, with_limits
 from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces.apps import Application

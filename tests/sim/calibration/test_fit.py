@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from measuring import limits_of, noisy, steps_of
 
 from tokencake.sim.calibration.copy_costs import fit_copies
-from tokencake.sim.calibration.fit import Fit, fit, host_load_of
-from tokencake.sim.calibration.fit import limits_of as limits_told
-from tokencake.sim.calibration.probes import FULL, QUICK, step_probes
+from tokencake.sim.calibration.engine_info import host_load_of
+from tokencake.sim.calibration.engine_info import limits_of as limits_told
+from tokencake.sim.calibration.fit import Fit, fit
+from tokencake.sim.calibration.probes.applications import step_probes
+from tokencake.sim.calibration.probes.effort import FULL, QUICK
 from tokencake.sim.calibration.samples import CopySample, StepSample
 from tokencake.sim.calibration.step_costs import FIELDS, fit_steps, kind
 from tokencake.sim.calibration.step_mix import StepMix

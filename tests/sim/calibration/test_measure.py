@@ -10,22 +10,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from measuring import limits_of, steps_of
+from simulated_engine import SimulatedEngine, step_facts
 from trace_files import one_app, one_call, written
 
 from tokencake.cli import run
 from tokencake.policies.registry import load_policy
-from tokencake.policies.run_settings import RunSettings
+from tokencake.sim.calibration.calibrate import measure
 from tokencake.sim.calibration.copy_costs import fit_copies
-from tokencake.sim.calibration.fit import Limits
-from tokencake.sim.calibration.probes import COPY_POLICY, FULL, QUICK, copy_probes, measure, step_probes, trace_probes
+from tokencake.sim.calibration.engine_info import MachineLimits
+from tokencake.sim.calibration.probes.applications import COPY_POLICY, copy_probes, step_probes, trace_probes
+from tokencake.sim.calibration.probes.effort import FULL, QUICK
 from tokencake.sim.calibration.samples import Samples
 from tokencake.sim.calibration.samples_file import samples_text
 from tokencake.sim.calibration.step_mix import Shape, reach
 from tokencake.sim.engine.simulate import simulate
 from tokencake.sim.machine.files import load_machine
-from tokencake.sim.machine.machine import Machine
 from tokencake.traces import events as e
-from tokencake.traces.apps import NO_HINTS
 from tokencake.traces.errors import EngineError
 
 SMALL = replace(
@@ -38,20 +38,6 @@ SMALL = replace(
     asynchronous=False,
     client_s=0.0,
 )
-
-
-class Simulated:
-    """A simulated engine in the place of a live one: nobody steps it, so no step is reported."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-        self.errors: list[str] = []
-        self.played: list[RunSettings] = []
-
-    def play(self, applications, settings, sinks=()):
-        self.played.append(settings)
-        simulate(applications, load_policy(settings.policy), self.machine, sinks)
-        return self
 
 
 @pytest.mark.parametrize("effort", [QUICK, FULL])
@@ -76,7 +62,7 @@ def test_equal_seeds_draw_equal_orders():
 @pytest.mark.parametrize(
     "limits",
     [
-        Limits(
+        MachineLimits(
             gpu_blocks=blocks,
             block_tokens=block_tokens,
             block_bytes=1_000,
@@ -168,7 +154,7 @@ def test_whatever_a_trace_has_is_played_without_preemption(shapes, sizes):
 
 
 def test_what_a_trace_needs_is_asked_for_once_the_steps_are_known():
-    engine = Simulated(SMALL)
+    engine = SimulatedEngine(SMALL)
     facts: list[Any] = []
     heard: list[int] = []
 
@@ -222,7 +208,7 @@ def test_copies_give_back_the_link_of_the_machine():
 
 
 def test_measuring_warms_up_first_and_shows_how_far_it_is():
-    engine = Simulated(SMALL)
+    engine = SimulatedEngine(SMALL)
     facts: list[Any] = []
     shown: list[tuple[str, int, int]] = []
     measure(engine, limits_of(SMALL), QUICK, facts.append, progress=lambda *said: shown.append(said))
@@ -237,7 +223,7 @@ def test_measuring_warms_up_first_and_shows_how_far_it_is():
 
 
 def test_a_policy_that_fails_is_said():
-    engine = Simulated(SMALL)
+    engine = SimulatedEngine(SMALL)
     engine.errors = ["policy CopyProbe: plan() raised"]
     with pytest.raises(EngineError, match="copies cannot be measured: policy CopyProbe"):
         measure(engine, limits_of(SMALL), QUICK, lambda fact: None)
@@ -250,20 +236,12 @@ def test_a_policy_that_fails_is_said():
 def recorded(tmp_path):
     """A file of samples of a simulated engine."""
     limits = limits_of(SMALL)
-    facts: list[Any] = [
-        e.RunStarted(0.0, limits.block_tokens, limits.gpu_blocks, limits.host_blocks, limits.block_bytes),
-        e.CallArrived(0.0, e.Request("a/1", "a", "a/main", "main", 100, 10, (), NO_HINTS)),
-    ]
-    now_s = 0.0
-    for step in steps_of(step_probes(limits, QUICK), SMALL):
-        facts.append(e.Stepped(now_s + step.seconds, now_s, *step[1:5]))
-        now_s += step.seconds
+    facts: list[Any] = [*step_facts(step_probes(limits, QUICK), SMALL)]
     application = copy_probes(limits, QUICK)
     assert application is not None
     simulate([application], load_policy(COPY_POLICY), SMALL, [facts.append])
-    told = {name: getattr(limits, name) for name in type(limits).__slots__} | {"model": "some/model", "vllm": "0.32.0"}
     path = tmp_path / "samples.jsonl"
-    path.write_text(samples_text(told, facts))
+    path.write_text(samples_text(SimulatedEngine(SMALL).info(), facts))
     return path
 
 

@@ -17,7 +17,7 @@ from tokencake.policies.field.vllm import Vllm
 from tokencake.policies.interface import Plan, Policy, View
 from tokencake.policies.replay import began
 from tokencake.policies.tokencake.policy import tokencake
-from tokencake.sim.calibration.fit import Limits
+from tokencake.sim.calibration.engine_info import MachineLimits
 from tokencake.sim.fidelity.rerun import Agreement, play_recorded, play_records, with_limits
 from tokencake.sim.machine.machine import Machine
 from tokencake.sim.machine.presets import PUBLISHED
@@ -343,7 +343,7 @@ def test_that_steps_are_not_recorded_is_found_at_the_first_of_them(
 
 
 def test_limits_of_an_engine_replace_those_of_a_machine() -> None:
-    limits = Limits(
+    limits = MachineLimits(
         gpu_blocks=7, block_tokens=32, block_bytes=640, host_blocks=1234567, max_context_tokens=99,
         step_budget_tokens=50, max_running=3, asynchronous=False, long_prefill_token_threshold=9,
     )  # fmt: skip

@@ -1,0 +1,97 @@
+"""What an engine tells of itself, looked at: its limits, a name for its machine, and how loaded its host was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...traces.errors import MachineError
+from ...traces.files.fields import shown
+from ..machine.machine import ENGINE_VERSIONS, RULES, Machine, Real, Switch, Whole, simulated_version
+
+MAY_BE_NONE = ("host_blocks", "long_prefill_token_threshold")
+OF_ITSELF = "what the engine tells of itself"
+USUAL = {"long_prefill_token_threshold": 0}  # what an engine did that does not tell: vLLM's default
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineLimits:
+    """What an engine can hold and do in a step: the part of a machine that is known. Names as in `Machine`."""
+
+    gpu_blocks: int
+    block_tokens: int
+    block_bytes: int
+    host_blocks: int
+    max_context_tokens: int
+    step_budget_tokens: int
+    max_running: int
+    asynchronous: bool
+    long_prefill_token_threshold: int = 0
+    engine_version: str = ENGINE_VERSIONS[-1]
+
+    def settings(self) -> dict[str, Any]:
+        """As fields of a `Machine`."""
+        return {
+            "gpu_blocks": self.gpu_blocks,
+            "block_tokens": self.block_tokens,
+            "kv_bytes_per_token": self.block_bytes // self.block_tokens,
+            "host_gib": self.host_blocks * self.block_bytes / 2**30,
+            "max_context_tokens": self.max_context_tokens,
+            "step_budget_tokens": self.step_budget_tokens,
+            "max_running": self.max_running,
+            "long_prefill_token_threshold": self.long_prefill_token_threshold,
+            "asynchronous": self.asynchronous,
+            "engine_version": self.engine_version,
+        }
+
+
+def limits_of(info: Mapping[str, object]) -> MachineLimits:
+    """The limits that an engine tells. Raises MachineError, naming the field, if one is missing or means nothing."""
+    values: dict[str, Any] = {}
+    if "vllm" in info:  # else the latest is meant, as where a machine does not tell
+        values["engine_version"] = _version(info["vllm"])
+    for name in MachineLimits.__slots__:
+        if name == "engine_version":
+            continue
+        rule = Switch() if name == "asynchronous" else Whole(0 if name in MAY_BE_NONE else 1, 2**63)
+        values[name] = info.get(name, USUAL.get(name))
+        if problem := rule.problem(values[name]):
+            raise MachineError(f"{OF_ITSELF}: {name}: {problem}")
+    limits = MachineLimits(**values)
+    try:
+        Machine(name="engine", **limits.settings(), step_s=1.0, link_gbps=1.0)  # found now, and not after measuring
+    except MachineError as error:
+        raise MachineError(f"{OF_ITSELF}: {error}") from None
+    return limits
+
+
+def name_of(info: Mapping[str, object]) -> str:
+    """What a machine is called that is fitted to an engine: the end of its model's name, if a machine may have that."""
+    name = Path(str(info.get("model", ""))).name
+    return "engine" if RULES["name"].problem(name) else name
+
+
+def _version(vllm: object) -> str:
+    try:
+        return simulated_version(vllm)
+    except MachineError as error:
+        raise MachineError(f"{OF_ITSELF}: {error}") from None
+
+
+def host_load_of(info: Mapping[str, object]) -> dict[str, float | None]:
+    """What is told of the host while the engine was measured; nothing of engines of earlier versions.
+
+    Raises MachineError for what is no share.
+    """
+    told = info.get("host_load", {})
+    if not isinstance(told, Mapping):
+        raise MachineError(f"{OF_ITSELF}: host_load: expected an object, got {shown(told)}")
+    found: dict[str, float | None] = {}
+    for name in ("waited_share", "stolen_share"):
+        value = told.get(name)
+        if value is not None and (problem := Real(0.0, 1.0).problem(value)):
+            raise MachineError(f"{OF_ITSELF}: host_load: {name}: {problem}")
+        found[name] = value
+    return found
