@@ -20,16 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from click.core import ParameterSource
 
 from . import __version__
 from .traces.console.command_group import CommandGroup
-from .traces.console.exit_codes import exit_code_of, fail
+from .traces.console.exit_codes import exit_code_of
+from .traces.console.options import Command, Number, collected, given, refuse, refuse_all_but, with_options
 from .traces.console.process import run_process
-from .traces.console.progress import progress_bar, watched
-from .traces.console.terminal import say
+from .traces.console.progress import progress_bar
+from .traces.console.terminal import say, say_named
 from .traces.errors import EngineError, MachineError, TokencakeError, TraceError
-from .traces.files.source_file import is_read_once
 
 if TYPE_CHECKING:
     from .live.client.engine_options import EngineOptions
@@ -43,26 +42,14 @@ if TYPE_CHECKING:
     from .sim.gate.live_verdict import EngineRuns, MissingVerdict, TwoSidedVerdict
     from .sim.gate.suite.suite import Case, Suite
     from .sim.machine.machine import Machine
-    from .traces.apps import Application
     from .traces.console.progress import Bar
     from .traces.events import Fact
-    from .traces.format.header import Header
     from .traces.limits import Limits
     from .traces.results.publishing import Outputs
     from .traces.results.report import Run
     from .traces.variants.workload import Counts, Workload
 
 STANDARD_OUTPUT = "-"
-
-
-class _Number(click.FloatRange):
-    """A number in a range. click lets NaN through, which is in none."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        if number != number:
-            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
-        return number
 
 
 arrivals_option = click.option(
@@ -75,7 +62,7 @@ policy_option = click.option(
 )
 timeout_option = click.option(
     "--policy-timeout",
-    type=_Number(0, min_open=True),
+    type=Number(0, min_open=True),
     metavar="SECONDS",
     help="End a policy that takes longer to be made, or to plan.",
 )
@@ -101,8 +88,8 @@ ENGINE_OPTIONS = (  # by the fields of live.engine_options.EngineOptions
     click.option("--model", metavar="M", help="A name, a folder, or tiny: a small random model.  [required]"),
     click.option("--gpu-blocks", type=click.IntRange(1), metavar="N", help="KV blocks. [default: what fits]"),
     click.option("--block-tokens", type=click.IntRange(1), metavar="N", help="Tokens of a block. [default: vLLM's]"),
-    click.option("--host-gib", type=_Number(0), help="Memory for copies. [default: what is available; on a CPU 1]"),
-    click.option("--link-gbps", type=_Number(0, min_open=True), help="Copies go no faster, in GB/s."),
+    click.option("--host-gib", type=Number(0), help="Memory for copies. [default: what is available; on a CPU 1]"),
+    click.option("--link-gbps", type=Number(0, min_open=True), help="Copies go no faster, in GB/s."),
     click.option("--max-context", "max_context_tokens", type=click.IntRange(2), metavar="N", help="Tokens of a call."),
     click.option("--step-budget", "step_budget_tokens", type=click.IntRange(1), metavar="N", help="Tokens of a step."),
     click.option("--max-running", type=click.IntRange(1), metavar="N", help="Calls of a step."),
@@ -112,7 +99,7 @@ ENGINE_OPTIONS = (  # by the fields of live.engine_options.EngineOptions
     click.option("--dtype", default="auto", show_default=True),
     click.option("--load-format", default="auto", show_default=True, help="dummy: a model without weights."),
     click.option("--tensor-parallel-size", type=click.IntRange(1), default=1, show_default=True, metavar="N"),
-    click.option("--gpu-memory-utilization", type=_Number(0, 1, min_open=True), metavar="SHARE"),
+    click.option("--gpu-memory-utilization", type=Number(0, 1, min_open=True), metavar="SHARE"),
     click.option("--attention-backend", metavar="NAME", help="vLLM's name of one."),
     click.option("--asynchronous/--synchronous", default=None, help="Schedule ahead. [default: as vLLM does]"),
     click.option(
@@ -130,7 +117,7 @@ ENGINE_OPTIONS = (  # by the fields of live.engine_options.EngineOptions
     click.option("--model-runner", type=click.Choice(["v1", "v2"]), help="vLLM's. [default: vLLM's choice]"),
     click.option(
         "--stall-s",
-        type=_Number(0, min_open=True),
+        type=Number(0, min_open=True),
         default=60.0,
         show_default=True,
         help="Calls wait and nothing happens: then a run has failed.",
@@ -139,30 +126,23 @@ ENGINE_OPTIONS = (  # by the fields of live.engine_options.EngineOptions
 )
 
 
-def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def _outputs(**given: Any) -> Outputs:
+    from .traces.results.publishing import Outputs
+
+    return Outputs(**given)
+
+
+def output_options(command: Command) -> Command:
     """Gives a command the options that say where its results go, as one argument, `outputs`."""
-
-    @wraps(command)
-    def collected(**arguments: Any) -> Any:
-        from .traces.results.publishing import Outputs
-
-        given = {name: arguments.pop(name) for name in Outputs._fields}
-        return command(**arguments, outputs=Outputs(**given))
-
-    return _with_options(collected, OUTPUT_OPTIONS)
+    parameters = ("json_file", "csv_file", "events", "quiet")
+    return with_options(OUTPUT_OPTIONS)(collected("outputs", _outputs, parameters)(command))
 
 
-def _with_options(command: Callable[..., Any], options: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def engine_options(command: Command) -> Command:
     """Gives a command the options of an engine that it starts, as one argument, `engine`."""
 
     @wraps(command)
-    def collected(**arguments: Any) -> Any:
+    def with_engine(**arguments: Any) -> Any:
         from .live.client.engine_options import EngineOptions
 
         names = _engine_parameters()
@@ -174,29 +154,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
             del given["model"]
         return command(**own, engine=EngineOptions(**given))
 
-    return _with_options(collected, ENGINE_OPTIONS)
-
-
-def _given() -> dict[str, str]:
-    """What the command line gives of the command: an option or an argument as it is written there, by parameter."""
-    context = click.get_current_context()
-    return {
-        parameter.name: parameter.opts[-1] if isinstance(parameter, click.Option) else parameter.human_readable_name
-        for parameter in context.command.params
-        if parameter.name and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
-    }
-
-
-def _refuse(why: str, *names: str) -> None:
-    """Refuses these parameters, if they are given: they would have no effect, and nobody would be told."""
-    for name, written in _given().items():
-        if name in names:
-            raise click.UsageError(f"{written} has no effect {why}")
-
-
-def _refuse_all_but(why: str, *names: str) -> None:
-    """Refuses what is given beside these parameters: see `_refuse`."""
-    _refuse(why, *(_given().keys() - set(names)))
+    return with_options(ENGINE_OPTIONS)(with_engine)
 
 
 def main() -> NoReturn:
@@ -257,7 +215,7 @@ def simulate(
     from .traces.variants.workload import Workload
 
     if rate is None:
-        _refuse("without --rate", "arrivals")
+        refuse("without --rate", "arrivals")
     specs = specs or DEFAULT_POLICIES
     machine = load_machine(machine_name or DEFAULT_MACHINE, settings)
     contenders = Contender.all_of(specs, seed, policy_timeout)
@@ -350,9 +308,9 @@ def live(
     from .traces.variants.workload import Workload
 
     if print_serve_args:
-        _refuse_all_but("with --print-serve-args", *_OF_A_SERVER, *_engine_parameters())
+        refuse_all_but("with --print-serve-args", *_OF_A_SERVER, *_engine_parameters())
     elif rate is None:
-        _refuse("without --rate", "arrivals")
+        refuse("without --rate", "arrivals")
     check_repeats(repeat)
     if url is None:
         supervise_foreign(specs)
@@ -416,7 +374,7 @@ def _engine(options: EngineOptions, url: str | None, chat: bool, control_token_f
         if control_token_file is not None:
             raise click.UsageError("--control-token-file: expected --connect, too")
         return InProcess(options)
-    for name, written in _given().items():
+    for name, written in given().items():
         if name in _engine_parameters() - {"model", "seed"}:
             raise click.UsageError(f"--connect: the server's engine is up already: {written} cannot be asked for")
     token = None if control_token_file is None else _key_in(control_token_file)
@@ -540,19 +498,12 @@ def replay(events: Path, policy: str | None, seed: int | None, machine_name: str
 
     Exits with 0 if all are equal, and with 1 if not.
     """
-    from .policies.foreign_code import supervise_foreign
-    from .policies.replay import as_report, replay_file, words
+    from .policies.replay_report import replay_and_report
     from .sim.machine.files import inputs_of, load_machine
-    from .traces.results.publishing import Outputs
 
-    outputs = Outputs(json_file)
-    outputs.check(inputs_of(events, machine=machine_name, policies=() if policy is None else (policy,)))
+    inputs = inputs_of(events, machine=machine_name, policies=() if policy is None else (policy,))
     costs = None if machine_name is None else load_machine(machine_name).beliefs()
-    if policy is not None:
-        supervise_foreign([policy])
-    setup, parity = replay_file(events, policy, seed, costs)
-    outputs.publish(as_report(setup, parity), words(setup, parity))
-    return 0 if parity.equal else 1
+    return replay_and_report(events, policy, seed, costs, _outputs(json_file=json_file), inputs)
 
 
 @cli.command()
@@ -608,7 +559,7 @@ def validate(
     from .traces.variants.workload import Workload
 
     if rate is None:
-        _refuse("without --rate", "arrivals")
+        refuse("without --rate", "arrivals")
     check_repeats(repeat)
     supervise_foreign(specs)
     contenders = [Contender(spec, options_of(spec), load_policy(spec, seed=seed)) for spec in specs or DEFAULT_POLICIES]
@@ -760,15 +711,15 @@ def calibrate(
     if recorded is not None and samples is not None:
         raise TokencakeError("--samples: --from measures nothing")
     if recorded is not None:
-        _refuse("with --from", "quick", *(_engine_parameters() - {"seed"}))
+        refuse("with --from", "quick", *(_engine_parameters() - {"seed"}))
     if name is not None and (problem := RULES["name"].problem(name)):
         raise TokencakeError(f"--name: {problem}")
     if output is None and json_file is None:
-        _refuse("without --output or --json", "name")
+        refuse("without --output or --json", "name")
     if trace is None:
-        _refuse("without --for", "time_scale", "shrink", "rate", "arrivals", "skip_oversized")
+        refuse("without --for", "time_scale", "shrink", "rate", "arrivals", "skip_oversized")
     elif rate is None:
-        _refuse("without --rate", "arrivals")
+        refuse("without --rate", "arrivals")
     else:
         arrival_times(rate, arrivals, seed)
     outputs = outputs_of(output=output, samples=samples, json=json_file)
@@ -904,25 +855,18 @@ def convert(
     progress: bool,
 ) -> int:
     """Convert SOURCE, a file or a folder that others recorded, into the trace OUTPUT."""
-    from .traces.convert import formats as converters
-    from .traces.convert.conversion import Conversion, ConversionOptions
-    from .traces.format.header import Header
+    from .traces.convert.conversion import ConversionOptions
+    from .traces.convert.convert_file import convert_file
+    from .traces.convert.formats import DEFAULT_RATES
 
-    if rate is None and source_format not in converters.DEFAULT_RATES:
-        _refuse("without --rate", "arrivals", "seed")
+    if rate is None and source_format not in DEFAULT_RATES:
+        refuse("without --rate", "arrivals", "seed")
     if arrivals != "poisson":
-        _refuse("without --arrivals poisson", "seed")
-    conversion = Conversion(ConversionOptions(block_tokens, time_unit, frozenset(ignored), bad_rows))
-    applications = converters.convert(source, source_format, rate, arrivals, seed, conversion)
-    about = {"rate": rate, "arrivals": arrivals if rate is not None else None, "seed": seed}
-    header = Header(
-        name=None if is_read_once(source) else source.stem,
-        source=source_format,
-        about={**about, **conversion.options.about()},
+        refuse("without --arrivals poisson", "seed")
+    options = ConversionOptions(block_tokens, time_unit, frozenset(ignored), bad_rows)
+    conversion = convert_file(
+        source, output, source_format, options, rate=rate, arrivals=arrivals, seed=seed, progress=progress
     )
-    _write(output, applications, header, progress, source)
-    for line in conversion.words():
-        say(line, err=True)
     return 3 if strict and conversion.left_out else 0
 
 
@@ -938,30 +882,9 @@ def generate(
     workload: str, apps: int, qps: float | None, arrivals: Any, seed: int, output: Path, progress: bool
 ) -> None:
     """Generate a trace: the published code writer, or deep research."""
-    from .traces.format.header import Header
-    from .traces.generate import workloads as generators
+    from .traces.generate.generate_trace import generate_trace
 
-    make = {"code-writer": generators.code_writer, "deep-research": generators.deep_research}[workload]
-    rate = {"code-writer": 1.0, "deep-research": 0.1}[workload] if qps is None else qps
-    applications = make(apps=apps, qps=rate, arrivals=arrivals, seed=seed)
-    about = {"qps": rate, "arrivals": arrivals, "seed": seed}
-    header = Header(name=workload, source="tokencake trace generate", applications=apps, about=about)
-    _write(output, applications, header, progress)
-
-
-def _write(
-    output: Path, applications: Iterable[Application], header: Header, progress: bool, source: Path | None = None
-) -> None:
-    from .sim.machine.files import inputs_of
-    from .traces.files.outputs import check_outputs, outputs_of
-    from .traces.format.writer import write_trace
-
-    outputs = outputs_of(output=output)
-    check_outputs(outputs, inputs_of(source))
-    with progress_bar(progress) as bar:
-        written = write_trace(output, watched(applications, bar, "writing", header.applications), header)
-    to_data = outputs[0].is_standard
-    say(f"{output}: {written:,} application{'' if written == 1 else 's'}", err=to_data)
+    generate_trace(workload, output, apps=apps, rate=qps, arrivals=arrivals, seed=seed, progress=progress)
 
 
 @trace.command()
@@ -969,18 +892,9 @@ def _write(
 @progress_option
 def inspect(file: Path, progress: bool) -> int:
     """Show what is in the trace FILE, and what is wrong with it."""
-    from .traces.format.reader import read_trace
-    from .traces.inspect.describe import describe
-    from .traces.inspect.inspection import inspect_trace
+    from .traces.inspect.inspect_file import inspect_file
 
-    source = read_trace(file)
-    with progress_bar(progress) as bar:
-        found = inspect_trace(source, lambda done: bar("reading", done, source.header.applications, ""))
-    for line in describe(found):
-        say(line)
-    for error in found.errors:
-        fail(str(error))
-    return 2 if found.errors else 0
+    return inspect_file(file, progress)
 
 
 @cli.command()
@@ -988,7 +902,7 @@ def policies() -> None:
     """List the policies, one a line."""
     from .policies.registry import policy_lines
 
-    _print_lines(policy_lines())
+    say_named(policy_lines())
 
 
 @cli.command()
@@ -996,7 +910,7 @@ def machines() -> None:
     """List the machines, one a line."""
     from .sim.machine.files import machine_names
 
-    _print_lines(list(machine_names().items()))
+    say_named(list(machine_names().items()))
 
 
 @cli.command()
@@ -1011,7 +925,7 @@ def machines() -> None:
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Processes. [default: one a core]")
 @click.option(
     "--policy-timeout",
-    type=_Number(0, min_open=True),
+    type=Number(0, min_open=True),
     metavar="SECONDS",
     help="End a policy that takes longer to be made, or to plan. [default: the suite's, else 60]",
 )
@@ -1026,14 +940,14 @@ def check(init: bool, on_vllm: bool, progress: bool, **options: Any) -> int:
     from .sim.gate.suite.init_suite import start_suite
 
     if init:
-        _refuse_all_but("with --init", "init")
+        refuse_all_but("with --init", "init")
         for line in start_suite(Path()):
             say(line)
         return 0
     if on_vllm:
-        _refuse("with --live", "update", "workers", "policy_timeout")
+        refuse("with --live", "update", "workers", "policy_timeout")
     if options["update"]:
-        _refuse("with --update", "strict", "formats", "outputs")
+        refuse("with --update", "strict", "formats", "outputs")
     with progress_bar(progress) as bar:
         if on_vllm:
             return _check_live(Options(**options), bar)
@@ -1132,12 +1046,6 @@ def _both_sides(
     return simulated, live
 
 
-def _print_lines(lines: Sequence[tuple[str, str]]) -> None:
-    width = max(len(name) for name, _ in lines)
-    for name, about in lines:
-        say(f"{name:<{width}}  {about}")
-
-
 @cli.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="TRACE")
 @click.option(
@@ -1151,8 +1059,8 @@ def _print_lines(lines: Sequence[tuple[str, str]]) -> None:
     "--vary", metavar="A,…", help="What differs: arrivals, tools[=X], declared[=X], order; none. [default: all]"
 )
 @click.option("--metric", default="app_latency_s.mean", show_default=True, metavar="M", help="Who is best by it?")
-@click.option("--confidence", type=_Number(0.5, 0.9999), default=0.95, show_default=True)
-@click.option("--margin", type=_Number(0, 0.5), default=0.02, show_default=True, help="Less is no difference.")
+@click.option("--confidence", type=Number(0.5, 0.9999), default=0.95, show_default=True)
+@click.option("--margin", type=Number(0, 0.5), default=0.02, show_default=True, help="Less is no difference.")
 @click.option("--machine", "machine_name", metavar="M", help="As for simulate.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the machine.")
 @seed_option
@@ -1202,9 +1110,9 @@ def compare(
     if not files or (len(files) > 1 and not live):
         raise click.UsageError("expected one TRACE" if not live else "--live: expected reports of tokencake live")
     if live:
-        _refuse_all_but("with --live", *_OF_LIVE_REPORTS)
+        refuse_all_but("with --live", *_OF_LIVE_REPORTS)
     elif rate is None:
-        _refuse("without --rate", "arrivals")
+        refuse("without --rate", "arrivals")
     outputs = Outputs(json_file, csv_file, None, quiet)
     outputs.check(inputs_of(*files, machine=machine_name, policies=specs))
     method = Method(confidence, margin, seed, paired=not live)
@@ -1309,7 +1217,7 @@ def sweep(
     from .traces.variants.vary import EVERYTHING, parse_variation
 
     if qps is None:
-        _refuse("without --qps", "arrivals")
+        refuse("without --qps", "arrivals")
     play = players(on_cluster, ray_address, jobs, policy_timeout)
     variation = EVERYTHING if vary is None else parse_variation(vary)
     grid = make_grid(qps, settings, machine_name or DEFAULT_MACHINE)

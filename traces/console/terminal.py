@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import sys
+from collections.abc import Sequence
 from typing import TextIO
 
 from ..files.escaping import for_terminal
@@ -56,3 +57,10 @@ def say(text: str, err: bool = False, file: TextIO | None = None) -> None:
     if stream is not None:
         stream.write(f"{fitting(text, stream.encoding)}\n")
         stream.flush()
+
+
+def say_named(lines: Sequence[tuple[str, str]]) -> None:
+    """Prints a line a name, and beside it what there is to say about it."""
+    width = max(len(name) for name, _ in lines)
+    for name, about in lines:
+        say(f"{name:<{width}}  {about}")
