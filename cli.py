@@ -26,7 +26,7 @@ from .traces.console.command_group import CommandGroup
 from .traces.console.exit_codes import exit_code_of
 from .traces.console.options import Command, Number, collected, given, refuse, refuse_all_but, with_options
 from .traces.console.process import run_process
-from .traces.console.progress import progress_bar
+from .traces.console.progress import progress_bar, runs_watched
 from .traces.console.terminal import say, say_named
 from .traces.errors import EngineError, MachineError, TokencakeError, TraceError
 
@@ -41,13 +41,14 @@ if TYPE_CHECKING:
     from .sim.gate.command import Options as CheckOptions
     from .sim.gate.live_verdict import EngineRuns, MissingVerdict, TwoSidedVerdict
     from .sim.gate.suite.suite import Case, Suite
+    from .sim.machine.files import MachineChoice
     from .sim.machine.machine import Machine
     from .traces.console.progress import Bar
     from .traces.events import Fact
     from .traces.limits import Limits
     from .traces.results.publishing import Outputs
     from .traces.results.report import Run
-    from .traces.variants.workload import Counts, Workload
+    from .traces.variants.workload import Counts, Workload, WorkloadOptions
 
 STANDARD_OUTPUT = "-"
 
@@ -77,6 +78,9 @@ scale_option = click.option(
 )
 shrink_option = click.option(
     "--shrink", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Of N tokens, play one."
+)
+setting_option = click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the machine."
 )
 OUTPUT_OPTIONS = (  # by the fields of traces.results.publishing.Outputs
     click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is standard output."),
@@ -124,6 +128,31 @@ ENGINE_OPTIONS = (  # by the fields of live.engine_options.EngineOptions
     ),
     click.option("--verbose", is_flag=True, help="Show vLLM's log."),
 )
+
+
+def _workload(**given: Any) -> WorkloadOptions:
+    from .traces.variants.workload import WorkloadOptions
+
+    return WorkloadOptions(**given)
+
+
+def workload_options(command: Command) -> Command:
+    """Gives a command the options that say how the trace is played, as one argument, `workload`.
+
+    `scale_option` and `shrink_option` are part of it where a command has them.
+    """
+    parameters = ("seed", "rate", "arrivals", "skip_oversized", "time_scale", "shrink")
+    options = (seed_option, rate_option, arrivals_option, oversized_option)
+    return with_options(options)(collected("workload", _workload, parameters)(command))
+
+
+def _machine(machine_name: str | None, settings: tuple[str, ...]) -> MachineChoice:
+    from .sim.machine.files import MachineChoice
+
+    return MachineChoice(machine_name, settings)
+
+
+as_machine = collected("machine", _machine, ("machine_name", "settings"))
 
 
 def _outputs(**given: Any) -> Outputs:
@@ -181,23 +210,17 @@ def cli(context: click.Context) -> None:
 @click.argument("trace", type=click.Path(path_type=Path))
 @policy_option
 @click.option("--machine", "machine_name", metavar="M", help="A preset or a TOML file. [default: h200-llama-3.1-8b]")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the machine.")
-@seed_option
-@rate_option
-@arrivals_option
-@oversized_option
+@setting_option
+@as_machine
+@workload_options
 @timeout_option
 @output_options
 @progress_option
 def simulate(
     trace: Path,
     specs: tuple[str, ...],
-    machine_name: str | None,
-    settings: tuple[str, ...],
-    seed: int,
-    rate: float | None,
-    arrivals: Any,
-    skip_oversized: bool,
+    machine: MachineChoice,
+    workload: WorkloadOptions,
     policy_timeout: float | None,
     outputs: Outputs,
     progress: bool,
@@ -206,45 +229,11 @@ def simulate(
 
     Without --policy: vllm, then tokencake. What finished before an interrupt is reported.
     """
-    from .policies.registry import DEFAULT_POLICIES
-    from .sim.experiments.simulate_policies import Contender, simulate_each
-    from .sim.machine.files import DEFAULT_MACHINE, inputs_of, load_machine
-    from .traces.format.reader import read_trace
-    from .traces.generate.arrivals import arrival_times
-    from .traces.results.run_report import publish_report, report_of
-    from .traces.variants.workload import Workload
+    from .sim.experiments.simulate_policies import simulate_policies
 
-    if rate is None:
+    if workload.rate is None:
         refuse("without --rate", "arrivals")
-    specs = specs or DEFAULT_POLICIES
-    machine = load_machine(machine_name or DEFAULT_MACHINE, settings)
-    contenders = Contender.all_of(specs, seed, policy_timeout)
-    if rate is not None:
-        arrival_times(rate, arrivals, seed)  # a wrong rate is found now
-    outputs.check(inputs_of(trace, machine=machine_name, policies=specs), specs)
-    workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized)
-    finished: list[tuple[Run, Counts]] = []
-    try:
-        with progress_bar(progress, outputs.quiet) as bar:
-            watching = _watching(bar, [contender.spec for contender in contenders], workload, "simulated")
-            for outcome in simulate_each(workload, contenders, machine, outputs.events, watching):
-                finished.append(outcome)
-    finally:
-        if finished:
-            publish_report(report_of(finished, workload, machine.settings()), outputs)
-
-
-def _watching(
-    bar: Bar, specs: Sequence[str], workload: Workload, done: str
-) -> Callable[[int], Callable[[int, float], None]]:
-    """For each run, what shows how far it has come."""
-    total = workload.trace.header.applications
-
-    def of_run(index: int) -> Callable[[int, float], None]:
-        label = f"{index + 1}/{len(specs)} {specs[index]}"
-        return lambda applications, at_s: bar(label, applications, total, f"{at_s:,.0f} s {done}")
-
-    return of_run
+    simulate_policies(trace, specs, machine, workload, outputs, policy_timeout_s=policy_timeout, progress=progress)
 
 
 @cli.command()
@@ -339,7 +328,7 @@ def live(
         with progress_bar(progress, outputs.quiet) as bar, _engine(engine, url, chat, control_token_file) as running:
             about = running.info()
             _check_playable(workload, running.limits)
-            watching = _watching(bar, contenders * repeat, workload, "played")
+            watching = runs_watched(bar, contenders * repeat, workload.trace.header.applications, "played")
             for index, spec in enumerate(contenders * repeat):
                 label = {"repeat": index // len(contenders) + 1} if repeat > 1 else {}
                 path = outputs.events_file(index, spec)
@@ -585,7 +574,9 @@ def validate(
             about |= {"engine": running.info(), "machine": machine.settings()}
             simulated = [run for run, _ in simulate_each(workload, contenders, machine)]
             trials += [Trial(run.policy, run.metrics) for run in simulated]
-            watching = _watching(bar, [run.policy for run in simulated] * repeat, workload, "played")
+            watching = runs_watched(
+                bar, [run.policy for run in simulated] * repeat, workload.trace.header.applications, "played"
+            )
             for index, trial in enumerate(trials * repeat):  # in turns: what drifts drifts for all policies
                 label = {"repeat": index // len(trials) + 1} if repeat > 1 else {}
                 _live_trial(running, workload, machine, trial, Path(folder), index, watching(index), label, cut_off)
@@ -1035,7 +1026,7 @@ def _both_sides(
     simulated = {run.policy: run.metrics for run, _ in simulate_each(workload, contenders, machine)}
     live = {name: EngineRuns() for name in specs}
     names = list(specs) * how.get("repeats", REPEATS)
-    watching = _watching(bar, names, workload, "played")
+    watching = runs_watched(bar, names, trace.header.applications, "played")
     for index, name in enumerate(names):
         settings = RunSettings(policy=specs[name], seed=case.seed, costs=machine.beliefs())
         label = {"repeat": index // len(specs) + 1}

@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...policies.interface import Policy
-from ...policies.registry import is_ours, load_policy, options_of
+from ...policies.registry import DEFAULT_POLICIES, is_ours, load_policy, options_of
 from ...policies.replay import began
 from ...traces.apps import Application
+from ...traces.console.progress import progress_bar, runs_watched
 from ...traces.errors import TraceError
 from ...traces.events_file import EventsWriter
 from ...traces.results.metrics import Metrics
+from ...traces.results.publishing import Outputs
 from ...traces.results.report import Run
 from ...traces.results.run_files import events_name
-from ...traces.variants.workload import Counts, Workload, nothing_to_play
+from ...traces.results.run_report import publish_report, report_of
+from ...traces.variants.workload import Counts, Workload, WorkloadOptions, nothing_to_play
 from ..engine.simulate import Progress, simulate
+from ..machine.files import MachineChoice, inputs_of
 from ..machine.machine import Machine
 from .preflight import preflight
 from .workers import Worker, tell
@@ -54,6 +58,39 @@ class Contender:
             )
             for spec in specs
         ]
+
+
+def simulate_policies(
+    trace: Path,
+    policies: Sequence[str],
+    machine: MachineChoice,
+    workload: WorkloadOptions,
+    outputs: Outputs,
+    *,
+    policy_timeout_s: float | None = None,
+    progress: bool = False,
+) -> None:
+    """Play the trace under each policy, and report what finished before an interrupt or a failure.
+
+    Without policies: `DEFAULT_POLICIES`. `policy_timeout_s`: for a policy to be made, and for a plan; `progress`: shown
+    even if stderr is no terminal. Raises TokencakeError for whatever a user can mend: before the first run, if it can
+    be found then.
+    """
+    policies = policies or DEFAULT_POLICIES
+    played_on = machine.load()
+    contenders = Contender.all_of(policies, workload.seed, policy_timeout_s)
+    workload.check()
+    outputs.check(inputs_of(trace, machine=machine.name, policies=policies), policies)
+    played = workload.of(trace)
+    finished: list[tuple[Run, Counts]] = []
+    try:
+        with progress_bar(progress, outputs.quiet) as bar:
+            watching = runs_watched(bar, policies, played.trace.header.applications, "simulated")
+            for outcome in simulate_each(played, contenders, played_on, outputs.events, watching):
+                finished.append(outcome)
+    finally:
+        if finished:
+            publish_report(report_of(finished, played, played_on.settings()), outputs)
 
 
 def simulate_each(

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...policies.registry import policy_file
 from ...traces.errors import MachineError
@@ -25,6 +25,17 @@ DEFAULT_MACHINE = "h200-llama-3.1-8b"
 
 KEYS = (*RULES, *(f"beliefs.{key}" for key in BELIEVABLE))
 REQUIRED = tuple(field.name for field in fields(Machine) if field.default is MISSING and field.name != "name")
+
+
+class MachineChoice(NamedTuple):
+    """A machine as it is asked for."""
+
+    name: str | None = None  # or the path of a file; None: `DEFAULT_MACHINE`
+    settings: tuple[str, ...] = ()  # `key=value`
+
+    def load(self) -> Machine:
+        """Errors as `load_machine`."""
+        return load_machine(self.name or DEFAULT_MACHINE, self.settings)
 
 
 def load_machine(name_or_path: str = DEFAULT_MACHINE, settings: Sequence[str] = ()) -> Machine:

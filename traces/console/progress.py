@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -48,6 +48,21 @@ def progress_bar(forced: bool, quiet: bool = False) -> Iterator[Bar]:
         yield update
     finally:
         bar.stop()
+
+
+def runs_watched(
+    bar: Bar, policies: Sequence[str], applications: int | None, done: str
+) -> Callable[[int], Callable[[int, float], None]]:
+    """For each run, from 0, what shows how far it has come: so many of the `applications`, and seconds that are `done`.
+
+    `policies`: one for each run.
+    """
+
+    def of_run(index: int) -> Callable[[int, float], None]:
+        label = f"{index + 1}/{len(policies)} {policies[index]}"
+        return lambda finished, at_s: bar(label, finished, applications, f"{at_s:,.0f} s {done}")
+
+    return of_run
 
 
 def watched(items: Iterable[Item], bar: Bar, label: str, total: int | None) -> Iterator[Item]:

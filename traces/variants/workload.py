@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..apps import Application
-from ..format.reader import Trace
-from ..generate.arrivals import ArrivalProcess, retime
+from ..format.reader import Trace, read_trace
+from ..generate.arrivals import ArrivalProcess, arrival_times, retime
 from ..limits import Limits, fits
 from .scale import scaled
 from .shrink import shrunk
@@ -20,6 +21,28 @@ class Counts:
     applications: int = 0
     calls: int = 0
     oversized: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadOptions:
+    """How a trace is played: the fields of `Workload` that say so."""
+
+    seed: int = 0
+    rate: float | None = None
+    arrivals: ArrivalProcess = "even"
+    skip_oversized: bool = False
+    time_scale: float = 1.0
+    shrink: int = 1
+
+    def check(self) -> None:
+        """Raises TraceError for a rate that is none."""
+        if self.rate is not None:
+            arrival_times(self.rate, self.arrivals, self.seed)
+
+    def of(self, trace: Path) -> Workload:
+        """The trace in a file, played so. Errors as `read_trace`."""
+        how = (self.seed, self.rate, self.arrivals, self.skip_oversized, self.time_scale, self.shrink)
+        return Workload(read_trace(trace), *how)
 
 
 @dataclass(frozen=True, slots=True)
