@@ -2,7 +2,7 @@
 
 It changes with each fact and is never built anew: a policy that is asked with a thousand agents about costs no more
 than one that is asked with ten. What a policy is given is read-only: reading costs nothing more for it, and the ledger
-writes past the lock.
+writes past the lock. Which fact may come when is in `lifecycle`: one that may not come raises `FactError`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ..traces import events as e
 from ..traces.apps import AgentId, AppId, CallId
 from ..traces.events import Fact, Request
 from .interface import Costs, Hits, Status
+from .lifecycle import AGENTS, APPS, CALLS, AppStatus, CallStatus, successor
 from .names import Names
 
 _set = object.__setattr__  # how the ledger writes what policies only read
@@ -197,6 +198,8 @@ class Ledger:
             e.ToolStarted: self._tool_started,
             e.ToolReturned: self._tool_returned,
             e.LoadStarted: self._load_started,
+            e.LoadFinished: self._call_stays,
+            e.FirstToken: self._call_stays,
             e.OffloadStarted: self._offload_started,
             e.OffloadFinished: self._offload_finished,
             e.HostDropped: self._host_dropped,
@@ -245,16 +248,21 @@ class Ledger:
         _set(view, "host_free_blocks", fact.host_blocks)
 
     def _app_started(self, fact: e.AppStarted) -> None:
+        successor(APPS, fact, fact.app, self._app_status(fact.app))
         self._started_s[fact.app] = fact.at_s
 
     def _app_finished(self, fact: e.AppFinished) -> None:
+        successor(APPS, fact, fact.app, self._app_status(fact.app))
         del self._started_s[fact.app]
-        for agent in self._of_app.pop(fact.app, ()):
-            del self._agents[agent]
-            self._stalled.pop(agent, None)
+        for name in self._of_app.pop(fact.app, ()):
+            successor(AGENTS, fact, name, self._agents[name].status)
+            del self._agents[name]
+            self._stalled.pop(name, None)
 
     def _call_arrived(self, fact: e.CallArrived) -> None:
         request = fact.request
+        successor(APPS, fact, request.app, self._app_status(request.app))
+        successor(CALLS, fact, request.id, self._call_status(request.id))
         self._waiting[request.id] = CallState(request, self.calls_seen.count, fact.at_s)
         self.calls_seen.add(request.id)
         agent = self._agents.get(request.agent)
@@ -264,18 +272,17 @@ class Ledger:
             self._of_app.setdefault(request.app, []).append(request.agent)
             return
         _set(agent, "last", request)
-        self._stalled.pop(request.agent, None)
-        self._become(agent, Status.WAITING, fact.at_s)
+        self._move_agent(fact, request.agent)
 
     def _call_admitted(self, fact: e.CallAdmitted) -> None:
-        call = self._no_longer_waits(fact.call)
+        call = self._take_call(fact)
         _set(call, "admitted_at_s", fact.at_s)
         _set(call, "loading", False)
         self._running[fact.call] = call
-        self._become(self._agents[call.request.agent], Status.RUNNING, fact.at_s)
+        self._move_agent(fact, call.request.agent)
 
     def _call_preempted(self, fact: e.CallPreempted) -> None:
-        call = self._running.pop(fact.call)
+        call = self._take_call(fact)
         _set(call, "admitted_at_s", None)
         _set(call, "waiting_since_s", fact.at_s)
         _set(call, "preemptions", call.preemptions + 1)
@@ -284,46 +291,32 @@ class Ledger:
         _set(call, "place", -self._preemptions)
         self._waiting[fact.call] = call
         self._waiting.move_to_end(fact.call, last=False)
-        self._become(self._agents[call.request.agent], Status.WAITING, fact.at_s)
+        self._move_agent(fact, call.request.agent)
 
     def _call_finished(self, fact: e.CallFinished) -> None:
-        call = self._running.pop(fact.call, None)
-        if call is None:  # its last token came after a preemption
-            call = self._no_longer_waits(fact.call)
-        agent = self._agents[call.request.agent]
+        agent = self._move_agent(fact, self._take_call(fact).request.agent)
         _set(agent, "context_blocks", fact.context_blocks)
-        self._become(agent, Status.IDLE, fact.at_s)
 
     def _call_aborted(self, fact: e.CallAborted) -> None:
-        call = self._running.pop(fact.call, None)
-        if call is None:
-            call = self._no_longer_waits(fact.call)
-        self._become(self._agents[call.request.agent], Status.IDLE, fact.at_s)
+        self._move_agent(fact, self._take_call(fact).request.agent)
 
     def _tool_started(self, fact: e.ToolStarted) -> None:
-        agent = self._agents[fact.agent]
-        self._stalled[fact.agent] = agent
-        self._become(agent, Status.STALLED, fact.at_s)
+        self._stalled[fact.agent] = self._move_agent(fact, fact.agent)
 
     def _tool_returned(self, fact: e.ToolReturned) -> None:
-        if self._stalled.pop(fact.agent, None) is not None:
-            self._become(self._agents[fact.agent], Status.IDLE, fact.at_s)
+        self._move_agent(fact, fact.agent)
 
     def _load_started(self, fact: e.LoadStarted) -> None:
+        self._call_stays(fact)
         call = self._waiting[fact.call]
         _set(call, "loading", True)
         self._loading[fact.call] = call
 
-    def _no_longer_waits(self, name: CallId) -> CallState:
-        call = self._waiting.pop(name)
-        if call.loading:
-            del self._loading[name]
-        return call
+    def _call_stays(self, fact: e.LoadStarted | e.LoadFinished | e.FirstToken) -> None:
+        successor(CALLS, fact, fact.call, self._call_status(fact.call))
 
     def _offload_started(self, fact: e.OffloadStarted) -> None:
-        agent = self._agents.get(fact.agent)
-        if agent is not None:
-            _set(agent, "offloading", True)
+        _set(self._agent_of_copy(fact), "offloading", True)
 
     def _offload_finished(self, fact: e.OffloadFinished) -> None:
         agent = self._agents.get(fact.agent)
@@ -337,9 +330,7 @@ class Ledger:
             _set(agent, "host_blocks", 0)
 
     def _upload_started(self, fact: e.UploadStarted) -> None:
-        agent = self._agents.get(fact.agent)
-        if agent is not None:
-            _set(agent, "uploading", True)
+        _set(self._agent_of_copy(fact), "uploading", True)
 
     def _upload_finished(self, fact: e.UploadFinished) -> None:
         agent = self._agents.get(fact.agent)
@@ -361,7 +352,43 @@ class Ledger:
         _set(view, "growth_blocks", fact.growth_blocks)
         _set(view, "host_free_blocks", fact.host_free_blocks)
 
-    @staticmethod
-    def _become(agent: AgentState, status: Status, at_s: float) -> None:
-        _set(agent, "status", status)
-        _set(agent, "since_s", at_s)
+    # -- where things are
+
+    def _app_status(self, name: AppId) -> AppStatus | None:
+        return AppStatus.STARTED if name in self._started_s else None
+
+    def _call_status(self, name: CallId) -> CallStatus | None:
+        if name in self._running:
+            return CallStatus.RUNNING
+        if name in self._loading:
+            return CallStatus.LOADING
+        return CallStatus.WAITING if name in self._waiting else None
+
+    def _take_call(self, fact: e.CallAdmitted | e.CallPreempted | e.CallFinished | e.CallAborted) -> CallState:
+        """Take the call out of the queue that it is in."""
+        name = fact.call
+        status = self._call_status(name)
+        successor(CALLS, fact, name, status)
+        if status is CallStatus.RUNNING:
+            return self._running.pop(name)
+        self._loading.pop(name, None)
+        return self._waiting.pop(name)
+
+    def _move_agent(self, fact: Fact, name: AgentId) -> AgentState:
+        """Give an agent the status that follows from a fact."""
+        agent = self._agents.get(name)
+        status = None if agent is None else agent.status
+        after = successor(AGENTS, fact, name, status)
+        assert agent is not None
+        if status is Status.STALLED:
+            del self._stalled[name]
+        _set(agent, "status", after)
+        _set(agent, "since_s", fact.at_s)
+        return agent
+
+    def _agent_of_copy(self, fact: e.OffloadStarted | e.UploadStarted) -> AgentState:
+        """Of whose cache a copy begins; its status stays."""
+        agent = self._agents.get(fact.agent)
+        successor(AGENTS, fact, fact.agent, None if agent is None else agent.status)
+        assert agent is not None
+        return agent

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from ..traces import events as e
 from ..traces.apps import CallId
-from ..traces.errors import PolicyError, TraceError
+from ..traces.errors import FactError, PolicyError, TraceError
 from ..traces.events import Fact
 from ..traces.events_file import Record, read_events
 from .boundary import Unanswered
@@ -185,10 +185,8 @@ class _Replay:
     def _hear(self, fact: Fact) -> None:
         try:
             self._controller.hear(fact)
-        except KeyError as missing:
-            raise _Impossible(
-                f"{type(fact).__name__}: {missing.args[0]!r} is not there: expected its start before this, and no end"
-            ) from None
+        except FactError as wrong:
+            raise _Impossible(str(wrong)) from None
 
     def _planned(self, recorded: e.Planned) -> None:
         polled, self._asked = self._asked, None

@@ -33,4 +33,16 @@ SUSPECT = "or a bug in policy "  # how the note begins on an error of ours that 
 
 
 class BugError(Exception):
+    """A bug of ours that something of ours has noticed."""
+
+
+class WorkerBug(BugError):
     """A bug of ours in a process that works for this one. Its text is the traceback there."""
+
+
+class FactError(BugError):
+    """An engine reported a fact that may not come now: names the fact, whom it is about and where that one is."""
+
+
+class CheckError(BugError):
+    """What an engine keeps twice does not agree: names both."""

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from ...policies.boundary import NOBODY, PLAN, TURNS, watched_by
 from ...traces.console.garbage import collect_seldom
 from ...traces.console.interrupts import heed
-from ...traces.errors import BugError, PolicyFault, TokencakeError
+from ...traces.errors import PolicyFault, TokencakeError, WorkerBug
 from ...traces.files.source_file import adopt, handed_over
 
 Item = TypeVar("Item")
@@ -104,7 +104,7 @@ class Worker:
     def ask(self, act: Callable[[Item], Result], item: Item, heard: Callable[[Any], None] | None = None) -> Result:
         """What `act` made of the item. `heard` gets what it has to `tell` meanwhile.
 
-        Raises what it raised, if that is a `TokencakeError`, `Died` if the process did, and `BugError` for the rest.
+        Raises what it raised, if that is a `TokencakeError`, `Died` if the process did, and `WorkerBug` for the rest.
         """
         try:
             self._ours.send((act, item))
@@ -210,4 +210,4 @@ def _outcome(act: Callable[[Any], object], item: object) -> tuple[str, object]:
     except TokencakeError as error:
         return "raised", type(error)(str(error))
     except Exception:
-        return "raised", BugError(traceback.format_exc())
+        return "raised", WorkerBug(traceback.format_exc())

@@ -26,7 +26,7 @@ from ...policies.registry import load_policy
 from ...policies.replay import plain, setup_of
 from ...traces import events as e
 from ...traces.apps import AppId, Application, Call, CallId
-from ...traces.errors import EngineError, PolicyError, TraceError
+from ...traces.errors import EngineError, FactError, PolicyError, TraceError
 from ...traces.events import Fact
 from ...traces.events_file import Record, read_events
 from ..calibration.engine_info import MachineLimits
@@ -556,7 +556,10 @@ class _Recorded:
 
     def _world(self, fact: World) -> None:
         self._at(fact.at_s)
-        _ACTS[type(fact)](self, fact)
+        try:
+            _ACTS[type(fact)](self, fact)
+        except FactError as wrong:
+            raise _Impossible(str(wrong)) from None
 
     def _app_started(self, fact: e.AppStarted) -> None:
         if fact.app in self._contexts:

@@ -119,10 +119,13 @@ def _with_host(machine: Machine, rng: random.Random) -> Machine:
 def _with_agents(application: Application, rng: random.Random) -> Application:
     """Most calls that continue another one are the same agent's, and some declare more tokens than they answer with."""
     agents: dict[CallId, AgentId] = {}
+    latest: dict[AgentId, CallId] = {}  # an agent's calls follow each other: of two branches one is another agent's
     calls: list[Call] = []
     for call in application.calls:
         extended = call.prompt.extends
-        agents[call.id] = agents[extended] if extended is not None and rng.random() < 0.8 else call.agent
+        follows = extended is not None and latest[agents[extended]] == extended
+        agents[call.id] = agents[extended] if extended is not None and follows and rng.random() < 0.8 else call.agent
+        latest[agents[call.id]] = call.id
         budget = call.output_tokens + rng.choice((0, 0, 5))
         calls.append(replace(call, agent=agents[call.id], max_output_tokens=budget))
     return with_hints(replace(application, calls=tuple(calls)))

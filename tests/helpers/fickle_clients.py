@@ -109,9 +109,12 @@ class FickleClients:
         name = self._one_of(self._view.running)
         if name is None:
             return
-        tools = self._view.running[name].request.tools
+        request = self._view.running[name].request
         self._story.finishes(name)
-        if tools and self._rng.random() < 0.9:
+        others = (*self._view.waiting.values(), *self._view.running.values())
+        if any(call.request.agent == request.agent for call in others):
+            return  # an agent with another call under way does not stall
+        if request.tools and self._rng.random() < 0.9:
             self._story.tool_starts(name)
 
     def _is_aborted(self) -> None:

@@ -21,7 +21,7 @@ from tokencake.sim.experiments.run import RunSpec
 from tokencake.sim.experiments.workers import Worker
 from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces.console.exit_codes import BUG
-from tokencake.traces.errors import BugError
+from tokencake.traces.errors import WorkerBug
 
 COMMAND = [sys.executable, "-m", "tokencake.cli"]
 QUICK = ("Exits", "Leaves", "Loops", "LeavesWhenMade")
@@ -258,7 +258,7 @@ def test_where_a_policy_may_be_to_blame_for_a_bug_it_is_named(
 def test_a_bug_of_ours_in_another_process_is_ours_too() -> None:
     worker = Worker()
     try:
-        with pytest.raises(BugError, match="ValueError"):
+        with pytest.raises(WorkerBug, match="ValueError"):
             worker.ask(int, "no number")
         assert worker.ask(int, "5") == 5
     finally:

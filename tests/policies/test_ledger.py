@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
+import pytest
+
 from tokencake.policies.costs import LinearCosts
 from tokencake.policies.interface import Hits, Status
 from tokencake.policies.ledger import Ledger
+from tokencake.policies.lifecycle import AGENTS, CALLS, CallStatus
 from tokencake.traces import events as e
 from tokencake.traces.apps import NO_HINTS, CallId
+from tokencake.traces.errors import FactError
 from tokencake.traces.events import Request
 
 COSTS = LinearCosts(0.0, 0.001, 0.0001, 0.0)
@@ -93,3 +99,50 @@ def test_an_application_takes_its_agents_along() -> None:
     ledger = a_ledger(*ARRIVED, *ADMITTED, *ends, e.AppFinished(5.0, "a"), e.OffloadFinished(6.0, "a/x", 6, 6))
     assert not ledger.view.agents
     assert not ledger.view.stalled
+
+
+# -- what may not come
+
+
+READY = (*ARRIVED, *ADMITTED, e.CallFinished(4.0, "a/1", 20, 7))
+STALLED = (*READY, e.ToolStarted(4.5, "a/1", "a/x"))
+
+
+@pytest.mark.parametrize(
+    ("facts", "wrong", "message"),
+    [
+        ((), e.AppStarted(1.0, "a"), "AppStarted at 1.000000 s: application 'a' is started: expected not there"),
+        ((), e.AppFinished(1.0, "b"), "application 'b' is not there: expected started"),
+        ((), e.CallArrived(1.0, a_request("b/1", "b/x")._replace(app="b")), "application 'b' is not there"),
+        ((), e.CallAdmitted(1.0, "a/1", 0, 0, 0), "call 'a/1' is not there: expected waiting or loading"),
+        (ARRIVED, ARRIVED[0], "CallArrived at 1.000000 s: call 'a/1' is waiting: expected not there"),
+        (
+            ARRIVED,
+            e.CallPreempted(3.0, "a/1", 0),
+            "CallPreempted at 3.000000 s: call 'a/1' is waiting: expected running",
+        ),
+        (ARRIVED, e.LoadFinished(3.0, "a/1", 2), "call 'a/1' is waiting: expected loading"),
+        (ARRIVED, e.ToolStarted(3.0, "a/1", "a/x"), "agent 'a/x' is waiting: expected idle"),
+        ((*ARRIVED, *ADMITTED), ADMITTED[0], "call 'a/1' is running: expected waiting or loading"),
+        ((*ARRIVED, *ADMITTED), e.AppFinished(3.0, "a"), "agent 'a/x' is running: expected idle or stalled"),
+        (READY, READY[-1], "CallFinished at 4.000000 s: call 'a/1' is not there"),
+        (READY, e.ToolReturned(4.5, "a/1", "a/x"), "agent 'a/x' is idle: expected stalled"),
+        (STALLED, e.ToolStarted(4.5, "a/1", "a/x"), "agent 'a/x' is stalled: expected idle"),
+        (
+            (*STALLED, e.ToolReturned(5.0, "a/1", "a/x")),
+            e.ToolReturned(6.0, "a/1", "a/x"),
+            "ToolReturned at 6.000000 s: agent 'a/x' is idle: expected stalled",
+        ),
+        ((), e.OffloadStarted(1.0, "a/x", 1, 1), "agent 'a/x' is not there"),
+    ],
+)
+def test_a_fact_that_may_not_come_is_refused_with_what_it_met(
+    facts: tuple[e.Fact, ...], wrong: e.Fact, message: str
+) -> None:
+    with pytest.raises(FactError, match=re.escape(message)):
+        a_ledger(*facts).fold(wrong)
+
+
+def test_every_status_has_a_fact_that_leads_there() -> None:
+    assert {after for row in CALLS.values() for after in row.values()} == {None, *CallStatus}
+    assert {after for row in AGENTS.values() for after in row.values()} == {None, *Status}

@@ -265,6 +265,16 @@ def test_simulated_events_replay_by_themselves(tmp_path: Path, monkeypatch: pyte
         ([began("vllm", 0, COSTS), e.RunStarted(0.0, 16, 100, 50, 1)], [], "no plan is recorded"),
         ([began("vllm", 0, COSTS), e.Planned(0.0, {})], [], "Planned: expected Polled before it"),
         ([began("tokencake", 0, COSTS), e.CallFinished(0.0, "a/1", 1, 0)], [], "'a/1' is not there"),
+        (
+            [
+                began("tokencake", 0, COSTS),
+                e.RunStarted(0.0, 16, 100, 50, 1),
+                e.AppStarted(0.0, "a"),
+                e.AppStarted(1.0, "a"),
+            ],
+            [],
+            "AppStarted at 1.000000 s: application 'a' is started",
+        ),
         ([began("vlm", 0, COSTS), e.RunStarted(0.0, 16, 100, 50, 1)], [], "unknown policy 'vlm'"),
         ([began("vllm", 0, COSTS)], ["--machine", "h300"], 'unknown machine "h300"'),
         ([began("vllm", 0, COSTS)], ["--json", "nowhere/r.json"], "cannot be written"),

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 
 from ... import __version__
-from ..errors import SUSPECT, BugError
+from ..errors import SUSPECT, WorkerBug
 
 
 def bug_message(error: BaseException, arguments: Sequence[str]) -> str:
@@ -16,7 +16,7 @@ def bug_message(error: BaseException, arguments: Sequence[str]) -> str:
 
     `arguments`: of the command. To be called while the error is handled.
     """
-    trace = str(error) if isinstance(error, BugError) else traceback.format_exc()
+    trace = str(error) if isinstance(error, WorkerBug) else traceback.format_exc()
     about = f"tokencake {__version__}, Python {sys.version}\n{list(arguments)}\n"
     try:
         with tempfile.NamedTemporaryFile(
