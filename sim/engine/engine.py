@@ -51,6 +51,7 @@ class Engine:
         self,
         clock: Clock,
         machine: Machine,
+        timing: Timing,
         tree: ContextTree,
         finished: Callable[[Call], None],
         *,
@@ -61,7 +62,6 @@ class Engine:
     ) -> None:
         self._clock = clock
         self._machine = machine
-        timing = machine.timing()
         self._client_ps = timing.client_ps
         self._size = machine.block_tokens
         self._finished = finished
@@ -71,7 +71,7 @@ class Engine:
         self._link = link(timing)
         self._copies = Copies(self.gpu, self.host, self._link, self._size)
         self._scheduler = Scheduler(
-            machine, self.gpu, self.host, self._copies, one_by_one=one_by_one, step_log=step_log
+            machine, timing, self.gpu, self.host, self._copies, one_by_one=one_by_one, step_log=step_log
         )
         self._meter = Meter(self.gpu)
         self._agents: dict[AgentId, AgentCache] = {}

@@ -20,7 +20,7 @@ from ...policies.interface import NATIVE, Extent, Hits, Plan
 from ...traces import events as e
 from ...traces.apps import CallId
 from ...traces.events import Fact
-from ..machine.machine import PS_PER_S, Machine
+from ..machine.machine import PS_PER_S, Machine, Timing
 from .batch import Batch
 from .memory.block_pool import KvPool
 from .memory.copies import Copies
@@ -56,7 +56,15 @@ class Scheduler:
     """The queues of one engine, and what a step does to them. It has no clock."""
 
     def __init__(
-        self, machine: Machine, gpu: KvPool, host: KvPool, copies: Copies, *, one_by_one: bool, step_log: StepLog | None
+        self,
+        machine: Machine,
+        timing: Timing,
+        gpu: KvPool,
+        host: KvPool,
+        copies: Copies,
+        *,
+        one_by_one: bool,
+        step_log: StepLog | None,
     ) -> None:
         self._machine = machine
         self._size = machine.block_tokens
@@ -70,7 +78,6 @@ class Scheduler:
         self._gpu = gpu
         self._host = host
         self._copies = copies
-        timing = machine.timing()
         self._counts_admissions = timing.host_call_ps > 0
         self.batch = Batch(timing, self._size)
         self.waiting: OrderedDict[CallId, Job] = OrderedDict()  # one that lost its blocks goes to its front

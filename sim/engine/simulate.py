@@ -54,11 +54,11 @@ def simulate(
     `PolicyError` for a plan that means nothing. A bug of ours names, in a note, a policy that may have caused it.
     """
     began = time.perf_counter()
-    clock = Clock(0)
+    clock, timing = Clock(0), machine.timing()
     tree = ContextTree(machine.block_tokens)
-    workload = Workload(clock, _checked(applications, machine), tree, machine.timing().client_ps)
+    workload = Workload(clock, _checked(applications, machine), tree, timing.client_ps)
     finished = workload.finished if progress is None else _with_progress(workload, clock, progress)
-    engine = Engine(clock, machine, tree, finished, pool=pool, one_by_one=one_by_one, step_log=step_log)
+    engine = Engine(clock, machine, timing, tree, finished, pool=pool, one_by_one=one_by_one, step_log=step_log)
     controller = Controller(policy, machine.beliefs(), engine, sinks, journal)
     engine.start(controller)
     workload.start(engine)

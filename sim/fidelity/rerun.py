@@ -378,7 +378,9 @@ class _Recorded:
         self._clock = _Moment(0)
         self._tree = ContextTree(machine.block_tokens)
         self._link: _RecordedLink
-        self._engine = _SteppedEngine(self._clock, machine, self._tree, self._finished, link=self._make_link)
+        self._engine = _SteppedEngine(
+            self._clock, machine, machine.timing(), self._tree, self._finished, link=self._make_link
+        )
         self._controller = _Told(policy, costs, self._engine, (), self._simulated)
         self._applications: Iterator[Application] = iter(applications)
         self._found: dict[AppId, Application] = {}  # drawn from the trace before they started
