@@ -12,7 +12,7 @@ from itertools import cycle
 
 from ..machine.machine import Timing
 from .pace import Pace, paced
-from .requests import Job
+from .requests import EngineCall
 
 
 class Batch:
@@ -23,35 +23,41 @@ class Batch:
         self._on_host = bool(timing.host_call_ps or timing.host_token_ps)
         self._block_tokens = block_tokens
         self.iteration = 0
-        self.calls = 0
+        self.num_calls = 0
         self.context_tokens = 0  # sum over the calls of the tokens that have KV
         self._needs = [0] * block_tokens  # [i % block_tokens]: calls that need a block at iteration i
         self.chunk: tuple[int, int] | None = (
             None  # of a stretch: tokens of a prompt before it, and those that an iteration adds
         )
-        self._ends: list[tuple[int, int, Job]] = []  # (last iteration, order of admission, call); left ones are stale
+        self._ends: list[
+            tuple[int, int, EngineCall]
+        ] = []  # (last iteration, order of admission, call); left ones are stale
 
-    def join(self, job: Job, computed_tokens: int) -> None:
-        """A call whose prompt is computed decodes from the next iteration on, `job.last_iteration` the last."""
-        job.decoding = True
-        job.joined = self.iteration
-        job.computed = computed_tokens
-        self.calls += 1
+    def join(self, call: EngineCall, computed_tokens: int) -> None:
+        """A call whose prompt is computed decodes from the next iteration on, `call.last_iteration` the last."""
+        call.decoding = True
+        call.joined_at_iteration = self.iteration
+        call.num_computed_tokens = computed_tokens
+        self.num_calls += 1
         self.context_tokens += computed_tokens
         self._needs[(self.iteration - computed_tokens) % self._block_tokens] += 1
-        heappush(self._ends, (job.last_iteration, job.order, job))
+        heappush(self._ends, (call.last_iteration, call.admission, call))
 
-    def leave(self, job: Job) -> None:
+    def leave(self, call: EngineCall) -> None:
         """A call stops decoding; its `computed` is what it has KV for."""
-        self._needs[(job.joined - job.computed) % self._block_tokens] -= 1
-        job.computed += self.iteration - job.joined
-        job.decoding = False
-        self.calls -= 1
-        self.context_tokens -= job.computed
+        self._needs[(call.joined_at_iteration - call.num_computed_tokens) % self._block_tokens] -= 1
+        call.num_computed_tokens += self.iteration - call.joined_at_iteration
+        call.decoding = False
+        self.num_calls -= 1
+        self.context_tokens -= call.num_computed_tokens
 
-    def computed(self, job: Job) -> int:
+    def num_computed_tokens(self, call: EngineCall) -> int:
         """Tokens of a call that have KV."""
-        return job.computed + self.iteration - job.joined if job.decoding else job.computed
+        return (
+            call.num_computed_tokens + self.iteration - call.joined_at_iteration
+            if call.decoding
+            else call.num_computed_tokens
+        )
 
     def needs(self, ahead: int = 0) -> int:
         """How many calls need a block at the iteration that is `ahead` of the next."""
@@ -79,15 +85,15 @@ class Batch:
         """Iterations up to and with the next last one of a call; None if nothing decodes."""
         ends = self._ends
         while ends:
-            last, order, job = ends[0]
-            if job.decoding and job.order == order:
+            last, order, call = ends[0]
+            if call.decoding and call.admission == order:
                 return last - self.iteration + 1
             heappop(ends)
         return None
 
     def until_full(self, free_blocks: int, most: int) -> int:
         """How many iterations, at most `most`, can follow if the blocks of the first one are already taken."""
-        if self.chunk is None and self.calls * (most // self._block_tokens + 1) <= free_blocks:
+        if self.chunk is None and self.num_calls * (most // self._block_tokens + 1) <= free_blocks:
             return most
         for ahead, need in self.needs_between(1, most):
             free_blocks -= need
@@ -95,17 +101,17 @@ class Batch:
                 return ahead
         return most
 
-    def advance(self, iterations: int) -> list[Job]:
+    def advance(self, iterations: int) -> list[EngineCall]:
         """These iterations are scheduled. The calls whose last one was among them stop decoding, and are returned."""
         self.iteration += iterations
-        self.context_tokens += iterations * self.calls
+        self.context_tokens += iterations * self.num_calls
         done = []
         ends = self._ends
         while ends and ends[0][0] < self.iteration:
-            _, order, job = heappop(ends)
-            if job.decoding and job.order == order:
-                self.leave(job)
-                done.append(job)
+            _, order, call = heappop(ends)
+            if call.decoding and call.admission == order:
+                self.leave(call)
+                done.append(call)
         return done
 
     def pace(
@@ -125,13 +131,13 @@ class Batch:
         t = self._timing
         first = (
             t.step_ps
-            + max(t.floor_ps, t.token_ps * (self.calls + prefill_tokens))
+            + max(t.floor_ps, t.token_ps * (self.num_calls + prefill_tokens))
             + t.prefill_token_ps * prefill_tokens
             + t.attention_ps * attended
-            + t.decode_call_ps * self.calls
+            + t.decode_call_ps * self.num_calls
             + t.context_token_ps * self.context_tokens
         )
-        growth = t.context_token_ps * self.calls + t.attention_ps * chunk_tokens * chunk_tokens
+        growth = t.context_token_ps * self.num_calls + t.attention_ps * chunk_tokens * chunk_tokens
         if not self._on_host:
             return Pace(first, growth)
-        return paced(first, growth, t.of_host(admitted, self.calls + completed), asynchronous=t.asynchronous)
+        return paced(first, growth, t.of_host(admitted, self.num_calls + completed), asynchronous=t.asynchronous)

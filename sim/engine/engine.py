@@ -24,12 +24,12 @@ from ...traces.errors import EngineError
 from ...traces.events import Fact
 from ..machine.machine import PS_PER_S, Machine, Timing
 from .clock import BOUNDARY, PICOSECONDS, SCHEDULE, At, Clock
-from .memory.block_pool import KvPool
+from .memory.block_pool import BlockPool
 from .memory.context_tree import Context, ContextTree
 from .memory.copies import Copies
 from .memory.link import Link
-from .memory.occupancy import Meter
-from .requests import AgentCache, Job
+from .memory.occupancy import OccupancyMeter
+from .requests import AgentCache, EngineCall
 from .scheduler import Scheduler, Step, StepLog
 
 
@@ -38,7 +38,7 @@ class Flight:
 
     __slots__ = ("end_ps", "finished", "firsts")
 
-    def __init__(self, end_ps: int, firsts: list[Job], finished: list[Job]) -> None:
+    def __init__(self, end_ps: int, firsts: list[EngineCall], finished: list[EngineCall]) -> None:
         self.end_ps = end_ps
         self.firsts = firsts
         self.finished = finished
@@ -55,7 +55,7 @@ class Engine:
         tree: ContextTree,
         finished: Callable[[Call], None],
         *,
-        pool: type[KvPool] = KvPool,
+        pool: type[BlockPool] = BlockPool,
         link: Callable[[Timing], Link] = Link,
         one_by_one: bool = False,
         step_log: StepLog | None = None,
@@ -63,17 +63,17 @@ class Engine:
         self._clock = clock
         self._machine = machine
         self._client_ps = timing.client_ps
-        self._size = machine.block_tokens
+        self._block_tokens = machine.block_tokens
         self._finished = finished
         self.gpu = pool(tree, machine.gpu_blocks, 0)
         self.host = pool(tree, machine.host_blocks, 1)
         self._tree = tree
         self._link = link(timing)
-        self._copies = Copies(self.gpu, self.host, self._link, self._size)
+        self._copies = Copies(self.gpu, self.host, self._link, self._block_tokens)
         self._scheduler = Scheduler(
             machine, timing, self.gpu, self.host, self._copies, one_by_one=one_by_one, step_log=step_log
         )
-        self._meter = Meter(self.gpu)
+        self._meter = OccupancyMeter(self.gpu)
         self._agents: dict[AgentId, AgentCache] = {}
         self._of_app: dict[AppId, list[AgentCache]] = {}
         self._wake_ps: int | None = None
@@ -93,7 +93,9 @@ class Engine:
         self._report = self._copies.report = self._scheduler.report = controller.hear
         machine = self._machine
         self._report(
-            e.RunStarted(self._now_s(), self._size, machine.gpu_blocks, machine.host_blocks, machine.block_bytes)
+            e.RunStarted(
+                self._now_s(), self._block_tokens, machine.gpu_blocks, machine.host_blocks, machine.block_bytes
+            )
         )
 
     @property
@@ -110,7 +112,7 @@ class Engine:
         """None of its agents comes back."""
         self._settle()
         self._report(e.AppFinished(self._now_s(), app))
-        free = self.gpu.free
+        free = self.gpu.num_free_blocks
         for agent in self._of_app.pop(app):
             agent.gone = True
             self.gpu.set_stalled(agent.owner, False)
@@ -118,7 +120,7 @@ class Engine:
             self._copies.unpin(agent)
             self._copies.forget(agent, self._clock.now_ps)
             del self._agents[agent.name]
-        if self.gpu.free > free:
+        if self.gpu.num_free_blocks > free:
             self._cut(self._clock.now_ps)  # somebody may have waited for this room
         self._cut_for_news()
 
@@ -128,9 +130,8 @@ class Engine:
         if agent is None:
             agent = self._agents[call.agent] = AgentCache(call.agent)
             self._of_app[call.app].append(agent)
-        final = -(-(call.prompt.tokens + call.max_output_tokens) // self._size)
-        job = Job(call, agent, self._tree.path(context), final, self._clock.now_ps)
-        self._scheduler.add(job)
+        final = -(-(call.prompt.tokens + call.max_output_tokens) // self._block_tokens)
+        self._scheduler.add(EngineCall(call, agent, self._tree.path(context), final, self._clock.now_ps))
         if agent.owner.stalled:
             self._settle()
             self.gpu.set_stalled(agent.owner, False)
@@ -176,119 +177,119 @@ class Engine:
         if event is not self._boundary:
             return  # a cut took its place
         self._boundary = None
-        now = self._clock.now_ps
+        now_ps = self._clock.now_ps
         self._scheduling = True
-        self._commit(now)
+        self._commit(now_ps)
         if self._link.under_way:
-            self._link.finish(now)
+            self._link.finish(now_ps)
         if self._copies.pinned:
-            self._copies.unpin_expired(now)
+            self._copies.unpin_expired(now_ps)
         if self._client_ps:
-            self._schedule_at(now)
+            self._schedule_at(now_ps)
         else:
             At(self._clock, 0, SCHEDULE, lambda _: self._schedule_at(self._clock.now_ps))
             self._boundary = event  # arrivals until then need no boundary of their own
 
-    def _commit(self, now: int) -> None:
+    def _commit(self, now_ps: int) -> None:
         """Take in the iterations that were scheduled up to now, and report what the steps that ended brought."""
         flight, step = self._flight, self._step
-        taken = self._meter.finish(now, 0 if step is None else step.iterations, self._scheduler.batch)
+        taken = self._meter.finish(now_ps, 0 if step is None else step.iterations, self._scheduler.batch)
         self._scheduler.growth_blocks -= taken
         self._step = None
         if flight is not None:
             self._flight = None
             if flight.firsts or flight.finished:
-                self._outcomes(flight.firsts, flight.finished, now)
+                self._outcomes(flight.firsts, flight.finished, now_ps)
         if step is None:
             return
         firsts, finished = self._scheduler.advance(step)
         if self._lag:
-            end = now + step.pace.one(step.iterations - 1)
-            self._flight = Flight(end, firsts, finished)
+            end_ps = now_ps + step.pace.iteration_ps(step.iterations - 1)
+            self._flight = Flight(end_ps, firsts, finished)
         elif firsts or finished:
-            self._outcomes(firsts, finished, now)
+            self._outcomes(firsts, finished, now_ps)
 
-    def _outcomes(self, firsts: list[Job], finished: list[Job], now: int) -> None:
+    def _outcomes(self, firsts: list[EngineCall], finished: list[EngineCall], now_ps: int) -> None:
         """A step ended: first tokens and finished calls, in the order in which they were scheduled."""
-        at_s = now / PS_PER_S
-        jobs: Collection[Job] = firsts or finished
-        begun: Collection[Job] = firsts
-        ended: Collection[Job] = finished
+        at_s = now_ps / PS_PER_S
+        calls: Collection[EngineCall] = firsts or finished
+        begun: Collection[EngineCall] = firsts
+        ended: Collection[EngineCall] = finished
         if len(firsts) + len(finished) > 1:
             begun, ended = set(firsts), set(finished)
-            jobs = sorted(begun | ended, key=_by_order)
-        for job in jobs:
-            if job in begun and not job.seen:
-                job.seen = True
-                self._report(e.FirstToken(at_s, job.id))
-            if job in ended:
-                self._scheduler.finish(job)
-                self._report(e.CallFinished(at_s, job.id, job.output_tokens, job.agent.context_blocks))
-                self._finished(job.call)
+            calls = sorted(begun | ended, key=_by_order)
+        for call in calls:
+            if call in begun and not call.had_first_token:
+                call.had_first_token = True
+                self._report(e.FirstToken(at_s, call.id))
+            if call in ended:
+                self._scheduler.finish(call)
+                self._report(e.CallFinished(at_s, call.id, call.output_tokens, call.agent.context_blocks))
+                self._finished(call.trace_call)
 
     # -- scheduling
 
-    def _schedule_at(self, now: int) -> None:
+    def _schedule_at(self, now_ps: int) -> None:
         self._boundary = None
         self._scheduling = True
         controller = self._controller
         if self._scheduler.ended:
-            self._scheduler.store_ended(now, self._next_start_ps(now))
-        if controller.due or (self._wake_ps is not None and self._wake_ps <= now):
-            self._ask(now)
-        step = self._schedule(now)
+            self._scheduler.store_ended(now_ps, self._next_start_ps(now_ps))
+        if controller.due or (self._wake_ps is not None and self._wake_ps <= now_ps):
+            self._ask(now_ps)
+        step = self._schedule(now_ps)
         if step is None and self._flight is None and self._scheduler.is_idle():
-            step = self._resolve(now)
+            step = self._resolve(now_ps)
         if step is not None and self._lag and self._flight is None:
             # nothing runs: this step starts at once, and the next is scheduled behind it
             firsts, finished = self._scheduler.advance(step)
-            self._flight = Flight(now + step.pace.first, firsts, finished)
-            step = self._schedule(now)
+            self._flight = Flight(now_ps + step.pace.first_ps, firsts, finished)
+            step = self._schedule(now_ps)
         self._scheduling = False
-        self._go(step, now)
+        self._go(step, now_ps)
 
-    def _schedule(self, now: int) -> Step | None:
+    def _schedule(self, now_ps: int) -> Step | None:
         flight = self._flight
         single = self._lag > 0 if flight is None else bool(flight.firsts or flight.finished)
-        start_ps = self._copies.next_step_ps = self._next_start_ps(now)
-        return self._scheduler.schedule(now, start_ps, single)
+        start_ps = self._copies.next_step_ps = self._next_start_ps(now_ps)
+        return self._scheduler.schedule(now_ps, start_ps, single)
 
-    def _next_start_ps(self, now: int) -> int:
+    def _next_start_ps(self, now_ps: int) -> int:
         """When the step that is scheduled now starts: when the running one ends."""
-        return now if self._flight is None else self._flight.end_ps
+        return now_ps if self._flight is None else self._flight.end_ps
 
-    def _go(self, step: Step | None, now: int) -> None:
+    def _go(self, step: Step | None, now_ps: int) -> None:
         """Set the next boundary."""
         self._step = step
         flight = self._flight
-        base = self._base_ps = self._next_start_ps(now)
+        base_ps = self._base_ps = self._next_start_ps(now_ps)
         if step is None:
             self._meter.busy = flight is not None
             if flight is not None:
-                self._act_at(base)
+                self._act_at(base_ps)
             else:
-                self._sleep(now)
+                self._sleep(now_ps)
             return
         self._meter.busy = True
         if step.iterations == 1:
-            self._act_at(base if self._lag else base + step.pace.first)
+            self._act_at(base_ps if self._lag else base_ps + step.pace.first_ps)
             return
-        end = base + step.pace.total(step.iterations - self._lag)
-        alarm = self._alarm(now)
-        if alarm is not None and alarm < end:
-            end = self._cut_stretch(step, alarm)
-        self._meter.begin(base, step.pace, self._lag)
-        self._act_at(end)
+        end_ps = base_ps + step.pace.total_ps(step.iterations - self._lag)
+        alarm_ps = self._alarm(now_ps)
+        if alarm_ps is not None and alarm_ps < end_ps:
+            end_ps = self._cut_stretch(step, alarm_ps)
+        self._meter.begin(base_ps, step.pace, self._lag)
+        self._act_at(end_ps)
 
-    def _sleep(self, now: int) -> None:
+    def _sleep(self, now_ps: int) -> None:
         """Nothing to run: act again when an alarm goes off, or when something happens."""
-        alarm = self._next_timer()
-        if alarm is not None:
-            self._act_at(max(now, alarm))
+        alarm_ps = self._next_timer()
+        if alarm_ps is not None:
+            self._act_at(max(now_ps, alarm_ps))
 
-    def _alarm(self, now: int) -> int | None:
+    def _alarm(self, now_ps: int) -> int | None:
         """When to act at the latest: at once, if there is news that the policy has not seen."""
-        return now if self._controller.due else self._next_timer()
+        return now_ps if self._controller.due else self._next_timer()
 
     def _next_timer(self) -> int | None:
         """When something happens of which the world does not tell: the end of a copy or a pin, the policy's wake-up."""
@@ -304,16 +305,16 @@ class Engine:
         """Shorten a stretch to its first boundary at or after a time. When that is."""
         boundaries = max(1, step.pace.covering(at_ps - self._base_ps) + self._lag)
         step.iterations = min(step.iterations, boundaries)
-        return self._base_ps + step.pace.total(step.iterations - self._lag)
+        return self._base_ps + step.pace.total_ps(step.iterations - self._lag)
 
     def _cut(self, at_ps: int) -> None:
         """Something happened: act at the first boundary from now on."""
         if self._scheduling or self._boundary is None:
             return
         if self._step is not None and self._step.iterations > 1:
-            end = self._cut_stretch(self._step, at_ps)
-            if end < self._boundary_ps:
-                self._act_at(end)
+            end_ps = self._cut_stretch(self._step, at_ps)
+            if end_ps < self._boundary_ps:
+                self._act_at(end_ps)
         elif self._step is None and self._flight is None:
             self._act_at(at_ps)  # it sleeps
 
@@ -330,43 +331,50 @@ class Engine:
         else:
             self._cut(self._clock.now_ps)
 
-    def _ask(self, now: int) -> None:
+    def _ask(self, now_ps: int) -> None:
         """Ask the policy, and do at once what its plan wants done at once."""
         plan = self._controller.poll(
-            e.Polled(now / PS_PER_S, self.iterations, self.gpu.free, self._scheduler.growth_blocks, self.host.free)
+            e.Polled(
+                now_ps / PS_PER_S,
+                self.iterations,
+                self.gpu.num_free_blocks,
+                self._scheduler.growth_blocks,
+                self.host.num_free_blocks,
+            )
         )
         self._scheduler.plan = plan
-        self._wake_ps = wake_time(plan, now, PICOSECONDS)
+        self._wake_ps = wake_time(plan, now_ps, PICOSECONDS)
         if plan.moves or self._copies.pinned:
-            self._copies.next_step_ps = self._next_start_ps(now)
-            carry_out(plan, self._agents, self._copies, now, PICOSECONDS)
+            self._copies.next_step_ps = self._next_start_ps(now_ps)
+            carry_out(plan, self._agents, self._copies, now_ps, PICOSECONDS)
 
     # -- getting unstuck
 
-    def _resolve(self, now: int) -> Step | None:
+    def _resolve(self, now_ps: int) -> Step | None:
         """Calls wait and nothing runs: unless something is on its way to them, see to it that something does.
 
         A schedule in which the last running call gave up its own blocks admits nobody; vLLM schedules again at once.
         """
         if not self._link.under_way:
-            step = self._schedule_somehow(now)
+            step = self._schedule_somehow(now_ps)
         else:
-            step = self._schedule(now) if self._scheduler.preempted else None
+            step = self._schedule(now_ps) if self._scheduler.preempted else None
         if step is None and self._scheduler.is_starved():
             self._copies.refusing = True
         return step
 
-    def _schedule_somehow(self, now: int) -> Step | None:
+    def _schedule_somehow(self, now_ps: int) -> Step | None:
         for in_vain in count(1):
             unplanned = make_way(in_vain, self)
-            step = self._schedule_without_choices(now) if unplanned else self._schedule(now)
+            step = self._schedule_without_choices(now_ps) if unplanned else self._schedule(now_ps)
             if step is not None or self._link.under_way:
                 return step
             if unplanned and in_vain > 2:
                 break
-        job = next(iter(self._scheduler.waiting.values()))
+        call = next(iter(self._scheduler.waiting.values()))
         raise EngineError(
-            f"call {job.id!r}: {job.target} tokens do not fit into {self.gpu.blocks} blocks of {self._size}"
+            f"call {call.id!r}: {call.num_prefill_tokens} tokens "
+            f"do not fit into {self.gpu.num_blocks} blocks of {self._block_tokens}"
         )
 
     def release_held(self) -> None:
@@ -381,11 +389,11 @@ class Engine:
         """The call that was loaded last gives up its blocks, which stay cached. False if there is none."""
         return self._scheduler.unload_last()
 
-    def _schedule_without_choices(self, now: int) -> Step | None:
+    def _schedule_without_choices(self, now_ps: int) -> Step | None:
         scheduler = self._scheduler
         kept = scheduler.plan
         scheduler.plan = without_choices(kept)
-        step = self._schedule(now)
+        step = self._schedule(now_ps)
         scheduler.plan = kept
         return step
 
@@ -399,5 +407,5 @@ class Engine:
         return self._clock.now_ps / PS_PER_S
 
 
-def _by_order(job: Job) -> int:
-    return job.order
+def _by_order(call: EngineCall) -> int:
+    return call.admission

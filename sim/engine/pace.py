@@ -27,23 +27,23 @@ def paced(first_ps: int, growth_ps: int, host_ps: int, *, asynchronous: bool) ->
 class Pace:
     """Times of a stretch: iteration i (from 0 on) takes `first + growth * i` picoseconds."""
 
-    __slots__ = ("first", "growth")
+    __slots__ = ("first_ps", "growth_ps")
 
     def __init__(self, first: int, growth: int) -> None:
-        self.first = first
-        self.growth = growth
+        self.first_ps = first
+        self.growth_ps = growth
 
-    def total(self, iterations: int) -> int:
+    def total_ps(self, iterations: int) -> int:
         """Picoseconds of the first `iterations` iterations."""
-        return iterations * self.first + self.growth * (iterations * (iterations - 1) // 2)
+        return iterations * self.first_ps + self.growth_ps * (iterations * (iterations - 1) // 2)
 
-    def one(self, i: int) -> int:
+    def iteration_ps(self, i: int) -> int:
         """Picoseconds of iteration `i`."""
-        return self.first + self.growth * i
+        return self.first_ps + self.growth_ps * i
 
-    def weighed(self, weights: Iterable[tuple[int, int]], lag: int) -> int:
-        """The sum of `weight * total(iteration - lag)` over all (iteration, weight)."""
-        first, growth = self.first, self.growth
+    def weighed_ps(self, weights: Iterable[tuple[int, int]], lag: int) -> int:
+        """The sum of `weight * total_ps(iteration - lag)` over all (iteration, weight)."""
+        first, growth = self.first_ps, self.growth_ps
         weighed = 0
         for iteration, weight in weights:
             n = iteration - lag
@@ -54,14 +54,14 @@ class Pace:
         """The least number of iterations that together take at least `span_ps`."""
         if span_ps <= 0:
             return 0
-        if not self.growth:
-            return -(-span_ps // self.first)
+        if not self.growth_ps:
+            return -(-span_ps // self.first_ps)
         # growth/2 n² + (first − growth/2) n = span, solved in whole numbers, then put right
-        linear = 2 * self.first - self.growth
-        n = (isqrt(linear * linear + 8 * self.growth * span_ps) - linear) // (2 * self.growth)
-        while self.total(n) < span_ps:
+        linear = 2 * self.first_ps - self.growth_ps
+        n = (isqrt(linear * linear + 8 * self.growth_ps * span_ps) - linear) // (2 * self.growth_ps)
+        while self.total_ps(n) < span_ps:
             n += 1
-        while n and self.total(n - 1) >= span_ps:
+        while n and self.total_ps(n - 1) >= span_ps:
             n -= 1
         return n
 
@@ -76,19 +76,19 @@ class BentPace(Pace):
         self._level = level
         self._rest = Pace(device_first + growth * level, growth)
 
-    def total(self, iterations: int) -> int:
+    def total_ps(self, iterations: int) -> int:
         if iterations <= self._level:
-            return iterations * self.first
-        return self._level * self.first + self._rest.total(iterations - self._level)
+            return iterations * self.first_ps
+        return self._level * self.first_ps + self._rest.total_ps(iterations - self._level)
 
-    def one(self, i: int) -> int:
-        return self.first if i < self._level else self._rest.one(i - self._level)
+    def iteration_ps(self, i: int) -> int:
+        return self.first_ps if i < self._level else self._rest.iteration_ps(i - self._level)
 
-    def weighed(self, weights: Iterable[tuple[int, int]], lag: int) -> int:
-        return sum(weight * self.total(iteration - lag) for iteration, weight in weights)
+    def weighed_ps(self, weights: Iterable[tuple[int, int]], lag: int) -> int:
+        return sum(weight * self.total_ps(iteration - lag) for iteration, weight in weights)
 
     def covering(self, span_ps: int) -> int:
-        level_ps = self._level * self.first
+        level_ps = self._level * self.first_ps
         if span_ps > level_ps:
             return self._level + self._rest.covering(span_ps - level_ps)
-        return max(0, -(-span_ps // self.first))
+        return max(0, -(-span_ps // self.first_ps))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from ...traces.apps import Call
-from .memory.block_pool import Hold, Owner
+from .memory.block_pool import BlockHold, Owner
 from .memory.context_tree import Path
 
 
@@ -18,17 +18,18 @@ class State(Enum):
     RUNNING = 3
 
 
-class Job:
+class EngineCall:
     """A call from its arrival to its end."""
 
     __slots__ = (
-        "agent", "arrived_ps", "call", "computed", "decoding", "final_blocks", "gpu_hit_tokens", "hold",
-        "host_hit_tokens", "id", "joined", "last_iteration", "order", "output_tokens", "path", "prompt_tokens", "seen",
-        "started", "state", "stored", "stores", "target",
+        "admission", "agent", "arrived_ps", "decoding", "final_blocks", "gpu_hit_tokens", "had_first_token", "hold",
+        "host_hit_tokens", "id", "joined_at_iteration", "last_iteration", "num_computed_tokens", "num_prefill_tokens",
+        "output_tokens", "path", "prompt_tokens", "state", "store_sources", "stored_blocks", "trace_call",
+        "was_admitted",
     )  # fmt: skip
 
     def __init__(self, call: Call, agent: AgentCache, path: Path, final_blocks: int, arrived_ps: int) -> None:
-        self.call = call
+        self.trace_call = call
         self.id = call.id
         self.agent = agent
         self.path = path  # of its prompt and its answer
@@ -37,47 +38,39 @@ class Job:
         self.final_blocks = final_blocks  # at its declared budget
         self.arrived_ps = arrived_ps
         self.state = State.WAITING
-        self.hold: Hold | None = None
-        self.started = False  # was admitted before
-        self.seen = False  # its first token came
-        self.target = self.prompt_tokens  # tokens that a prefill has to compute: the prompt, and what was generated
-        self.computed = 0  # tokens with KV; while it decodes, those at the time it joined
+        self.hold: BlockHold | None = None
+        self.was_admitted = False
+        self.had_first_token = False
+        # What a prefill has to compute: the prompt, and what was generated before a preemption.
+        self.num_prefill_tokens = self.prompt_tokens
+        self.num_computed_tokens = 0  # those with KV; while it decodes, those at the time it joined
         self.decoding = False
-        self.joined = 0  # iteration
+        self.joined_at_iteration = 0
         self.last_iteration = 0
-        self.order = 0  # of admission, the latest one
+        self.admission = 0  # a number: the latest admission of all calls has the highest
         self.gpu_hit_tokens = 0
         self.host_hit_tokens = 0
-        self.stored = 0  # how many of its first blocks were written through, or had no need to be
-        self.stores: list[Hold] = []  # sources of its copies under way
+        self.stored_blocks = 0  # how many of its first blocks were written through, or had no need to be
+        self.store_sources: list[BlockHold] = []  # sources of its copies under way
 
 
 class AgentCache:
     """What the engine keeps for an agent: its latest finished context, and what is held for it."""
 
     __slots__ = (
-        "context_blocks",
-        "gone",
-        "host",
-        "name",
-        "offloading",
-        "owner",
-        "path",
-        "pin",
-        "pin_until_ps",
-        "uploads",
+        "context_blocks", "gone", "host", "name", "offloading", "owner", "path", "pin", "pin_until_ps", "uploads",
         "waiting",
-    )
+    )  # fmt: skip
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.owner = Owner(name)
         self.path: Path = ()  # of its latest finished call's context
         self.context_blocks = 0  # full blocks with KV
-        self.host: Hold | None = None  # its copy on the host
+        self.host: BlockHold | None = None  # its copy on the host
         self.offloading = False
         self.uploads: list[Upload] = []  # on their way or ready, by position
-        self.pin: Hold | None = None
+        self.pin: BlockHold | None = None
         self.pin_until_ps = 0
         self.waiting = 0  # calls in the queue
         self.gone = False  # its application ended
@@ -86,13 +79,13 @@ class AgentCache:
 class Upload:
     """Blocks that are copied back before they are asked for."""
 
-    __slots__ = ("blocks", "cancelled", "end", "first", "hold", "ready_ps", "started_ps")
+    __slots__ = ("cancelled", "end_block", "first_block", "hold", "num_blocks", "ready_ps", "started_ps")
 
-    def __init__(self, hold: Hold, first: int, end: int, started_ps: int) -> None:
+    def __init__(self, hold: BlockHold, first: int, end: int, started_ps: int) -> None:
         self.hold = hold
-        self.first = first  # block copied first; those before it were still on the GPU
-        self.end = end
-        self.blocks = end - first
+        self.first_block = first  # block copied first; those before it were still on the GPU
+        self.end_block = end
+        self.num_blocks = end - first
         self.started_ps = started_ps
         self.ready_ps: int | None = None
         self.cancelled = False

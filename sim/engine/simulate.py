@@ -15,10 +15,10 @@ from ...traces.limits import problem
 from ..machine.machine import PS_PER_S, Machine
 from .clock import Clock
 from .engine import Engine
-from .memory.block_pool import KvPool
+from .memory.block_pool import BlockPool
 from .memory.context_tree import ContextTree
 from .scheduler import StepLog
-from .world import Workload
+from .world import World
 
 Progress = Callable[[int, float], None]
 CALLS_BETWEEN_PROGRESS = 256
@@ -42,7 +42,7 @@ def simulate(
     *,
     journal: Sink | None = None,
     progress: Progress | None = None,
-    pool: type[KvPool] = KvPool,
+    pool: type[BlockPool] = BlockPool,
     one_by_one: bool = False,
     step_log: StepLog | None = None,
 ) -> RunStats:
@@ -56,14 +56,14 @@ def simulate(
     began = time.perf_counter()
     clock, timing = Clock(0), machine.timing()
     tree = ContextTree(machine.block_tokens)
-    workload = Workload(clock, _checked(applications, machine), tree, timing.client_ps)
-    finished = workload.finished if progress is None else _with_progress(workload, clock, progress)
+    world = World(clock, _checked(applications, machine), tree, timing.client_ps)
+    finished = world.finished if progress is None else _with_progress(world, clock, progress)
     engine = Engine(clock, machine, timing, tree, finished, pool=pool, one_by_one=one_by_one, step_log=step_log)
     controller = Controller(policy, machine.beliefs(), engine, sinks, journal)
     engine.start(controller)
-    workload.start(engine)
+    world.start(engine)
     try:
-        clock.run(until=workload.done)
+        clock.run(until=world.done)
         engine.stop()
     except TokencakeError:
         raise
@@ -71,7 +71,7 @@ def simulate(
         suspect(error, policy)
         raise
     return RunStats(
-        controller.policy_s, time.perf_counter() - began, workload.applications, workload.calls, engine.iterations
+        controller.policy_s, time.perf_counter() - began, world.applications, world.calls, engine.iterations
     )
 
 
@@ -82,10 +82,10 @@ def _checked(applications: Iterable[Application], machine: Machine) -> Iterable[
         yield application
 
 
-def _with_progress(workload: Workload, clock: Clock, progress: Progress) -> Callable[[Call], None]:
+def _with_progress(world: World, clock: Clock, progress: Progress) -> Callable[[Call], None]:
     def finished(call: Call) -> None:
-        workload.finished(call)
-        if workload.calls % CALLS_BETWEEN_PROGRESS == 0:
-            progress(workload.applications, clock.now_ps / PS_PER_S)
+        world.finished(call)
+        if world.calls % CALLS_BETWEEN_PROGRESS == 0:
+            progress(world.applications, clock.now_ps / PS_PER_S)
 
     return finished

@@ -21,7 +21,7 @@ from .memory.app_contexts import AppContexts
 from .memory.context_tree import ContextTree
 
 
-class Workload:
+class World:
     """Plays applications against an engine, each from its arrival on, drawing them from the trace as their time comes.
 
     Calls that arrive at the same time arrive in the order of the trace.

@@ -53,4 +53,4 @@ def _served_ps(call: Call, timing: Timing, block_tokens: int) -> int:
     first_ps = timing.of_step([(call.prompt_tokens - cached_tokens, cached_tokens)], [], admitted=1, completed=1)
     device_ps, host_ps = timing.of_device([], [call.prompt_tokens]), timing.of_host(0, 1)
     decoding = paced(device_ps, timing.context_token_ps, host_ps, asynchronous=timing.asynchronous)
-    return first_ps + decoding.total(call.output_tokens - 1)
+    return first_ps + decoding.total_ps(call.output_tokens - 1)

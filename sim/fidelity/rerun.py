@@ -35,7 +35,7 @@ from ..engine.engine import Engine, Flight
 from ..engine.memory.app_contexts import AppContexts
 from ..engine.memory.context_tree import ContextTree
 from ..engine.memory.link import Done, Link
-from ..engine.requests import Job
+from ..engine.requests import EngineCall
 from ..engine.scheduler import Step
 from ..machine.machine import Machine, Timing, ps
 
@@ -272,8 +272,8 @@ class _OpenStep(NamedTuple):
     """A step that was scheduled and whose outcome has not come."""
 
     computed: e.Stepped
-    firsts: list[Job]
-    finished: list[Job]
+    firsts: list[EngineCall]
+    finished: list[EngineCall]
 
 
 class _SteppedEngine(Engine):
@@ -303,54 +303,54 @@ class _SteppedEngine(Engine):
     def unpin_until(self, at_ps: int) -> None:
         """Pins whose time is over before then are given up when it is over, of which no record tells."""
         copies = self._copies
-        while copies.pinned and (now := max(self._clock.now_ps, copies.next_unpin_ps())) < at_ps:
-            copies.unpin_expired(now)
+        while copies.pinned and (now_ps := max(self._clock.now_ps, copies.next_unpin_ps())) < at_ps:
+            copies.unpin_expired(now_ps)
 
     def schedule(self, at_s: float) -> None:
         """The clock has come to `at_s`, if with whole picoseconds only."""
-        now = self._clock.now_ps
-        self._copies.unpin_expired(now)
+        now_ps = self._clock.now_ps
+        self._copies.unpin_expired(now_ps)
         self._scheduler.lag = min(1, len(self._open))
-        self._schedule_at(now)
+        self._schedule_at(now_ps)
         self._scheduled(at_s)
 
     def get_unstuck(self, at_s: float) -> None:
         """What a live engine does the next time that it schedules, if it has not heard anything new by then."""
         self.stuck = False
-        now = self._clock.now_ps
-        self._go(super()._resolve(now), now)
+        now_ps = self._clock.now_ps
+        self._go(super()._resolve(now_ps), now_ps)
         self._scheduled(at_s)
 
-    def _schedule(self, now: int) -> Step | None:
+    def _schedule(self, now_ps: int) -> Step | None:
         if self.stuck:  # something new came first, and the policy was asked
             self.stuck = False
             self.release_held()
-        return super()._schedule(now)
+        return super()._schedule(now_ps)
 
-    def _resolve(self, now: int) -> Step | None:
+    def _resolve(self, now_ps: int) -> Step | None:
         if self._link.under_way:
-            return super()._resolve(now)
+            return super()._resolve(now_ps)
         self.stuck = True
         return None
 
     def _scheduled(self, at_s: float) -> None:
         """Open the step that was just scheduled, if there is one."""
-        now = self._clock.now_ps
+        now_ps = self._clock.now_ps
         step, self._step = self._step, None
         if step is not None:
             computed = self._computed(step)._replace(from_s=at_s)
             firsts, finished = self._scheduler.advance(step)
             self._open.append(_OpenStep(computed, firsts, finished))
-            self._flight = Flight(now, firsts, finished)
+            self._flight = Flight(now_ps, firsts, finished)
 
     def outcome(self) -> e.Stepped:
         """The oldest of the open steps ended. What it computed, at no time."""
         ended = self._open.popleft()
-        now = self._clock.now_ps
-        self._meter.finish(now, 0, self._scheduler.batch)
+        now_ps = self._clock.now_ps
+        self._meter.finish(now_ps, 0, self._scheduler.batch)
         if not self._open:
             self._flight = None
-        self._outcomes(ended.firsts, ended.finished, now)
+        self._outcomes(ended.firsts, ended.finished, now_ps)
         return ended.computed
 
     def _computed(self, step: Step) -> e.Stepped:
@@ -359,14 +359,22 @@ class _SteppedEngine(Engine):
         A single token behind all of a prompt is a decoding one for vLLM, though a preempted call comes back with it.
         """
         batch = self._scheduler.batch
-        chunks = [(n, job.computed) for job, n in step.prefill.items() if n > 1 or job.computed < job.prompt_tokens]
-        decoding = [job.computed for job, n in step.prefill.items() if n == 1 and job.computed >= job.prompt_tokens]
+        chunks = [
+            (n, call.num_computed_tokens)
+            for call, n in step.prefill.items()
+            if n > 1 or call.num_computed_tokens < call.prompt_tokens
+        ]
+        decoding = [
+            call.num_computed_tokens
+            for call, n in step.prefill.items()
+            if n == 1 and call.num_computed_tokens >= call.prompt_tokens
+        ]
         return e.Stepped(
             0.0,
             0.0,
             sum(tokens for tokens, _ in chunks),
             sum(tokens * before + tokens * (tokens + 1) // 2 for tokens, before in chunks),
-            batch.calls + len(decoding),
+            batch.num_calls + len(decoding),
             batch.context_tokens + sum(decoding),
         )
 

@@ -15,7 +15,7 @@ from differential.workloads import Workload, capped, hosted, published, workload
 from engine_steps import by, by_the_simulator
 from oracle import scheduler as oracle
 from oracle.play import Step
-from oracle.scheduler import Block, BlockPool
+from oracle.scheduler import Block, OracleBlockPool
 
 from tokencake.live.engine.control.versions import check_vllm
 from tokencake.sim.machine.machine import simulated_version
@@ -75,13 +75,13 @@ def test_steps_are_scheduled_when_vllms_engine_loop_schedules_them(seed: int) ->
 
 def test_the_workloads_reach_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: Counter[str] = Counter()
-    cache = BlockPool.cache
+    cache = OracleBlockPool.cache
 
-    def counted(pool: BlockPool, block: Block, block_hash: int) -> None:
+    def counted(pool: OracleBlockPool, block: Block, block_hash: int) -> None:
         seen["duplicates"] += pool.cached(block_hash) is not None
         cache(pool, block, block_hash)
 
-    monkeypatch.setattr(BlockPool, "cache", counted)
+    monkeypatch.setattr(OracleBlockPool, "cache", counted)
     for seed in SEEDS:
         made = workload(seed)
         steps = list(oracle.simulate(*made))

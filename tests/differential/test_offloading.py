@@ -39,7 +39,7 @@ from tokencake.policies.interface import Extent
 from tokencake.sim.engine.memory.block_pool import Span
 from tokencake.sim.engine.memory.copies import Copies
 from tokencake.sim.engine.memory.link import Link
-from tokencake.sim.engine.requests import Job
+from tokencake.sim.engine.requests import EngineCall
 from tokencake.sim.engine.simulate import simulate
 from tokencake.sim.machine.machine import PS_PER_S, Machine, simulated_version
 from tokencake.traces import events as e
@@ -184,7 +184,7 @@ def simulated(made: Workload, extent: Extent, monkeypatch: pytest.MonkeyPatch) -
     facts: list[Any] = []
     store = Copies._store
 
-    def noted(self: Copies, job: Job, spans: list[Span], targets: Any, now_ps: int, from_ps: int) -> None:
+    def noted(self: Copies, job: EngineCall, spans: list[Span], targets: Any, now_ps: int, from_ps: int) -> None:
         blocks = tuple(at for first, end in spans for at in range(first, end))
         copied.append(Copied(now_ps, True, job.id, blocks))
         store(self, job, spans, targets, now_ps, from_ps)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from oracle.blocks import BlockPool
+from oracle.blocks import PlainBlockPool
 
 from tokencake.policies.interface import Policy
-from tokencake.sim.engine.memory.block_pool import KvPool
+from tokencake.sim.engine.memory.block_pool import BlockPool
 from tokencake.sim.engine.memory.context_tree import ContextTree
 from tokencake.sim.engine.simulate import simulate
 from tokencake.sim.machine.machine import Machine
@@ -16,7 +16,7 @@ from tokencake.traces.apps import Application, Call, Prompt, Segment
 
 Record = Any  # a fact, or what was planned
 MakePolicy = Callable[[], Policy]
-BLOCK_BY_BLOCK: Any = BlockPool  # it has the interface of the pool on runs, not its type
+BLOCK_BY_BLOCK: Any = PlainBlockPool  # it has the interface of the pool on runs, not its type
 
 
 def play(
@@ -25,7 +25,7 @@ def play(
     machine: Machine,
     *,
     one_by_one: bool = False,
-    pool: type[KvPool] = KvPool,
+    pool: type[BlockPool] = BlockPool,
 ) -> list[Record]:
     """Everything that happens in a run under a new policy, its plans included."""
     records: list[Record] = []
@@ -53,16 +53,16 @@ def assert_equal(records: list[Record], others: list[Record]) -> None:
 class Rest(NamedTuple):
     """What is left when the last application has ended and nothing is on its way any more."""
 
-    gpu: KvPool
-    host: KvPool
+    gpu: BlockPool
+    host: BlockPool
     records: list[Record]
 
 
 def play_to_rest(applications: tuple[Application, ...], make: MakePolicy, machine: Machine, idle_s: float) -> Rest:
     """Play, then leave the engine idle for about so long, until a last call that leaves nothing new comes and goes."""
-    pools: list[KvPool] = []
+    pools: list[BlockPool] = []
 
-    class Kept(KvPool):
+    class Kept(BlockPool):
         def __init__(self, tree: ContextTree, blocks: int, side: int = 0) -> None:
             super().__init__(tree, blocks, side)
             pools.append(self)

@@ -17,7 +17,7 @@ from tokencake.live.client.play import Player
 from tokencake.live.client.tokens import Tokens
 from tokencake.sim.engine.clock import BOUNDARY, At, Clock
 from tokencake.sim.engine.memory.context_tree import ContextTree
-from tokencake.sim.engine.world import Workload
+from tokencake.sim.engine.world import World
 from tokencake.sim.machine.machine import PS_PER_S, ps
 from tokencake.traces.apps import AppId, Application, Call, Tool
 from tokencake.traces.errors import TraceError
@@ -85,9 +85,9 @@ class Simulated:
         self.seen: list[Event] = []
         self._clock = Clock(0)
         self._serves = serves
-        self._workload = Workload(self._clock, apps, ContextTree(16), 0)
-        self._workload.start(self)  # type: ignore[arg-type]  # what the world needs of an engine
-        self._clock.run(until=self._workload.done)
+        self._world = World(self._clock, apps, ContextTree(16), 0)
+        self._world.start(self)  # type: ignore[arg-type]  # what the world needs of an engine
+        self._clock.run(until=self._world.done)
 
     def _see(self, what: str, whom: str) -> None:
         self.seen.append((self._clock.now_ps / PS_PER_S, what, whom))
@@ -106,7 +106,7 @@ class Simulated:
 
     def arrive(self, call: Call, request: Request, context: Any) -> None:
         self._see("call", call.id)
-        At(self._clock, ps(self._serves(call)), BOUNDARY, lambda _: self._workload.finished(call))
+        At(self._clock, ps(self._serves(call)), BOUNDARY, lambda _: self._world.finished(call))
 
 
 def in_ticks(application: Application, arrival_s: float) -> Application:

@@ -82,8 +82,8 @@ def test_nothing_is_held_when_all_is_over(spec: str) -> None:
         applications, machine = (smallest if seed % 2 else hard)(seed)
         rest = play_to_rest(applications, making(spec, applications), machine, idle_s=1000.0)
         for pool, side in ((rest.gpu, 0), (rest.host, 1)):
-            assert pool.free == pool.blocks
-            assert pool.stalled_idle == 0
+            assert pool.num_free_blocks == pool.num_blocks
+            assert pool.stalled_idle_blocks == 0
             check_whole(pool, side)
 
 

@@ -29,7 +29,7 @@ class AppContexts:
         if prompt.extends is not None:
             base = tree.cut(self.of_call[prompt.extends], prompt.keep_tokens)
         segments = (*prompt.segments, Segment(call.id, 0, call.output_tokens))
-        line, rest = cut(segments, self._continued.get(call.id, 0) - base.end)
+        line, rest = cut(segments, self._continued.get(call.id, 0) - base.num_tokens)
         trunk = tree.follow(base, line)
         context = tree.follow(trunk, rest, aside=True)
         tree.release(trunk.node)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ....traces.apps import Segment
 
 if TYPE_CHECKING:
-    from .block_pool import Run
+    from .block_pool import BlockRun
 
 
 class Node:
@@ -24,50 +24,53 @@ class Node:
 
     __slots__ = (
         "children",
-        "end",
-        "ends",
-        "extra",
+        "end_token",
         "key",
+        "later_copies",
         "loading",
         "parent",
-        "refs",
+        "ref_cnt",
         "runs",
+        "segment_end_tokens",
         "segments",
-        "start",
+        "start_token",
         "storing",
     )
 
     def __init__(self, parent: Node | None, start: int, key: tuple[int, str, int]) -> None:
         self.parent = parent
-        self.start = start
-        self.end = start
+        self.start_token = start
+        self.end_token = start
         self.key = key  # under which its parent knows it: position, source and offset of its first token
         self.segments: list[Segment] = []
-        self.ends: list[int] = []  # the position behind each segment
+        self.segment_end_tokens: list[int] = []  # the position behind each segment
         self.children: dict[tuple[int, str, int], Node] = {}
-        self.refs = 0  # contexts, children and runs that need it: at none it goes
-        self.runs: tuple[list[Run], list[Run]] = (
+        self.ref_cnt = 0  # contexts, children and runs that need it: at none it goes
+        self.runs: tuple[list[BlockRun], list[BlockRun]] = (
             [],
             [],
         )  # found by look-ups: on the GPU, on the host; disjoint, by position
-        self.extra: tuple[list[Run], list[Run]] = ([], [])  # later copies of blocks that are in `runs`, oldest first
+        self.later_copies: tuple[list[BlockRun], list[BlockRun]] = (
+            [],
+            [],
+        )  # later copies of blocks that are in `runs`, oldest first
         self.storing: list[tuple[int, int]] = []  # blocks whose host copy is being written
         self.loading: list[tuple[int, int]] = []  # blocks whose host copy is being read
 
 
 class Context(NamedTuple):
-    """The first `end` tokens on the way from the root through `node`."""
+    """The first `num_tokens` tokens on the way from the root through `node`."""
 
     node: Node
-    end: int
+    num_tokens: int
 
 
 class Piece(NamedTuple):
     """Blocks `first` … `end − 1` of a context, all of one node."""
 
     node: Node
-    first: int
-    end: int
+    first_block: int
+    end_block: int
 
 
 Path = tuple[Piece, ...]
@@ -79,7 +82,7 @@ class ContextTree:
     def __init__(self, block_tokens: int) -> None:
         self._block_tokens = block_tokens
         self._root = Node(None, 0, (0, "", 0))
-        self._root.refs = 1
+        self._root.ref_cnt = 1
         self.nodes = 1
 
     @property
@@ -96,7 +99,7 @@ class ContextTree:
         for segment in segments:
             source, start, left = segment
             while left:
-                if at == node.end:
+                if at == node.end_token:
                     child = node.children.get((at, source, start))
                     if child is None:
                         if node is not self._root and (not aside or node is stub):
@@ -105,11 +108,11 @@ class ContextTree:
                         child = stub = self._branch(node, at, source, start)
                     node = child
                     continue
-                i = bisect_right(node.ends, at)
+                i = bisect_right(node.segment_end_tokens, at)
                 known = node.segments[i]
-                offset = known[1] + at - (node.ends[i] - known[2])
+                offset = known[1] + at - (node.segment_end_tokens[i] - known[2])
                 if known[0] == source and offset == start:
-                    same = min(left, node.ends[i] - at)
+                    same = min(left, node.segment_end_tokens[i] - at)
                     at += same
                     start += same
                     left -= same
@@ -118,26 +121,26 @@ class ContextTree:
                     if child is None:
                         child = stub = self._branch(node, at, source, start)
                     node = child
-        node.refs += 1
+        node.ref_cnt += 1
         return Context(node, at)
 
     def cut(self, context: Context, tokens: int) -> Context:
         """The first `tokens` tokens of a context. Nobody holds it: use it only to follow on."""
         node = context.node
-        while node.parent is not None and tokens <= node.start:
+        while node.parent is not None and tokens <= node.start_token:
             node = node.parent
         return Context(node, tokens)
 
     def release(self, node: Node) -> None:
         """One need less for this node."""
-        node.refs -= 1
-        while not node.refs:
+        node.ref_cnt -= 1
+        while not node.ref_cnt:
             parent = node.parent
             assert parent is not None, "the root is always needed"
             del parent.children[node.key]
             self.nodes -= 1
             node = parent
-            node.refs -= 1
+            node.ref_cnt -= 1
 
     def path(self, context: Context) -> Path:
         """The context's full blocks, node by node from the root on."""
@@ -146,10 +149,10 @@ class ContextTree:
         node, end = context
         size = self._block_tokens
         while node is not None:
-            first, last = node.start // size, end // size
+            first, last = node.start_token // size, end // size
             if last > first:
                 pieces.append(Piece(node, first, last))
-            end = node.start
+            end = node.start_token
             node = node.parent
         pieces.reverse()
         return tuple(pieces)
@@ -157,19 +160,19 @@ class ContextTree:
     def _branch(self, parent: Node, at: int, source: str, start: int) -> Node:
         child = Node(parent, at, (at, source, start))
         parent.children[child.key] = child
-        parent.refs += 1
+        parent.ref_cnt += 1
         self.nodes += 1
         return child
 
     def _extend(self, node: Node, source: str, start: int, tokens: int) -> int:
         """Append to a node that ends here, and return its new end."""
-        node.end += tokens
+        node.end_token += tokens
         if node.segments:
             last = node.segments[-1]
             if last[0] == source and last[1] + last[2] == start:
                 node.segments[-1] = Segment(source, last[1], last[2] + tokens)
-                node.ends[-1] = node.end
-                return node.end
+                node.segment_end_tokens[-1] = node.end_token
+                return node.end_token
         node.segments.append(Segment(source, start, tokens))
-        node.ends.append(node.end)
-        return node.end
+        node.segment_end_tokens.append(node.end_token)
+        return node.end_token

@@ -14,8 +14,8 @@ from ....traces import events as e
 from ....traces.apps import AgentId
 from ....traces.events import Fact
 from ...machine.machine import PS_PER_S
-from ..requests import AgentCache, Job, State, Upload
-from .block_pool import Hold, KvPool, Run, Span
+from ..requests import AgentCache, EngineCall, State, Upload
+from .block_pool import BlockHold, BlockPool, BlockRun, Span
 from .context_tree import Node, Path
 from .link import Link
 
@@ -27,7 +27,7 @@ class Copies:
     those are copied from `from_ps` on.
     """
 
-    def __init__(self, gpu: KvPool, host: KvPool, link: Link, block_tokens: int) -> None:
+    def __init__(self, gpu: BlockPool, host: BlockPool, link: Link, block_tokens: int) -> None:
         self._gpu = gpu
         self._host = host
         self._link = link
@@ -44,25 +44,25 @@ class Copies:
     def offload(self, agent: AgentCache, move: Move, now_ps: int) -> None:
         """Copy what the host lacks of the first blocks of an agent's latest context."""
         path, upto = agent.path, min(move.blocks, agent.context_blocks)
-        known, _ = self._host.hits(path, upto)
+        known, _ = self._host.cached_prefix(path, upto)
         first = min(upto, _stored(path, known))  # what another copy under way writes comes before this one
-        end, _ = self._gpu.hits(path, upto, first)
-        prefix = self._host.open(path, known)
-        end = min(end, first + self._host.free)
+        end, _ = self._gpu.cached_prefix(path, upto, first)
+        prefix = self._host.touch(path, known)
+        end = min(end, first + self._host.num_free_blocks)
         if (
             self.refusing
             or agent.offloading
             or agent.gone
             or not end
-            or (agent.host is not None and end <= agent.host.registered)
+            or (agent.host is not None and end <= agent.host.cached_end_block)
         ):
-            self._host.release(prefix, None)
+            self._host.free(prefix, None)
             self.report(e.OffloadRefused(now_ps / PS_PER_S, agent.name))
             return
         blocks = end - first
-        target = self._host.open(path, first, first)
-        self._host.take(target, blocks)
-        source = self._gpu.open(path, end, first)
+        target = self._host.touch(path, first, first)
+        self._host.allocate(target, blocks)
+        source = self._gpu.touch(path, end, first)
         self._gpu.keep(source, agent.owner)
         agent.offloading = True
         _mark(path, first, end, _STORING)
@@ -70,20 +70,20 @@ class Copies:
 
         def done(at_ps: int) -> None:
             _unmark(path, first, end, _STORING)
-            self._host.register(target, path, end)
+            self._host.cache(target, path, end)
             if move.keep:
-                self._gpu.release(source, agent.owner)
+                self._gpu.free(source, agent.owner)
             else:
-                self._gpu.drop(source, agent.owner)
+                self._gpu.discard(source, agent.owner)
             agent.offloading = False
-            self._host.release(target, None)
-            self._host.release(prefix, None)
-            held, _ = self._host.hits(path, end)
+            self._host.free(target, None)
+            self._host.free(prefix, None)
+            held, _ = self._host.cached_prefix(path, end)
             self.report(e.OffloadFinished(at_ps / PS_PER_S, agent.name, blocks, held))
             if not agent.gone:
                 if agent.host is not None:
-                    self._host.release(agent.host, None)
-                agent.host = self._host.open(path, held)
+                    self._host.free(agent.host, None)
+                agent.host = self._host.touch(path, held)
 
         if blocks:
             self._link.to_host(blocks, self.next_step_ps, done)
@@ -94,115 +94,117 @@ class Copies:
         """Give up an agent's host copy: its blocks stay readable until the host needs their room."""
         if agent.host is None:
             return
-        before = self._host.free
-        self._host.release(agent.host, None)
+        before = self._host.num_free_blocks
+        self._host.free(agent.host, None)
         agent.host = None
-        self.report(e.HostDropped(now_ps / PS_PER_S, agent.name, self._host.free - before))
+        self.report(e.HostDropped(now_ps / PS_PER_S, agent.name, self._host.num_free_blocks - before))
 
     # -- write-through
 
-    def store(self, job: Job, upto: int, now_ps: int, from_ps: int) -> None:
+    def store(self, call: EngineCall, upto: int, now_ps: int, from_ps: int) -> None:
         """Copy what the host lacks of a call's blocks up to `upto`, which are on the GPU. Without room for all: none.
 
         What another copy under way writes is not written twice.
         """
-        path, first, host = job.path, job.stored, self._host
-        absent = host.missing(path, first, upto)
+        path, first, host = call.path, call.stored_blocks, self._host
+        absent = host.uncached_spans(path, first, upto)
         missing = _unmarked(absent, path, _STORING)
         blocks = sum(end - start for start, end in missing)
         if blocks:
-            kept = [host.open(path, end, start) for start, end in _between(absent, first, upto)]
-            room = host.free >= blocks  # without what the host has of this call
-            targets = [host.open(path, start, start) for start, _ in missing] if room else []
+            kept = [host.touch(path, end, start) for start, end in _between(absent, first, upto)]
+            room = host.num_free_blocks >= blocks  # without what the host has of this call
+            targets = [host.touch(path, start, start) for start, _ in missing] if room else []
             for target, (start, end) in zip(targets, missing, strict=False):
-                host.take(target, end - start)
+                host.allocate(target, end - start)
             for hold in reversed(kept):
-                host.release(hold, None)
+                host.free(hold, None)
             if not room:
-                self.report(e.StoreRefused(now_ps / PS_PER_S, job.id, blocks))
+                self.report(e.StoreRefused(now_ps / PS_PER_S, call.id, blocks))
                 return
-            self._store(job, missing, targets, now_ps, from_ps)
-        job.stored = max(first, upto)
+            self._store(call, missing, targets, now_ps, from_ps)
+        call.stored_blocks = max(first, upto)
 
-    def _store(self, job: Job, spans: list[Span], targets: list[Hold], now_ps: int, from_ps: int) -> None:
-        path, owner = job.path, job.agent.owner
-        sources = [self._gpu.open(path, end, start) for start, end in spans]
+    def _store(self, call: EngineCall, spans: list[Span], targets: list[BlockHold], now_ps: int, from_ps: int) -> None:
+        path, owner = call.path, call.agent.owner
+        sources = [self._gpu.touch(path, end, start) for start, end in spans]
         for start, end in spans:
             _mark(path, start, end, _STORING)
-        job.stores += sources
+        call.store_sources += sources
         blocks = sum(end - start for start, end in spans)
-        self.report(e.StoreStarted(now_ps / PS_PER_S, job.id, blocks))
+        self.report(e.StoreStarted(now_ps / PS_PER_S, call.id, blocks))
 
         def done(at_ps: int) -> None:
             for (start, end), target, source in zip(reversed(spans), reversed(targets), reversed(sources), strict=True):
                 _unmark(path, start, end, _STORING)
-                self._host.register(target, path, end)
-                self._host.release(target, None)
-                self._gpu.release(source, owner)
-                job.stores.remove(source)
-            self.report(e.StoreFinished(at_ps / PS_PER_S, job.id, blocks))
+                self._host.cache(target, path, end)
+                self._host.free(target, None)
+                self._gpu.free(source, owner)
+                call.store_sources.remove(source)
+            self.report(e.StoreFinished(at_ps / PS_PER_S, call.id, blocks))
 
         self._link.to_host(blocks, from_ps, done)
 
-    def store_rest(self, job: Job, upto: int, now_ps: int, from_ps: int) -> None:
+    def store_rest(self, call: EngineCall, upto: int, now_ps: int, from_ps: int) -> None:
         """Store what is left of the first `upto` blocks of a call that has ended, as far as they are on the GPU.
 
         They are all there, unless it was preempted before its last token came.
         """
-        self.store(job, self._gpu.hits(job.path, upto, job.stored)[0], now_ps, from_ps)
+        self.store(call, self._gpu.cached_prefix(call.path, upto, call.stored_blocks)[0], now_ps, from_ps)
 
-    def used(self, job: Job, upto: int) -> None:
+    def used(self, call: EngineCall, upto: int) -> None:
         """A call has ended: what the host has of its first `upto` blocks was used now, the first of them last."""
-        absent = self._host.missing(job.path, 0, upto)
+        absent = self._host.uncached_spans(call.path, 0, upto)
         for start, end in reversed(_between(absent, 0, upto)):
-            self._host.release(self._host.open(job.path, end, start), None)
+            self._host.free(self._host.touch(call.path, end, start), None)
 
-    def stops(self, job: Job) -> None:
+    def stops(self, call: EngineCall) -> None:
         """A call has ended, or was preempted: what its copies under way hold is held for no running call."""
-        for source in job.stores:
-            self._gpu.keep(source, job.agent.owner)
+        for source in call.store_sources:
+            self._gpu.keep(source, call.agent.owner)
 
-    def coming(self, job: Job, at: int) -> bool:
+    def coming(self, call: EngineCall, at: int) -> bool:
         """Whether block `at` of a waiting call's prompt is being written to the host."""
-        return at < (job.target - 1) // self._block_tokens and _stored(job.path, at) > at
+        return at < (call.num_prefill_tokens - 1) // self._block_tokens and _stored(call.path, at) > at
 
     # -- load on demand
 
-    def host_hits(self, job: Job, gpu_hit_blocks: int) -> int:
+    def host_hits(self, call: EngineCall, gpu_hit_blocks: int) -> int:
         """End of what the host has of a waiting call's prompt behind the GPU's part."""
-        if not self._host.touched:
+        if not self._host.in_use:
             return gpu_hit_blocks
-        return self._host.hits(job.path, (job.target - 1) // self._block_tokens, gpu_hit_blocks)[0]
+        return self._host.cached_prefix(call.path, (call.num_prefill_tokens - 1) // self._block_tokens, gpu_hit_blocks)[
+            0
+        ]
 
-    def under_way(self, job: Job, first: int, end: int) -> bool:
+    def under_way(self, call: EngineCall, first: int, end: int) -> bool:
         """Whether one of these blocks is being written to the host or read from it now."""
         return any(
-            start < min(end, piece.end) and upto > max(first, piece.first)
-            for piece in job.path
-            if piece.end > first and piece.first < end
+            start < min(end, piece.end_block) and upto > max(first, piece.first_block)
+            for piece in call.path
+            if piece.end_block > first and piece.first_block < end
             for start, upto in (*piece.node.storing, *piece.node.loading)
         )
 
-    def load(self, job: Job, first: int, end: int, now_ps: int) -> None:
+    def load(self, call: EngineCall, first: int, end: int, now_ps: int) -> None:
         """Give a waiting call its prompt's blocks up to `end`, those from `first` on by copying. There must be room."""
-        path = job.path
-        hold = job.hold = self._gpu.open(path, first)
-        self._gpu.take(hold, end - first)
-        source = self._host.open(path, end, first)
+        path = call.path
+        hold = call.hold = self._gpu.touch(path, first)
+        self._gpu.allocate(hold, end - first)
+        source = self._host.touch(path, end, first)
         _mark(path, first, end, _LOADING)
-        job.state = State.LOADING
-        job.stored = end
-        job.gpu_hit_tokens = first * self._block_tokens
-        job.host_hit_tokens = (end - first) * self._block_tokens
-        self.report(e.LoadStarted(now_ps / PS_PER_S, job.id, end - first, first))
+        call.state = State.LOADING
+        call.stored_blocks = end
+        call.gpu_hit_tokens = first * self._block_tokens
+        call.host_hit_tokens = (end - first) * self._block_tokens
+        self.report(e.LoadStarted(now_ps / PS_PER_S, call.id, end - first, first))
 
         def done(at_ps: int) -> None:
             _unmark(path, first, end, _LOADING)
-            self._host.release(source, None)
-            self._gpu.register(hold, path, end)
-            job.computed = end * self._block_tokens
-            job.state = State.LOADED
-            self.report(e.LoadFinished(at_ps / PS_PER_S, job.id, end - first))
+            self._host.free(source, None)
+            self._gpu.cache(hold, path, end)
+            call.num_computed_tokens = end * self._block_tokens
+            call.state = State.LOADED
+            self.report(e.LoadFinished(at_ps / PS_PER_S, call.id, end - first))
 
         self._link.to_gpu(end - first, self.next_step_ps, done)
 
@@ -212,21 +214,21 @@ class Copies:
         """Copy back what the GPU lacks of an agent's context, as far as there is room now."""
         path = agent.path
         upto = min(move.blocks, agent.context_blocks)
-        first = gpu_end = self._gpu.hits(path, upto)[0]
+        first = gpu_end = self._gpu.cached_prefix(path, upto)[0]
         for upload in agent.uploads:
-            if upload.first <= first < upload.end:
-                first = upload.end
-        end, _ = self._host.hits(path, upto, first)
-        start = agent.uploads[-1].end if agent.uploads else 0
+            if upload.first_block <= first < upload.end_block:
+                first = upload.end_block
+        end, _ = self._host.cached_prefix(path, upto, first)
+        start = agent.uploads[-1].end_block if agent.uploads else 0
         start = min(start, gpu_end)
-        room = self._gpu.free - (self._gpu.hits(path, gpu_end, start)[1] if gpu_end > start else 0)
+        room = self._gpu.num_free_blocks - (self._gpu.cached_prefix(path, gpu_end, start)[1] if gpu_end > start else 0)
         end = min(end, first + room)
         if self.refusing or agent.gone or agent.waiting or end <= first:
             self.report(e.UploadRefused(now_ps / PS_PER_S, agent.name))
             return
-        hold = self._gpu.open(path, gpu_end, start) if first == gpu_end else self._gpu.open(path, first, first)
-        self._gpu.take(hold, end - first)
-        source = self._host.open(path, end, first)
+        hold = self._gpu.touch(path, gpu_end, start) if first == gpu_end else self._gpu.touch(path, first, first)
+        self._gpu.allocate(hold, end - first)
+        source = self._host.touch(path, end, first)
         _mark(path, first, end, _LOADING)
         upload = Upload(hold, first, end, now_ps)
         agent.uploads.append(upload)
@@ -235,16 +237,16 @@ class Copies:
 
         def done(at_ps: int) -> None:
             _unmark(path, first, end, _LOADING)
-            self._host.release(source, None)
+            self._host.free(source, None)
             if upload.cancelled:
                 self._give_up(agent, upload)
-                self.report(e.UploadReleased(at_ps / PS_PER_S, agent.name, upload.blocks))
+                self.report(e.UploadReleased(at_ps / PS_PER_S, agent.name, upload.num_blocks))
                 return
-            self._gpu.register(hold, path, end)
+            self._gpu.cache(hold, path, end)
             upload.ready_ps = at_ps
             self.report(
                 e.UploadFinished(
-                    at_ps / PS_PER_S, agent.name, sum(u.blocks for u in agent.uploads if u.ready_ps is not None)
+                    at_ps / PS_PER_S, agent.name, sum(u.num_blocks for u in agent.uploads if u.ready_ps is not None)
                 )
             )
 
@@ -264,7 +266,7 @@ class Copies:
             e.UploadTaken(
                 now_ps / PS_PER_S,
                 agent.name,
-                sum(upload.blocks for upload in uploads),
+                sum(upload.num_blocks for upload in uploads),
                 max(0, arrived_ps - ready_ps) / PS_PER_S,
                 max(0, ready_ps - arrived_ps) / PS_PER_S,
             )
@@ -282,11 +284,11 @@ class Copies:
             else:
                 self._give_up(agent, upload)
         self.report(
-            e.UploadCancelled(now_ps / PS_PER_S, agent.name, sum(u.blocks for u in uploads), held_ps / PS_PER_S)
+            e.UploadCancelled(now_ps / PS_PER_S, agent.name, sum(u.num_blocks for u in uploads), held_ps / PS_PER_S)
         )
 
     def _give_up(self, agent: AgentCache, upload: Upload) -> None:
-        self._gpu.release(upload.hold, agent.owner)
+        self._gpu.free(upload.hold, agent.owner)
 
     # -- pins
 
@@ -294,15 +296,15 @@ class Copies:
         """Hold what is cached of an agent's context until then, or until its next call holds it."""
         agent.pin_until_ps = until_ps
         if agent.pin is None and agent.context_blocks and not agent.waiting and not self.refusing:
-            end, _ = self._gpu.hits(agent.path, agent.context_blocks)
+            end, _ = self._gpu.cached_prefix(agent.path, agent.context_blocks)
             if end:
-                agent.pin = self._gpu.open(agent.path, end)
+                agent.pin = self._gpu.touch(agent.path, end)
                 self.pinned[agent.name] = agent
                 self._gpu.keep(agent.pin, agent.owner)
 
     def unpin(self, agent: AgentCache) -> None:
         if agent.pin is not None:
-            self._gpu.release(agent.pin, agent.owner)
+            self._gpu.free(agent.pin, agent.owner)
             agent.pin = None
             del self.pinned[agent.name]
 
@@ -319,9 +321,9 @@ class Copies:
 
     def evict_first(self, agents: Sequence[AgentCache]) -> None:
         """Idle blocks of these agents' contexts are handed out first; what two of them share, with the later one."""
-        moved: set[Run] = set()
+        moved: set[BlockRun] = set()
         for agent in reversed(agents):
-            self._gpu.expose(agent.path, agent.context_blocks, moved)
+            self._gpu.evict_first(agent.path, agent.context_blocks, moved)
 
 
 Marks = Callable[[Node], list[tuple[int, int]]]
@@ -331,34 +333,34 @@ _LOADING: Marks = attrgetter("loading")
 
 def _mark(path: Path, first: int, end: int, marks: Marks) -> None:
     for piece in path:
-        if piece.end > first and piece.first < end:
-            marks(piece.node).append((max(first, piece.first), min(end, piece.end)))
+        if piece.end_block > first and piece.first_block < end:
+            marks(piece.node).append((max(first, piece.first_block), min(end, piece.end_block)))
 
 
 def _unmark(path: Path, first: int, end: int, marks: Marks) -> None:
     for piece in path:
-        if piece.end > first and piece.first < end:
-            marks(piece.node).remove((max(first, piece.first), min(end, piece.end)))
+        if piece.end_block > first and piece.first_block < end:
+            marks(piece.node).remove((max(first, piece.first_block), min(end, piece.end_block)))
 
 
 def _stored(path: Path, at: int) -> int:
     """How far the blocks from `at` on are being written to the host by copies under way."""
     for piece in path:
-        while piece.first <= at < piece.end:
+        while piece.first_block <= at < piece.end_block:
             ends = [end for start, end in piece.node.storing if start <= at < end]
             if not ends:
                 return at
-            at = min(max(ends), piece.end)  # what else the node has there is another context's
+            at = min(max(ends), piece.end_block)  # what else the node has there is another context's
     return at
 
 
 def _unmarked(spans: Sequence[Span], path: Path, marks: Marks) -> list[Span]:
     """What of these spans of a context no mark covers."""
     marked = sorted(
-        (max(first, piece.first), min(end, piece.end))
+        (max(first, piece.first_block), min(end, piece.end_block))
         for piece in path
         for first, end in marks(piece.node)
-        if first < piece.end and end > piece.first
+        if first < piece.end_block and end > piece.first_block
     )
     if not marked:
         return list(spans)

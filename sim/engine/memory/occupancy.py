@@ -10,13 +10,13 @@ from ....traces.events import Occupied
 from ...machine.machine import PS_PER_S
 from ..batch import Batch
 from ..pace import Pace
-from .block_pool import KvPool
+from .block_pool import BlockPool
 
 
-class Meter:
+class OccupancyMeter:
     """Block-picoseconds, in whole numbers: the same however a stretch is cut."""
 
-    def __init__(self, gpu: KvPool) -> None:
+    def __init__(self, gpu: BlockPool) -> None:
         self._gpu = gpu
         self._at_ps = 0
         self._used = 0
@@ -59,13 +59,13 @@ class Meter:
         taken = sum(need for _, need in needs)
         if not self._gpu.spares_stalled(taken):
             for ahead, need in needs:
-                self._integrate(start + pace.total(ahead - self._lag))
-                self._gpu.allocate(need)
+                self._integrate(start + pace.total_ps(ahead - self._lag))
+                self._gpu.get_new_blocks(need)
             return taken
         # what is integrated of stalled agents does not change on the way, and what is used grows by known steps
-        self._used += taken * (now_ps - start) - pace.weighed(needs, self._lag)
+        self._used += taken * (now_ps - start) - pace.weighed_ps(needs, self._lag)
         self._integrate(now_ps)
-        self._gpu.allocate(taken)
+        self._gpu.get_new_blocks(taken)
         return taken
 
     def finish(self, now_ps: int, iterations: int, batch: Batch) -> int:
@@ -92,9 +92,9 @@ class Meter:
         if span:
             self._at_ps = at_ps
             gpu = self._gpu
-            self._used += (gpu.blocks - gpu.free) * span
-            if gpu.stalled_idle or gpu.kept:  # mostly there is nothing of either kind
-                self._stalled += (gpu.stalled_idle + gpu.kept_stalled) * span
-                self._held += gpu.kept * span
+            self._used += (gpu.num_blocks - gpu.num_free_blocks) * span
+            if gpu.stalled_idle_blocks or gpu.kept_blocks:  # mostly there is nothing of either kind
+                self._stalled += (gpu.stalled_idle_blocks + gpu.kept_stalled_blocks) * span
+                self._held += gpu.kept_blocks * span
             if self.busy:
                 self._busy_ps += span

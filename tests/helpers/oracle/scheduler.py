@@ -32,7 +32,7 @@ class Block:
     users: int = 0
 
 
-class BlockPool:
+class OracleBlockPool:
     """All blocks, the queue of the free ones, and the look-up of cached ones by hash."""
 
     def __init__(self, blocks: int) -> None:
@@ -112,7 +112,7 @@ class Scheduler:
         self._machine = machine
         self._tokens = Tokens(applications)
         self._interned: dict[BlockHash, int] = {}
-        self._pool = BlockPool(machine.gpu_blocks)
+        self._pool = OracleBlockPool(machine.gpu_blocks)
         self._jobs: dict[CallId, Job] = {}
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []

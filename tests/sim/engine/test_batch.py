@@ -11,7 +11,7 @@ from hypothesis import given
 
 from tokencake.sim.engine.batch import Batch
 from tokencake.sim.engine.pace import Pace, paced
-from tokencake.sim.engine.requests import AgentCache, Job
+from tokencake.sim.engine.requests import AgentCache, EngineCall
 from tokencake.sim.machine.machine import Timing
 from tokencake.traces.apps import Call, Prompt
 
@@ -42,32 +42,32 @@ paces = st.builds(
 
 @given(paces, st.integers(0, 60))
 def test_a_stretch_takes_as_long_as_its_iterations(pace: Pace, iterations: int) -> None:
-    assert pace.total(iterations) == sum(pace.one(i) for i in range(iterations))
+    assert pace.total_ps(iterations) == sum(pace.iteration_ps(i) for i in range(iterations))
 
 
 @given(paces, st.integers(0, 10**6), st.integers(-2, 2))
 def test_covering_is_the_least_number_of_iterations_that_suffices(pace: Pace, iterations: int, off_ps: int) -> None:
     """Right at a boundary, and one or two picoseconds beside it."""
-    span = pace.total(iterations) + off_ps
+    span = pace.total_ps(iterations) + off_ps
     least = pace.covering(span)
-    assert pace.total(least) >= span
-    assert least == 0 or pace.total(least - 1) < span
+    assert pace.total_ps(least) >= span
+    assert least == 0 or pace.total_ps(least - 1) < span
     if off_ps == 0:
         assert least == iterations
 
 
 @given(paces, st.lists(st.tuples(st.integers(1, 60), st.integers(1, 9)), max_size=9), st.integers(0, 1))
 def test_iterations_are_weighed_as_one_by_one(pace: Pace, weights: list[tuple[int, int]], lag: int) -> None:
-    assert pace.weighed(weights, lag) == sum(weight * pace.total(at - lag) for at, weight in weights)
+    assert pace.weighed_ps(weights, lag) == sum(weight * pace.total_ps(at - lag) for at, weight in weights)
 
 
 def test_beside_the_device_an_iteration_takes_no_less_than_the_host() -> None:
     """The device takes 10, 13, 16, 19 … and the host 15: from the third iteration on it is the device that is late."""
     beside = paced(10, 3, 15, asynchronous=True)
-    assert [beside.one(i) for i in range(5)] == [15, 15, 16, 19, 22]
-    assert [beside.total(n) for n in range(5)] == [0, 15, 30, 46, 65]
+    assert [beside.iteration_ps(i) for i in range(5)] == [15, 15, 16, 19, 22]
+    assert [beside.total_ps(n) for n in range(5)] == [0, 15, 30, 46, 65]
     assert [beside.covering(span) for span in (0, 1, 15, 16, 30, 31, 46, 47)] == [0, 1, 1, 2, 2, 3, 3, 4]
-    assert [paced(10, 3, 15, asynchronous=False).one(i) for i in range(3)] == [25, 28, 31]
+    assert [paced(10, 3, 15, asynchronous=False).iteration_ps(i) for i in range(3)] == [25, 28, 31]
 
 
 class Model:
@@ -83,30 +83,30 @@ class Model:
             asynchronous=self.rng.random() < 0.5,
         )
         self.batch = Batch(self.timing, self.size)
-        self.calls: list[tuple[Job, int, int]] = []
+        self.calls: list[tuple[EngineCall, int, int]] = []
         self.joined = 0
 
     def join(self) -> None:
         self.joined += 1
-        job = _job(self.joined)
+        call = _a_call(self.joined)
         computed, left = self.rng.randint(1, 40), self.rng.randint(1, 30)
-        job.last_iteration = self.batch.iteration + left - 1
-        self.batch.join(job, computed)
-        self.calls.append((job, computed, left))
+        call.last_iteration = self.batch.iteration + left - 1
+        self.batch.join(call, computed)
+        self.calls.append((call, computed, left))
 
     def leave(self) -> None:
         if self.calls:
-            job, computed, _ = self.calls.pop(self.rng.randrange(len(self.calls)))
-            self.batch.leave(job)
-            assert job.computed == computed
+            call, computed, _ = self.calls.pop(self.rng.randrange(len(self.calls)))
+            self.batch.leave(call)
+            assert call.num_computed_tokens == computed
 
     def advance(self) -> None:
         most = min((left for _, _, left in self.calls), default=5)
         iterations = self.rng.randint(1, most)
         done = self.batch.advance(iterations)
-        moved = [(job, computed + iterations, left - iterations) for job, computed, left in self.calls]
-        assert done == [job for job, _, left in moved if not left]
-        assert all(job.computed == computed for job, computed, left in moved if not left)
+        moved = [(call, computed + iterations, left - iterations) for call, computed, left in self.calls]
+        assert done == [call for call, _, left in moved if not left]
+        assert all(call.num_computed_tokens == computed for call, computed, left in moved if not left)
         self.calls = [call for call in moved if call[2]]
 
     def needs(self, ahead: int) -> int:
@@ -114,11 +114,11 @@ class Model:
 
     def compare(self) -> None:
         batch, rng = self.batch, self.rng
-        assert batch.calls == len(self.calls)
+        assert batch.num_calls == len(self.calls)
         assert batch.context_tokens == sum(computed for _, computed, _ in self.calls)
         assert batch.until_end() == min((left for _, _, left in self.calls), default=None)
-        for job, computed, _ in self.calls:
-            assert batch.computed(job) == computed
+        for call, computed, _ in self.calls:
+            assert batch.num_computed_tokens(call) == computed
         first, end = sorted((rng.randint(0, 40), rng.randint(0, 40)))
         assert batch.needs_between(first, end) == [(i, self.needs(i)) for i in range(first, end) if self.needs(i)]
         assert batch.needs(first) == self.needs(first)
@@ -136,12 +136,12 @@ class Model:
         pace = self.batch.pace()
         for ahead in range(3):
             contexts = [computed + ahead for _, computed, _ in self.calls]
-            assert pace.one(ahead) == self.timing.of_step((), contexts)
+            assert pace.iteration_ps(ahead) == self.timing.of_step((), contexts)
         contexts = [computed for _, computed, _ in self.calls]
         chunk, before = self.rng.randint(1, 9), self.rng.randint(0, 9)
         attended = chunk * before + chunk * (chunk + 1) // 2
         began = {"admitted": self.rng.randint(0, 3), "completed": self.rng.randint(0, 1)}
-        first_ps = self.batch.pace(chunk, attended, **began).first
+        first_ps = self.batch.pace(chunk, attended, **began).first_ps
         assert first_ps == self.timing.of_step([(chunk, before)], contexts, **began)
 
 
@@ -165,7 +165,7 @@ def test_chunks_of_one_prompt_need_and_cost_what_they_do_one_by_one(seed: int) -
     pace = batch.pace(chunk, attended, chunk)
     for ahead in range(4):
         contexts = [computed + ahead for _, computed, _ in model.calls]
-        assert pace.one(ahead) == model.timing.of_step([(chunk, before + ahead * chunk)], contexts)
+        assert pace.iteration_ps(ahead) == model.timing.of_step([(chunk, before + ahead * chunk)], contexts)
     needed = dict(batch.needs_between(0, 10))
     for ahead in range(10):
         done = before + ahead * chunk
@@ -173,9 +173,9 @@ def test_chunks_of_one_prompt_need_and_cost_what_they_do_one_by_one(seed: int) -
         assert needed.get(ahead, 0) == model.needs(ahead) + more
 
 
-def _job(order: int) -> Job:
+def _a_call(order: int) -> EngineCall:
     name = f"a/{order}"
     call = Call(name, "a", name, "agent", Prompt((), tokens=1), output_tokens=1, max_output_tokens=1)
-    job = Job(call, AgentCache(name), (), 1, 0)
-    job.order = order
-    return job
+    engine_call = EngineCall(call, AgentCache(name), (), 1, 0)
+    engine_call.admission = order
+    return engine_call

@@ -10,10 +10,10 @@ import random
 from typing import NamedTuple
 
 import pytest
-from oracle.blocks import Block, BlockHold, BlockPool
+from oracle.blocks import Block, PlainBlockHold, PlainBlockPool
 from pool_checks import check_whole
 
-from tokencake.sim.engine.memory.block_pool import Hold, KvPool, Owner, Run
+from tokencake.sim.engine.memory.block_pool import BlockHold, BlockPool, BlockRun, Owner
 from tokencake.sim.engine.memory.context_tree import Context, ContextTree, Path
 from tokencake.traces.apps import Segment
 
@@ -33,7 +33,7 @@ class Text(NamedTuple):
 class Holder:
     """One who holds blocks of a text in both pools, from block `start` on."""
 
-    def __init__(self, text: Text, fast: Hold, plain: BlockHold) -> None:
+    def __init__(self, text: Text, fast: BlockHold, plain: PlainBlockHold) -> None:
         self.text = text
         self.fast = fast
         self.plain = plain
@@ -49,8 +49,8 @@ class Twins:
         blocks = rng.choice((4, 9, 20, 20, 60))
         side = rng.randrange(SIDES)
         self.fast_tree, self.plain_tree = ContextTree(self.size), ContextTree(self.size)
-        self.fast = KvPool(self.fast_tree, blocks, side)
-        self.plain = BlockPool(self.plain_tree, blocks, side)
+        self.fast = BlockPool(self.fast_tree, blocks, side)
+        self.plain = PlainBlockPool(self.plain_tree, blocks, side)
         names = ("a", "b", "c")
         self.owners = [(Owner(name), Owner(name)) for name in names]
         self.texts: list[Text] = []
@@ -66,7 +66,7 @@ class Twins:
         rng = self.rng
         if self.texts and rng.random() < 0.6:
             base = rng.choice(self.texts)
-            keep = rng.choice((base.fast.end, rng.randint(0, base.fast.end)))
+            keep = rng.choice((base.fast.num_tokens, rng.randint(0, base.fast.num_tokens)))
             bases = self.fast_tree.cut(base.fast, keep), self.plain_tree.cut(base.plain, keep)
         else:
             bases = self.fast_tree.empty, self.plain_tree.empty
@@ -76,7 +76,7 @@ class Twins:
         ]
         fast, plain = self.fast_tree.follow(bases[0], segments), self.plain_tree.follow(bases[1], segments)
         paths = self.fast_tree.path(fast), self.plain_tree.path(plain)
-        self.texts.append(Text(fast, plain, *paths, fast.end // self.size))
+        self.texts.append(Text(fast, plain, *paths, fast.num_tokens // self.size))
 
     def erase(self) -> None:
         """Nobody continues a text any more; what is cached of it stays."""
@@ -94,9 +94,9 @@ class Twins:
         rng = self.rng
         text = rng.choice(self.texts)
         start = rng.choice((0, 0, 0, rng.randint(0, text.blocks)))
-        found, _ = self.fast.hits(text.fast_path, text.blocks, start)
+        found, _ = self.fast.cached_prefix(text.fast_path, text.blocks, start)
         end = rng.choice((start, found, rng.randint(start, found)))
-        fast, plain = self.fast.open(text.fast_path, end, start), self.plain.open(text.plain_path, end, start)
+        fast, plain = self.fast.touch(text.fast_path, end, start), self.plain.touch(text.plain_path, end, start)
         self.holders.append(Holder(text, fast, plain))
 
     def take(self) -> None:
@@ -105,25 +105,25 @@ class Twins:
         if not takers:
             return
         holder = self.rng.choice(takers)
-        blocks = min(self.fast.free, self.rng.choice((1, 1, 2, self.rng.randint(0, 40))))
+        blocks = min(self.fast.num_free_blocks, self.rng.choice((1, 1, 2, self.rng.randint(0, 40))))
         if self.rng.random() < 0.5:
-            self.fast.take(holder.fast, blocks)
-            self.plain.take(holder.plain, blocks)
+            self.fast.allocate(holder.fast, blocks)
+            self.plain.allocate(holder.plain, blocks)
             return
-        self.fast.allocate(blocks)
-        self.plain.allocate(blocks)
-        holder.fast.blank += blocks
-        holder.plain.blank += blocks
+        self.fast.get_new_blocks(blocks)
+        self.plain.get_new_blocks(blocks)
+        holder.fast.uncached_blocks += blocks
+        holder.plain.uncached_blocks += blocks
 
     def register(self) -> None:
-        ready = [h for h in self.holders if h.fast.blank and h.fast.registered < h.text.blocks]
+        ready = [h for h in self.holders if h.fast.uncached_blocks and h.fast.cached_end_block < h.text.blocks]
         if not ready:
             return
         holder = self.rng.choice(ready)
-        most = min(holder.fast.registered + holder.fast.blank, holder.text.blocks)
-        end = self.rng.choice((most, self.rng.randint(holder.fast.registered, most)))
-        self.fast.register(holder.fast, holder.text.fast_path, end)
-        self.plain.register(holder.plain, holder.text.plain_path, end)
+        most = min(holder.fast.cached_end_block + holder.fast.uncached_blocks, holder.text.blocks)
+        end = self.rng.choice((most, self.rng.randint(holder.fast.cached_end_block, most)))
+        self.fast.cache(holder.fast, holder.text.fast_path, end)
+        self.plain.cache(holder.plain, holder.text.plain_path, end)
 
     def fill(self) -> None:
         """A holder goes on as a call does: takes blocks and registers them."""
@@ -134,25 +134,25 @@ class Twins:
         if self.holders:
             holder = self.holders.pop(self.rng.randrange(len(self.holders)))
             fast, plain = self._somebody()
-            self.fast.release(holder.fast, fast)
-            self.plain.release(holder.plain, plain)
-            assert holder.fast.blocks == holder.plain.blocks == 0
+            self.fast.free(holder.fast, fast)
+            self.plain.free(holder.plain, plain)
+            assert holder.fast.num_blocks == holder.plain.num_blocks == 0
 
     def drop(self) -> None:
         if self.holders:
             holder = self.holders.pop(self.rng.randrange(len(self.holders)))
             fast, plain = self._somebody()
-            assert self.fast.drop(holder.fast, fast) == self.plain.drop(holder.plain, plain)
+            assert self.fast.discard(holder.fast, fast) == self.plain.discard(holder.plain, plain)
 
     def expose(self) -> None:
         """Some contexts in one pass: what they share goes with the first of them."""
-        fast_moved: set[Run] = set()
+        fast_moved: set[BlockRun] = set()
         plain_moved: set[Block] = set()
         for _ in range(self.rng.randint(1, 3)):
             text = self.rng.choice(self.texts)
             end = self.rng.randint(0, text.blocks)
-            self.fast.expose(text.fast_path, end, fast_moved)
-            self.plain.expose(text.plain_path, end, plain_moved)
+            self.fast.evict_first(text.fast_path, end, fast_moved)
+            self.plain.evict_first(text.plain_path, end, plain_moved)
 
     def stall(self) -> None:
         fast, plain = self.rng.choice(self.owners)
@@ -176,29 +176,40 @@ class Twins:
 
     def compare(self) -> None:
         fast, plain = self.fast, self.plain
-        assert (fast.free, fast.evicted, fast.stalled_idle) == (plain.free, plain.evicted, plain.stalled_idle)
-        assert (fast.kept, fast.kept_stalled) == (plain.kept, plain.kept_stalled)
-        assert 0 <= fast.kept_stalled <= fast.kept <= fast.blocks - fast.free
-        assert fast.touched == plain.touched
+        assert (fast.num_free_blocks, fast.num_evicted_blocks, fast.stalled_idle_blocks) == (
+            plain.num_free_blocks,
+            plain.num_evicted_blocks,
+            plain.stalled_idle_blocks,
+        )
+        assert (fast.kept_blocks, fast.kept_stalled_blocks) == (plain.kept_blocks, plain.kept_stalled_blocks)
+        assert 0 <= fast.kept_stalled_blocks <= fast.kept_blocks <= fast.num_blocks - fast.num_free_blocks
+        assert fast.in_use == plain.in_use
         assert self.fast_tree.nodes == self.plain_tree.nodes
         for mine, theirs in self.owners:
             assert mine.idle_blocks == theirs.idle_blocks
         for holder in self.holders:
-            assert (holder.fast.registered, holder.fast.blank) == (holder.plain.registered, holder.plain.blank)
-            assert holder.fast.blocks == holder.plain.blocks
+            assert (holder.fast.cached_end_block, holder.fast.uncached_blocks) == (
+                holder.plain.cached_end_block,
+                holder.plain.uncached_blocks,
+            )
+            assert holder.fast.num_blocks == holder.plain.num_blocks
         self._compare_spared()
         for text in self.rng.sample(self.texts, min(4, len(self.texts))):
             start = self.rng.randint(0, text.blocks)
             limit = self.rng.randint(start, text.blocks)
             for first, upto in ((0, text.blocks), (start, text.blocks), (start, limit)):
-                assert fast.hits(text.fast_path, upto, first) == plain.hits(text.plain_path, upto, first)
-                assert fast.missing(text.fast_path, first, upto) == plain.missing(text.plain_path, first, upto)
-            assert fast.held(text.fast_path, limit) == plain.held(text.plain_path, limit)
+                assert fast.cached_prefix(text.fast_path, upto, first) == plain.cached_prefix(
+                    text.plain_path, upto, first
+                )
+                assert fast.uncached_spans(text.fast_path, first, upto) == plain.uncached_spans(
+                    text.plain_path, first, upto
+                )
+            assert fast.held_prefix(text.fast_path, limit) == plain.held_prefix(text.plain_path, limit)
 
     def _compare_spared(self) -> None:
         """Whether the next blocks to be handed out are no stalled owner's."""
         stalled = [block.owner is not None and block.owner.stalled for block in self.plain.queue]
-        blocks = self.rng.randint(0, self.plain.free)
+        blocks = self.rng.randint(0, self.plain.num_free_blocks)
         assert self.fast.spares_stalled(blocks) == (not any(stalled[:blocks]))
 
     def step(self) -> None:
@@ -223,9 +234,9 @@ class Twins:
         while self.holders:
             self.release()
             self.compare()
-        for blocks in (1, 2, self.fast.free - 3):
-            self.fast.allocate(blocks)
-            self.plain.allocate(blocks)
+        for blocks in (1, 2, self.fast.num_free_blocks - 3):
+            self.fast.get_new_blocks(blocks)
+            self.plain.get_new_blocks(blocks)
             self.compare()
         for text in self.texts:
             self.fast_tree.release(text.fast.node)

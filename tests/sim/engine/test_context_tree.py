@@ -71,7 +71,7 @@ def _check_paths(tree: ContextTree, texts: list[Text], size: int) -> None:
         for text in texts
     ]
     for text, path in zip(texts, paths, strict=True):
-        assert text.context.end == len(text.tokens)
+        assert text.context.num_tokens == len(text.tokens)
         assert [block for _, block in path] == list(range(len(text.tokens) // size))
     for one, path in zip(texts, paths, strict=True):
         for other, other_path in zip(texts, paths, strict=True):

@@ -17,7 +17,7 @@ from seeds import seeds
 from tokencake.policies.field.vllm import Vllm
 from tokencake.policies.interface import EVERYTHING, NATIVE, Move, Plan, View
 from tokencake.policies.tokencake.policy import tokencake
-from tokencake.sim.engine.memory.block_pool import KvPool
+from tokencake.sim.engine.memory.block_pool import BlockPool
 from tokencake.sim.engine.memory.context_tree import ContextTree
 from tokencake.sim.engine.simulate import simulate
 from tokencake.sim.machine.machine import Machine
@@ -45,8 +45,8 @@ def test_after_the_last_application_nothing_is_held(seed: int) -> None:
     make = partial(Adversary, seed)
     rest, longer = (play_to_rest(applications, make, machine, idle_s) for idle_s in (1000.0, 2000.0))
     for pool, side in ((rest.gpu, 0), (rest.host, 1)):
-        assert pool.free == pool.blocks
-        assert pool.stalled_idle == 0
+        assert pool.num_free_blocks == pool.num_blocks
+        assert pool.stalled_idle_blocks == 0
         check_whole(pool, side)
     assert _integrals(rest.records) == pytest.approx(_integrals(longer.records), abs=1e-6)
 
@@ -59,9 +59,9 @@ def _integrals(records: list[Record]) -> tuple[float, ...]:
 
 @seeds(8, 50)
 def test_blocks_are_conserved_whenever_the_policy_is_asked(seed: int) -> None:
-    pools: list[KvPool] = []
+    pools: list[BlockPool] = []
 
-    class Kept(KvPool):
+    class Kept(BlockPool):
         def __init__(self, tree: ContextTree, blocks: int, side: int = 0) -> None:
             super().__init__(tree, blocks, side)
             pools.append(self)

@@ -9,7 +9,7 @@ import pytest
 from differential import golden
 from differential.workloads import Workload, capped, published, workload
 from oracle import scheduler
-from oracle.scheduler import Block, BlockPool, Job, Scheduler
+from oracle.scheduler import Block, Job, OracleBlockPool, Scheduler
 
 
 @pytest.mark.parametrize("seed", golden.SMALL_SEEDS)
@@ -39,7 +39,7 @@ def test_the_oracle_repeats_vllm_on_the_published_workload(asynchronous: bool) -
     assert golden.steps_digest(steps) == vllm.digest
 
 
-def release_in_order(pool: BlockPool, blocks: Iterable[Block]) -> None:
+def release_in_order(pool: OracleBlockPool, blocks: Iterable[Block]) -> None:
     """As vLLM 0.22 did: blocks without a hash wait in line with the others."""
     for block in blocks:
         block.users -= 1
@@ -47,11 +47,11 @@ def release_in_order(pool: BlockPool, blocks: Iterable[Block]) -> None:
             pool.free[block] = None
 
 
-def release_head_first(pool: BlockPool, blocks: Iterable[Block]) -> None:
+def release_head_first(pool: OracleBlockPool, blocks: Iterable[Block]) -> None:
     release(pool, reversed(list(blocks)))
 
 
-def last_copy(pool: BlockPool, block_hash: int) -> Block | None:
+def last_copy(pool: OracleBlockPool, block_hash: int) -> Block | None:
     return next(reversed(pool._cached.get(block_hash, {})), None)
 
 
@@ -76,15 +76,15 @@ def cache_late(engine: Scheduler, job: Job, tokens: int) -> None:
     cache(engine, job, min(tokens, job.computed))
 
 
-release, preempt, cache = BlockPool.release, Scheduler._preempt, Scheduler._cache
+release, preempt, cache = OracleBlockPool.release, Scheduler._preempt, Scheduler._cache
 
 
 @pytest.mark.parametrize(
     ("owner", "rule", "mutant"),
     [
-        (BlockPool, "release", release_in_order),
-        (BlockPool, "release", release_head_first),
-        (BlockPool, "cached", last_copy),
+        (OracleBlockPool, "release", release_in_order),
+        (OracleBlockPool, "release", release_head_first),
+        (OracleBlockPool, "cached", last_copy),
         (Scheduler, "_hits", hit_the_whole_prompt),
         (Scheduler, "_preempt", forget_tokens_in_flight),
         (Scheduler, "_preempt", return_behind_the_others),
