@@ -27,7 +27,8 @@ from tokencake.sim.calibration.fit import fit_for, rough_mix
 from tokencake.sim.calibration.host_load import HostLoad
 from tokencake.sim.calibration.samples import Samples
 from tokencake.sim.engine.simulate import simulate
-from tokencake.sim.fidelity.rerun import Agreement, play_recorded, with_limits
+from tokencake.sim.fidelity.agreement import Agreement
+from tokencake.sim.fidelity.rerun import play_recorded, with_limits
 from tokencake.sim.machine.machine import Machine
 from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces.apps import Application

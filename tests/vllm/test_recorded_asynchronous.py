@@ -23,7 +23,8 @@ from virtual_engine import Virtual
 
 from tokencake.policies.registry import load_policy
 from tokencake.policies.run_settings import RunSettings
-from tokencake.sim.fidelity.rerun import Agreement, play_records
+from tokencake.sim.fidelity.agreement import Agreement
+from tokencake.sim.fidelity.rerun import play_records
 from tokencake.sim.machine.machine import Machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application
