@@ -12,23 +12,21 @@ at a time: memory does not grow with the run, unless the two part.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import inf, nextafter
 from pathlib import Path
-from typing import Any
 
 from ...policies.costs import LinearCosts
 from ...policies.interface import Costs, Policy
 from ...policies.registry import load_policy
 from ...policies.replay import setup_of
 from ...traces import events as e
-from ...traces.apps import AppId, Application, Call, CallId
-from ...traces.errors import EngineError, FactError, PolicyError, TraceError
+from ...traces.apps import Application, Call, CallId
+from ...traces.errors import EngineError, PolicyError, TraceError
 from ...traces.events import Fact
 from ...traces.events_file import Record, read_events
 from ..calibration.engine_info import MachineLimits
-from ..engine.memory.app_contexts import AppContexts
 from ..engine.memory.context_tree import ContextTree
 from ..engine.memory.link import Link
 from ..machine.machine import Machine, Timing, ps
@@ -45,6 +43,7 @@ from .record_steps import (
     step_records,
 )
 from .recorded_link import RecordedLink
+from .recorded_world import RecordedWorld, WorldMismatch
 from .stepped_engine import SetClock, StampedController, SteppedEngine
 
 
@@ -97,27 +96,16 @@ def with_limits(machine: Machine, limits: MachineLimits) -> Machine:
     return replace(machine, **limits.settings(), client_s=0.0)
 
 
-class Parted(Exception):
-    """The simulated engine is in a state to which the recorded world does not fit any more."""
-
-
 class Rerun:
     """One record under way."""
 
     def __init__(self, machine: Machine, policy: Policy, costs: Costs, applications: Iterable[Application]) -> None:
         self._clock = SetClock(0)
-        self._tree = ContextTree(machine.block_tokens)
+        tree = ContextTree(machine.block_tokens)
         self._link: RecordedLink
-        self._engine = SteppedEngine(
-            self._clock, machine, machine.timing(), self._tree, self._finished, link=self._make_link
-        )
+        self._engine = SteppedEngine(self._clock, machine, machine.timing(), tree, self._finished, link=self._make_link)
         self._controller = StampedController(policy, costs, self._engine, (), self._simulated)
-        self._applications: Iterator[Application] = iter(applications)
-        self._found: dict[AppId, Application] = {}  # drawn from the trace before they started
-        self._contexts: dict[AppId, AppContexts] = {}
-        self._calls: dict[CallId, Call] = {}
-        self._unfinished: dict[CallId, AppId] = {}
-        self._in_tools: set[CallId] = set()  # calls whose tools are under way
+        self._world = RecordedWorld(applications, tree, self._engine)
         self._behind: dict[CallId, list[World]] = {}  # by call, what the record tells right after its end
         self._tallies = {kind.__name__: Tally() for kind in COMPARED}
         self.agreement = Agreement(self._tallies)
@@ -135,8 +123,8 @@ class Rerun:
         try:
             for block in self._looking_ahead(step_records(records)):
                 self._play(block)
-        except Parted as parted:
-            self.agreement.ended = f"at {self._controller.at_s:.6f} s {parted}"
+        except WorldMismatch as mismatch:
+            self.agreement.ended = f"at {self._controller.at_s:.6f} s {mismatch}"
         except (PolicyError, EngineError) as error:
             self.agreement.ended = f"at {self._controller.at_s:.6f} s the simulation failed: {error}"
         for tally in self._tallies.values():
@@ -166,7 +154,7 @@ class Rerun:
     def _take(self, record: Fact | e.Planned) -> None:
         self._idle_until(record)
         if isinstance(record, World):
-            self._world(record)
+            self._tell_world(record)
         elif isinstance(record, CopyEnd):
             self._at(record.at_s)
             self._link.end(record, self._clock.now_ps)
@@ -276,107 +264,16 @@ class Rerun:
         left, self._behind = self._behind, {}
         for facts in left.values():
             for fact in facts:
-                self._world(fact)
+                self._tell_world(fact)
 
     def _finished(self, call: Call) -> None:
         """The simulated engine ended a call."""
-        self._unfinished.pop(call.id)
+        self._world.call_finished(call.id)
         at_s = self._controller.at_s
         for fact in self._behind.pop(call.id, ()):
-            self._world(fact)
+            self._tell_world(fact)
         self._at(at_s)
 
-    # -- the world
-
-    def _world(self, fact: World) -> None:
+    def _tell_world(self, fact: World) -> None:
         self._at(fact.at_s)
-        try:
-            _ACTS[type(fact)](self, fact)
-        except FactError as wrong:
-            raise ImpossibleRecord(str(wrong)) from None
-
-    def _app_started(self, fact: e.AppStarted) -> None:
-        if fact.app in self._contexts:
-            raise ImpossibleRecord(f"AppStarted: application {fact.app!r} has started before")
-        app = self._application(fact.app)
-        self._contexts[fact.app] = AppContexts(app)
-        self._calls.update((call.id, call) for call in app.calls)
-        self._engine.app_started(fact.app)
-
-    def _application(self, name: AppId) -> Application:
-        while name not in self._found:
-            application = next(self._applications, None)
-            if application is None:
-                raise ImpossibleRecord(f"application {name!r} of the record is not in the trace")
-            self._found[application.id] = application
-        return self._found.pop(name)
-
-    def _app_finished(self, fact: e.AppFinished) -> None:
-        if left := [call for call, app in self._unfinished.items() if app == fact.app]:
-            raise Parted(f"application {fact.app!r} has ended, but call {left[0]!r} has not in the simulation")
-        contexts = self._contexts.pop(fact.app, None)
-        if contexts is None:
-            raise ImpossibleRecord(f"AppFinished: application {fact.app!r} is not under way")
-        self._engine.app_finished(fact.app)
-        contexts.release(self._tree)
-        for ended in contexts.app.calls:
-            del self._calls[ended.id]
-            self._in_tools.discard(ended.id)
-
-    def _call_arrived(self, fact: e.CallArrived) -> None:
-        call = self._call(fact.request.id)
-        contexts = self._contexts[call.app]
-        if call.id in contexts.of_call:
-            raise ImpossibleRecord(f"CallArrived: call {call.id!r} has arrived before")
-        if (extended := call.prompt.extends) is not None and extended not in contexts.of_call:
-            raise ImpossibleRecord(f"CallArrived: call {call.id!r} continues {extended!r}, which has not arrived")
-        for name, here, there in zip(fact.request._fields, fact.request, e.request_of(call), strict=True):
-            if here != there:
-                raise ImpossibleRecord(
-                    f"CallArrived: call {call.id!r}: {name}: expected {there!r} of the trace, got {here!r}"
-                )
-        self._unfinished[call.id] = call.app
-        self._engine.arrive(call, fact.request, contexts.add(call, self._tree))
-
-    def _tool_started(self, fact: e.ToolStarted) -> None:
-        call = self._ended(fact)
-        if call.id in self._in_tools:
-            raise ImpossibleRecord(f"ToolStarted: the tools of call {call.id!r} have started before")
-        self._in_tools.add(call.id)
-        self._engine.tool_started(call)
-
-    def _tool_returned(self, fact: e.ToolReturned) -> None:
-        call = self._ended(fact)
-        if call.id not in self._in_tools:
-            raise ImpossibleRecord(f"ToolReturned: no tool of call {call.id!r} is under way")
-        self._in_tools.remove(call.id)
-        self._engine.tool_returned(call)
-
-    def _ended(self, fact: e.ToolStarted | e.ToolReturned) -> Call:
-        """A call that has ended, in the simulation too."""
-        call = self._call(fact.call)
-        if call.id in self._unfinished:
-            raise Parted(f"call {call.id!r} has ended, but not in the simulation")
-        if call.id not in self._contexts[call.app].of_call:
-            raise ImpossibleRecord(f"{type(fact).__name__}: call {call.id!r} has not arrived")
-        if fact.agent != call.agent:
-            raise ImpossibleRecord(
-                f"{type(fact).__name__}: agent: expected {call.agent!r} of call {call.id!r}, got {fact.agent!r}"
-            )
-        return call
-
-    def _call(self, name: CallId) -> Call:
-        if name not in self._calls:
-            raise ImpossibleRecord(
-                f"call {name!r} of the record is not in the trace, or its application is not under way"
-            )
-        return self._calls[name]
-
-
-_ACTS: Mapping[type, Callable[[Rerun, Any], None]] = {
-    e.AppStarted: Rerun._app_started,
-    e.AppFinished: Rerun._app_finished,
-    e.CallArrived: Rerun._call_arrived,
-    e.ToolStarted: Rerun._tool_started,
-    e.ToolReturned: Rerun._tool_returned,
-}
+        self._world.act(fact)
