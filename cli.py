@@ -431,7 +431,7 @@ def _live_run(
 ) -> tuple[Run, Counts]:
     """One run. If something ends it early, how far it came is added to `cut_off`."""
     from .policies.registry import options_of
-    from .traces.events_file import EventsWriter
+    from .traces.format.events_file import EventsWriter
     from .traces.results.metrics import Metrics
     from .traces.results.report import Run
     from .traces.variants.workload import Counts

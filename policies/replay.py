@@ -19,7 +19,7 @@ from ..traces import events as e
 from ..traces.apps import CallId
 from ..traces.errors import FactError, PolicyError, TraceError
 from ..traces.events import Fact
-from ..traces.events_file import Record, read_events
+from ..traces.format.events_file import Record, read_events
 from .boundary import Unanswered
 from .controller import Controller, as_record
 from .costs import LinearCosts
@@ -59,7 +59,7 @@ class Parity:
 
 def began(policy: str, seed: int, costs: LinearCosts) -> e.Began:
     """The record that a run's events start with."""
-    return e.Began(policy, seed, e.Costs(**asdict(costs)))
+    return e.Began(policy, seed, e.BelievedCosts(**asdict(costs)))
 
 
 def setup_of(

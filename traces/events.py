@@ -344,7 +344,7 @@ class Planned(NamedTuple):
     plan: Mapping[str, object]
 
 
-class Costs(NamedTuple):
+class BelievedCosts(NamedTuple):
     """What a policy believed that copies and prefills cost; the fields of `policies.costs.LinearCosts`."""
 
     copy_s: float
@@ -358,4 +358,4 @@ class Began(NamedTuple):
 
     policy: str  # as `policies.registry.load_policy` takes it
     seed: int
-    costs: Costs
+    costs: BelievedCosts

@@ -32,7 +32,7 @@ from tokencake.sim.fidelity.rerun import play_recorded, with_limits
 from tokencake.sim.machine.machine import Machine
 from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces.apps import Application
-from tokencake.traces.events_file import EventsWriter
+from tokencake.traces.format.events_file import EventsWriter
 from tokencake.traces.results.metrics import Metrics
 
 from . import results, setups

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ...traces.errors import TraceError
-from ...traces.events_file import Record, decode, encode
 from ...traces.files.fields import WrongField
 from ...traces.files.schema import free, map_of, one_of, printable, record
 from ...traces.files.source_file import lines
 from ...traces.files.strict_json import strict_json
+from ...traces.format.events_file import Record, decode, encode
 
 SCHEMA = "tokencake.samples/1"
 

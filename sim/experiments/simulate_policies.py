@@ -14,7 +14,7 @@ from ...policies.replay import began
 from ...traces.apps import Application
 from ...traces.console.progress import progress_bar, runs_watched
 from ...traces.errors import TraceError
-from ...traces.events_file import EventsWriter
+from ...traces.format.events_file import EventsWriter
 from ...traces.results.metrics import Metrics
 from ...traces.results.publishing import Outputs
 from ...traces.results.report import Run

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ...policies.replay import plain
 from ...traces import events as e
-from ...traces.events_file import Record
+from ...traces.format.events_file import Record
 
 ADMISSIONS = "CallAdmitted"
 WHEN = ("at_s", "from_s")

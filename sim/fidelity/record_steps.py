@@ -10,7 +10,7 @@ from ...traces import events as e
 from ...traces.apps import CallId
 from ...traces.errors import TraceError
 from ...traces.events import Fact
-from ...traces.events_file import Record
+from ...traces.format.events_file import Record
 
 World = e.AppStarted | e.AppFinished | e.CallArrived | e.ToolStarted | e.ToolReturned
 CopyEnd = e.OffloadFinished | e.UploadFinished | e.UploadReleased | e.LoadFinished | e.StoreFinished

@@ -25,7 +25,7 @@ from ...traces import events as e
 from ...traces.apps import Application, Call, CallId
 from ...traces.errors import EngineError, PolicyError, TraceError
 from ...traces.events import Fact
-from ...traces.events_file import Record, read_events
+from ...traces.format.events_file import Record, read_events
 from ..calibration.engine_info import MachineLimits
 from ..engine.memory.context_tree import ContextTree
 from ..engine.memory.link import Link

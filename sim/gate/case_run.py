@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 from ...policies.registry import load_policy, owner
 from ...traces.errors import PolicyError, PolicyFault, TokencakeError
 from ...traces.events import Asked, AskedShared, CallArrived, Planned, Polled
-from ...traces.events_file import encode
+from ...traces.format.events_file import encode
 from ...traces.results.metrics import Metrics
 from ..engine.simulate import simulate
 from ..experiments.executors import run_on

@@ -23,7 +23,7 @@ from ...policies.interface import Policy
 from ...policies.registry import load_policy
 from ...traces.apps import Application
 from ...traces.errors import TokencakeError
-from ...traces.events_file import Record
+from ...traces.format.events_file import Record
 from ...traces.results.metric import check_judged, higher_is_better, metric_value, shown
 from ...traces.results.metrics import Metrics
 from ...traces.variants.vary import parse_variation

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from tokencake import __version__
 from tokencake.live.engine.control.metadata import from_extra_args
 from tokencake.traces import events as e
-from tokencake.traces.events_file import encode
+from tokencake.traces.format.events_file import encode
 
 TOKEN = "c" * 32  # that opens the control routes; a client takes it from TOKENCAKE_CONTROL_TOKEN
 

@@ -15,7 +15,7 @@ import pytest
 from tokencake import __version__
 from tokencake.cli import run
 from tokencake.policies.registry import options_of
-from tokencake.traces.events_file import read_events
+from tokencake.traces.format.events_file import read_events
 from tokencake.traces.format.reader import read_trace
 from tokencake.traces.results.metrics import Metrics
 from tokencake.traces.results.run_files import events_name

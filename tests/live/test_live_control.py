@@ -21,8 +21,8 @@ from tokencake.live.engine.control.metadata import KEY, from_extra_args
 from tokencake.policies.run_settings import RunSettings
 from tokencake.traces import events as e
 from tokencake.traces.errors import EngineError
-from tokencake.traces.events_file import read_events
 from tokencake.traces.files.fields import WrongField
+from tokencake.traces.format.events_file import read_events
 
 NAMES = ("r" * 32, "s" * 40)
 

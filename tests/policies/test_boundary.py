@@ -22,7 +22,7 @@ from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces.apps import Application
 from tokencake.traces.errors import PolicyError, PolicyFault
 from tokencake.traces.events import Planned
-from tokencake.traces.events_file import encode
+from tokencake.traces.format.events_file import encode
 from tokencake.traces.generate.workloads import code_writer
 
 Plan_: Any = Plan  # of anything, whatever its fields' types

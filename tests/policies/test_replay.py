@@ -25,7 +25,7 @@ from tokencake.traces import events as e
 from tokencake.traces.apps import NO_HINTS, Application
 from tokencake.traces.errors import PolicyError, TraceError
 from tokencake.traces.events import Request
-from tokencake.traces.events_file import EventsWriter, read_events
+from tokencake.traces.format.events_file import EventsWriter, read_events
 from tokencake.traces.generate.workloads import code_writer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

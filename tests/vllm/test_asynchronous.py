@@ -31,7 +31,7 @@ from tokencake.policies.run_settings import RunSettings
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, CallId, Segment
 from tokencake.traces.errors import RunError
-from tokencake.traces.events_file import EventsWriter, Record
+from tokencake.traces.format.events_file import EventsWriter, Record
 from tokencake.traces.format.reader import read_trace
 from tokencake.traces.generate.single_call import one_call_application
 from tokencake.traces.variants.scale import scaled

@@ -20,7 +20,7 @@ from tokencake.sim.calibration.engine_info import limits_of
 from tokencake.sim.fidelity.rerun import play_recorded, with_limits
 from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces.apps import Application
-from tokencake.traces.events_file import EventsWriter, read_events
+from tokencake.traces.format.events_file import EventsWriter, read_events
 from tokencake.traces.format.header import Header
 from tokencake.traces.format.reader import read_trace
 from tokencake.traces.format.writer import write_trace

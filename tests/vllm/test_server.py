@@ -42,7 +42,7 @@ from tokencake.traces import events as e
 from tokencake.traces.apps import NO_HINTS, Call, Prompt, Segment
 from tokencake.traces.errors import EngineError
 from tokencake.traces.events import Request, ToolHint
-from tokencake.traces.events_file import EventsWriter, decode
+from tokencake.traces.format.events_file import EventsWriter, decode
 from tokencake.traces.format.reader import read_trace
 from tokencake.traces.results.metrics import Metrics
 

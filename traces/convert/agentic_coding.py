@@ -28,7 +28,7 @@ from .block_ids import MAX_ID, Blocks, common_blocks, covers
 from .conversion import Conversion, FieldLists, answer_tokens, known_entries
 from .fidelity import Served
 from .foreign import Entry
-from .recorded_session import Request, Thread, plan, settle
+from .recorded_session import RecordedRequest, Thread, plan, settle
 from .recorded_times import EPOCH_S, UNITS, epoch_unit
 
 FAILED = frozenset({"error", "failed", "cancelled", "canceled", "aborted", "timeout"})  # values of `stop`
@@ -96,7 +96,7 @@ class _Conversation:
         self._unit = conversion.options.time_unit or "s"
         self._agents = {"main"}
         self._positions = count()
-        self._ordered: list[Request] = []
+        self._ordered: list[RecordedRequest] = []
 
     def application(self) -> Application | None:
         """The calls in an order in which each follows all that it waits for; None if there is no request to play."""
@@ -228,7 +228,7 @@ class _Conversation:
             entry.refuse("hash_ids", f"an id for each {block_tokens} of the {tokens} tokens")
         if isinstance(model := entry.values.get("model"), str) and len(self._conversion.models) < MODELS:
             self._conversion.models.add(model)
-        request = Request(
+        request = RecordedRequest(
             position=next(self._positions),
             start_us=start_us,
             end_us=start_us + service_us,
@@ -252,7 +252,7 @@ class _Conversation:
 
     # the application
 
-    def _call(self, request: Request) -> Call:
+    def _call(self, request: RecordedRequest) -> Call:
         tools: tuple[Tool, ...] = ()
         if request.tool_us is not None:
             tools = (Tool("tool", request.tool_us / 1e6, result_tokens=request.tool_result_tokens),)
@@ -269,7 +269,7 @@ class _Conversation:
             tools=tools,
         )
 
-    def _prompt(self, request: Request) -> Prompt:
+    def _prompt(self, request: RecordedRequest) -> Prompt:
         """What the prompt has in common with the one that it goes on with is said once: prompts grow by little."""
         base, block_tokens = request.base, self._blocks.block_tokens
         kept = common_blocks(base.ids, request.ids) if base else 0
@@ -282,7 +282,7 @@ class _Conversation:
         return Prompt(segments, f"{self._app}/{base.call}" if base and kept else None, keep_tokens, request.tokens)
 
 
-def _end_by_thinking(requests: list[Request], thinks: dict[int, int]) -> None:
+def _end_by_thinking(requests: list[RecordedRequest], thinks: dict[int, int]) -> None:
     """Where only the pause behind a request was recorded, that says when it ended."""
     for before, request in pairwise(sorted(requests, key=lambda one: (one.start_us, one.position))):
         if not before.service_us and request.position in thinks:

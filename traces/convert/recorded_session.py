@@ -34,7 +34,7 @@ YOUNGEST_LINEAGES = 31  # besides the first: whose contexts a prompt is compared
 
 
 @dataclass(slots=True, eq=False)
-class Request:
+class RecordedRequest:
     """A recorded request, and once `plan` was called, its place in the DAG."""
 
     position: int  # where it stands in the recording: decides between equal times
@@ -45,8 +45,8 @@ class Request:
     output_tokens: int
     ids: Sequence[int]
     brings_tool_result: bool = False
-    after: list[Request] = field(default_factory=list)
-    base: Request | None = None  # the call of its thread whose context it goes on with
+    after: list[RecordedRequest] = field(default_factory=list)
+    base: RecordedRequest | None = None  # the call of its thread whose context it goes on with
     agent: str = ""
     agent_type: str = ""
     call: str = ""  # the call's name
@@ -65,18 +65,18 @@ class Thread:
     start_us: int = 0
     end_us: int = 0
     resolution_us: int = 0  # how far the times of its requests may be off
-    requests: list[Request] = field(default_factory=list)
+    requests: list[RecordedRequest] = field(default_factory=list)
     threads: list[Thread] = field(default_factory=list)
-    last_calls: list[Request] = field(default_factory=list)  # with which it ends
+    last_calls: list[RecordedRequest] = field(default_factory=list)  # with which it ends
 
-    def all_requests(self) -> Iterator[Request]:
+    def all_requests(self) -> Iterator[RecordedRequest]:
         """Its own and those of all sub-agents inside it."""
         yield from self.requests
         for thread in self.threads:
             yield from thread.all_requests()
 
 
-_Item: TypeAlias = "Request | Thread"
+_Item: TypeAlias = "RecordedRequest | Thread"
 
 
 def _key(item: _Item) -> tuple[int, int, int]:
@@ -107,11 +107,11 @@ def settle(thread: Thread) -> None:
         inner.end_us = max(inner.end_us, inner.start_us)
 
 
-def _goes_on(before: Request, request: Request) -> bool:
+def _goes_on(before: RecordedRequest, request: RecordedRequest) -> bool:
     return request.tokens > before.tokens and common_blocks(before.ids, request.ids) == len(before.ids)
 
 
-def plan(main: Thread, taken: Iterable[str] = ()) -> list[Request]:
+def plan(main: Thread, taken: Iterable[str] = ()) -> list[RecordedRequest]:
     """The requests in an order in which each follows all that it waits for; their places in the DAG are filled in.
 
     `main` has at least one request, in it or in a sub-agent. Raises WrongField for more waits than a trace may have.
@@ -135,10 +135,12 @@ class _Ended:
     """What of a thread ended before a moment that only moves forward, less what others of it waited for."""
 
     def __init__(self) -> None:
-        self.requests: deque[Request] = deque()  # in order of their ends, and so are the threads
+        self.requests: deque[RecordedRequest] = deque()  # in order of their ends, and so are the threads
         self._threads: deque[Thread] = deque()
-        self._latest: Request | None = None  # the one that began last: it waited for all that ended before its start
-        self._awaited: list[Request] | None = []
+        self._latest: RecordedRequest | None = (
+            None  # the one that began last: it waited for all that ended before its start
+        )
+        self._awaited: list[RecordedRequest] | None = []
 
     def add(self, item: _Item) -> None:
         self._awaited = None
@@ -151,7 +153,7 @@ class _Ended:
             _drop_awaited(self.requests, self._latest)
             _drop_awaited(self._threads, self._latest)
 
-    def awaited(self) -> list[Request]:
+    def awaited(self) -> list[RecordedRequest]:
         """The calls that whoever comes next waits for."""
         if self._awaited is None:
             of_threads = [call for thread in self._threads for call in thread.last_calls]
@@ -159,7 +161,7 @@ class _Ended:
         return self._awaited
 
 
-def _drop_awaited(ended: deque[Request] | deque[Thread], by: Request) -> None:
+def _drop_awaited(ended: deque[RecordedRequest] | deque[Thread], by: RecordedRequest) -> None:
     while ended and ended[0].end_us <= by.start_us and _key(ended[0]) < _key(by):
         ended.popleft()
 
@@ -170,7 +172,7 @@ class _Links:
     def __init__(self) -> None:
         self._edges = 0
 
-    def of(self, thread: Thread, starters: list[Request]) -> None:
+    def of(self, thread: Thread, starters: list[RecordedRequest]) -> None:
         """The first requests of `thread` wait for `starters`."""
         ended = _Ended()
         running: list[tuple[int, int, _Item]] = []
@@ -188,7 +190,7 @@ class _Links:
             ended.add(heappop(running)[2])
         thread.last_calls = sorted(ended.requests, key=_key) or ended.awaited()
 
-    def _count(self, request: Request) -> None:
+    def _count(self, request: RecordedRequest) -> None:
         self._edges += len(request.after)
         if self._edges > EDGES:
             raise WrongField("requests", f"expected requests that wait for {EDGES} others in all, got more")
@@ -202,9 +204,9 @@ class _Lineage:
     """An agent of a thread: calls that go on with each other's context."""
 
     agent: str
-    calls: list[Request]
+    calls: list[RecordedRequest]
 
-    def last_ended(self, by_us: int) -> Request | None:
+    def last_ended(self, by_us: int) -> RecordedRequest | None:
         return next((call for call in self.calls[-1:-3:-1] if call.end_us <= by_us), None)
 
     def idle(self, at_us: int) -> bool:
@@ -225,13 +227,13 @@ def _name(thread: Thread, taken: set[str]) -> None:
         _name(inner, taken)
 
 
-def _continued(request: Request, lineages: list[_Lineage]) -> tuple[_Lineage | None, Request | None]:
+def _continued(request: RecordedRequest, lineages: list[_Lineage]) -> tuple[_Lineage | None, RecordedRequest | None]:
     """The agent whose call a request is, and the call with whose context it goes on.
 
     None for the agent: a new one. Among equals agents that are idle come first, then those that began first.
     """
     best: tuple[int, bool] = (0, False)
-    found: tuple[_Lineage | None, Request | None] = None, None
+    found: tuple[_Lineage | None, RecordedRequest | None] = None, None
     for lineage in _comparable(lineages):
         base = lineage.last_ended(request.start_us)
         idle = lineage.idle(request.start_us)
@@ -256,9 +258,9 @@ def _free_name(agent: str, number: int, taken: set[str]) -> str:
 # when
 
 
-def _in_order(requests: list[Request]) -> list[Request]:
+def _in_order(requests: list[RecordedRequest]) -> list[RecordedRequest]:
     """As they began, each after all that it waits for."""
-    followers: dict[int, list[Request]] = {}
+    followers: dict[int, list[RecordedRequest]] = {}
     missing = {request.position: len(request.after) for request in requests}
     for request in requests:
         for before in request.after:
@@ -277,7 +279,7 @@ def _in_order(requests: list[Request]) -> list[Request]:
     return ordered
 
 
-def _fill_gaps(ordered: list[Request]) -> None:
+def _fill_gaps(ordered: list[RecordedRequest]) -> None:
     """Tools and pauses, so that each request begins when it began in the recording, or as soon as what it waits for."""
     origin_us = min(request.start_us for request in ordered)
     begins: dict[int, int] = {}
@@ -292,8 +294,8 @@ def _fill_gaps(ordered: list[Request]) -> None:
         request.pause_us = begins[request.position] - ready_us
 
 
-def _tools(ordered: list[Request], gap_us: Callable[[Request, Request], int]) -> None:
-    followers: dict[int, list[Request]] = {}
+def _tools(ordered: list[RecordedRequest], gap_us: Callable[[RecordedRequest, RecordedRequest], int]) -> None:
+    followers: dict[int, list[RecordedRequest]] = {}
     for request in ordered:
         for before in request.after:
             followers.setdefault(before.position, []).append(request)

@@ -1,1 +1,1 @@
-"""The trace format, read as a stream and written: every mistake is named with its file, line and field."""
+"""The trace format and events files, read as streams and written: mistakes are named with file, line and field."""

@@ -21,7 +21,7 @@ SHARED_SOURCE = "/code-writer-instructions"
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class GraphNode:
     """One call of the graph. Its tool is timed, and declared with its true duration."""
 
     name: str
@@ -39,14 +39,14 @@ class Dag:
     """The graph, each call after those that it waits for. `task_tokens` is the application's own first input."""
 
     task_tokens: int
-    nodes: tuple[Node, ...]
+    nodes: tuple[GraphNode, ...]
 
 
 def read_code_writer_dag() -> Dag:
     """The graph as packaged."""
     facts = json.loads(files(__package__).joinpath("data/code_writer.json").read_text(encoding="utf-8"))
     nodes = tuple(
-        Node(
+        GraphNode(
             name=call["name"],
             agent=call["agent"],
             agent_type=call["agent_type"],
@@ -84,7 +84,7 @@ def code_writer_application(
     return Application(app, arrival_s, tuple(calls))
 
 
-def _call(app: AppId, node: Node, contents: tuple[Segment, ...], tool: Tool | None, context_tokens: int) -> Call:
+def _call(app: AppId, node: GraphNode, contents: tuple[Segment, ...], tool: Tool | None, context_tokens: int) -> Call:
     """The call whose whole prompt is `contents`, the first `context_tokens` of them being an earlier call's context."""
     return Call(
         id=f"{app}/{node.name}",
@@ -105,11 +105,11 @@ def _call(app: AppId, node: Node, contents: tuple[Segment, ...], tool: Tool | No
     )
 
 
-def _first_awaited(app: AppId, node: Node) -> CallId | None:
+def _first_awaited(app: AppId, node: GraphNode) -> CallId | None:
     return f"{app}/{node.after[0]}" if node.after else None
 
 
-def _context_tokens(calls: list[Call], app: AppId, node: Node) -> int:
+def _context_tokens(calls: list[Call], app: AppId, node: GraphNode) -> int:
     """Tokens of the context that a call extends: that of the first call it waits for."""
     first = _first_awaited(app, node)
     return sum(call.prompt_tokens + call.output_tokens for call in calls if call.id == first)

@@ -19,53 +19,53 @@ class Shared(NamedTuple):
     across: int  # more of them in other applications only
 
 
-class Point(NamedTuple):
+class TokenPoint(NamedTuple):
     """A context: it ends `tokens` tokens into a run."""
 
     run: int
     tokens: int
 
 
-ROOT = Point(0, 0)
+ROOT = TokenPoint(0, 0)
 
 
 @dataclass(slots=True)
 class _Run:
     """Tokens `start`, `start + 1`, … of one source, behind a certain context."""
 
-    behind: Point
+    behind: TokenPoint
     source: str
     start: int
     tokens: int
 
 
-class ContextTree:
+class PrefixTree:
     """All contexts seen so far. A run branches where contexts differ, and grows where one goes on with its source."""
 
     def __init__(self) -> None:
         self._runs = [_Run(ROOT, "", 0, 0)]
-        self._branches: dict[tuple[Point, str, int], int] = {}
+        self._branches: dict[tuple[TokenPoint, str, int], int] = {}
 
-    def follow(self, point: Point, segment: Segment) -> tuple[Point, int]:
+    def follow(self, point: TokenPoint, segment: Segment) -> tuple[TokenPoint, int]:
         """The context `point` with `segment` behind it, and how many tokens of the segment were known there."""
         source, start, tokens = segment
         run = self._runs[point.run]
         if source != run.source or start != run.start + point.tokens:
             number = self._branch(point, source, start)
-            point, run = Point(number, 0), self._runs[number]
+            point, run = TokenPoint(number, 0), self._runs[number]
         end = point.tokens + tokens
         known = min(end, run.tokens) - point.tokens
         run.tokens = max(end, run.tokens)
-        return Point(point.run, end), known
+        return TokenPoint(point.run, end), known
 
-    def back(self, point: Point, tokens: int) -> Point:
+    def back(self, point: TokenPoint, tokens: int) -> TokenPoint:
         """The context without its last `tokens` tokens."""
         while tokens >= point.tokens and point != ROOT:
             tokens -= point.tokens
             point = self._runs[point.run].behind
-        return Point(point.run, point.tokens - tokens)
+        return TokenPoint(point.run, point.tokens - tokens)
 
-    def _branch(self, point: Point, source: str, start: int) -> int:
+    def _branch(self, point: TokenPoint, source: str, start: int) -> int:
         number = self._branches.setdefault((point, source, start), len(self._runs))
         if number == len(self._runs):
             self._runs.append(_Run(point, source, start, 0))
@@ -80,11 +80,11 @@ class Sharing:
     """
 
     def __init__(self) -> None:
-        self._across = ContextTree()
+        self._across = PrefixTree()
 
     def of(self, application: Application) -> list[Shared]:
         """What each call's prompt shares with everything before it; the application is then remembered."""
-        inside, across = _Contexts(ContextTree(), private=True), _Contexts(self._across, private=False)
+        inside, across = _Contexts(PrefixTree(), private=True), _Contexts(self._across, private=False)
         result = []
         for call in application.calls:
             known = inside.add(call)
@@ -95,10 +95,12 @@ class Sharing:
 class _Contexts:
     """The contexts of one application in a tree: whole, or as far as they begin with content that is not private."""
 
-    def __init__(self, tree: ContextTree, private: bool) -> None:
+    def __init__(self, tree: PrefixTree, private: bool) -> None:
         self._tree = tree
         self._private = private
-        self._ends: dict[CallId, tuple[Point, int]] = {}  # each call's context in the tree, and how long it is there
+        self._ends: dict[
+            CallId, tuple[TokenPoint, int]
+        ] = {}  # each call's context in the tree, and how long it is there
 
     def add(self, call: Call) -> int:
         """Takes a call's context into the tree, and says how many tokens of its prompt were there."""
@@ -114,7 +116,7 @@ class _Contexts:
         self._ends[call.id] = (point, length)
         return known
 
-    def _extended(self, prompt: Prompt) -> tuple[Point, int, bool]:
+    def _extended(self, prompt: Prompt) -> tuple[TokenPoint, int, bool]:
         """The context that a prompt begins with, how long it is in the tree, and whether the tree has all of it."""
         if prompt.extends is None:
             return ROOT, 0, True

@@ -22,7 +22,7 @@ from ....policies.run_settings import RunSettings
 from ....traces.apps import AppId, Application, Call, CallId
 from ....traces.errors import EngineError, RunError, TokencakeError
 from ....traces.events import AppFinished, Asked, AskedShared, Began, CallArrived, Occupied, Planned, Request
-from ....traces.events_file import decode
+from ....traces.format.events_file import decode
 from ....traces.limits import problem
 from ....traces.results.distribution import Distribution
 from ...engine.control.protocol import new_name

@@ -13,9 +13,9 @@ from typing import Any
 from ....policies.interface import Policy
 from ....policies.run_settings import CLIENT_TIMEOUT_S, RunSettings, from_client
 from ....traces.errors import EngineError, RunError, TokencakeError
-from ....traces.events_file import EventsWriter
 from ....traces.files.fields import WrongField, shown, whole
 from ....traces.files.whole_file import PARTIAL
+from ....traces.format.events_file import EventsWriter
 from ..adapter import Adapter
 from .client_events import events_from_body
 from .kept_facts import KeptFacts

@@ -6,7 +6,7 @@ from collections import deque
 from typing import Any
 
 from ....traces.errors import EngineError
-from ....traces.events_file import encode
+from ....traces.format.events_file import encode
 
 MOST_BYTES = 256 * 2**20  # of facts that nobody fetched: about a million and a half
 

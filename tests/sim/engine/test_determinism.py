@@ -25,7 +25,7 @@ from tokencake.policies.tokencake.policy import tokencake
 from tokencake.policies.field.vllm import Vllm
 from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.sim.engine.simulate import simulate
-from tokencake.traces.events_file import EventsWriter
+from tokencake.traces.format.events_file import EventsWriter
 from tokencake.traces.generate.workloads import code_writer, deep_research
 
 machine = replace(PUBLISHED, gpu_blocks=1500)

@@ -25,7 +25,7 @@ from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application
 from tokencake.traces.errors import TokencakeError, TraceError
-from tokencake.traces.events_file import EventsWriter
+from tokencake.traces.format.events_file import EventsWriter
 from tokencake.traces.generate.workloads import code_writer
 
 # Costs that have nothing to do with those of the run: the times must come from the record.

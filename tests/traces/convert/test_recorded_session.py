@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokencake.traces.convert.recorded_session import Request, Thread, plan, settle
+from tokencake.traces.convert.recorded_session import RecordedRequest, Thread, plan, settle
 from tokencake.traces.files.fields import WrongField
 
 S = 1_000_000  # µs
@@ -18,12 +18,14 @@ class Session:
     """A session under construction, in whole seconds."""
 
     main: Thread = field(default_factory=lambda: Thread(-1, "main", "main"))
-    requests: dict[str, Request] = field(default_factory=dict)
+    requests: dict[str, RecordedRequest] = field(default_factory=dict)
 
-    def request(self, name: str, start_s: float, end_s: float, ids: list[int], inside: Thread | None = None) -> Request:
+    def request(
+        self, name: str, start_s: float, end_s: float, ids: list[int], inside: Thread | None = None
+    ) -> RecordedRequest:
         start_us, end_us = round(start_s * S), round(end_s * S)
         tokens = max(1, 10 * len(ids))
-        made = Request(len(self.requests), start_us, end_us, end_us - start_us, tokens, 5, ids)
+        made = RecordedRequest(len(self.requests), start_us, end_us, end_us - start_us, tokens, 5, ids)
         self.requests[name] = made
         (inside or self.main).requests.append(made)
         return made
@@ -33,7 +35,7 @@ class Session:
         (inside or self.main).threads.append(made)
         return made
 
-    def planned(self) -> dict[str, Request]:
+    def planned(self) -> dict[str, RecordedRequest]:
         plan(self.main)
         return self.requests
 
@@ -268,7 +270,7 @@ def test_more_waits_than_a_trace_holds_are_refused() -> None:
         plan(session.main)
 
 
-def late(ordered: list[Request]) -> dict[int, int]:
+def late(ordered: list[RecordedRequest]) -> dict[int, int]:
     """How much later than recorded each request begins, in µs, if it takes what it took; the first is on time."""
     origin_us = min(request.start_us for request in ordered)
     returned: dict[int, int] = {}
@@ -299,7 +301,9 @@ def threads(draw: st.DrawFn, depth: int = 0, start: int = 0, counter: list[int] 
         took = draw(st.integers(0, 6))
         ids = draw(st.lists(st.integers(0, 1), max_size=4))
         thread.requests.append(
-            Request(position(), begin * S, (begin + took) * S, took * S, 1 + 10 * len(ids), 5, ids, draw(st.booleans()))
+            RecordedRequest(
+                position(), begin * S, (begin + took) * S, took * S, 1 + 10 * len(ids), 5, ids, draw(st.booleans())
+            )
         )
     if depth < 2:
         for _ in range(draw(st.integers(0, 2))):
@@ -318,7 +322,7 @@ def test_any_session_played_back_is_the_recording(main: Thread) -> None:
     assert sorted(map(id, ordered)) == sorted(map(id, requests)), "each once"
     assert set(late(ordered).values()) == {0}
     behind: dict[int, set[int]] = {}
-    by_agent: dict[str, Request] = {}
+    by_agent: dict[str, RecordedRequest] = {}
     for request in ordered:
         assert all(before.end_us <= request.start_us for before in request.after)
         behind[request.position] = {one.position for one in request.after}.union(

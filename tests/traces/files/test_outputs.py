@@ -18,10 +18,10 @@ from tokencake.cli import run
 from tokencake.traces.console.interrupts import Ended, heed, uninterrupted
 from tokencake.traces.errors import TokencakeError, TraceError
 from tokencake.traces.events import AppStarted
-from tokencake.traces.events_file import EventsWriter, read_events
 from tokencake.traces.files.outputs import Output, check_apart, check_outputs, write_whole
 from tokencake.traces.files.source_file import whole
 from tokencake.traces.files.whole_file import replacing, written
+from tokencake.traces.format.events_file import EventsWriter, read_events
 
 TOKENCAKE = str(Path(sys.executable).with_name("tokencake"))
 

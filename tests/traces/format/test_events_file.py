@@ -23,7 +23,7 @@ from tokencake.traces.events import (
     ToolHint,
     UploadTaken,
 )
-from tokencake.traces.events_file import EventsWriter, Record, decode, encode, read_events
+from tokencake.traces.format.events_file import EventsWriter, Record, decode, encode, read_events
 
 REQUEST = Request(
     id="a/x",

@@ -20,13 +20,13 @@ from pathlib import Path
 from types import NoneType, TracebackType, UnionType
 from typing import IO, Any, Self, get_args, get_origin, get_type_hints
 
-from .errors import RunError, TraceError
-from .events import Began, CallArrived, Fact, Planned, Request
-from .files.fields import WrongField, flag, items, members, shown, whole
-from .files.schema import free_object, string
-from .files.source_file import is_compressed, lines
-from .files.strict_json import strict_json
-from .files.whole_file import PARTIAL, compressing, hold, unwritable
+from ..errors import RunError, TraceError
+from ..events import Began, CallArrived, Fact, Planned, Request
+from ..files.fields import WrongField, flag, items, members, shown, whole
+from ..files.schema import free_object, string
+from ..files.source_file import is_compressed, lines
+from ..files.strict_json import strict_json
+from ..files.whole_file import PARTIAL, compressing, hold, unwritable
 
 Record = Fact | Planned | Began
 
