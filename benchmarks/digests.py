@@ -23,7 +23,7 @@ from tokencake.sim.machine.files import load_machine
 
 ROOT = Path(__file__).parents[1]
 
-# Rules that the default of no policy has.
+# Options that the default of no policy has.
 OPTIONS = (
     "tokencake:rules=published",
     "tokencake:rules=published,upload=pause",

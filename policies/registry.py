@@ -33,8 +33,8 @@ from .field.saga import Saga
 from .field.thunderagent import ThunderAgent
 from .field.vllm import Vllm
 from .interface import EVERYTHING, Policy
-from .tokencake.options import Rules
-from .tokencake.policy import tokencake
+from .tokencake.options import Options
+from .tokencake.policy import Tokencake, tokencake, tokencake_space, tokencake_time
 
 ENTRY_POINT_GROUP = "tokencake.policies"
 DEFAULT_POLICIES = ("vllm", "tokencake")  # what is compared where nobody asks for others
@@ -44,42 +44,39 @@ FUTURE = "applications"  # the parameter of a constructor that takes the applica
 class Row(NamedTuple):
     """A policy that has a name."""
 
-    line: str  # what it does
+    made: Callable[..., Any]  # the first line of its docstring says what the policy does
     make: Callable[..., Any]
-    options: Callable[..., Any]  # its annotated parameters are the options that `make` takes by name
+    options: Sequence[Callable[..., Any]]  # their annotated parameters are the options that `make` takes by name
+
+
+def _plain(made: Callable[..., Any]) -> Row:
+    """A policy whose constructor takes its options."""
+    return Row(made, made, (made,))
 
 
 ROWS: Mapping[str, Row] = MappingProxyType(
     {
-        "vllm": Row("what vLLM does by itself: first come, first served; least recently used blocks go", Vllm, Vllm),
-        "tokencake": Row("spatial and temporal half: agent-aware admission, offload at stalls", tokencake, Rules),
-        "tokencake-space": Row(
-            "spatial half alone: order, reserve, admit, preempt", partial(tokencake, time=False), Rules
-        ),
-        "tokencake-time": Row(
-            "temporal half alone: offload and upload around tools", partial(tokencake, space=False), Rules
-        ),
-        "native-offload": Row(
-            "vLLM's offloading: write-through to the host, load on demand", NativeOffload, NativeOffload
-        ),
-        "prefetch-at-pause": Row(
-            "native offload, and back to the GPU as soon as there is room", PrefetchAtPause, PrefetchAtPause
-        ),
-        "infercept": Row("keeps, swaps or discards at each stall, whichever wastes least memory", InferCept, InferCept),
-        "continuum": Row("keeps a context for the time that pays by what tools took before", Continuum, Continuum),
-        "autellix": Row("programs that got least service first", Autellix, Autellix),
-        "kvflow": Row("evicts whose agent runs last, brings back whose runs next", KvFlow, KvFlow),
-        "saga": Row("keeps a context for as long as its tool takes nearly always", Saga, Saga),
-        "thunderagent": Row("pauses programs until the rest fits", ThunderAgent, ThunderAgent),
-        "mori": Row("the busiest agents on the GPU, the most idle on the host", Mori, Mori),
-        "oracle": Row("a bound: knows every tool's time", Oracle, Oracle),
+        "vllm": _plain(Vllm),
+        "tokencake": Row(Tokencake, tokencake, (tokencake, Options)),
+        "tokencake-space": Row(tokencake_space, tokencake_space, (tokencake, Options)),
+        "tokencake-time": Row(tokencake_time, tokencake_time, (tokencake, Options)),
+        "native-offload": _plain(NativeOffload),
+        "prefetch-at-pause": _plain(PrefetchAtPause),
+        "infercept": _plain(InferCept),
+        "continuum": _plain(Continuum),
+        "autellix": _plain(Autellix),
+        "kvflow": _plain(KvFlow),
+        "saga": _plain(Saga),
+        "thunderagent": _plain(ThunderAgent),
+        "mori": _plain(Mori),
+        "oracle": _plain(Oracle),
     }
 )
 
 
 def policy_lines() -> list[tuple[str, str]]:
     """Name and one line about each policy: our own, then those of installed packages."""
-    own = [(name, row.line) for name, row in ROWS.items()]
+    own = [(name, (row.made.__doc__ or "").partition("\n")[0].removesuffix(".")) for name, row in ROWS.items()]
     return own + [(name, f"{point.value} (installed)") for name, point in sorted(_installed().items())]
 
 
@@ -97,8 +94,8 @@ def load_policy(
     which code runs. Raises `PolicyError`, in one line that names the culprit.
     """
     name, row, written = _find(spec, registered_only)
-    options = _options(name, row.options, written)
-    parameters = _parameters(name, row.options)
+    options = _options(name, row, written)
+    parameters = _parameters(name, row)
     if "seed" in parameters and "seed" not in options:
         options["seed"] = seed
     if FUTURE in parameters:
@@ -118,7 +115,7 @@ def load_policy(
 def is_bound(spec: str, registered_only: bool = False) -> bool:
     """Whether the policy sees the future: then it shows what could be gained, and nobody can run it."""
     name, row, _ = _find(spec, registered_only)
-    return FUTURE in _parameters(name, row.options)
+    return FUTURE in _parameters(name, row)
 
 
 def is_ours(spec: str) -> bool:
@@ -164,7 +161,7 @@ def _find(spec: str, registered_only: bool) -> tuple[str, Row, str]:
     if colon:
         name, _, written = rest.partition(":")
         made = _class_in(Path(file), name)
-        return f"{file}:{name}", Row("", made, made), written
+        return f"{file}:{name}", _plain(made), written
     name, _, written = spec.partition(":")
     row = ROWS.get(name)
     if row is not None:
@@ -172,7 +169,7 @@ def _find(spec: str, registered_only: bool) -> tuple[str, Row, str]:
     point = _installed().get(name)
     if point is not None:
         made = _loaded(point)
-        return name, Row("", made, made), written
+        return name, _plain(made), written
     known = [known for known, _ in policy_lines()]
     raise PolicyError(
         f"unknown policy {name[:MAX_NAME]!r}{_near(name, known)}: known are {', '.join(known)}, and file.py:Class"
@@ -253,20 +250,21 @@ def _loaded(point: EntryPoint) -> Callable[..., Any]:
 # -- options
 
 
-def _parameters(name: str, make: Callable[..., Any]) -> dict[str, Any]:
+def _parameters(name: str, row: Row) -> dict[str, Any]:
     """What can be given by name, and its type."""
     try:
-        parameters = inspect.signature(make, eval_str=True).parameters.values()
+        signatures = [inspect.signature(made, eval_str=True) for made in row.options]
     except (ValueError, NameError, TypeError, SyntaxError) as error:
         raise PolicyError(f"policy {name}: its constructor's annotations cannot be read: {told(error)}") from error
+    parameters = [parameter for signature in signatures for parameter in signature.parameters.values()]
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {parameter.name: parameter.annotation for parameter in parameters if parameter.kind in named}
 
 
-def _options(name: str, make: Callable[..., Any], written: str) -> dict[str, Any]:
+def _options(name: str, row: Row, written: str) -> dict[str, Any]:
     if not written:
         return {}
-    known = {key: kind for key, kind in _parameters(name, make).items() if key != FUTURE}
+    known = {key: kind for key, kind in _parameters(name, row).items() if key != FUTURE}
     options: dict[str, Any] = {}
     for item in written.split(","):
         key, equals, text = item.partition("=")

@@ -80,7 +80,10 @@ class LiveCall:
 
 
 class Autellix:
-    """Orders waiting calls by a multi-level feedback queue on the attained service of whole programs."""
+    """Programs that got the least service first.
+
+    Waiting calls are ordered by a multi-level feedback queue on the attained service of whole programs.
+    """
 
     listens_to = frozenset({e.CallArrived, e.CallAdmitted, e.CallPreempted, e.CallFinished, e.CallAborted})
 

@@ -129,7 +129,10 @@ def best_keep_s(gaps_s: Sequence[float], benefit_s: float) -> float:
 
 
 class Continuum:
-    """Pins with a time to live, and first come, first served by program. Raises PolicyError for an unknown rule."""
+    """Keeps a context for the time that pays, judged by what tools took before; programs first come, first served.
+
+    Raises PolicyError for an unknown rule.
+    """
 
     listens_to: frozenset[type] = frozenset({e.CallArrived, e.CallPreempted, e.CallFinished, e.ToolStarted})
 

@@ -164,7 +164,10 @@ NOTHING = Decision()
 
 
 class InferCept:
-    """Preserve, swap or discard at each tool call. Raises PolicyError for an option out of its range."""
+    """Keeps, swaps or discards the context at each tool call, whichever wastes the least memory.
+
+    Raises PolicyError for an option out of its range.
+    """
 
     listens_to: frozenset[type] = frozenset(
         {e.CallArrived, e.CallPreempted, e.LoadStarted, e.ToolStarted, e.OffloadRefused}

@@ -60,7 +60,7 @@ RETRY_SHARE = 1 / 8  # of the GPU's blocks: handed out before a refused prefetch
 
 
 class KvFlow:
-    """Evicts by steps to execution, writes contexts through to the host, and prefetches those that come next."""
+    """Saves every context, evicts those whose agents run last, and brings back those whose agents run next."""
 
     listens_to = frozenset({e.CallArrived, e.CallFinished, e.CallAborted, e.OffloadFinished})
 

@@ -70,7 +70,7 @@ class Room(NamedTuple):
 
 
 class Mori:
-    """Places idle contexts on the GPU or on the host by how idle their agents have been."""
+    """Keeps the contexts of the busiest agents on the GPU, and moves those of the most idle to the host."""
 
     listens_to = frozenset(
         {e.CallArrived, e.CallFinished, e.CallPreempted, e.CallAborted, e.OffloadFinished, e.AppFinished}

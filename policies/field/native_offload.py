@@ -30,7 +30,7 @@ Evict = Literal["lru", "arc"]
 
 
 class NativeOffload:
-    """Write-through, load on demand.
+    """vLLM's own offloading: full blocks written through to the host, and loaded by any call whose prompt hits them.
 
     `evict`: who leaves a full host, the least recently used block or ARC's choice. `save`: whether answers are saved
     or prompts alone.

@@ -28,17 +28,22 @@ from ...traces.apps import AgentId, Application, Call, CallId
 from ...traces.events import Request
 from ...traces.format.derive import NOMINAL_TOKEN_S
 from ..interface import AgentView, Move, Plan, Status, View
-from ..tokencake.options import CHANGES, Rules, Upload
+from ..tokencake.options import Options, UploadRule
 from ..tokencake.policy import Tokencake
 
 
 class Oracle:
-    """Exact gaps, Belady's eviction, uploads just in time. `applications` are those that will be played."""
+    """A bound, no contender: knows how long every tool takes.
 
-    def __init__(self, applications: Sequence[Application], space: bool = True, upload: Upload = "predictive") -> None:
+    Exact tool times, Belady's eviction, uploads just in time. `applications` are those that will be played.
+    """
+
+    def __init__(
+        self, applications: Sequence[Application], space: bool = True, upload: UploadRule = "predictive"
+    ) -> None:
         self._future = Future(applications)
-        options = {**CHANGES["default"], "space": space, "upload": upload, "lead_s": 0.0, "gather_s": 0.0}
-        self._policy = Tokencake(Rules(**options), self._future)  # type: ignore[arg-type]
+        options = Options(space=space, upload=upload, lead_s=0.0, gather_s=0.0)
+        self._policy = Tokencake(options, self._future)
 
     @property
     def listens_to(self) -> frozenset[type]:

@@ -15,15 +15,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..interface import Plan, View
-from ..tokencake.options import Rules
+from ..tokencake.options import Options
 from ..tokencake.policy import Tokencake
 
 
 class PrefetchAtPause:
-    """It has no options."""
+    """Native offloading, and contexts back on the GPU during the pause, as soon as there is room."""
 
     def __init__(self) -> None:
-        self._policy = Tokencake(Rules(space=False, save="all", upload="pause"))
+        self._policy = Tokencake(Options(space=False, upload="pause"))
 
     @property
     def listens_to(self) -> frozenset[type]:

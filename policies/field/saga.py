@@ -71,10 +71,10 @@ class LogNormalGaps:
 
 
 class Saga:
-    """Pins an agent's cache for the 95th percentile of its tool's time, shorter under pressure, at most `most_s`.
+    """Keeps a context for as long as its tool takes in 95 of 100 cases, and shorter where memory is short.
 
-    `weight_share` is the newest gap's weight. Raises PolicyError unless it is above 0 and at most 1, and `most_s` at
-    least 0.
+    At most for `most_s`. `weight_share` is the newest gap's weight. Raises PolicyError unless it is above 0 and at most
+    1, and `most_s` at least 0.
     """
 
     # Arrivals and admissions lie in the news until the next tool starts; the engine ends pins by itself.

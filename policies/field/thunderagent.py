@@ -149,7 +149,7 @@ class Programs:
 
 
 class ThunderAgent:
-    """Pauses and resumes agents as wholes, so that the contexts of those that go on fit into the GPU's memory."""
+    """Pauses agents as wholes until the contexts of the others fit on the GPU."""
 
     listens_to = frozenset({e.CallArrived, e.CallPreempted, e.CallFinished, e.CallAborted})
 

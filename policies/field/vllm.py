@@ -6,7 +6,10 @@ from ..interface import NATIVE, Plan, View
 
 
 class Vllm:
-    """The baseline. It wants nothing, so every decision is the engine's own; it is asked once and never again."""
+    """What vLLM does by itself: first come, first served, and the least recently used blocks are evicted first.
+
+    The baseline. It wants nothing, so every decision is the engine's own; it is asked once and never again.
+    """
 
     listens_to: frozenset[type] = frozenset()
 

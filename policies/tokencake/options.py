@@ -1,4 +1,4 @@
-"""Tokencake's mechanisms and thresholds: what can be switched off or turned, and the published values."""
+"""Tokencake's options: which mechanisms are on, and their thresholds. What the authors published is a preset."""
 
 from __future__ import annotations
 
@@ -10,33 +10,31 @@ from typing import Literal
 
 from ...traces.errors import PolicyError
 
-Upload = Literal["predictive", "pause", "demand"]
-RuleSet = Literal["default", "published"]
-Spatial = Literal["score", "seniority"]
-Save = Literal["stalls", "all"]
+UploadRule = Literal["predictive", "pause", "demand"]
+SpaceRule = Literal["score", "seniority"]
+SaveRule = Literal["stalls", "all"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """Options of `Tokencake`. The values here are the published ones.
+class Options:
+    """Options of `Tokencake`. The values here are the default; `PRESETS` has others.
 
     Every number is finite and at least 0, every share at most 1; anything else is a `PolicyError`.
     """
 
-    space: bool = True  # the spatial half: order, reserve, admit, preempt
-    time: bool = True  # the temporal half: offload, hold, upload
-    upload: Upload = "predictive"
-    rules: RuleSet = "default"
+    space: bool = True  # the spatial half: which calls start, and which give way
+    time: bool = True  # the temporal half: what is saved, held, brought back and kept
+    upload: UploadRule = "demand"  # ahead of need: before the predicted return, at once; demand: when a call needs it
 
-    spatial: Spatial = "score"  # which spatial half; of the switches down to preempt, seniority knows skip and commit
-    save: Save = "stalls"  # when contexts are saved: at the start of a tool; all: at the end of each call, no gate
+    spatial: SpaceRule = "seniority"  # which spatial half; down to preempt, seniority knows skip and commit alone
+    save: SaveRule = "all"  # when contexts are saved: at the end of each call; stalls: when a tool starts, if it pays
 
     order: bool = True  # by score; off: by arrival
     reserve: bool = True  # blocks for critical agent types
     lend: bool = True  # idle reserves go to any call that fits, after the ordered pass
-    skip: bool = True  # a call that does not fit is passed over; off: it blocks those behind it
-    commit: bool = True  # a call needs room for its whole output budget; off: for its prompt
-    preempt: bool = True  # by score; off: the last admitted
+    skip: bool = False  # a call that does not fit is passed over; off: it blocks those behind it
+    commit: bool = False  # a call needs room for its whole output budget; off: for its prompt
+    preempt: bool = False  # by score; off: the last admitted
     prefix_affinity: bool = True  # calls that share a running call's prefix first, when room is short
     gate: bool = True  # weigh each offload; off: save at every stall that may be saved
 
@@ -54,7 +52,7 @@ class Rules:
     critical_share: float = 0.75
     age_power: float = 1.5  # seniority: how much an application's rank counts beside a call's size
     lost_share: float = 0.02  # seniority: contexts get lost if returning calls miss more than this of them
-    keep_weight: float = 0.0  # seniority: how much what a lost context costs counts beside the room that keeping takes
+    keep_weight: float = 3.0  # seniority: how much what a lost context costs counts beside the room that keeping takes
 
     gap_weight_share: float = 0.5
     unknown_gap_s: float = 1.0
@@ -88,20 +86,19 @@ class Rules:
             raise PolicyError("tokencake: option reserve_min_share: expected at most reserve_max_share")
 
 
-CHANGES: Mapping[RuleSet, Mapping[str, bool | int | float | str]] = MappingProxyType(
+Preset = Literal["default", "published"]
+
+PRESETS: Mapping[Preset, Options] = MappingProxyType(
     {
-        "published": MappingProxyType({}),
-        "default": MappingProxyType(  # what measurements brought: docs/study.md
-            {
-                "spatial": "seniority",
-                "skip": False,
-                "commit": False,
-                "preempt": False,
-                "save": "all",
-                "upload": "demand",
-                "keep_weight": 3.0,
-            }
+        "default": Options(),  # what measurements brought: docs/study.md
+        "published": Options(
+            spatial="score",
+            skip=True,
+            commit=True,
+            preempt=True,
+            save="stalls",
+            upload="predictive",
+            keep_weight=0.0,
         ),
     }
 )
-"""What a set of rules changes of the published values. An option that is given by name wins over both."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ...traces.apps import AgentId, AppId
 from ..interface import EMPTY, View
 from .losses import Losses
-from .options import Rules
+from .options import Options
 from .published.temporal import Stall
 
 
@@ -31,7 +31,7 @@ class Keeps:
     youngest first.
     """
 
-    def __init__(self, rules: Rules, losses: Losses) -> None:
+    def __init__(self, rules: Options, losses: Losses) -> None:
         self._weight = rules.keep_weight
         self._losses = losses
 

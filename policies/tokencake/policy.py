@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...traces import events as e
@@ -13,7 +14,7 @@ from ..interface import EMPTY, NATIVE, Move, Plan, View
 from ..parts.admission import Admission, Rival, first_come
 from ..parts.tool_times import Gaps
 from .losses import Losses
-from .options import CHANGES, Rules
+from .options import PRESETS, Options, Preset
 from .pins import Keeps
 from .published.spatial import Spatial
 from .published.temporal import Temporal
@@ -51,7 +52,7 @@ HELD_BACK = Plan(admit=(), skip=True)
 
 
 class Tokencake:
-    """The policy of the Tokencake paper: a spatial and a temporal half that can each be switched off.
+    """Old applications and small calls first; saves every context, and keeps it on the GPU where contexts get lost.
 
     Space, as published (`Spatial`): waiting calls are scored by their place in the application's DAG; critical agent
     types have reserves; a call starts only if its whole output budget fits into what is promised to nobody. A plan has
@@ -63,31 +64,30 @@ class Tokencake:
     copied.
     """
 
-    def __init__(self, rules: Rules | None = None, gaps: Gaps | None = None) -> None:
-        rules = Rules() if rules is None else rules
-        if not (rules.space or rules.time):
+    def __init__(self, options: Options = PRESETS["default"], gaps: Gaps | None = None) -> None:
+        if not (options.space or options.time):
             raise PolicyError(
                 "tokencake: options space and time are both off: expected at least one half (or policy vllm)"
             )
-        self.rules = rules
-        losses = Losses() if rules.space and rules.spatial == "seniority" else None  # nobody else asks
+        self.options = options
+        losses = Losses() if options.space and options.spatial == "seniority" else None  # nobody else asks
         self._spatial: Spatial | Seniority | None = None
         self._keeps: Keeps | None = None
         if losses is not None:
-            self._spatial = Seniority(rules, losses)
-            self._keeps = Keeps(rules, losses) if rules.time and rules.keep_weight else None
-        elif rules.space:
-            self._spatial = Spatial(rules)
-        self._temporal = Temporal(rules, gaps) if rules.time else None
-        self._uploads = Uploads(rules) if rules.time and rules.upload != "demand" else None
+            self._spatial = Seniority(options, losses)
+            self._keeps = Keeps(options, losses) if options.time and options.keep_weight else None
+        elif options.space:
+            self._spatial = Spatial(options)
+        self._temporal = Temporal(options, gaps) if options.time else None
+        self._uploads = Uploads(options) if options.time and options.upload != "demand" else None
         self._handlers: dict[type, list[Handler]] = {}  # of a fact, by its type
         through = None if self._temporal is None else self._temporal.through
         for half in (losses, self._spatial, through, self._temporal, self._uploads):
             for kind, handle in () if half is None else half.handlers.items():
                 self._handlers.setdefault(kind, []).append(handle)
-        self._news = frozenset((SPACE_HEARS if rules.space else ()) + (TIME_HEARS if rules.time else ()))
-        saves_hear = e.ToolStarted if rules.save == "stalls" else e.CallFinished
-        self._quiet_news = frozenset(QUIET_HEARS + ((saves_hear,) if rules.time else ()))
+        self._news = frozenset((SPACE_HEARS if options.space else ()) + (TIME_HEARS if options.time else ()))
+        saves_hear = e.ToolStarted if options.save == "stalls" else e.CallFinished
+        self._quiet_news = frozenset(QUIET_HEARS + ((saves_hear,) if options.time else ()))
         self._quiet = False
 
     @property
@@ -149,11 +149,11 @@ class Tokencake:
         if not (admit or preempt or offload or forget or pin) and wishes is NOTHING and look_at_s is None:
             if admit is None:
                 return NATIVE
-            if self.rules.skip:
+            if self.options.skip:
                 return HELD_BACK
         return Plan(
             admit=admit,
-            skip=admit is not None and self.rules.skip,
+            skip=admit is not None and self.options.skip,
             preempt=preempt,
             offload=offload,
             upload=wishes.upload,
@@ -176,16 +176,16 @@ class Tokencake:
 
         Not if calls start without room for their budgets: then each of them changes who would have to give way.
         """
-        rules, temporal, uploads = self.rules, self._temporal, self._uploads
+        options, temporal, uploads = self.options, self._temporal, self._uploads
         return (
             len(view.waiting) == len(admit or ())
-            and (rules.commit or not rules.preempt)
+            and (options.commit or not options.preempt)
             and (temporal is None or temporal.holds_nothing)
             and (uploads is None or not uploads.held_blocks)
         )
 
     def _victims(self, view: View) -> tuple[str, ...]:
-        if self._spatial is None or not self.rules.preempt:
+        if self._spatial is None or not self.options.preempt:
             return ()
         return self._spatial.victims(view)
 
@@ -196,7 +196,16 @@ class Tokencake:
         return 0.0 if self._spatial is None else self._spatial.agent_score(request, view)
 
 
-def tokencake(**options: Any) -> Tokencake:
-    """Make the policy from options by name: fields of `Rules`. `rules` names the set that the others change."""
-    changes = CHANGES[options.get("rules", "default")]
-    return Tokencake(Rules(**{**changes, **options}))
+def tokencake(rules: Preset = "default", **options: Any) -> Tokencake:
+    """Make the policy from a preset; an option that is given by name, a field of `Options`, wins over it."""
+    return Tokencake(replace(PRESETS[rules], **options))
+
+
+def tokencake_space(**options: Any) -> Tokencake:
+    """Tokencake's order alone: old applications and small calls first, and nothing is saved or kept."""
+    return tokencake(**{"time": False, **options})
+
+
+def tokencake_time(**options: Any) -> Tokencake:
+    """Tokencake's copies alone, in vLLM's order: every context saved when its call ends, and loaded on demand."""
+    return tokencake(**{"space": False, **options})

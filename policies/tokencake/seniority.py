@@ -17,7 +17,7 @@ from ...traces.events import Request
 from ..interface import CallView, Hits, View
 from ..parts.admission import LOOK_AHEAD_CALLS, Admission, Claim, Rival, needed_blocks
 from .losses import Losses
-from .options import Rules
+from .options import Options
 from .pins import Blocked
 
 MOST_STARTS = 1024  # calls of a plan: what vLLM runs at once by default, so more cannot start before one of them ends
@@ -140,7 +140,7 @@ class Seniority:
     looked for, and no plan names more than 1,024 calls: it costs as much with ten thousand waiting as with a thousand.
     """
 
-    def __init__(self, rules: Rules, losses: Losses) -> None:
+    def __init__(self, rules: Options, losses: Losses) -> None:
         self._rules = rules
         self._losses = losses
         self._queue = Queue(rules.age_power)

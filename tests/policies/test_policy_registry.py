@@ -2,20 +2,23 @@
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from adversary import hard_workload
+from runs import play
 
 from tokencake.policies.boundary import listening
 from tokencake.policies.field.vllm import Vllm
 from tokencake.policies.registry import is_bound, load_policy, policy_lines
-from tokencake.policies.tokencake.options import Rules
+from tokencake.policies.tokencake.options import PRESETS
 from tokencake.policies.tokencake.policy import Tokencake
 from tokencake.sim.engine.simulate import simulate
 from tokencake.sim.machine.files import load_machine
 from tokencake.traces.apps import Application, Call, Prompt, Segment
 from tokencake.traces.errors import PolicyError
-from tokencake.traces.events import CallArrived
+from tokencake.traces.events import CallArrived, Planned
 
 MINE = """
 from typing import Literal
@@ -78,14 +81,23 @@ def test_names_stand_for_halves():
     for name in ("tokencake", "tokencake-space", "tokencake-time"):
         policy = load_policy(name)
         assert isinstance(policy, Tokencake)
-        halves[name] = (policy.rules.space, policy.rules.time)
+        halves[name] = (policy.options.space, policy.options.time)
     assert halves == {"tokencake": (True, True), "tokencake-space": (True, False), "tokencake-time": (False, True)}
+
+
+def test_the_class_by_itself_is_what_the_name_stands_for():
+    applications, machine = hard_workload(3)
+    records = play(applications, lambda: load_policy("tokencake"), machine)
+    assert play(applications, Tokencake, machine) == records
+    assert any(record.plan.get("offload") for record in records if isinstance(record, Planned))
 
 
 def test_options_change_the_rules():
     policy = load_policy("tokencake:rules=published,upload=demand,lend=off,lead_s=0.2,offload_retry_steps=4")
     assert isinstance(policy, Tokencake)
-    assert policy.rules == Rules(rules="published", upload="demand", lend=False, lead_s=0.2, offload_retry_steps=4)
+    assert policy.options == replace(
+        PRESETS["published"], upload="demand", lend=False, lead_s=0.2, offload_retry_steps=4
+    )
 
 
 def test_two_loads_share_nothing():
@@ -168,7 +180,7 @@ def test_a_file_that_cannot_be_imported_is_told_in_one_line(tmp_path, text):
 
 SET_BY_INIT = """
 from tokencake.policies.interface import Plan
-from tokencake.traces.events import CallArrived
+from tokencake.traces.events import CallArrived, Planned
 
 
 class Mine:
@@ -200,7 +212,7 @@ def test_what_is_heard_may_be_set_by_the_constructor_if_the_class_declares_it(mi
 
 BEFORE = """
 from tokencake.policies.interface import Plan
-from tokencake.traces.events import CallArrived
+from tokencake.traces.events import CallArrived, Planned
 
 
 class Mine:

@@ -9,14 +9,14 @@ from tokencake.policies.controller import as_record
 from tokencake.policies.interface import Hits
 from tokencake.policies.ledger import Ledger
 from tokencake.policies.registry import load_policy
-from tokencake.policies.tokencake.options import Rules
+from tokencake.policies.tokencake.options import Options
 from tokencake.sim.engine.simulate import simulate
 from tokencake.sim.machine.files import load_machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application
 from tokencake.traces.generate.workloads import code_writer
 
-SWITCHES = [field.name for field in fields(Rules) if field.type == "bool" and field.name not in ("space", "time")]
+SWITCHES = [field.name for field in fields(Options) if field.type == "bool" and field.name not in ("space", "time")]
 
 
 def facts_of(spec: str, apps: list[Application], blocks: int = 1500) -> list[object]:

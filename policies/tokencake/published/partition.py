@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..options import Rules
+from ..options import Options
 from .agent_types import AgentType
 
 Charge = tuple[tuple[str | None, int], ...]  # blocks drawn from an agent type's reserve, or from the shared part (None)
@@ -17,7 +17,7 @@ Charge = tuple[tuple[str | None, int], ...]  # blocks drawn from an agent type's
 class Partition:
     """Who may take how much. Blocks are charged once, to the first call that takes them; shared hits are free."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Options) -> None:
         self._rules = rules
         self._share = rules.reserve_min_share
         self._window: int | None = None  # of `reserve_every_steps` steps, the last one looked at

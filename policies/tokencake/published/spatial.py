@@ -18,7 +18,7 @@ from ....traces.apps import AgentId, AppId, CallId
 from ....traces.events import Request
 from ...interface import View
 from ...parts.admission import Admission, Claim, Rival
-from ..options import Rules
+from ..options import Options
 from .agent_types import AgentType
 from .partition import Charge, Partition, Room
 from .score import START_OFFSET_S, drift, waits_in_order_s
@@ -112,7 +112,7 @@ class Scores:
 class Spatial:
     """Order, reserve, admit, preempt. First `handlers` for each fact, then `begin`, `admission`, and the questions."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Options) -> None:
         self._rules = rules
         self._partition = Partition(rules)
         self._types: dict[str, AgentType] = {}

@@ -18,7 +18,7 @@ from ...interface import AgentView, Costs, Move, View
 from ...parts.admission import startable_blocks
 from ...parts.tool_times import GapEstimates, Gaps
 from ...parts.write_through import WriteThrough, whole_contexts
-from ..options import Rules
+from ..options import Options
 
 CHURN_A_COPY = 0.25  # score that each earlier copy of an agent costs
 CHURN_MOST = 1.0
@@ -55,7 +55,7 @@ class Temporal:
     most 1.
     """
 
-    def __init__(self, rules: Rules, gaps: Gaps | None = None) -> None:
+    def __init__(self, rules: Options, gaps: Gaps | None = None) -> None:
         self._rules = rules
         self._gaps = GapEstimates(rules.gap_weight_share, rules.unknown_gap_s) if gaps is None else gaps
         self.stalls: dict[AgentId, Stall] = {}
@@ -276,7 +276,7 @@ def waiting_blocks(view: View, enough_blocks: int) -> int:
     return blocks
 
 
-def longest_save(most_blocks: int, host_blocks: int, remaining_s: float, costs: Costs, rules: Rules) -> int:
+def longest_save(most_blocks: int, host_blocks: int, remaining_s: float, costs: Costs, rules: Options) -> int:
     """The longest prefix, in blocks, that can go down and come up again in time: published window.
 
     With `t` the time for the new blocks down and all blocks up, what remains must leave `max(0.05 s, 2 t)` beside `t`.

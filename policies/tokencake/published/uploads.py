@@ -19,7 +19,7 @@ from ....traces.apps import AgentId, AppId
 from ....traces.events import Request
 from ...interface import Move, View
 from ...parts.admission import Claim, Rival
-from ..options import Rules
+from ..options import Options
 from .temporal import Stall
 
 GATHER_PARTS = 4
@@ -52,7 +52,7 @@ NOTHING = Wishes((), (), None)
 class Uploads:
     """Uploads of stalled agents. First `handlers`, then `claims`, then (with what they were granted) `wishes`."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Options) -> None:
         self._rules = rules
         self._blocks: dict[AgentId, int] = {}  # asked for, and not taken yet
         self._for: dict[AgentId, Request] = {}  # the last call of each of these agents

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokencake.policies.tokencake.options import Rules
+from tokencake.policies.tokencake.options import Options
 from tokencake.policies.tokencake.published.agent_types import AgentType
 from tokencake.policies.tokencake.published.partition import Partition, Room, split
 from tokencake.traces.apps import Hints
@@ -42,7 +42,7 @@ def test_a_split_hands_out_every_block(blocks, types):
 
 
 def test_the_reserved_share_follows_the_usage_window_by_window():
-    partition, types = Partition(Rules()), [a_type("planner")]
+    partition, types = Partition(Options()), [a_type("planner")]
     reserved = []
     for step, free_blocks in ((0, 0), (499, 0), (500, 0), (1500, 0), (9000, 0), (9500, 700), (20000, 700)):
         partition.update(step, 0.0, free_blocks, 1000, types)
@@ -52,14 +52,14 @@ def test_the_reserved_share_follows_the_usage_window_by_window():
 
 
 def test_only_the_best_three_quarters_of_the_types_are_critical():
-    partition = Partition(Rules())
+    partition = Partition(Options())
     types = [a_type("a", 1.0), a_type("b", 5.0), a_type("c", 9.0), a_type("d", 7.0)]
     partition.update(0, 0.0, 500, 1000, types)
     assert list(partition.reserve_blocks) == ["c", "d", "b"]
 
 
 def test_reserves_beyond_what_is_uncommitted_are_cut_from_the_lowest_type_up():
-    partition = Partition(Rules(reserve_min_share=0.3))
+    partition = Partition(Options(reserve_min_share=0.3))
     partition.update(0, 0.0, 1000, 1000, [a_type("low", 1.0), a_type("high", 9.0), a_type("none", 0.0)])
     whole = partition.reserve_blocks
     assert list(whole) == ["high", "low"]
@@ -68,7 +68,7 @@ def test_reserves_beyond_what_is_uncommitted_are_cut_from_the_lowest_type_up():
 
 
 def test_the_shared_part_is_whatever_is_uncommitted_beyond_idle_reserves():
-    partition = Partition(Rules(reserve_min_share=0.1))
+    partition = Partition(Options(reserve_min_share=0.1))
     partition.update(0, 0.0, 1000, 1000, [a_type("a")])  # 100 blocks are reserved
     # Two branches started in one plan: each was charged 300 blocks, and 250 of these are the same.
     branch = ((None, 290), ("a", 10))
@@ -87,7 +87,7 @@ def test_the_shared_part_is_whatever_is_uncommitted_beyond_idle_reserves():
     st.lists(st.tuples(st.sampled_from([None, "a", "b"]), st.integers(0, 300)), max_size=5),
 )
 def test_the_parts_add_up_to_what_is_uncommitted(uncommitted, charges):
-    partition = Partition(Rules(reserve_min_share=0.3))
+    partition = Partition(Options(reserve_min_share=0.3))
     partition.update(0, 0.0, 1000, 1000, [a_type("a", 9.0), a_type("b"), a_type("none", 0.0)])
     partition.charge(tuple(charges))
     room = partition.room(uncommitted)

@@ -4,6 +4,8 @@ Blocks have 16 tokens. A call's prompt takes 10 blocks unless told otherwise, an
 first call of an agent type is as large as is usual: its size is 1.
 """
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from views import Story
 from tokencake.policies.interface import View
 from tokencake.policies.parts.admission import Admission, Claim, Rival
 from tokencake.policies.tokencake.losses import Losses
-from tokencake.policies.tokencake.options import CHANGES, Rules
+from tokencake.policies.tokencake.options import Options
 from tokencake.policies.tokencake.pins import Blocked
 from tokencake.policies.tokencake.policy import tokencake
 from tokencake.policies.tokencake.seniority import Queue, Seniority, Waiting
@@ -20,7 +22,7 @@ from tokencake.traces import events as e
 from tokencake.traces.apps import Hints
 
 
-def order(story: Story, **options: object) -> tuple[str, ...] | None:
+def order(story: Story, **options: Any) -> tuple[str, ...] | None:
     """Who starts, for a policy that is told the whole story now."""
     return tokencake(time=False, **options).plan(story.view()).admit
 
@@ -31,7 +33,7 @@ class Half:
     def __init__(self, story: Story) -> None:
         self.story = story
         losses = Losses()
-        self.seniority = Seniority(Rules(**CHANGES["default"]), losses)  # type: ignore[arg-type]
+        self.seniority = Seniority(Options(), losses)
 
     def view(self) -> View:
         view = self.story.view()
@@ -387,7 +389,7 @@ def test_only_so_many_are_looked_at_however_many_wait():
     story = Story(free_blocks=5)
     losses = Losses()
     losses.share = 1.0
-    half = Seniority(Rules(**CHANGES["default"]), losses)  # type: ignore[arg-type]
+    half = Seniority(Options(), losses)
     for n in range(1000):
         story.arrives(f"a{n}/c", prompt_tokens=1600)
     view = story.view()

@@ -1,17 +1,20 @@
 """The spatial half: who starts, in which order, and who gives way. Blocks of 16 tokens."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from views import Story
 
 from tokencake.policies.interface import View
-from tokencake.policies.tokencake.options import Rules
+from tokencake.policies.tokencake.options import PRESETS, Options
 from tokencake.policies.tokencake.policy import Tokencake, tokencake
 from tokencake.policies.tokencake.published.spatial import Spatial
 from tokencake.traces import events as e
 from tokencake.traces.apps import Hints
 
 
-def space(**options: object) -> Tokencake:
+def space(**options: Any) -> Tokencake:
     return tokencake(**{"rules": "published", "time": False, "reserve": False, **options})
 
 
@@ -179,7 +182,7 @@ def test_while_nobody_is_held_back_only_what_may_hold_somebody_back_is_news():
 
 def importance_when_told(story: Story, after_steps: int) -> float:
     """What its type makes of a call that started at once, 100 steps later; the policy hears of it in between."""
-    spatial = Spatial(Rules())
+    spatial = Spatial(PRESETS["published"])
     story.arrives("a/call", hints=Hints(importance=0))
     tell(spatial, story.view())
     story.starts("a/call")
@@ -202,7 +205,7 @@ def test_a_call_that_starts_at_once_was_not_deferred_however_late_the_policy_hea
     assert importance_when_told(Story(), after_steps=1) == importance_when_told(Story(), after_steps=100)
 
 
-def reserved(story: Story, **options: object) -> Tokencake:
+def reserved(story: Story, **options: Any) -> Tokencake:
     """Forty blocks reserved for the planner type, which has one important call running on nothing."""
     policy = tokencake(rules="published", time=False, reserve_min_share=0.4, reserve_max_share=0.4, **options)
     story.arrives("p/plan", agent_type="planner", prompt_tokens=16, hints=Hints(importance=9))
@@ -233,7 +236,7 @@ def test_a_much_more_urgent_call_may_borrow_what_its_owner_waits_for():
     assert policy.plan(story.view()).admit == ("w/work",)
 
 
-def preempting(**options: object) -> tuple[str, ...]:
+def preempting(**options: Any) -> tuple[str, ...]:
     story, policy = Story(free_blocks=0), space(**options)
     story.growth_blocks = 4
     story.arrives("a/urgent", prompt_tokens=160, max_output_tokens=100, hints=Hints(importance=50))
@@ -296,6 +299,8 @@ def test_space_alone_copies_nothing_and_time_alone_leaves_the_order_to_the_engin
     assert tokencake(space=False).plan(view).admit is None
 
 
-def test_rules_are_the_published_ones_unless_changed():
-    assert tokencake(rules="published").rules == Rules(rules="published")
-    assert tokencake(rules="published", lend=False).rules == Rules(rules="published", lend=False)
+def test_a_preset_is_what_it_is_unless_an_option_says_otherwise():
+    assert tokencake().options == Tokencake().options == Options()
+    assert tokencake(rules="published").options == PRESETS["published"]
+    assert tokencake(rules="published", lend=False).options == replace(PRESETS["published"], lend=False)
+    assert tokencake(rules="published", skip=False).options.skip is False

@@ -1,6 +1,7 @@
 """The temporal half: what is saved at a stall, and how long it is held. A block copies in a millisecond each way."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from views import Story
 
 from tokencake.policies.costs import LinearCosts
 from tokencake.policies.interface import Move, Plan
-from tokencake.policies.tokencake.options import Rules
+from tokencake.policies.tokencake.options import Options
 from tokencake.policies.tokencake.policy import Tokencake, tokencake
 from tokencake.policies.tokencake.published.temporal import longest_save
 from tokencake.traces import events as e
@@ -30,7 +31,7 @@ def a_stall(tools: tuple[ToolHint, ...] = SEARCH, hints: Hints = SAVEABLE, waiti
     return story
 
 
-def time_half(**options: object) -> Tokencake:
+def time_half(**options: Any) -> Tokencake:
     return tokencake(**{"rules": "published", "space": False, "upload": "demand", **options})
 
 
@@ -189,13 +190,13 @@ def test_a_plan_that_wants_nothing_is_the_native_one():
 def test_the_next_save_counts_on_what_the_host_has():
     # Down 10 ms and up 50 ms: t = 0.06 s; the window must hold t and 2 t beside it.
     costs = LinearCosts(0.0, 0.001, 0.0, 0.0)
-    assert longest_save(50, 40, 0.1801, costs, Rules()) == 50
-    assert longest_save(50, 0, 0.1801, costs, Rules()) == 30  # 30 down and 30 up
+    assert longest_save(50, 40, 0.1801, costs, Options()) == 50
+    assert longest_save(50, 0, 0.1801, costs, Options()) == 30  # 30 down and 30 up
 
 
 @given(st.integers(1, 2000), st.integers(0, 2000), st.floats(0, 20))
 def test_a_save_is_the_longest_that_comes_back_in_time(most, has, remaining_s):
-    costs, rules = LinearCosts(0.0005, 0.0001, 0.0, 0.0), Rules()
+    costs, rules = LinearCosts(0.0005, 0.0001, 0.0, 0.0), Options()
 
     def in_time(blocks):
         t = costs.offload_s(blocks - has) + costs.upload_s(blocks)

@@ -1,5 +1,7 @@
 """Uploads ahead of need: when they start, how they gather room, and for whom they give way."""
 
+from typing import Any
+
 from views import Story
 
 from tokencake.policies.interface import Move
@@ -11,7 +13,7 @@ from tokencake.traces.events import ToolHint
 SAVEABLE = Hints(reusable=True)
 
 
-def saved(free_blocks: int = 60, **options: object) -> tuple[Story, Tokencake]:
+def saved(free_blocks: int = 60, **options: Any) -> tuple[Story, Tokencake]:
     """Agent a's tool started at 0 and takes ten seconds; the host has its 50 blocks; a copy takes half a second."""
     story = Story(free_blocks=free_blocks, copy_block_s=0.01)
     policy = tokencake(**{"rules": "published", "gate": False, "lead_s": 0.5, "gather_s": 4.0, **options})
