@@ -10,7 +10,6 @@ that asks to end.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -82,6 +81,8 @@ shrink_option = click.option(
 setting_option = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the machine."
 )
+WORKLOAD = ("seed", "rate", "arrivals", "skip_oversized", "time_scale", "shrink")  # the parameters that say so
+OUTPUTS = ("json_file", "csv_file", "events", "quiet")
 OUTPUT_OPTIONS = (  # by the fields of traces.results.publishing.Outputs
     click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is standard output."),
     click.option("--csv", "csv_file", metavar="FILE", help="Write a line a run as CSV; - is standard output."),
@@ -136,14 +137,15 @@ def _workload(**given: Any) -> WorkloadOptions:
     return WorkloadOptions(**given)
 
 
+as_workload = collected("workload", _workload, WORKLOAD)
+
+
 def workload_options(command: Command) -> Command:
     """Gives a command the options that say how the trace is played, as one argument, `workload`.
 
     `scale_option` and `shrink_option` are part of it where a command has them.
     """
-    parameters = ("seed", "rate", "arrivals", "skip_oversized", "time_scale", "shrink")
-    options = (seed_option, rate_option, arrivals_option, oversized_option)
-    return with_options(options)(collected("workload", _workload, parameters)(command))
+    return with_options((seed_option, rate_option, arrivals_option, oversized_option))(as_workload(command))
 
 
 def _machine(machine_name: str | None, settings: tuple[str, ...]) -> MachineChoice:
@@ -161,10 +163,12 @@ def _outputs(**given: Any) -> Outputs:
     return Outputs(**given)
 
 
+as_outputs = collected("outputs", _outputs, OUTPUTS)
+
+
 def output_options(command: Command) -> Command:
     """Gives a command the options that say where its results go, as one argument, `outputs`."""
-    parameters = ("json_file", "csv_file", "events", "quiet")
-    return with_options(OUTPUT_OPTIONS)(collected("outputs", _outputs, parameters)(command))
+    return with_options(OUTPUT_OPTIONS)(as_outputs(command))
 
 
 def engine_options(command: Command) -> Command:
@@ -1053,103 +1057,48 @@ def _both_sides(
 @click.option("--confidence", type=Number(0.5, 0.9999), default=0.95, show_default=True)
 @click.option("--margin", type=Number(0, 0.5), default=0.02, show_default=True, help="Less is no difference.")
 @click.option("--machine", "machine_name", metavar="M", help="As for simulate.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the machine.")
-@seed_option
-@rate_option
-@arrivals_option
-@oversized_option
+@setting_option
+@as_machine
+@workload_options
 @timeout_option
-@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Processes. [default: the cores]")
+@click.option("--jobs", "workers", type=click.IntRange(1), metavar="N", help="Processes. [default: the cores]")
 @click.option("--json", "json_file", metavar="FILE", help="Write the comparison as JSON; - is standard output.")
 @click.option("--csv", "csv_file", metavar="FILE", help="Write it as CSV; - is standard output.")
 @click.option("--quiet", is_flag=True, help="Print the words alone: no tables, no progress.")
+@as_outputs
 @progress_option
 def compare(
     files: tuple[Path, ...],
     live: bool,
-    specs: tuple[str, ...],
-    repeat: int,
-    vary: str | None,
-    metric: str,
-    confidence: float,
-    margin: float,
-    machine_name: str | None,
-    settings: tuple[str, ...],
-    seed: int,
-    rate: float | None,
-    arrivals: Any,
-    skip_oversized: bool,
-    policy_timeout: float | None,
-    jobs: int | None,
-    json_file: str | None,
-    csv_file: str | None,
-    quiet: bool,
+    machine: MachineChoice,
+    workload: WorkloadOptions,
+    outputs: Outputs,
     progress: bool,
+    **options: Any,
 ) -> int:
     """Which policy is the best on TRACE, by how much, and how sure? Each plays many repeats, and the same ones.
 
     Without --policy: every policy that has a name, against vllm. What every policy finished before an interrupt is
     reported. Exits with 1 if a policy failed.
     """
-    from .sim.experiments import compare as comparing
-    from .sim.experiments.comparison_report import ComparisonRuns, Method
-    from .sim.experiments.run import RunSpec
-    from .sim.machine.files import DEFAULT_MACHINE, inputs_of, load_machine
-    from .traces.results.publishing import Outputs
-    from .traces.variants.vary import EVERYTHING, parse_variation
+    from .sim.experiments.compare import CompareOptions, compare, compare_live
 
     if not files or (len(files) > 1 and not live):
         raise click.UsageError("expected one TRACE" if not live else "--live: expected reports of tokencake live")
     if live:
-        refuse_all_but("with --live", *_OF_LIVE_REPORTS)
-    elif rate is None:
+        own = ("files", "live", "specs", "metric", "confidence", "margin", "seed", *OUTPUTS)
+        refuse_all_but("with --live", *own)
+        return compare_live(files, CompareOptions(**options), workload.seed, outputs)
+    if workload.rate is None:
         refuse("without --rate", "arrivals")
-    outputs = Outputs(json_file, csv_file, None, quiet)
-    outputs.check(inputs_of(*files, machine=machine_name, policies=specs))
-    method = Method(confidence, margin, seed, paired=not live)
-    if live:
-        return _publish_comparison(comparing.report_live(files, specs, metric, method), outputs)
-    variation = EVERYTHING if vary is None else parse_variation(vary)
-    machine = load_machine(machine_name or DEFAULT_MACHINE, settings)
-    policies = tuple(dict.fromkeys(specs)) or comparing.default_policies()
-    spec = RunSpec(files[0], machine, policies[0], variation, 0, seed, rate, arrivals, skip_oversized)
-    request = comparing.ComparisonRequest(spec, policies, repeat, metric, method, jobs, policy_timeout)
-    comparing.check(request)
-    if line := comparing.announcement(request):
-        click.echo(line, err=True)
-    runs = ComparisonRuns(policies)
-    try:
-        with progress_bar(progress, quiet) as bar:
-            comparing.run(request, runs, lambda policy, done, total: bar("comparing", done, total, policy))
-    except KeyboardInterrupt:
-        if runs.repeats():
-            _publish_comparison(comparing.report(request, runs, __version__), outputs)
-        raise
-    return _publish_comparison(comparing.report(request, runs, __version__), outputs)
-
-
-_OF_LIVE_REPORTS = (
-    *("files", "live", "specs", "metric", "confidence", "margin"),
-    *("seed", "json_file", "csv_file", "quiet"),
-)
-
-
-def _publish_comparison(report: Mapping[str, Any], outputs: Outputs) -> int:
-    """Write and print a comparison. 1 if a policy failed."""
-    from .sim.experiments import comparison_report as comparison
-    from .sim.experiments import comparison_text
-    from .sim.experiments.run import exit_code_for
-
-    if left_out := report["trace"].get("oversized"):
-        say(f"left out: {left_out} applications, larger than the engine", err=True)
-    tables, csv_text = partial(comparison_text.tables, report), partial(comparison.csv_text, report)
-    outputs.publish(report, comparison_text.words(report), tables, csv_text)
-    return exit_code_for([failure["error"] for failure in report["failed"]])
+    return compare(files[0], CompareOptions(**options), machine, workload, outputs, progress)
 
 
 @cli.command()
 @click.argument("trace", type=click.Path(path_type=Path))
-@click.option("--qps", metavar="R,…", help="Loads, in applications a second: 0.1:1.0:0.1 (start:stop:step) or a,b,c.")
+@click.option(
+    "--qps", "rates", metavar="R,…", help="Loads, in applications a second: 0.1:1.0:0.1 (start:stop:step) or a,b,c."
+)
 @click.option("--set", "settings", multiple=True, metavar="KEY=V,…", help="Values of a machine's setting, likewise.")
 @policy_option
 @click.option(
@@ -1161,8 +1110,9 @@ def _publish_comparison(report: Mapping[str, Any], outputs: Outputs) -> int:
 @seed_option
 @arrivals_option
 @oversized_option
+@as_workload
 @timeout_option
-@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Cells at a time. [default: the cores]")
+@click.option("--jobs", "workers", type=click.IntRange(1), metavar="N", help="Cells at a time. [default: the cores]")
 @click.option("--ray", "on_cluster", is_flag=True, help="Play on a Ray cluster, or on one that is started here.")
 @click.option("--ray-address", metavar="A", help="Which cluster. [default: RAY_ADDRESS]")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE.csv", help="The results.")
@@ -1173,64 +1123,23 @@ def _publish_comparison(report: Mapping[str, Any], outputs: Outputs) -> int:
 @progress_option
 def sweep(
     trace: Path,
-    qps: str | None,
-    settings: tuple[str, ...],
-    specs: tuple[str, ...],
-    repeat: int,
-    vary: str | None,
-    machine_name: str | None,
-    metric: str,
-    seed: int,
-    arrivals: Any,
-    skip_oversized: bool,
-    policy_timeout: float | None,
-    jobs: int | None,
-    on_cluster: bool,
-    ray_address: str | None,
     output: Path,
     json_file: Path | None,
     plot: Path | None,
-    fresh: bool,
-    quiet: bool,
+    workload: WorkloadOptions,
     progress: bool,
+    **options: Any,
 ) -> int:
     """Play TRACE under each policy at every load and on every machine of a grid.
 
     What is finished is kept beside the results: the same command goes on where an interrupt ended it. Exits with 1 if
     cells failed.
     """
-    from .policies.registry import DEFAULT_POLICIES
-    from .sim.experiments.run import exit_code_for
-    from .sim.experiments.sweep import run as sweeping
-    from .sim.experiments.sweep.grid import make_grid
-    from .sim.experiments.sweep.plan import Sweep, players
-    from .sim.machine.files import DEFAULT_MACHINE
-    from .traces.variants.vary import EVERYTHING, parse_variation
+    from .sim.experiments.sweep.run import Files, SweepOptions, run_sweep
 
-    if qps is None:
+    if options["rates"] is None:
         refuse("without --qps", "arrivals")
-    play = players(on_cluster, ray_address, jobs, policy_timeout)
-    variation = EVERYTHING if vary is None else parse_variation(vary)
-    grid = make_grid(qps, settings, machine_name or DEFAULT_MACHINE)
-    asked = Sweep(
-        trace, grid, specs or DEFAULT_POLICIES, repeat, variation, seed, arrivals, skip_oversized, policy_timeout
-    )
-    files = sweeping.Files(output, json_file, plot)
-    sweeping.check(asked, files, metric, machine_name)
-    # Before a bar takes over what is written to a terminal.
-    said_to = sys.stderr if files.to_standard_output else None if sys.stdout.isatty() else sys.stdout
-    with progress_bar(progress, quiet) as bar:
-        failed = sweeping.run(
-            asked,
-            files,
-            metric,
-            play,
-            fresh,
-            lambda line: None if quiet else say(line, file=said_to),
-            lambda line: say(line, err=True),
-            bar,
-        )
-    return exit_code_for(failed)
+    return run_sweep(trace, SweepOptions(**options), workload, Files(output, json_file, plot), progress)
 
 
 if __name__ == "__main__":

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from ... import __version__
 from ...policies.registry import ROWS, is_bound
+from ...traces.console.progress import progress_bar
+from ...traces.console.terminal import say
 from ...traces.errors import EngineError
 from ...traces.limits import problem
 from ...traces.results.live_reports import read_live_reports
 from ...traces.results.metric import check_judged
 from ...traces.results.played import played_record
+from ...traces.results.publishing import Outputs
 from ...traces.results.run_counts import check_count, check_repeats
-from .comparison_report import ComparisonError, ComparisonRuns, Method, build
+from ...traces.variants.vary import EVERYTHING, parse_variation
+from ...traces.variants.workload import WorkloadOptions
+from ..machine.files import MachineChoice, inputs_of
+from ..machine.machine import Machine
+from .comparison_report import ComparisonError, ComparisonRuns, Method, build, csv_text
+from .comparison_text import tables, words
 from .executors import announced, run_on_workers
 from .lower_bound import lower_bounds
 from .preflight import preflight
-from .run import RunSpec, played, run_specs
+from .run import RunSpec, exit_code_for, played, run_specs
 from .workers import cores
 
 Progress = Callable[[str, int, int], None]  # the policy that has just been played, how many runs are done, of how many
@@ -33,7 +43,7 @@ class ComparisonRequest:
     repeats: int
     metric: str
     method: Method
-    jobs: int | None = None  # processes; None: as many as there are cores
+    workers: int | None = None  # processes; None: as many as there are cores
     policy_timeout_s: float | None = None  # for a policy to be made, and for a plan
 
     def bounds(self) -> Mapping[str, bool]:
@@ -43,6 +53,75 @@ class ComparisonRequest:
     @property
     def run_count(self) -> int:
         return len(self.policies) * self.repeats
+
+
+class CompareOptions(NamedTuple):
+    """As they are given."""
+
+    specs: tuple[str, ...] = ()  # policies as `load_policy` takes them; none: all that have a name, or that ran
+    metric: str = "app_latency_s.mean"
+    confidence: float = 0.95
+    margin: float = 0.02
+    repeat: int = 20
+    vary: str | None = None  # as `parse_variation` takes it; None: everything
+    policy_timeout: float | None = None
+    workers: int | None = None
+
+    def method(self, seed: int, paired: bool) -> Method:
+        return Method(self.confidence, self.margin, seed, paired)
+
+    def request(self, trace: Path, machine: Machine, workload: WorkloadOptions) -> ComparisonRequest:
+        """What is asked for of this trace. Errors as `parse_variation`."""
+        method = self.method(workload.seed, paired=True)
+        variation = EVERYTHING if self.vary is None else parse_variation(self.vary)
+        policies = tuple(dict.fromkeys(self.specs)) or default_policies()
+        how = (workload.seed, workload.rate, workload.arrivals, workload.skip_oversized)
+        spec = RunSpec(trace, machine, policies[0], variation, 0, *how)
+        return ComparisonRequest(spec, policies, self.repeat, self.metric, method, self.workers, self.policy_timeout)
+
+
+def compare(
+    trace: Path,
+    options: CompareOptions,
+    machine: MachineChoice,
+    workload: WorkloadOptions,
+    outputs: Outputs,
+    progress: bool = False,
+) -> int:
+    """Play the trace many times under each policy, and report the repeats that all finished, also at an interrupt.
+
+    The exit code is 1 if a policy failed. `progress`: shown even if stderr is no terminal. Raises TokencakeError for
+    whatever a user can mend, before the work begins.
+    """
+    outputs.check(inputs_of(trace, machine=machine.name, policies=options.specs))
+    request = options.request(trace, machine.load(), workload)
+    check(request)
+    if line := announcement(request):
+        say(line, err=True)
+    runs = ComparisonRuns(request.policies)
+    try:
+        with progress_bar(progress, outputs.quiet) as bar:
+            run(request, runs, lambda policy, done, total: bar("comparing", done, total, policy))
+    except KeyboardInterrupt:
+        if runs.repeats():
+            _publish(report(request, runs, __version__), outputs)
+        raise
+    return _publish(report(request, runs, __version__), outputs)
+
+
+def compare_live(reports: Sequence[Path], options: CompareOptions, seed: int, outputs: Outputs) -> int:
+    """Compare runs of a real engine, of reports of `tokencake live`. As `compare`; errors as `report_live`."""
+    outputs.check(inputs_of(*reports, policies=options.specs))
+    method = options.method(seed, paired=False)
+    return _publish(report_live(reports, options.specs, options.metric, method), outputs)
+
+
+def _publish(report: Mapping[str, Any], outputs: Outputs) -> int:
+    """Write and print a comparison. The exit code: 1 if a policy failed."""
+    if left_out := report["trace"].get("oversized"):
+        say(f"left out: {left_out} applications, larger than the engine", err=True)
+    outputs.publish(report, words(report), partial(tables, report), partial(csv_text, report))
+    return exit_code_for([failure["error"] for failure in report["failed"]])
 
 
 def default_policies() -> tuple[str, ...]:
@@ -66,14 +145,14 @@ def check(request: ComparisonRequest) -> None:
 def announcement(request: ComparisonRequest) -> str | None:
     """What is said before very many runs begin."""
     first = replace(request.spec, policy=request.policies[0])
-    return announced(request.run_count, first, request.jobs or cores(), request.policy_timeout_s)
+    return announced(request.run_count, first, request.workers or cores(), request.policy_timeout_s)
 
 
 def run(request: ComparisonRequest, runs: ComparisonRuns, progress: Progress) -> None:
-    """Play all repeats, into `gathered` as they finish. A policy that fails once is not tried again."""
+    """Play all repeats, into `runs` as they finish. A policy that fails once is not tried again."""
     total = request.run_count
     wanted = runs.wanted(run_specs(request.spec, request.policies, request.repeats))
-    for outcome in run_on_workers(wanted, min(request.jobs or cores(), total), request.policy_timeout_s):
+    for outcome in run_on_workers(wanted, min(request.workers or cores(), total), request.policy_timeout_s):
         runs.add(outcome)
         progress(outcome.spec.policy, runs.outcomes, total)
 

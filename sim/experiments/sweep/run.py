@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from ....policies.registry import DEFAULT_POLICIES
+from ....traces.console.progress import Bar, progress_bar
+from ....traces.console.terminal import say
 from ....traces.files.json_file import json_text
 from ....traces.files.outputs import Output, check_outputs, outputs_of, write_whole
 from ....traces.files.whole_file import STANDARD_OUTPUT
 from ....traces.results.metric import check_judged
-from ...machine.files import inputs_of
+from ....traces.variants.vary import EVERYTHING, parse_variation
+from ....traces.variants.workload import WorkloadOptions
+from ...machine.files import DEFAULT_MACHINE, inputs_of
 from ..executors import announced
-from ..run import Outcome, RunSpec
+from ..run import Outcome, RunSpec, exit_code_for
 from ..workers import cores
-from .grid import Point
-from .plan import Play, Progress, Sweep, play_sweep
+from .grid import Point, make_grid
+from .plan import Play, Progress, Sweep, play_sweep, players
 from .plot import check_plot, plotted
 from .report import build, csv_text, point_line, problems
 from .result_log import ResultLog
@@ -25,7 +31,6 @@ from .result_log import ResultLog
 LOG_ENDING = ".cells.jsonl"
 
 Say = Callable[[str], None]
-Bar = Callable[[str, int, int | None, str], None]
 
 
 class Files(NamedTuple):
@@ -43,6 +48,59 @@ class Files(NamedTuple):
     @property
     def to_standard_output(self) -> bool:
         return STANDARD_OUTPUT in (str(self.csv), str(self.json))
+
+
+class SweepOptions(NamedTuple):
+    """As they are given."""
+
+    rates: str | None = None  # as `make_grid` takes them
+    settings: tuple[str, ...] = ()
+    machine_name: str | None = None
+    specs: tuple[str, ...] = ()  # policies as `load_policy` takes them; none: `DEFAULT_POLICIES`
+    repeat: int = 5
+    vary: str | None = None  # as `parse_variation` takes it; None: everything
+    metric: str = "app_latency_s.mean"
+    policy_timeout: float | None = None
+    workers: int | None = None
+    on_cluster: bool = False
+    ray_address: str | None = None
+    fresh: bool = False  # whether what an earlier sweep left is played again
+    quiet: bool = False
+
+    def sweep(self, trace: Path, workload: WorkloadOptions) -> Sweep:
+        """What is played. Errors as `parse_variation` and `make_grid`."""
+        variation = EVERYTHING if self.vary is None else parse_variation(self.vary)
+        grid = make_grid(self.rates, self.settings, self.machine_name or DEFAULT_MACHINE)
+        policies = self.specs or DEFAULT_POLICIES
+        how = (workload.seed, workload.arrivals, workload.skip_oversized)
+        return Sweep(trace, grid, policies, self.repeat, variation, *how, self.policy_timeout)
+
+
+def run_sweep(
+    trace: Path, options: SweepOptions, workload: WorkloadOptions, files: Files, progress: bool = False
+) -> int:
+    """Play the trace at each point of a grid, and write what is there, also at an interrupt.
+
+    The rates are the grid's, whatever the workload's is. The exit code is 1 if runs failed. `progress`: shown even if
+    stderr is no terminal. Raises TokencakeError for whatever a user can mend, before the work begins.
+    """
+    play = players(options.on_cluster, options.ray_address, options.workers, options.policy_timeout)
+    sweep = options.sweep(trace, workload)
+    check(sweep, files, options.metric, options.machine_name)
+    # Before a bar takes over what is written to a terminal.
+    said_to = sys.stderr if files.to_standard_output else None if sys.stdout.isatty() else sys.stdout
+    with progress_bar(progress, options.quiet) as bar:
+        failed = run(
+            sweep,
+            files,
+            options.metric,
+            play,
+            options.fresh,
+            lambda line: None if options.quiet else say(line, file=said_to),
+            lambda line: say(line, err=True),
+            bar,
+        )
+    return exit_code_for(failed)
 
 
 class Watcher(Progress):
