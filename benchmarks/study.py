@@ -260,8 +260,9 @@ def filled(text: str, study: Mapping[str, Any]) -> str:
 def _field(study: Mapping[str, Any]) -> list[str]:
     """All policies on all workloads: mean application latency against vllm, and who wins."""
     found = {name: study[f"field {name}"] for name in _names(study)}
+    first = study["field code-writer"]
     policies = sorted(
-        default_policies(), key=lambda policy: (is_bound(policy), _ratio(study["field code-writer"], policy))
+        (row["policy"] for row in first["policies"]), key=lambda policy: (is_bound(policy), _ratio(first, policy))
     )
     lines = _head(["policy", *found], left=1)
     for policy in policies:

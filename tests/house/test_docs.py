@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tokencake.traces.results.metric import metric_names
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
 
@@ -57,6 +59,19 @@ def test_packages_are_described_by_their_own_sentences(page: str) -> None:
 def test_every_package_is_one_sentence() -> None:
     sentences = dict(row for layer in package_table.LAYERS for row in package_table.packages(layer))
     assert [name for name, said in sentences.items() if not re.fullmatch(r"[^.?!]+(\.\w[^.?!]*)*[.?!]", said)] == []
+
+
+def test_every_metric_is_explained() -> None:
+    explained = read("docs/metrics.md")
+    assert [name for name in metric_names() if f"`{name.partition('.')[0]}" not in explained] == []
+
+
+def test_how_to_add_something_names_what_is_there() -> None:
+    """`NAME` of `FILE` is a class or a value of that file."""
+    named = re.findall(r"`(\w+)` of `([\w/]+\.py)`", " ".join(read("CONTRIBUTING.md").split()))
+    assert len(named) >= 5
+    gone = [(name, file) for name, file in named if not re.search(rf"^(class )?{name}\b", read(file), re.MULTILINE)]
+    assert gone == []
 
 
 def test_the_index_has_every_page() -> None:
