@@ -169,12 +169,12 @@ class TokencakeMixin(_Base):
             self._tokencake_allocate = None
             return
         allocate = self._tokencake_allocate = manager.allocate_slots
-        victim = self.tokencake.victim
+        adapter, queues = self.tokencake, self._tokencake_queues
 
         def allocate_slots(request: Any, *args: Any, **kwargs: Any) -> Any:
             blocks = allocate(request, *args, **kwargs)
             if blocks is None and request.status == RequestStatus.RUNNING:
-                victim(request)
+                queues.give_way(request, adapter.laid.preempt)
             return blocks
 
         manager.allocate_slots = allocate_slots

@@ -9,7 +9,7 @@ Requests that no policy knows of keep their place: each goes before the first ad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from vllm.v1.request import RequestStatus
@@ -20,7 +20,7 @@ from ...policies.interface import Plan
 SIDE_QUEUES = ("kv_holding_waiting", "skipped_waiting")  # since 0.31; up to 0.30, with those that it passed over
 
 
-class Calls(Protocol):
+class CallLookup(Protocol):
     """Which requests are calls that a policy knows of."""
 
     @property
@@ -32,7 +32,7 @@ class Calls(Protocol):
 class Queues:
     """The waiting queues of one scheduler."""
 
-    def __init__(self, scheduler: Any, calls: Calls, make_queue: Callable[[], Any]) -> None:
+    def __init__(self, scheduler: Any, calls: CallLookup, make_queue: Callable[[], Any]) -> None:
         self._scheduler = scheduler
         self._calls = calls
         self._side_name = next(name for name in SIDE_QUEUES if hasattr(scheduler, name))
@@ -103,6 +103,17 @@ class Queues:
         self.version += 1
         self._side.remove_request(request)
         self._scheduler.waiting.prepend_request(request)
+
+    def give_way(self, request: Any, preempt: Sequence[str]) -> None:
+        """A running request lacks room: move whom the plan names to the end of the running ones, where vLLM looks."""
+        running = self._scheduler.running
+        behind = {id(other): other for other in running[running.index(request) + 1 :]}  # itself only if nobody is
+        for call in preempt:
+            chosen = self._calls.request_of(call)
+            if chosen is not None and id(chosen) in behind:
+                running.remove(chosen)
+                running.append(chosen)
+                return
 
     def _let_holders_go_first(self) -> None:
         """Requests that hold blocks go before those that vLLM up to 0.30 keeps beside them since it passed over them.
