@@ -183,7 +183,7 @@ class Engine:
 
     def begin(self, policy: str) -> None:
         adapter = self.scheduler.tokencake
-        adapter._clock = lambda: self._steps * STEP_S
+        adapter.clock.read = lambda: self._steps * STEP_S
         adapter.begin(RunSettings(policy=policy), [self._hear])
 
     def _hear(self, fact: Any) -> None:
@@ -286,7 +286,7 @@ class Engine:
         running, waiting = self.scheduler.get_request_counts()
         counts = {"running": running, "waiting": waiting}
         adapter = getattr(self.scheduler, "tokencake", None)
-        return counts if adapter is None else {**counts, "stalled": len(adapter._stalled)}
+        return counts if adapter is None else {**counts, "stalled": len(adapter.session.apps.stalled)}
 
 
 def scheduler_of(kind: type[Scheduler], situation: Situation) -> Any:

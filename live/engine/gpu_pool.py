@@ -24,7 +24,7 @@ class GpuPool:
 
     def __init__(self, pool: Any, block_tokens: int) -> None:
         self._pool = pool
-        self._block_tokens = block_tokens
+        self.block_tokens = block_tokens
 
     @property
     def blocks(self) -> int:
@@ -77,7 +77,7 @@ class GpuPool:
         """These blocks hold the source's contents from block `first` on: they can be hit."""
         end = first + len(blocks)
         padded = [None] * first + list(blocks)
-        self._pool.cache_full_blocks(source, padded, first, end, self._block_tokens, GROUP)
+        self._pool.cache_full_blocks(source, padded, first, end, self.block_tokens, GROUP)
 
     def release(self, blocks: Sequence[Any]) -> None:
         """Give blocks up, the last one first to be handed out."""

@@ -8,15 +8,18 @@ from typing import Any
 from ...traces.apps import AgentId, AppId, CallId
 from ...traces.events import Request
 from .host_pool import Hash
+from .vllm_surface import VllmBlock, VllmRequest
 
 
 class EngineCall:
     """A call that vLLM has not finished. `vllm` is vLLM's own request."""
 
     __slots__ = ("agent", "arrived_s", "final_blocks", "gpu_hit_tokens", "host_hit_tokens", "id", "last", "loading",
-                 "request", "seen", "started", "stored", "stores", "target", "vllm")  # fmt: skip
+                 "matched_blocks", "request", "seen", "started", "stored", "stores", "target", "vllm")  # fmt: skip
 
-    def __init__(self, request: Request, vllm: Any, agent: AgentCache, arrived_s: float, block_tokens: int) -> None:
+    def __init__(
+        self, request: Request, vllm: VllmRequest, agent: AgentCache, arrived_s: float, block_tokens: int
+    ) -> None:
         self.id: CallId = request.id
         self.request = request
         self.vllm = vllm
@@ -29,6 +32,7 @@ class EngineCall:
         self.seen = False  # its first token came
         self.gpu_hit_tokens = 0
         self.host_hit_tokens = 0
+        self.matched_blocks: int | None = None  # that vLLM just found it to hit on the GPU
         self.stored = 0  # how many of its first blocks were written through, or had no need to be
         self.stores: list[Store] = []  # its copies under way
         self.target = 0  # tokens that it computes before it decodes, known when it was admitted
@@ -39,7 +43,7 @@ class Store:
 
     __slots__ = ("held", "kept")
 
-    def __init__(self, held: list[Any]) -> None:
+    def __init__(self, held: list[VllmBlock]) -> None:
         self.held = held  # GPU blocks
         self.kept = False  # whether they are held for no running call
 
@@ -49,7 +53,7 @@ class Upload:
 
     __slots__ = ("cancelled", "end", "first", "held", "ready_s", "started_s")
 
-    def __init__(self, held: list[Any], first: int, end: int, started_s: float) -> None:
+    def __init__(self, held: list[VllmBlock], first: int, end: int, started_s: float) -> None:
         self.held = held  # GPU blocks: those that were still there, then those that are copied
         self.first = first  # block copied first
         self.end = end
@@ -78,7 +82,7 @@ class AgentCache:
         self.host: list[int] | None = None  # slots of its copy on the host, from the first block on
         self.offloading = False
         self.uploads: list[Upload] = []  # on their way or ready, by position
-        self.pin: list[Any] | None = None
+        self.pin: list[VllmBlock] | None = None
         self.pin_until_s = 0.0
         self.waiting = 0  # calls in the queue
         self.calls = 0  # not finished

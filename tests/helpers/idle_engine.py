@@ -24,8 +24,8 @@ class IdleEngine:
         self.kv_cache_manager = SimpleNamespace(block_pool=pool, reset_prefix_cache=lambda: self.emptied)
         self.now_s = 0.0
         self.watch = Watch(30.0)
-        self.adapter = Adapter(self, 16, 10, {"block_bytes": 1})
-        self.adapter._clock = lambda: self.now_s
+        self.adapter = Adapter(self, 16, 10, {"block_bytes": 1})  # type: ignore[arg-type]
+        self.adapter.clock.read = lambda: self.now_s
         self.adapter.load_policy = loaded
         self.control = Control(self.adapter, self.watch, 60.0, lambda: self.now_s)
         self.control.begin_own(OWN)
@@ -34,7 +34,7 @@ class IdleEngine:
         """The server has its own run, or a client's."""
         client = self.control._client
         assert self.adapter.settings is (OWN if client is None else client.settings)
-        assert self.adapter._controller is not None
+        assert self.adapter.session is not None
 
     def becomes(self, what: str) -> None:
         if what == "busy":

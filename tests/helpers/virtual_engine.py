@@ -30,6 +30,7 @@ from tokencake.live.connector import Done
 from tokencake.live.copier.jobs import CopyJob
 from tokencake.live.engine.adapter import Adapter
 from tokencake.live.engine.control.metadata import KEY, to_metadata
+from tokencake.live.engine.session import Session
 from tokencake.live.scheduler import TokencakeAsyncScheduler, TokencakeScheduler
 from tokencake.policies.controller import Sink
 from tokencake.policies.run_settings import RunSettings
@@ -144,13 +145,19 @@ class Virtual:
         self.now_ps = 0
         self.scheduler = scheduler_of(self.machine)
         self.adapter: Adapter = self.scheduler.tokencake
-        self.adapter._clock = lambda: self.now_ps / PS_PER_S
+        self.adapter.clock.read = lambda: self.now_ps / PS_PER_S
         self.workers = Workers(self.machine)
         self.flights: deque[Flight] = deque()
         self.hasher = vllm_driver._interning_hasher(self.machine.block_tokens)
         self.calls: dict[str, Call] = {}
         self.targets: dict[str, int] = {}  # tokens known when a request was admitted: until then it prefills
         self._futile = 0
+
+    @property
+    def session(self) -> Session:
+        """The run under way."""
+        assert self.adapter.session is not None
+        return self.adapter.session
 
     # -- as an engine of a `Player`
 
@@ -170,7 +177,7 @@ class Virtual:
 
     def add(self, name: str, token_ids: list[int], output_tokens: int, due_s: float, extra: dict[str, Any]) -> None:
         sampling = SamplingParams(max_tokens=output_tokens, ignore_eos=True, detokenize=False, extra_args=extra)
-        arrival = self.adapter._start_wall_s + due_s
+        arrival = self.adapter.clock.start_wall_s + due_s
         self.scheduler.add_request(
             Request(name, token_ids, sampling, None, arrival_time=arrival, block_hasher=self.hasher)
         )
@@ -270,7 +277,7 @@ class Virtual:
     ) -> None:
         """Run all applications to their ends."""
         self.adapter.begin(settings, sinks, journal)
-        self.adapter._start_wall_s = 0.0  # arrivals to the last digit
+        self.adapter.clock.start_wall_s = 0.0  # arrivals to the last digit
         player = Player(applications, Tokens(VOCABULARY), self)
         start_ps = self.now_ps
 
@@ -314,8 +321,8 @@ class Virtual:
         self.scheduler.finish_requests(name, RequestStatus.FINISHED_ABORTED)
 
     def _progress(self) -> tuple[int, ...]:
-        adapter = self.adapter
-        return (self.now_ps, adapter.steps, adapter._stuck, self.workers.copies, len(self.scheduler.requests))
+        in_vain = self.adapter._steps.schedules_in_vain
+        return (self.now_ps, self.session.steps, in_vain, self.workers.copies, len(self.scheduler.requests))
 
     def _wait_if_futile(self, before: tuple[int, ...], due_s: float | None, start_ps: int) -> None:
         """A step that did nothing: nothing will happen before the next thing that is due."""

@@ -108,7 +108,7 @@ def test_a_sink_that_fails_takes_neither_the_engine_nor_its_policy() -> None:
     client = engine.control._client
     assert client is not None
     client.facts.add = _raise  # type: ignore[method-assign]
-    engine.adapter._controller._sinks = (_raise,)  # type: ignore[union-attr]
+    engine.adapter.session.controller._sinks = (_raise,)  # type: ignore[union-attr]
     assert engine.control.handle("end", {"run": NAMES[0]})["status"] == 500
     assert engine.adapter.settings is OWN
     assert engine.control.handle("info", {})["policy"] == "tokencake"

@@ -21,7 +21,7 @@ from random_clients import Clients, machine
 from virtual_engine import Virtual
 from witness import Witness
 
-from tokencake.live.engine import adapter as adapter_module
+from tokencake.live.engine import apps as apps_module
 from tokencake.live.engine.control.control import Control
 from tokencake.live.engine.control.metadata import KEY
 from tokencake.policies.interface import EVERYTHING, Plan, Policy, View
@@ -123,7 +123,7 @@ class Server(Clients):
             assert self.ask("begin", {"run": name, "settings": settings}) == {"run": name}  # asked again
 
     def end(self) -> None:
-        self.cut += self._control._client is not None and bool(self.engine.adapter._calls)
+        self.cut += self._control._client is not None and bool(self.engine.session.calls.by_id)
         said = self.ask("end", {"run": self._run or "r" * 40})
         assert ("error" in said) == (not self._run)
         assert self.ask("end", {"run": self._run or "r" * 40}) == said  # asked again
@@ -155,7 +155,7 @@ class Server(Clients):
 
     def send_again(self) -> None:
         """A call that is under way, under the name that it has: by a client that believes that it was lost."""
-        calls = list(self.engine.adapter._calls.values())
+        calls = list(self.engine.session.calls.by_id.values())
         if calls:
             known = self.rng.choice(calls).request
             self.count += 1
@@ -174,17 +174,18 @@ class Server(Clients):
         client = control._client
         assert adapter.settings is (control._own if client is None else client.settings)
         assert all("ValueError: out of ideas" in error for error in adapter.errors), adapter.errors
-        calls, agents, apps = adapter._calls, adapter._agents, adapter._apps
-        assert set(adapter._by_request) <= set(scheduler.requests)
-        assert sorted(map(id, adapter._by_request.values())) == sorted(map(id, calls.values()))
+        known, stalled = self.engine.session.calls, self.engine.session.apps.stalled
+        calls, agents, apps = known.by_id, self.engine.session.apps.agents, self.engine.session.apps.by_name
+        assert set(known.by_request) <= set(scheduler.requests)
+        assert sorted(map(id, known.by_request.values())) == sorted(map(id, calls.values()))
         for call in calls.values():
             assert agents[call.agent.name] is call.agent
             assert adapter.request_of(call.id) is scheduler.requests[call.vllm.request_id]
-        assert set(adapter._holding) <= set(calls)
-        assert set(adapter._unseen) | set(adapter._matched) <= set(adapter._by_request)
+        assert set(known._holding) <= set(calls)
+        assert set(known._unseen) <= set(known.by_request)
         assert sum(app.calls for app in apps.values()) == sum(agent.calls for agent in agents.values()) == len(calls)
         assert sorted(agent.name for app in apps.values() for agent in app.agents) == sorted(agents)
-        assert set(adapter._stalled) <= set(agents)
+        assert set(stalled) <= set(agents)
         assert all(agents[name] is agent for name, agent in adapter.copies.pinned.items())
         blocks = {block.block_id for agent in agents.values() for block in agent.pin or ()}
         blocks |= {block.block_id for agent in agents.values() for up in agent.uploads for block in up.held}
@@ -219,10 +220,10 @@ STATES: dict[str, Callable[[Virtual], bool]] = {
     "waiting": lambda engine: len(engine.scheduler.waiting) > 1,
     "running": lambda engine: bool(engine.scheduler.running),
     "preempted": lambda engine: any(request.num_preemptions for request in engine.scheduler.waiting),
-    "loading": lambda engine: any(call.loading for call in engine.adapter._calls.values()),
-    "offloading": lambda engine: any(agent.offloading for agent in engine.adapter._agents.values()),
+    "loading": lambda engine: any(call.loading for call in engine.session.calls.by_id.values()),
+    "offloading": lambda engine: any(agent.offloading for agent in engine.session.apps.agents.values()),
     "uploading": lambda engine: any(
-        up.ready_s is None for agent in engine.adapter._agents.values() for up in agent.uploads
+        up.ready_s is None for agent in engine.session.apps.agents.values() for up in agent.uploads
     ),
 }
 
@@ -321,7 +322,7 @@ def test_the_servers_own_policy_is_back_at_once_and_hears_of_what_comes_then() -
     control.handle("end", {"run": "r" * 40})
     assert engine.adapter.settings is control._own
     a_call(engine, "two", app="B")
-    assert [call.request.app for call in engine.adapter._calls.values()] == ["B"]
+    assert [call.request.app for call in engine.session.calls.by_id.values()] == ["B"]
     engine.run_until(lambda: not engine.scheduler.requests)
     assert len(engine.answers["one"]) == 40
     assert not engine.adapter.errors
@@ -338,7 +339,7 @@ def test_a_run_whose_client_has_gone_ends() -> None:
     engine.now_ps += PS_PER_S
     a_call(engine, "one")  # of somebody else: served under the server's own policy
     assert control.handle("info", {})["policy"] == "tokencake"
-    assert [call.request.app for call in engine.adapter._calls.values()] == ["A"]
+    assert [call.request.app for call in engine.session.calls.by_id.values()] == ["A"]
     said = control.handle("end", {"run": "r" * 40})
     assert said["errors"] == ["the server ended the run: nothing was heard of its client for 2 s"]
     assert control.handle("facts", {"run": "r" * 40})["under_way"] is False
@@ -373,10 +374,10 @@ def test_a_policy_that_raised_is_begun_anew_after_a_while_and_ever_less_often() 
     times = []
     for second in range(1000):
         engine.now_ps += PS_PER_S
-        before = engine.adapter._runs
+        before = engine.adapter.session
         a_call(engine, f"c{second}", output_tokens=30)
         engine.run_until(lambda: not engine.scheduler.requests)
-        if engine.adapter._runs > before:
+        if engine.adapter.session is not before:
             times.append(second)
     assert len(times) == 4
     assert all(later > 1.5 * earlier for earlier, later in pairwise(times))
@@ -402,20 +403,20 @@ def test_a_name_that_looks_like_one_of_ours_breaks_nothing() -> None:
     for name, call in (("r1", "c"), ("r2", "c#r3"), ("r3", "c"), ("r4", "c")):
         said = {"app": "A", "agent": name, "call": call}
         engine.add(name, [1, 2, 3], 3, engine.adapter.now_s(), {KEY: said})
-    assert sorted(engine.adapter._calls) == ["A/c", "A/c#r3", "A/c#r3#0", "A/c#r4"]
+    assert sorted(engine.session.calls.by_id) == ["A/c", "A/c#r3", "A/c#r3#0", "A/c#r4"]
     engine.run_until(lambda: not engine.scheduler.requests)
-    assert not engine.adapter._calls
+    assert not engine.session.calls.by_id
 
 
 def test_of_too_many_applications_those_end_that_were_heard_of_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter_module, "MOST_AGENTS", 10)
+    monkeypatch.setattr(apps_module, "MOST_AGENTS", 10)
     engine, control = a_server()
     for at in range(20):
         assert control.handle("tell", {"events": [{"event": "app_started", "app": f"a{at}"}]}) == {}
-    assert list(engine.adapter._apps) == [f"a{at}" for at in range(10, 20)]
+    assert list(engine.session.apps.by_name) == [f"a{at}" for at in range(10, 20)]
     for at in range(12):  # each has a call, of an agent
         a_call(engine, f"r{at}", app=f"b{at}", output_tokens=3)
-    assert list(engine.adapter._agents) == [f"b{at}/g" for at in range(5)]  # all have calls: the others are strangers
-    assert list(engine.adapter._apps) == [f"b{at}" for at in range(5)]
+    assert list(engine.session.apps.agents) == [f"b{at}/g" for at in range(5)]  # all have calls: others are strangers
+    assert list(engine.session.apps.by_name) == [f"b{at}" for at in range(5)]
     engine.run_until(lambda: not engine.scheduler.requests)
     assert len(engine.answers) == 12

@@ -107,14 +107,14 @@ def test_the_engine_goes_on_without_a_policy_that_raises(
     facts: list[object] = []
     begin(engine, Raises(after), facts)
     clients = Clients(engine, rng)
-    with caplog.at_level(logging.ERROR, "tokencake.live.engine.adapter"):
+    with caplog.at_level(logging.ERROR, "tokencake.live.engine.session"):
         for _ in range(OPERATIONS):
             clients.operate()
     clients.come_to_an_end()
     end(engine)
     (error,) = engine.adapter.errors
     assert "plan() raised ValueError: out of ideas (test_liveness.py:" in error
-    told = [record for record in caplog.records if record.name == "tokencake.live.engine.adapter"]
+    told = [record for record in caplog.records if record.name == "tokencake.live.engine.session"]
     assert [record.levelname for record in told] == ["ERROR"]
 
 
@@ -127,7 +127,7 @@ def test_an_application_of_which_nothing_is_heard_ends_in_the_end() -> None:
     engine.adapter.begin(RunSettings(app_timeout_s=5.0), [facts.append])
     said = {"app": "a", "agent": "g", "tools": [{"kind": "t"}]}
     engine.add("r1", [1, 2, 3], 2, 0.0, {KEY: said})
-    engine.run_until(lambda: bool(engine.adapter.steps > 1))
+    engine.run_until(lambda: bool(engine.session.steps > 1))
     engine.now_ps += 6 * PS_PER_S
     engine.add("r2", [1, 2, 3], 2, engine.adapter.now_s(), {KEY: {"app": "b", "agent": "g"}})
     engine.run_until(lambda: any(isinstance(fact, e.AppFinished) for fact in facts))

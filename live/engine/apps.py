@@ -1,0 +1,150 @@
+"""The applications of a run and their agents: what clients say of them, and for how long a client may be silent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...traces import events as e
+from ...traces.apps import AgentId, AppId, CallId
+from ...traces.errors import EngineError
+from ...traces.events import Fact
+from .control.client_events import ClientEvent
+from .copies import Copies
+from .requests import AgentCache
+
+MOST_AGENTS = 100_000  # with those of applications that nobody ended; beyond, the one longest unheard of ends
+
+
+class LiveApp:
+    """An application between its start and its end."""
+
+    __slots__ = ("agents", "calls", "ending", "heard_s")
+
+    def __init__(self, now_s: float) -> None:
+        self.agents: list[AgentCache] = []
+        self.calls = 0  # not finished
+        self.ending = False  # it ends with its last call
+        self.heard_s = now_s
+
+
+class Apps:
+    """Applications between their starts and their ends. All of it is of one run."""
+
+    def __init__(self, copies: Copies, report: Callable[[Fact], None], timeout_s: float | None) -> None:
+        self._copies = copies
+        self._report = report
+        self._timeout_s = timeout_s  # for how long a client may be silent; None: for ever
+        self._swept_s = 0.0
+        self.by_name: dict[AppId, LiveApp] = {}  # the one that was heard of last is the last
+        self.agents: dict[AgentId, AgentCache] = {}
+        self.stalled: dict[AgentId, AgentCache] = {}
+
+    # -- what a client says
+
+    def hear(self, event: ClientEvent, at_s: float, now_s: float) -> None:
+        """Take in what is said to have happened at `at_s`. Raises `EngineError` if no more can be known."""
+        if event.kind == "app_started":
+            if not self.makes_room(event.app, None, at_s):
+                raise EngineError(f"event: app: {MOST_AGENTS} applications and agents are known, and all have calls")
+            self.app(event.app, at_s)
+        elif event.kind == "app_finished":
+            self._finished(event.app, at_s)
+        else:
+            agent = self.agents.get(f"{event.app}/{event.agent}")
+            if agent is not None:
+                self.heard(event.app, now_s)
+                if event.kind == "tool_started":
+                    self.stall(agent, event.call, at_s)
+                else:
+                    self.resume(agent, at_s)
+
+    def _finished(self, name: AppId, at_s: float) -> None:
+        app = self.by_name.get(name)
+        if app is None:
+            return
+        if app.calls:
+            app.ending = True
+        else:
+            self.end(name, at_s)
+
+    # -- what the run knows
+
+    def app(self, name: AppId, at_s: float) -> LiveApp:
+        """The application of this name, which starts unless it has."""
+        app = self.by_name.get(name)
+        if app is None:
+            app = self.by_name[name] = LiveApp(at_s)
+            self._report(e.AppStarted(at_s, name))
+        return app
+
+    def agent(self, name: AgentId, app: AppId) -> AgentCache:
+        """The agent of this name, one of an application under way."""
+        agent = self.agents.get(name)
+        if agent is None:
+            agent = self.agents[name] = AgentCache(name, app)
+            self.by_name[app].agents.append(agent)
+        return agent
+
+    def heard(self, name: AppId, at_s: float) -> LiveApp:
+        """Something of an application was heard: it is the last that is given up for silence."""
+        app = self.by_name[name] = self.by_name.pop(name)
+        app.heard_s = at_s
+        return app
+
+    def makes_room(self, app: AppId, agent: AgentId | None, at_s: float) -> bool:
+        """Whether these can be known, too. If there are too many, applications end that no call is under way of, as
+        far as there are any: those that were heard of first."""
+        new = (app not in self.by_name) + (agent is not None and agent not in self.agents)
+        while new and len(self.by_name) + len(self.agents) + new > MOST_AGENTS:
+            name = next((name for name, known in self.by_name.items() if not known.calls and name != app), None)
+            if name is None:
+                return False
+            self.end(name, at_s)
+        return True
+
+    # -- ends
+
+    def end_if_over(self, name: AppId, at_s: float) -> None:
+        """End an application whose last call has ended, and that call's tools."""
+        app = self.by_name[name]
+        if app.ending and not app.calls and not any(agent.name in self.stalled for agent in app.agents):
+            self.end(name, at_s)
+
+    def end(self, name: AppId, at_s: float) -> None:
+        """None of its agents comes back."""
+        app = self.by_name.pop(name)
+        self._report(e.AppFinished(at_s, name))
+        for agent in app.agents:
+            agent.gone = True
+            self.stalled.pop(agent.name, None)
+            self._copies.cancel(agent, at_s)
+            self._copies.unpin(agent)
+            self._copies.forget(agent, at_s)
+            del self.agents[agent.name]
+
+    def end_silent(self, now_s: float) -> None:
+        """End the applications of which nothing was heard for too long: a client may have gone without a word."""
+        timeout_s = self._timeout_s
+        if timeout_s is None or now_s < self._swept_s + timeout_s / 8:
+            return
+        self._swept_s = now_s
+        for name, app in list(self.by_name.items()):
+            if not app.calls and app.heard_s + timeout_s <= now_s:
+                self.end(name, now_s)
+
+    # -- stalls
+
+    def stall(self, agent: AgentCache, call: CallId, at_s: float) -> None:
+        """The tools of a finished call run, and its agent waits for them."""
+        if agent.stalled_by is None and not agent.calls:
+            agent.stalled_by = call
+            self.stalled[agent.name] = agent
+            self._report(e.ToolStarted(at_s, call, agent.name))
+
+    def resume(self, agent: AgentCache, at_s: float) -> None:
+        """The agent's tools, if any ran, have returned."""
+        if agent.stalled_by is not None:
+            call, agent.stalled_by = agent.stalled_by, None
+            self.stalled.pop(agent.name, None)
+            self._report(e.ToolReturned(at_s, call, agent.name))
+            self.end_if_over(agent.app, at_s)

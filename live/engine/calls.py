@@ -1,0 +1,207 @@
+"""The calls of a run inside vLLM, from arrival to end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from ...traces import events as e
+from ...traces.apps import CallId
+from ...traces.events import Fact
+from ...traces.files.fields import WrongField
+from .apps import Apps
+from .control.metadata import from_extra_args
+from .copies import Copies
+from .requests import EngineCall
+from .stores import Stores
+from .vllm_surface import VllmBlock, VllmOutput, VllmOutputs, VllmRequest, VllmScheduler
+
+logger = logging.getLogger(__name__)
+
+
+class Calls:
+    """Calls that vLLM has not finished, by their names and by vLLM's names for their requests. All of it is of one run.
+
+    Requests without metadata, and those of a run before, are strangers: nothing is done or reported for them.
+    """
+
+    def __init__(
+        self,
+        scheduler: VllmScheduler,
+        block_tokens: int,
+        copies: Copies,
+        apps: Apps,
+        stores: Stores,
+        report: Callable[[Fact], None],
+    ) -> None:
+        self._scheduler = scheduler
+        self._copies = copies
+        self._apps = apps
+        self._stores = stores
+        self._report = report
+        self._block_tokens = block_tokens
+        self.by_id: dict[CallId, EngineCall] = {}
+        self.by_request: dict[str, EngineCall] = {}
+        self._unseen: set[str] = set()  # requests that started, and whose first token has not come
+        self._holding: dict[CallId, EngineCall] = {}  # got blocks; those that lost them hold 0 by vLLM's count
+
+    # -- what happens to requests
+
+    def arrived(self, request: VllmRequest, at_s: float, now_s: float) -> None:
+        """vLLM took in a request, which arrived at `at_s`."""
+        sampling = request.sampling_params
+        if sampling is None:
+            return
+        try:
+            told = from_extra_args(
+                sampling.extra_args, request.request_id, request.num_prompt_tokens, request.max_tokens
+            )
+        except WrongField as wrong:
+            logger.warning("request %s is served without its metadata: %s", request.request_id, wrong)
+            return
+        if told is None:
+            return
+        said, apps = told.request, self._apps
+        if not apps.makes_room(said.app, said.agent, at_s):
+            logger.warning("request %s is served without its metadata: too many agents", request.request_id)
+            return
+        if said.id in self.by_id:  # sent again before it ended
+            said = said._replace(id=self._another_name(f"{said.id}#{request.request_id}"))
+        apps.app(said.app, at_s)
+        app = apps.heard(said.app, now_s)
+        app.calls += 1
+        app.ending = False
+        agent = apps.agent(said.agent, said.app)
+        apps.resume(agent, at_s)
+        agent.waiting += 1
+        agent.calls += 1
+        call = EngineCall(said, request, agent, at_s, self._block_tokens)
+        call.last = told.last
+        self.by_id[said.id] = call
+        self.by_request[request.request_id] = call
+        self._report(e.CallArrived(at_s, said))
+
+    def _another_name(self, name: CallId) -> CallId:
+        """One that no call has. Clients choose names, also those that look like ours."""
+        return next(
+            other for other in (name, *(f"{name}#{n}" for n in range(len(self.by_id)))) if other not in self.by_id
+        )
+
+    def allocated(self, request: VllmRequest, blocks: Sequence[VllmBlock], external_tokens: int, now_s: float) -> None:
+        """vLLM gave blocks to a waiting request: it starts, or what the host has of it is loaded first."""
+        call = self.by_request.get(request.request_id)
+        if call is None:
+            return
+        agent = call.agent
+        self._holding[call.id] = call
+        hits, call.matched_blocks = call.matched_blocks, None
+        if hits is not None:
+            call.gpu_hit_tokens, call.host_hit_tokens = hits * self._block_tokens, external_tokens
+        if external_tokens:
+            first = call.gpu_hit_tokens // self._block_tokens
+            end = first + external_tokens // self._block_tokens
+            self._copies.load(call, blocks, first, end, now_s, lambda: self._filled(request))
+        else:
+            agent.waiting -= 1
+            resumed = request.num_tokens if call.started else 0
+            call.started = True
+            call.target = request.num_tokens
+            self._stores.call_started(call)
+            if not call.seen:
+                self._unseen.add(request.request_id)
+            self._report(e.CallAdmitted(now_s, call.id, call.gpu_hit_tokens, call.host_hit_tokens, resumed))
+        if agent.uploads:
+            self._copies.taken(agent, call.arrived_s, now_s)
+        self._copies.unpin(agent)
+
+    def _filled(self, request: VllmRequest) -> None:
+        """A waiting request's blocks were loaded: they can be hit, though vLLM looks at it only when it schedules."""
+        self._scheduler.kv_cache_manager.cache_blocks(request, request.num_computed_tokens)
+
+    def preempted(self, request: VllmRequest, generated_tokens: int, now_s: float) -> None:
+        """A running request lost its blocks and waits again."""
+        call = self.by_request.get(request.request_id)
+        if call is None:
+            return
+        call.agent.waiting += 1
+        self._holding.pop(call.id, None)
+        self._stores.call_stopped(call)
+        self._copies.stops(call)
+        if self._copies.held_blocks:
+            self._copies.refusing = True
+        self._report(e.CallPreempted(now_s, call.id, generated_tokens))
+
+    def came(self, outputs: Mapping[int, VllmOutputs], at_s: float) -> None:
+        """A step brought tokens, and ends, to the requests of these clients."""
+        unseen = self._unseen
+        for of_client in outputs.values():
+            outs = of_client.outputs
+            if unseen:
+                news = [out for out in outs if out.finish_reason is not None or out.request_id in unseen]
+            else:
+                news = [out for out in outs if out.finish_reason is not None]
+            for out in news:
+                self._came(out, at_s)
+
+    def _came(self, out: VllmOutput, at_s: float) -> None:
+        call = self.by_request.get(out.request_id)
+        if call is None:
+            return
+        if out.new_token_ids and not call.seen:
+            call.seen = True
+            self._unseen.discard(out.request_id)
+            self._report(e.FirstToken(at_s, call.id))
+        if out.finish_reason is not None:
+            self._finished(call, at_s)
+
+    # -- ends
+
+    def aborted(self, requests: Iterable[VllmRequest], at_s: float) -> None:
+        """Requests were given up by their clients, or failed."""
+        for request in requests:
+            call = self.by_request.get(request.request_id)
+            if call is not None:
+                self.abort(call, at_s)
+                self._apps.end_if_over(call.agent.app, at_s)
+
+    def abort(self, call: EngineCall, at_s: float) -> None:
+        """A call comes to nothing, as far as its run knows."""
+        call.loading = False
+        self._report(e.CallAborted(at_s, call.id))
+        self._leave(call, at_s)
+
+    def _finished(self, call: EngineCall, at_s: float) -> None:
+        request, agent = call.vllm, call.agent
+        output_tokens = int(request.num_output_tokens)
+        context_blocks = (request.num_prompt_tokens + output_tokens - 1) // self._block_tokens
+        self._copies.remember(agent, request, context_blocks)
+        self._stores.call_finished(call)
+        self._report(e.CallFinished(at_s, call.id, output_tokens, agent.context_blocks))
+        self._leave(call, at_s)
+        if call.request.tools:
+            self._apps.stall(agent, call.id, at_s)
+        self._apps.end_if_over(agent.app, at_s)
+
+    def _leave(self, call: EngineCall, at_s: float) -> None:
+        """A call is over."""
+        request_id, agent = call.vllm.request_id, call.agent
+        del self.by_id[call.id], self.by_request[request_id]
+        self._unseen.discard(request_id)
+        self._holding.pop(call.id, None)
+        self._stores.call_stopped(call)
+        self._copies.stops(call)
+        agent.calls -= 1
+        agent.waiting = min(agent.waiting, agent.calls)
+        self._copies.refusing = False
+        app = self._apps.heard(agent.app, at_s)
+        app.calls -= 1
+        app.ending |= call.last
+
+    def growth_blocks(self) -> int:
+        """Blocks that running and loading calls will yet take until their declared budgets."""
+        growth = 0
+        for call in self._holding.values():
+            computed = call.vllm.num_computed_tokens
+            if computed:
+                growth += max(0, call.final_blocks - -(-computed // self._block_tokens))
+        return growth
