@@ -1,27 +1,23 @@
-"""Every attribute of vLLM that the engine's half leans on: what a new version of vLLM has to be asked about.
+"""Every attribute of vLLM's objects that is leaned on: what has to be looked at when vLLM changes.
 
-None of it is public. Types elsewhere are these; a test walks them against the installed version, so that what vLLM
-renames or takes away fails by its name. `Annotated` with `Since` or `Until` is what only some supported versions have.
+Hardly any of it is public. Types elsewhere are these; a test walks them through the objects of the installed version,
+so that what vLLM renames or takes away fails by its name. What only some of the supported versions have is `Annotated`
+so. What is imported from vLLM is not here: that fails by its name anyway.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, Protocol
 
 from .host_pool import Hash
 
 
-class Since(NamedTuple):
-    """The first version of vLLM that has an attribute."""
+class Varies(NamedTuple):
+    """A version that has an attribute, and one that lacks it: so do those beyond each. In between, it is not known."""
 
-    version: str
-
-
-class Until(NamedTuple):
-    """The first version of vLLM that lacks an attribute."""
-
-    version: str
+    having: str
+    lacking: str
 
 
 # -- requests: vllm.v1.request
@@ -144,7 +140,8 @@ class VllmOutput(Protocol):
 class VllmOutputs(Protocol):
     """What a step brought the requests of one client."""
 
-    outputs: list[Any]  # of VllmOutput
+    @property
+    def outputs(self) -> Sequence[VllmOutput]: ...
 
 
 class VllmConnectorOutput(Protocol):
@@ -158,11 +155,17 @@ class VllmModelConfig(Protocol):
     model: str
     served_model_name: str | list[str] | None
     original_max_model_len: int | None
+    dtype: Any
+
+    def get_vocab_size(self) -> int: ...
 
 
 class VllmSchedulerConfig(Protocol):
     long_prefill_token_threshold: int
     async_scheduling: bool | None
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    scheduler_cls: Any
 
 
 class VllmParallelConfig(Protocol):
@@ -184,6 +187,7 @@ class VllmConfiguration(Protocol):
     parallel_config: VllmParallelConfig
     kv_transfer_config: VllmTransferConfig
     additional_config: Any
+    use_v2_model_runner: bool
 
 
 class VllmKVCacheSpec(Protocol):
@@ -221,18 +225,142 @@ class VllmScheduler(Protocol):
     requests: Mapping[str, VllmRequest]
     running: list[VllmRequest]
     waiting: VllmRequestQueue
-    kv_holding_waiting: Annotated[VllmRequestQueue, Since("0.31")]  # waiting requests that hold blocks
-    skipped_waiting: Annotated[VllmRequestQueue, Until("0.31")]  # with those, others that vLLM passed over
+    kv_holding_waiting: Annotated[
+        VllmRequestQueue, Varies(having="0.31", lacking="0.30")
+    ]  # waiting requests that hold blocks
+    skipped_waiting: Annotated[
+        VllmRequestQueue, Varies(having="0.30", lacking="0.31")
+    ]  # with those, others that vLLM passed over
     finished_recving_kv_req_ids: set[str]  # loaded, and not looked at since
     defer_block_free: bool
-    _inflight_prefills: Collection[VllmRequest]
+    _inflight_prefills: set[VllmRequest]
 
     def _inflight_prefill_reserved_blocks(self) -> int: ...
-    def _preempt_request(self, request: VllmRequest, timestamp: float, /) -> None: ...
-    def add_request(self, request: VllmRequest, /) -> None: ...
-    def finish_requests(self, request_ids: Any, finished_status: Any, /) -> Any: ...
-    def get_request_counts(self) -> tuple[int, int]: ...
     def has_requests(self) -> bool: ...
+
+
+class VllmSchedulerHooks(Protocol):
+    """Methods that `live.scheduler` extends."""
+
+    def add_request(self, request: VllmRequest) -> None: ...
+    def finish_requests(
+        self, request_ids: str | Iterable[str] | None, finished_status: Any
+    ) -> Iterable[VllmRequest]: ...
+    def get_request_counts(self) -> tuple[int, int]: ...
     def schedule(self) -> VllmSchedulerOutput: ...
-    def update_from_output(self, scheduler_output: VllmSchedulerOutput, model_runner_output: Any, /) -> Any: ...
+    def update_from_output(
+        self, scheduler_output: VllmSchedulerOutput, model_runner_output: Any
+    ) -> Mapping[int, VllmOutputs]: ...
     def shutdown(self) -> None: ...
+    def _preempt_request(self, request: VllmRequest, timestamp: float) -> None: ...
+
+
+# -- the connector: vllm.distributed.kv_transfer.kv_connector.v1.base
+
+
+class VllmConnectorHooks(Protocol):
+    """Methods that `live.connector` has in place of vLLM's."""
+
+    @property
+    def requires_kv_delivery(self) -> Annotated[bool, Varies(having="0.32", lacking="0.26")]: ...
+    def get_num_new_matched_tokens(self, request: VllmRequest, num_computed_tokens: int) -> tuple[int | None, bool]: ...
+    def update_state_after_alloc(
+        self, request: VllmRequest, blocks: VllmKVCacheBlocks, num_external_tokens: int
+    ) -> None: ...
+    def build_connector_meta(self, scheduler_output: VllmSchedulerOutput) -> Any: ...
+    def update_connector_output(self, connector_output: VllmConnectorOutput) -> None: ...
+    def has_pending_push_work(self) -> bool: ...
+    def reset_cache(self) -> bool | None: ...
+    def register_kv_caches(self, kv_caches: dict[str, Any]) -> None: ...
+    def start_load_kv(self, forward_context: Any) -> None: ...
+    def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]: ...
+    def build_connector_worker_meta(self) -> Any: ...
+    def wait_for_layer_load(self, layer_name: str) -> None: ...
+    def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any) -> None: ...
+    def wait_for_save(self) -> None: ...
+    def shutdown(self) -> None: ...
+    def _get_connector_metadata(self) -> Any: ...  # is asked, and stays vLLM's
+
+
+# -- an engine in this process: vllm.v1.engine.llm_engine, core_client, core, vllm.outputs
+
+
+class VllmEngineCore(Protocol):
+    scheduler: VllmScheduler
+    batch_queue: Any | None  # of an asynchronous engine: steps under way, each with its SchedulerOutput in the middle
+    step_fn: Callable[[], tuple[Any, bool]]
+
+
+class VllmCoreClient(Protocol):
+    engine_core: VllmEngineCore
+
+    def shutdown(self) -> None: ...
+
+
+class VllmLLMEngine(Protocol):
+    engine_core: VllmCoreClient
+    vllm_config: VllmConfiguration
+    model_config: VllmModelConfig
+    logger_manager: Any  # what is told of each step's statistics
+
+    def add_request(self, request_id: str, prompt: Any, params: Any, arrival_time: float) -> str: ...
+    def abort_request(self, request_ids: list[str], internal: bool) -> None: ...
+    def step(self) -> Sequence[VllmRequestOutput]: ...
+    def reset_prefix_cache(self) -> bool: ...
+
+
+class VllmCompletion(Protocol):
+    token_ids: Sequence[int]
+    finish_reason: str | None
+
+
+class VllmRequestOutput(Protocol):
+    request_id: str
+    finished: bool
+    outputs: Sequence[VllmCompletion]
+
+
+# -- statistics: vllm.v1.metrics
+
+
+class VllmPromptTokens(Protocol):
+    total: int
+    local_cache_hit: int
+    external_kv_transfer: int
+
+
+class VllmIterationStats(Protocol):
+    num_generation_tokens: int
+    num_preempted_reqs: int
+    prompt_token_stats: VllmPromptTokens
+
+
+class VllmStatsHooks(Protocol):
+    """Methods of what `live.client.counters` takes the place of."""
+
+    def record(self, scheduler_stats: Any, iteration_stats: Any) -> None: ...
+    def log(self) -> None: ...
+    def log_engine_initialized(self) -> None: ...
+
+
+# -- a server: vllm.v1.engine.core, core_client
+
+
+class VllmEngineCoreProcess(Protocol):
+    input_queue: Any  # wakes the engine that waits for it
+
+
+class VllmAsyncCoreClient(Protocol):
+    async def call_utility_async(self, method: str, op: str, payload: Any, /) -> Any: ...
+
+
+# -- copies on a GPU: vllm.v1.simple_kv_offload.cuda_mem_ops, a module
+
+
+class VllmCudaMemOps(Protocol):
+    CU_MEMCPY_SRC_ACCESS_ORDER_STREAM: Any
+    CU_MEMCPY_SRC_ACCESS_ORDER_ANY: Any
+
+    def build_params(self, sources: Any, targets: Any, stream: Any, order: Any, /) -> Any: ...
+    def copy_blocks(self, sources: Any, targets: Any, parameters: Any, /) -> None: ...
+    def pin_tensor(self, tensor: Any, /) -> None: ...
