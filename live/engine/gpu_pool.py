@@ -6,9 +6,10 @@ Only for models whose layers share one kind of cache (one KV group of full atten
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .host_pool import Hash
+from .vllm_surface import VllmBlock, VllmBlockPool, VllmFreeQueue, VllmRequest
 
 GROUP = 0
 
@@ -22,30 +23,30 @@ class Source(NamedTuple):
 class GpuPool:
     """Blocks are vLLM's `KVCacheBlock`s; a block that has a reference is not handed out."""
 
-    def __init__(self, pool: Any, block_tokens: int) -> None:
+    def __init__(self, pool: VllmBlockPool, block_tokens: int) -> None:
         self._pool = pool
         self.block_tokens = block_tokens
 
     @property
     def blocks(self) -> int:
         """Usable ones: vLLM's null block is not counted."""
-        return int(self._pool.num_gpu_blocks) - 1
+        return self._pool.num_gpu_blocks - 1
 
     @property
     def free(self) -> int:
-        return int(self._pool.get_num_free_blocks())
+        return self._pool.get_num_free_blocks()
 
     @property
     def tells_events(self) -> bool:
         """Whether vLLM publishes what is cached: then it reads more of a request than its hashes."""
-        return bool(self._pool.enable_kv_cache_events)
+        return self._pool.enable_kv_cache_events
 
-    def cached(self, content: Hash) -> Any | None:
+    def cached(self, content: Hash) -> VllmBlock | None:
         """A block with this content, or None."""
         blocks = self._pool.get_cached_block(content, [GROUP])
         return None if blocks is None else blocks[0]
 
-    def found(self, hashes: Sequence[Hash], first: int, upto: int) -> list[Any]:
+    def found(self, hashes: Sequence[Hash], first: int, upto: int) -> list[VllmBlock]:
         """The cached blocks from `first` on, without a gap, at most to `upto`."""
         lookup = self._pool.get_cached_block
         blocks = []
@@ -64,26 +65,25 @@ class GpuPool:
             at += 1
         return at
 
-    def hold(self, blocks: list[Any]) -> None:
+    def hold(self, blocks: list[VllmBlock]) -> None:
         """Keep blocks that are cached from being handed out."""
         self._pool.touch(blocks)
 
-    def take(self, count: int) -> list[Any]:
+    def take(self, count: int) -> list[VllmBlock]:
         """New blocks, held. There must be room."""
-        taken: list[Any] = self._pool.get_new_blocks(count)
-        return taken
+        return self._pool.get_new_blocks(count)
 
-    def register(self, source: Any, blocks: Sequence[Any], first: int) -> None:
+    def register(self, source: VllmRequest | Source, blocks: Sequence[VllmBlock], first: int) -> None:
         """These blocks hold the source's contents from block `first` on: they can be hit."""
         end = first + len(blocks)
         padded = [None] * first + list(blocks)
         self._pool.cache_full_blocks(source, padded, first, end, self.block_tokens, GROUP)
 
-    def release(self, blocks: Sequence[Any]) -> None:
+    def release(self, blocks: Sequence[VllmBlock]) -> None:
         """Give blocks up, the last one first to be handed out."""
         self._pool.free_blocks(reversed(blocks))
 
-    def drop(self, blocks: Sequence[Any]) -> None:
+    def drop(self, blocks: Sequence[VllmBlock]) -> None:
         """Give blocks up, and forget what nobody else holds. Forget first: what has no content is handed out first."""
         self._pool.evict_blocks({block.block_id for block in blocks if block.ref_cnt == 1})
         self.release(blocks)
@@ -106,7 +106,7 @@ class GpuPool:
         queue.prepend_n(blank)
 
     @staticmethod
-    def _leading_blanks(queue: Any) -> int:
+    def _leading_blanks(queue: VllmFreeQueue) -> int:
         count = 0
         block = queue.fake_free_list_head.next_free_block
         while block is not None and block is not queue.fake_free_list_tail and block.block_hash is None:
@@ -115,6 +115,6 @@ class GpuPool:
         return count
 
 
-def idle(blocks: Sequence[Any]) -> int:
+def idle(blocks: Sequence[VllmBlock]) -> int:
     """How many of these blocks nobody holds: taking them takes free blocks."""
     return sum(block.ref_cnt == 0 for block in blocks)

@@ -10,11 +10,12 @@ Requests that no policy knows of keep their place: each goes before the first ad
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 from vllm.v1.request import RequestStatus
 
 from ...policies.interface import Plan
+from .vllm_surface import VllmRequest, VllmRequestQueue, VllmScheduler
 
 # Waiting requests that hold blocks, or are blocked, have a queue of their own, which vLLM looks at first.
 SIDE_QUEUES = ("kv_holding_waiting", "skipped_waiting")  # since 0.31; up to 0.30, with those that it passed over
@@ -25,37 +26,46 @@ class CallLookup(Protocol):
 
     @property
     def knows_all(self) -> bool: ...
-    def request_of(self, call: str) -> Any | None: ...
+    def request_of(self, call: str) -> VllmRequest | None: ...
     def call_of(self, request_id: str) -> object | None: ...
+
+
+class Laid(NamedTuple):
+    """What a plan's order took the place of."""
+
+    queues: tuple[VllmRequestQueue, VllmRequestQueue]  # vLLM's own: waiting, and beside it
+    order: list[VllmRequest]
+    holding: set[int]  # by id, those beside that held blocks
 
 
 class Queues:
     """The waiting queues of one scheduler."""
 
-    def __init__(self, scheduler: Any, calls: CallLookup, make_queue: Callable[[], Any]) -> None:
+    def __init__(self, scheduler: VllmScheduler, calls: CallLookup, make_queue: Callable[[], VllmRequestQueue]) -> None:
         self._scheduler = scheduler
         self._calls = calls
         self._side_name = next(name for name in SIDE_QUEUES if hasattr(scheduler, name))
         self._queue, self._empty = make_queue(), make_queue()  # what takes the place of vLLM's
         self._laid_for: tuple[Plan, int] | None = None
-        self._order: list[Any] = []
+        self._order: list[VllmRequest] = []
         self.withheld = 0  # requests that wait and are not in the queue that vLLM sees
         self.version = 0  # rises whenever a request starts or stops to wait
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[VllmRequest]:
         """Waiting requests, those that hold blocks first."""
         yield from self._side
         yield from self._scheduler.waiting
 
     @property
-    def _side(self) -> Any:
-        return getattr(self._scheduler, self._side_name)
+    def _side(self) -> VllmRequestQueue:
+        side: VllmRequestQueue = getattr(self._scheduler, self._side_name)
+        return side
 
-    def _put(self, waiting: Any, side: Any) -> None:
+    def _put(self, waiting: VllmRequestQueue, side: VllmRequestQueue) -> None:
         self._scheduler.waiting = waiting
         setattr(self._scheduler, self._side_name, side)
 
-    def lay(self, plan: Plan) -> Any:
+    def lay(self, plan: Plan) -> Laid | None:
         """Put the plan's order in place of vLLM's. What `restore` needs, or None if the order is vLLM's own."""
         if plan.admit is None:
             self._laid_for = None
@@ -72,9 +82,9 @@ class Queues:
         self._queue.extend(laid)
         self._empty.clear()
         self._put(self._queue, self._empty)
-        return vllms, laid, holding
+        return Laid(vllms, laid, holding)
 
-    def restore(self, laid_down: Any) -> None:
+    def restore(self, laid_down: Laid) -> None:
         """Put vLLM's queues back, without those that started."""
         (waiting, side), laid, holding = laid_down
         self.withheld = 0
@@ -98,13 +108,13 @@ class Queues:
         side.extend(filled)
         waiting.extendleft(reversed([*preempted, *emptied]))
 
-    def requeue(self, request: Any) -> None:
+    def requeue(self, request: VllmRequest) -> None:
         """A loaded request gave its blocks up: it waits before all others, as a preempted one does."""
         self.version += 1
         self._side.remove_request(request)
         self._scheduler.waiting.prepend_request(request)
 
-    def give_way(self, request: Any, preempt: Sequence[str]) -> None:
+    def give_way(self, request: VllmRequest, preempt: Sequence[str]) -> None:
         """A running request lacks room: move whom the plan names to the end of the running ones, where vLLM looks."""
         running = self._scheduler.running
         behind = {id(other): other for other in running[running.index(request) + 1 :]}  # itself only if nobody is
@@ -127,7 +137,7 @@ class Queues:
             side.clear()
             side.extend(ordered)
 
-    def _ordered(self, admit: Iterable[str]) -> list[Any]:
+    def _ordered(self, admit: Iterable[str]) -> list[VllmRequest]:
         calls = self._calls
         waiting = {id(request) for request in self._side}
         waiting.update(map(id, self._scheduler.waiting))
@@ -136,7 +146,7 @@ class Queues:
             return admitted
         return merged(admitted, [request for request in self if calls.call_of(request.request_id) is None])
 
-    def _with_room(self) -> list[Any]:
+    def _with_room(self) -> list[VllmRequest]:
         """The order without loaded calls that do not fit now: of those vLLM asks nobody before it gives up."""
         scheduler = self._scheduler
         free = scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
@@ -150,10 +160,10 @@ class Queues:
         ]
 
 
-def merged(admitted: list[Any], strangers: list[Any]) -> list[Any]:
+def merged(admitted: list[VllmRequest], strangers: list[VllmRequest]) -> list[VllmRequest]:
     """Those that a policy admits, in its order, and strangers at their place."""
     strangers = sorted(strangers, key=lambda request: request.arrival_time)
-    both: list[Any] = []
+    both: list[VllmRequest] = []
     for request in admitted:
         while strangers and strangers[0].arrival_time < request.arrival_time:
             both.append(strangers.pop(0))
@@ -161,10 +171,10 @@ def merged(admitted: list[Any], strangers: list[Any]) -> list[Any]:
     return both + strangers
 
 
-def waits_with_blocks(request: Any) -> bool:
+def waits_with_blocks(request: VllmRequest) -> bool:
     return request.status is not RequestStatus.RUNNING and holds_blocks(request)
 
 
-def holds_blocks(request: Any) -> bool:
+def holds_blocks(request: VllmRequest) -> bool:
     """Whether a waiting request has blocks: a load fills them, or has filled them."""
     return bool(request.num_computed_tokens) or request.status is RequestStatus.WAITING_FOR_REMOTE_KVS

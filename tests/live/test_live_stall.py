@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 from tokencake.live.engine.control.stall import Watch
 from tokencake.policies.run_settings import LONGEST_COPY_S
@@ -14,7 +15,7 @@ def engine(under_way: int = 0, ended: int = 0) -> SimpleNamespace:
     return SimpleNamespace(copies=SimpleNamespace(under_way=under_way, ended=ended))
 
 
-def spoken(watch: Watch, now_s: float, adapter: object = None) -> bool:
+def spoken(watch: Watch, now_s: float, adapter: Any = None) -> bool:
     """Whether it says something then that it has not said."""
     return watch.look(now_s, SCHEDULER, adapter) is not None
 

@@ -47,6 +47,7 @@ def test_an_order_leaves_who_was_passed_over_where_it_waits() -> None:
     loading.status = RequestStatus.WAITING_FOR_REMOTE_KVS
     scheduler.waiting = FCFSRequestQueue([large])
     scheduler.skipped_waiting = FCFSRequestQueue([loading])
+    assert laid is not None
     queues.restore(laid)
     assert [request.request_id for request in scheduler.skipped_waiting] == ["loaded", "large", "loading"]
     assert [request.request_id for request in scheduler.waiting] == ["new"]

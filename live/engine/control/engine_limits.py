@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ....traces.errors import EngineError
+from ..vllm_surface import VllmConfiguration, VllmKVCacheConfig, VllmScheduler
 
 
-def block_bytes_of_rank(kv_cache_config: Any) -> int:
+def block_bytes_of_rank(kv_cache_config: VllmKVCacheConfig) -> int:
     """Bytes of one block on one rank: all layers."""
     (group,) = kv_cache_config.kv_cache_groups
     return int(group.kv_cache_spec.page_size_bytes) * len(group.layer_names)
 
 
-def ranks(vllm_config: Any) -> int:
+def ranks(vllm_config: VllmConfiguration) -> int:
     """Workers that hold a shard of each block."""
     return int(vllm_config.parallel_config.world_size)
 
 
-def host_slots(vllm_config: Any, kv_cache_config: Any) -> int:
+def host_slots(vllm_config: VllmConfiguration, kv_cache_config: VllmKVCacheConfig) -> int:
     """Blocks that fit into the host memory of the connector's `host_gib`, on all ranks together."""
     extra = vllm_config.kv_transfer_config.kv_connector_extra_config
     host_gib = extra.get("host_gib", 4.0)
@@ -29,7 +28,7 @@ def host_slots(vllm_config: Any, kv_cache_config: Any) -> int:
     return int(host_gib * 2**30) // (block_bytes_of_rank(kv_cache_config) * ranks(vllm_config))
 
 
-def check_supported(scheduler: Any) -> None:
+def check_supported(scheduler: VllmScheduler) -> None:
     """Raise `EngineError` for an engine whose blocks cannot be moved by their hashes alone."""
     config = scheduler.vllm_config
     groups = scheduler.kv_cache_config.kv_cache_groups
@@ -50,7 +49,7 @@ def check_supported(scheduler: Any) -> None:
         raise EngineError("data parallelism: expected 1, each engine would need a policy of its own")
 
 
-def longest_context_tokens(scheduler: Any) -> int:
+def longest_context_tokens(scheduler: VllmScheduler) -> int:
     """The longest prompt and answer that vLLM takes and the blocks hold.
 
     Up to 0.28 vLLM fits its own limit to all blocks, the null block among them: a call of that length waits for ever.
@@ -59,7 +58,7 @@ def longest_context_tokens(scheduler: Any) -> int:
     return min(int(scheduler.max_model_len), usable_blocks * int(scheduler.block_size))
 
 
-def about(scheduler: Any, version: str) -> dict[str, object]:
+def about(scheduler: VllmScheduler, version: str) -> dict[str, object]:
     """What clients are told of the engine, as plain data."""
     config = scheduler.vllm_config
     return {

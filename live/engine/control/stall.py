@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from ....policies.run_settings import LONGEST_COPY_S
+from ..adapter import Adapter
+from ..requests import EngineCall
+from ..vllm_surface import VllmRequest, VllmScheduler
 
 NOBODYS: Mapping[str, str] = {}
 
@@ -27,7 +29,9 @@ class Watch:
         self._since_s = now_s
         self.said = None
 
-    def look(self, now_s: float, scheduler: Any, adapter: Any, requests: Mapping[str, str] = NOBODYS) -> str | None:
+    def look(
+        self, now_s: float, scheduler: VllmScheduler, adapter: Adapter | None, requests: Mapping[str, str] = NOBODYS
+    ) -> str | None:
         """Nothing was computed just now. Returns what there is to say, if that is so for too long, and was not said.
 
         `adapter` is the engine's, if it has one. `requests`: vLLM's names for them, by call.
@@ -37,7 +41,7 @@ class Watch:
         self.said = _words(now_s - self._since_s, scheduler, adapter, requests)
         return self.said
 
-    def _is_over(self, now_s: float, adapter: Any) -> bool:
+    def _is_over(self, now_s: float, adapter: Adapter | None) -> bool:
         limit_s = self.limit_s
         if adapter is not None:
             copies = adapter.copies
@@ -49,7 +53,7 @@ class Watch:
         return now_s >= self._since_s + limit_s
 
 
-def _words(idle_s: float, scheduler: Any, adapter: Any, requests: Mapping[str, str]) -> str:
+def _words(idle_s: float, scheduler: VllmScheduler, adapter: Adapter | None, requests: Mapping[str, str]) -> str:
     """Which call has waited longest, and for what."""
     running = set(map(id, scheduler.running))
     waiting = [request for request in scheduler.requests.values() if id(request) not in running]
@@ -60,11 +64,11 @@ def _words(idle_s: float, scheduler: Any, adapter: Any, requests: Mapping[str, s
     names = [name for name, of_call in requests.items() if of_call == request.request_id]
     name = call.id if call is not None else (names or [request.request_id])[0]
     others = f" (as {len(waiting) - 1} more)" if len(waiting) > 1 else ""
-    what = _block(request, scheduler, adapter) if call is None else _what(call, scheduler, adapter)
+    what = _block(request, scheduler, adapter) if adapter is None or call is None else _what(call, scheduler, adapter)
     return f"call {name!r} waits{others}, and nothing was computed or copied for {idle_s:.0f} s: {what}"
 
 
-def _what(call: Any, scheduler: Any, adapter: Any) -> str:
+def _what(call: EngineCall, scheduler: VllmScheduler, adapter: Adapter) -> str:
     if call.loading:
         return "its blocks are being loaded from the host, and that does not end"
     if call.stores or adapter.copies.uploading(call.agent):
@@ -75,7 +79,7 @@ def _what(call: Any, scheduler: Any, adapter: Any) -> str:
     return _block(call.vllm, scheduler, adapter)
 
 
-def _block(request: Any, scheduler: Any, adapter: Any) -> str:
+def _block(request: VllmRequest, scheduler: VllmScheduler, adapter: Adapter | None) -> str:
     """The room that a request needs, and the room that there is."""
     size: int = scheduler.block_size
     needed = -(-request.num_tokens // size)
