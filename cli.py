@@ -23,7 +23,16 @@ import click
 from . import __version__
 from .traces.console.command_group import CommandGroup
 from .traces.console.exit_codes import exit_code_of
-from .traces.console.options import Command, Number, collected, given, refuse, refuse_all_but, with_options
+from .traces.console.options import (
+    Command,
+    Number,
+    RenamedOption,
+    collected,
+    given,
+    refuse,
+    refuse_all_but,
+    with_options,
+)
 from .traces.console.process import run_process
 from .traces.console.progress import progress_bar, runs_watched
 from .traces.console.terminal import say, say_named
@@ -868,18 +877,25 @@ def convert(
 @trace.command()
 @click.argument("workload", type=click.Choice(["code-writer", "deep-research"]))
 @click.option("--apps", type=click.IntRange(1), default=24, show_default=True, help="How many applications.")
-@click.option("--qps", type=float, help="Applications a second. [default: 1.0 code-writer, 0.1 deep-research]")
+@click.option(
+    "--rate",
+    cls=RenamedOption,
+    formerly="--qps",
+    type=float,
+    metavar="R",
+    help="Applications a second. [default: 1.0 code-writer, 0.1 deep-research]",
+)
 @arrivals_option
 @seed_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE")
 @progress_option
 def generate(
-    workload: str, apps: int, qps: float | None, arrivals: Any, seed: int, output: Path, progress: bool
+    workload: str, apps: int, rate: float | None, arrivals: Any, seed: int, output: Path, progress: bool
 ) -> None:
     """Generate a trace: the published code writer, or deep research."""
     from .traces.generate.generate_trace import generate_trace
 
-    generate_trace(workload, output, apps=apps, rate=qps, arrivals=arrivals, seed=seed, progress=progress)
+    generate_trace(workload, output, apps=apps, rate=rate, arrivals=arrivals, seed=seed, progress=progress)
 
 
 @trace.command()
@@ -1061,7 +1077,14 @@ def _both_sides(
 @as_machine
 @workload_options
 @timeout_option
-@click.option("--jobs", "workers", type=click.IntRange(1), metavar="N", help="Processes. [default: the cores]")
+@click.option(
+    "--workers",
+    cls=RenamedOption,
+    formerly="--jobs",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Processes. [default: the cores]",
+)
 @click.option("--json", "json_file", metavar="FILE", help="Write the comparison as JSON; - is standard output.")
 @click.option("--csv", "csv_file", metavar="FILE", help="Write it as CSV; - is standard output.")
 @click.option("--quiet", is_flag=True, help="Print the words alone: no tables, no progress.")
@@ -1097,7 +1120,12 @@ def compare(
 @cli.command()
 @click.argument("trace", type=click.Path(path_type=Path))
 @click.option(
-    "--qps", "rates", metavar="R,…", help="Loads, in applications a second: 0.1:1.0:0.1 (start:stop:step) or a,b,c."
+    "--rate",
+    "rates",
+    cls=RenamedOption,
+    formerly="--qps",
+    metavar="R,…",
+    help="Loads, in applications a second: 0.1:1.0:0.1 (start:stop:step) or a,b,c.",
 )
 @click.option("--set", "settings", multiple=True, metavar="KEY=V,…", help="Values of a machine's setting, likewise.")
 @policy_option
@@ -1112,7 +1140,14 @@ def compare(
 @oversized_option
 @as_workload
 @timeout_option
-@click.option("--jobs", "workers", type=click.IntRange(1), metavar="N", help="Cells at a time. [default: the cores]")
+@click.option(
+    "--workers",
+    cls=RenamedOption,
+    formerly="--jobs",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Cells at a time. [default: the cores]",
+)
 @click.option("--ray", "on_cluster", is_flag=True, help="Play on a Ray cluster, or on one that is started here.")
 @click.option("--ray-address", metavar="A", help="Which cluster. [default: RAY_ADDRESS]")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE.csv", help="The results.")
@@ -1138,7 +1173,7 @@ def sweep(
     from .sim.experiments.sweep.run import Files, SweepOptions, run_sweep
 
     if options["rates"] is None:
-        refuse("without --qps", "arrivals")
+        refuse("without --rate", "arrivals")
     return run_sweep(trace, SweepOptions(**options), workload, Files(output, json_file, plot), progress)
 
 

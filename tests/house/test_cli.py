@@ -204,7 +204,7 @@ def test_an_interrupt_leaves_the_results_of_finished_runs(trace: str) -> None:
         (["trace", "convert", "absent", "o.jsonl", "--from", "azure"], "absent"),
         (["trace", "convert", "t.jsonl", "o.jsonl", "--from", "nonsense"], "unknown trace format 'nonsense'"),
         (["trace", "generate", "code-writer", "--apps", "0", "-o", "o.jsonl"], "0 is not in the range"),
-        (["trace", "generate", "code-writer", "--qps", "-1", "-o", "o.jsonl"], "expected a number of applications"),
+        (["trace", "generate", "code-writer", "--rate", "-1", "-o", "o.jsonl"], "expected a number of applications"),
         (["trace", "generate", "code-writer", "-o", "nowhere/o.jsonl"], "nowhere/o.jsonl: cannot be written"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -222,7 +222,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
 
 @pytest.mark.parametrize("mode", ["even", "poisson"])
 def test_a_generated_trace_is_the_same_again(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--apps", "3", "--qps", "0.5", "--arrivals", mode, "--seed", "1"]
+    options = ["--apps", "3", "--rate", "0.5", "--arrivals", mode, "--seed", "1"]
     for name in ("1.jsonl", "2.jsonl"):
         assert run(["trace", "generate", "deep-research", *options, "-o", name]) == 0
     assert Path("1.jsonl").read_bytes() == Path("2.jsonl").read_bytes()
@@ -277,6 +277,29 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], ["--help"], ["trace"], ["simulate", "--help"]):
         assert run(arguments) == 0
         assert capsys.readouterr().out.startswith("Usage: tokencake")
+
+
+@pytest.mark.parametrize(
+    ("command", "old", "new"),
+    [
+        (["trace", "generate", "code-writer", "--apps", "2", "-o", "-"], ["--qps", "2"], ["--rate", "2"]),
+        (["sweep", "TRACE", "--policy", "vllm", "--repeat", "1", "-o", "-"], ["--qps", "1,2"], ["--rate", "1,2"]),
+        (["sweep", "TRACE", "--policy", "vllm", "--repeat", "1", "-o", "-"], ["--jobs", "1"], ["--workers", "1"]),
+        (["compare", "TRACE", "--policy", "vllm", "--repeat", "1", "--json", "-"], ["--jobs=1"], ["--workers", "1"]),
+    ],
+)
+def test_options_are_taken_under_their_old_names_which_no_help_shows(
+    trace: str, capsysbinary: pytest.CaptureFixture[bytes], command: list[str], old: list[str], new: list[str]
+) -> None:
+    command = [trace if word == "TRACE" else word for word in command]
+    assert run([*command, *old]) == run([*command, *new]) == 0
+    out = capsysbinary.readouterr().out
+    assert out[: len(out) // 2] == out[len(out) // 2 :] != b""
+    name = command[:2] if command[0] == "trace" else command[:1]
+    assert run([*name, "--help"]) == 0
+    shown = capsysbinary.readouterr().out.decode()
+    assert new[0] in shown
+    assert old[0].partition("=")[0] not in shown
 
 
 def test_progress_is_shown_when_it_takes_longer(

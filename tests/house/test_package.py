@@ -126,7 +126,7 @@ def test_the_wheel_runs_without_the_checkout(wheel: zipfile.ZipFile, tmp_path: P
     script = f"import tokencake.cli as c; assert c.__file__.startswith({str(tmp_path)!r}), c.__file__; c.main()"
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
     for arguments in (
-        ["trace", "generate", "code-writer", "--apps", "2", "--qps", "1", "--seed", "0", "-o", "two.jsonl"],
+        ["trace", "generate", "code-writer", "--apps", "2", "--rate", "1", "--seed", "0", "-o", "two.jsonl"],
         ["simulate", "two.jsonl"],
     ):
         command = [sys.executable, "-P", "-c", script, *arguments]

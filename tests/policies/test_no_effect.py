@@ -26,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("live t.jsonl --model tiny --arrivals even", ARRIVALS),
         ("validate t.jsonl --model tiny --arrivals even", ARRIVALS),
         ("compare t.jsonl --arrivals poisson", ARRIVALS),
-        ("sweep t.jsonl --arrivals poisson -o s.csv", "--arrivals has no effect without --qps"),
+        ("sweep t.jsonl --arrivals poisson -o s.csv", "--arrivals has no effect without --rate"),
         ("trace convert m.jsonl o.jsonl --from mooncake --arrivals poisson", ARRIVALS),
         ("trace convert m.jsonl o.jsonl --from azure --seed 0", "--seed has no effect without --rate"),
         ("trace convert m.jsonl o.jsonl --from agentic-coding --seed 1", "--seed has no effect without --arrivals poi"),
@@ -89,7 +89,7 @@ def test_what_has_an_effect_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["simulate t.jsonl", "compare t.jsonl", "sweep t.jsonl -o s.csv", "sweep t.jsonl --qps 1,2 -o s.csv"]
+    "command", ["simulate t.jsonl", "compare t.jsonl", "sweep t.jsonl -o s.csv", "sweep t.jsonl --rate 1,2 -o s.csv"]
 )
 def test_a_setting_that_is_given_twice_is_refused(capsys: pytest.CaptureFixture[str], command: str) -> None:
     twice = ["--set", "gpu_blocks=4000", "--set", "host_gib=1", "--set", " gpu_blocks =5000"]

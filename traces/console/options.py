@@ -23,6 +23,20 @@ class Number(click.FloatRange):
         return number
 
 
+class RenamedOption(click.Option):
+    """An option that is accepted under its former name, too, which the help does not show."""
+
+    def __init__(self, *declarations: Any, formerly: str, **attributes: Any) -> None:
+        super().__init__(*declarations, **attributes)
+        self._formerly = formerly
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        shown = self.opts
+        self.opts = [*shown, self._formerly]
+        super().add_to_parser(parser, ctx)
+        self.opts = shown
+
+
 def with_options(options: Sequence[Option]) -> Option:
     """Gives a command all of these options, in this order."""
 

@@ -15,7 +15,7 @@ from ....traces.files.fields import shown
 from ...machine.files import DEFAULT_MACHINE, changed, load_machine, parse_setting
 from ...machine.machine import Machine
 
-QPS = "qps"  # the axis that is no setting of the machine: applications a second
+QPS = "qps"  # in reports, the axis that is no setting of the machine: applications a second
 MOST_POINTS = 100_000  # more is a slip of the pen: a step of 1 where 1,000 was meant
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,2})?"
@@ -54,8 +54,8 @@ class Grid:
     base: Machine  # before any `--set`
 
 
-def make_grid(qps: str | None, settings: Sequence[str], machine_name: str = DEFAULT_MACHINE) -> Grid:
-    """The points of `--qps` and of `--set KEY=VALUES`, each: a value, a list `1,2,4`, or a range `0.1:1.0:0.1`.
+def make_grid(loads: str | None, settings: Sequence[str], machine_name: str = DEFAULT_MACHINE) -> Grid:
+    """The points of `--rate` and of `--set KEY=VALUES`, each: a value, a list `1,2,4`, or a range `0.1:1.0:0.1`.
 
     A range is start, stop and step; the stop belongs to it if a step meets it, in exact decimals. What has one value
     is a setting of every point, and no axis. The order is that of the rates, then of the settings as they are given.
@@ -63,7 +63,7 @@ def make_grid(qps: str | None, settings: Sequence[str], machine_name: str = DEFA
     Raises TokencakeError, in one line that names the option and what was expected.
     """
     base = load_machine(machine_name)
-    rates = _rates(qps)
+    rates = _rates(loads)
     texts = _texts(settings)
     points = math.prod([len(rates), *(len(values) for values in texts.values())])
     if points > MOST_POINTS:
@@ -91,11 +91,11 @@ def written(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _rates(qps: str | None) -> list[float | None]:
-    if qps is None:
+def _rates(loads: str | None) -> list[float | None]:
+    if loads is None:
         return [None]
-    rates = [_rate(text) for text in _listed(f"--{QPS}", qps)]
-    _check_distinct(f"--{QPS}", rates)
+    rates = [_rate(text) for text in _listed("--rate", loads)]
+    _check_distinct("--rate", rates)
     return list(rates)
 
 
@@ -105,7 +105,7 @@ def _rate(text: str) -> float:
     except ValueError:
         rate = math.nan
     if not (math.isfinite(rate) and rate > 0):
-        raise TokencakeError(f"--{QPS}: expected positive numbers, start:stop:step or a,b,c, got {shown(text)}")
+        raise TokencakeError(f"--rate: expected positive numbers, start:stop:step or a,b,c, got {shown(text)}")
     return rate
 
 

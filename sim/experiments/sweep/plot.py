@@ -70,7 +70,7 @@ def check_plot(path: Path, axes: Sequence[Axis]) -> None:
     if path.suffix.lower() not in ENDINGS:
         raise TokencakeError(f"--plot {path}: expected a file that ends in {', '.join(ENDINGS)}")
     if not axes:
-        raise TokencakeError("--plot: expected something that is swept: --qps or --set with several values")
+        raise TokencakeError("--plot: expected something that is swept: --rate or --set with several values")
     _matplotlib()
 
 

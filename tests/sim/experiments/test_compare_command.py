@@ -32,8 +32,8 @@ def trace(tmp_path: Path) -> Path:
 
 def compared(tmp_path: Path, *arguments: object) -> dict[str, Any]:
     file = tmp_path / "comparison.json"
-    jobs = () if "--live" in arguments else ("--jobs", "1")
-    assert run(["compare", *map(str, arguments), *jobs, "--json", str(file)]) == 0
+    workers = () if "--live" in arguments else ("--workers", "1")
+    assert run(["compare", *map(str, arguments), *workers, "--json", str(file)]) == 0
     found: dict[str, Any] = json.loads(file.read_text())
     return found
 
@@ -61,8 +61,8 @@ def test_the_same_is_found_again_and_something_else_with_another_seed(tmp_path: 
 
 def test_processes_find_what_one_finds(tmp_path: Path, trace: Path) -> None:
     options = ["compare", str(trace), "--policy", "vllm", "--policy", "tokencake", "--repeat", "2", "--quiet"]
-    for jobs in ("1", "2"):
-        assert run([*options, "--jobs", jobs, "--json", str(tmp_path / f"{jobs}.json")]) == 0
+    for workers in ("1", "2"):
+        assert run([*options, "--workers", workers, "--json", str(tmp_path / f"{workers}.json")]) == 0
     assert (tmp_path / "1.json").read_bytes() == (tmp_path / "2.json").read_bytes()
 
 
@@ -74,7 +74,7 @@ def test_a_metric_of_ones_own_is_what_is_ranked_by(tmp_path: Path, trace: Path) 
 
 
 def test_results_go_to_standard_output_alone(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["compare", str(trace), "--policy", "vllm", "--repeat", "1", "--jobs", "1", "--csv", "-"]) == 0
+    assert run(["compare", str(trace), "--policy", "vllm", "--repeat", "1", "--workers", "1", "--csv", "-"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("metric,policy,bound,repeats,mean")
     assert len(lines) == 7
@@ -102,7 +102,7 @@ def test_a_policy_that_fails_is_reported_and_the_others_are_compared(
 ) -> None:
     (tmp_path / "broken.py").write_text(BROKEN)
     broken = f"{tmp_path / 'broken.py'}:Broken"
-    options = ["--policy", "vllm", "--policy", broken, "--policy", "tokencake", "--repeat", "2", "--jobs", "1"]
+    options = ["--policy", "vllm", "--policy", broken, "--policy", "tokencake", "--repeat", "2", "--workers", "1"]
     assert run(["compare", str(trace), *options, "--json", str(tmp_path / "c.json")]) == 1
     found = json.loads((tmp_path / "c.json").read_text())
     assert {row["policy"] for row in found["policies"]} == {"vllm", "tokencake"}
@@ -117,7 +117,7 @@ def test_an_interrupt_reports_what_every_policy_has_finished(
 ) -> None:
     from tokencake.sim.experiments.run import attempt
 
-    def interrupted(specs: Iterator[RunSpec], jobs: int, policy_timeout_s: float | None) -> Iterator[Outcome]:
+    def interrupted(specs: Iterator[RunSpec], workers: int, policy_timeout_s: float | None) -> Iterator[Outcome]:
         for index, outcome in enumerate(map(attempt, specs)):
             if index == 5:
                 raise KeyboardInterrupt
@@ -151,7 +151,7 @@ def test_an_interrupt_reports_what_every_policy_has_finished(
 def test_what_a_user_can_mend_is_one_line(
     trace: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["compare", str(trace), "--repeat", "1", "--jobs", "1", *arguments]) == 2
+    assert run(["compare", str(trace), "--repeat", "1", "--workers", "1", *arguments]) == 2
     told = capsys.readouterr().err
     assert told.startswith("error: ")
     assert said in told
@@ -350,7 +350,7 @@ def commands_of_the_guide() -> list[list[str]]:
 @pytest.mark.parametrize("command", commands_of_the_guide(), ids=" ".join)
 def test_the_commands_of_the_guide_run(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     name, trace, *options = command
-    assert run([name, str(EXAMPLE.parent.parent / trace), *options, "--repeat", "2", "--jobs", "1"]) == 0
+    assert run([name, str(EXAMPLE.parent.parent / trace), *options, "--repeat", "2", "--workers", "1"]) == 0
     assert "2 repeats" in capsys.readouterr().out
 
 

@@ -72,15 +72,15 @@ def test_what_policies_believe_can_be_swept():
 @pytest.mark.parametrize(
     ("qps", "said"),
     [
-        ("", '--qps: expected positive numbers, start:stop:step or a,b,c, got ""'),
-        ("1,", '--qps: expected positive numbers, start:stop:step or a,b,c, got ""'),
-        ("0.1:1.0", '--qps: expected positive numbers, start:stop:step or a,b,c, got "0.1:1.0"'),
-        ("0:1:0.5", '--qps: expected positive numbers, start:stop:step or a,b,c, got "0.0"'),
-        ("nan", '--qps: expected positive numbers, start:stop:step or a,b,c, got "nan"'),
-        ("2:1:0.1", '--qps: expected start:stop:step with stop not below start and step above 0, got "2:1:0.1"'),
-        ("1:2:0", '--qps: expected start:stop:step with stop not below start and step above 0, got "1:2:0"'),
-        ("1:2:1e-9", '--qps: expected at most 100,000 values, got "1:2:1e-9"'),
-        ("1,2,1.0", "--qps: expected different values, got 1.0, 2.0, 1.0"),
+        ("", '--rate: expected positive numbers, start:stop:step or a,b,c, got ""'),
+        ("1,", '--rate: expected positive numbers, start:stop:step or a,b,c, got ""'),
+        ("0.1:1.0", '--rate: expected positive numbers, start:stop:step or a,b,c, got "0.1:1.0"'),
+        ("0:1:0.5", '--rate: expected positive numbers, start:stop:step or a,b,c, got "0.0"'),
+        ("nan", '--rate: expected positive numbers, start:stop:step or a,b,c, got "nan"'),
+        ("2:1:0.1", '--rate: expected start:stop:step with stop not below start and step above 0, got "2:1:0.1"'),
+        ("1:2:0", '--rate: expected start:stop:step with stop not below start and step above 0, got "1:2:0"'),
+        ("1:2:1e-9", '--rate: expected at most 100,000 values, got "1:2:1e-9"'),
+        ("1,2,1.0", "--rate: expected different values, got 1.0, 2.0, 1.0"),
     ],
 )
 def test_a_wrong_load_is_one_line(qps, said):

@@ -25,10 +25,10 @@ def trace(tmp_path: Path) -> Path:
         (["compare", "TRACE", "--repeat", "1000000000"], "--repeat: expected at most 1,000 repeats, got 1,000,000,000"),
         (["sweep", "TRACE", "-o", "OUT", "--repeat", "1001"], "--repeat: expected at most 1,000 repeats, got 1,001"),
         (
-            ["sweep", "TRACE", "-o", "OUT", "--qps", "1:90000:1"],
+            ["sweep", "TRACE", "-o", "OUT", "--rate", "1:90000:1"],
             "the grid: expected at most 200,000 runs in all, got 900,000",
         ),
-        (["sweep", "TRACE", "-o", "OUT", "--qps", "1:200000:1"], "--qps: expected at most 100,000 values"),
+        (["sweep", "TRACE", "-o", "OUT", "--rate", "1:200000:1"], "--rate: expected at most 100,000 values"),
         (["live", "TRACE", "--model", "tiny", "--repeat", "1001"], "--repeat: expected at most 1,000 repeats"),
         (["trace", "generate", "code-writer", "--apps", "1000001", "-o", "OUT"], "apps: expected at most 1,000,000"),
         (["simulate", "TRACE", "--rate", "1e-300"], "rate: expected a number of applications a second from 1e-06"),
@@ -61,7 +61,8 @@ def test_compare_announces_before_it_begins(
 ) -> None:
     monkeypatch.setattr(executors, "MANY_RUNS", 3)
     assert (
-        run(["compare", str(trace), "--policy", "vllm", "--policy", "tokencake", "--repeat", "2", "--jobs", "1"]) == 0
+        run(["compare", str(trace), "--policy", "vllm", "--policy", "tokencake", "--repeat", "2", "--workers", "1"])
+        == 0
     )
     assert capsys.readouterr().err.startswith("4 runs; the first took 0.")
     assert run(["sweep", str(trace), "--repeat", "2", "-o", str(trace.with_name("s.csv"))]) == 0

@@ -131,7 +131,7 @@ def test_what_cannot_be_drawn_is_refused_before_anything_is_played(tmp_path, mon
 def test_the_command_draws_and_draws_again_without_playing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(["trace", "generate", "code-writer", "--apps", "2", "-o", "t.jsonl"]) == 0
-    sweep = ["sweep", "t.jsonl", "--qps", "1,2", "--repeat", "2", "-o", "s.csv", "--quiet"]
+    sweep = ["sweep", "t.jsonl", "--rate", "1,2", "--repeat", "2", "-o", "s.csv", "--quiet"]
     assert run([*sweep, "--plot", "s.png"]) == 0
     kept = (tmp_path / "s.csv.cells.jsonl").read_bytes()
     assert run([*sweep, "--plot", "again.png"]) == 0

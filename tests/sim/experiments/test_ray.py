@@ -164,7 +164,7 @@ def test_on_a_cluster_a_sweep_comes_to_the_same_bytes(capsys):
     Path("mine.py").write_text(MINE)
     Path("dying.py").write_text(DYING)
     policies = [word for spec in ("vllm", "mine.py:Mine", "dying.py:Dying") for word in ("--policy", spec)]
-    sweep = ["sweep", "t.jsonl", "--qps", "1,2", "--repeat", "2", "--jobs", "2", *policies]
+    sweep = ["sweep", "t.jsonl", "--rate", "1,2", "--repeat", "2", "--workers", "2", *policies]
     assert run([*sweep, "-o", "here.csv", "--json", "here.json"]) == 1
     capsys.readouterr()
     assert run([*sweep, "-o", "there.csv", "--json", "there.json", "--ray"]) == 1  # one policy kills its workers
@@ -181,7 +181,7 @@ def test_on_a_cluster_a_sweep_comes_to_the_same_bytes(capsys):
 def test_what_a_policy_changes_on_a_worker_reaches_no_other_cell():
     pytest.importorskip("ray")
     Path("mine.py").write_text(POISON)
-    sweep = ["sweep", "t.jsonl", "--repeat", "4", "--policy", "vllm", "--ray", "--jobs", "1", "--quiet"]
+    sweep = ["sweep", "t.jsonl", "--repeat", "4", "--policy", "vllm", "--ray", "--workers", "1", "--quiet"]
     assert run([*sweep, "-o", "clean.csv"]) == 0
     assert run([*sweep, "--policy", "mine.py:Mine", "-o", "both.csv"]) == 70  # it breaks what is ours
     clean, both = (Path(f"{name}.csv").read_text().splitlines() for name in ("clean", "both"))

@@ -82,7 +82,7 @@ def command(*arguments):
 
 
 def test_a_sweep_has_a_row_for_each_point_and_policy(trace, capsys):
-    grid = ["--qps", "0.5,1", "--set", "gpu_blocks=1000,3000"]
+    grid = ["--rate", "0.5,1", "--set", "gpu_blocks=1000,3000"]
     capsys.readouterr()
     assert run(["sweep", trace, *grid, "--repeat", "2", "-o", "s.csv", "--json", "s.json"]) == 0
     found = rows("s.csv")
@@ -127,9 +127,9 @@ def test_one_repeat_of_the_trace_as_it_is_has_the_figures_of_simulate(trace, cap
 
 
 def test_the_number_of_workers_changes_no_byte(trace):
-    for jobs in ("1", "3"):
-        where = ["-o", f"{jobs}.csv", "--json", f"{jobs}.json", "--jobs", jobs]
-        assert run(["sweep", trace, "--qps", "1:3:1", "--repeat", "2", *where]) == 0
+    for workers in ("1", "3"):
+        where = ["-o", f"{workers}.csv", "--json", f"{workers}.json", "--workers", workers]
+        assert run(["sweep", trace, "--rate", "1:3:1", "--repeat", "2", *where]) == 0
     assert Path("1.csv").read_bytes() == Path("3.csv").read_bytes()
     assert Path("1.json").read_bytes() == Path("3.json").read_bytes()
 
@@ -138,7 +138,7 @@ def test_more_repeats_play_only_what_is_new(trace, capsys):
     assert run(["sweep", trace, "--repeat", "1", "-o", "s.csv"]) == 0
     before = lines("s.csv.cells.jsonl")
     capsys.readouterr()
-    assert run(["sweep", trace, "--repeat", "2", "--qps", "1", "-o", "s.csv"]) == 0  # another point
+    assert run(["sweep", trace, "--repeat", "2", "--rate", "1", "-o", "s.csv"]) == 0  # another point
     assert run(["sweep", trace, "--repeat", "3", "-o", "s.csv"]) == 0
     after = lines("s.csv.cells.jsonl")
     assert (len(before), len(after)) == (2, 2 + 4 + 4)
@@ -158,7 +158,7 @@ def test_a_point_of_which_all_is_there_is_said_at_once(trace, capsys):
 
 SLOW_SWEEP = (
     "t.jsonl",
-    "--qps",
+    "--rate",
     "1:5:1",
     "--repeat",
     "2",
@@ -166,7 +166,7 @@ SLOW_SWEEP = (
     "vllm",
     "--policy",
     "slow.py:Slow",
-    "--jobs",
+    "--workers",
     "2",
 )
 
@@ -225,10 +225,10 @@ def test_ctrl_c_writes_what_is_there_and_ends_with_130(trace, folder):
 # -- failures
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_a_worker_that_dies_is_a_failed_cell_and_the_rest_goes_on(trace, capsys, jobs):
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_worker_that_dies_is_a_failed_cell_and_the_rest_goes_on(trace, capsys, workers):
     Path("mine.py").write_text(DYING)
-    sweep = ["sweep", trace, "--policy", "vllm", "--policy", "mine.py:Dying", "--repeat", "2", "--jobs", jobs]
+    sweep = ["sweep", trace, "--policy", "vllm", "--policy", "mine.py:Dying", "--repeat", "2", "--workers", workers]
     capsys.readouterr()
     assert run([*sweep, "-o", "s.csv", "--json", "s.json"]) == 1
     said = capsys.readouterr()

@@ -38,7 +38,7 @@ def printed(command: str, **environment: str) -> bytes:
     "command",
     [
         "simulate t.jsonl",
-        "compare t.jsonl --repeat 2 --policy vllm --policy tokencake --jobs 1",
+        "compare t.jsonl --repeat 2 --policy vllm --policy tokencake --workers 1",
         "check",
         "machines",
     ],
@@ -57,7 +57,7 @@ def test_signs_that_an_encoding_lacks_cost_nothing(trace: str, command: str):
 
 def test_in_a_locale_without_utf_8_too(trace: str):
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    out = printed(f"compare {trace} --repeat 2 --policy vllm --policy tokencake --jobs 1", **locale)
+    out = printed(f"compare {trace} --repeat 2 --policy vllm --policy tokencake --workers 1", **locale)
     assert out.isascii()
     assert b"+/-" in out
     printed("simulate --help", **locale)
@@ -85,7 +85,7 @@ def test_rows_have_names_and_no_column_is_lost(trace: str, width: int, capsys: p
 
 def test_rankings_have_names_in_each_of_their_parts(trace: str):
     def table(width: int) -> list[str]:
-        out = printed(f"compare {trace} --repeat 2 --policy vllm --policy tokencake --jobs 1", COLUMNS=str(width))
+        out = printed(f"compare {trace} --repeat 2 --policy vllm --policy tokencake --workers 1", COLUMNS=str(width))
         return out.decode().splitlines()
 
     wide = next(line for line in table(200) if line.startswith("tokencake")).split()

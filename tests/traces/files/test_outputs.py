@@ -211,7 +211,7 @@ def test_a_folder_that_is_read_is_not_written_into(here: Path):
 def test_a_sweep_does_not_empty_what_a_link_leads_to(trace: str, here: Path, capsys: pytest.CaptureFixture[str]):
     (here / "victim").write_text("precious")
     (here / "s.csv.cells.jsonl").symlink_to("victim")
-    assert run(["sweep", trace, "--qps", "1", "--fresh", "-o", "s.csv"]) == 2
+    assert run(["sweep", trace, "--rate", "1", "--fresh", "-o", "s.csv"]) == 2
     assert "s.csv.cells.jsonl: is in the way: expected no link" in capsys.readouterr().err
     assert (here / "victim").read_text() == "precious"
 
@@ -262,13 +262,13 @@ POLICY = "from tokencake.policies.field.vllm import Vllm\nclass Mine(Vllm):\n   
         "compare --live t.jsonl m.toml --csv m.toml",
         "replay e.jsonl --json ./e.jsonl",
         "replay e.jsonl --policy mine.py:Mine --json mine.py",
-        "sweep t.jsonl --qps 1 -o link.jsonl",
-        "sweep t.jsonl --qps 1 -o s.csv --json ./s.csv",
-        "sweep t.jsonl --qps 1 -o s.csv --json s.csv.cells.jsonl",
-        "sweep t.jsonl --qps 1 -o t --json t.jsonl",
-        "sweep t.jsonl --qps 1 -o s.csv --policy vllm --policy mine.py:Mine --json mine.py",
-        "sweep t.jsonl --qps 1 --machine ./m.toml -o m.toml",
-        "sweep t.jsonl --qps 1 -o - --json -",
+        "sweep t.jsonl --rate 1 -o link.jsonl",
+        "sweep t.jsonl --rate 1 -o s.csv --json ./s.csv",
+        "sweep t.jsonl --rate 1 -o s.csv --json s.csv.cells.jsonl",
+        "sweep t.jsonl --rate 1 -o t --json t.jsonl",
+        "sweep t.jsonl --rate 1 -o s.csv --policy vllm --policy mine.py:Mine --json mine.py",
+        "sweep t.jsonl --rate 1 --machine ./m.toml -o m.toml",
+        "sweep t.jsonl --rate 1 -o - --json -",
         "calibrate --from e.jsonl -o ./e.jsonl",
         "calibrate --from e.jsonl -o m2.toml --json ./m2.toml",
         "trace convert t.jsonl link.jsonl --from mooncake",
@@ -454,11 +454,11 @@ def test_a_trace_comes_through_a_pipe(trace: str, here: Path, command: str):
 
 
 def test_worker_processes_read_what_came_through_a_pipe(trace: str, here: Path):
-    options = "--repeat 2 --policy vllm --policy tokencake --jobs 2"
+    options = "--repeat 2 --policy vllm --policy tokencake --workers 2"
     out = shell(f"T compare - {options} --csv - < t.jsonl", here)
     assert out == shell(f"T compare t.jsonl {options} --csv -", here)
-    swept = shell(f"cat t.jsonl | T sweep /dev/stdin --qps 0.5,1 {options} -o -", here)
-    shell(f"T sweep t.jsonl --qps 0.5,1 {options} -o s.csv", here)
+    swept = shell(f"cat t.jsonl | T sweep /dev/stdin --rate 0.5,1 {options} -o -", here)
+    shell(f"T sweep t.jsonl --rate 0.5,1 {options} -o s.csv", here)
     assert swept == (here / "s.csv").read_text()
     assert names(here) == ["s.csv", "s.csv.cells.jsonl", trace]
 
