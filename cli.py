@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from .sim.calibration.fit import Fit
     from .sim.calibration.step_mix import Shape
     from .sim.fidelity.validation import Trial
-    from .sim.gate.command import Options as CheckOptions
+    from .sim.gate.command import CheckOptions
     from .sim.gate.live_verdict import EngineRuns, MissingVerdict, TwoSidedVerdict
     from .sim.gate.suite.suite import Case, Suite
     from .sim.machine.files import MachineChoice
@@ -947,7 +947,7 @@ def check(init: bool, on_vllm: bool, progress: bool, **options: Any) -> int:
     Several formats at once: the first --output is for the first --format, and so on; the rest is printed. Exits with 0
     if all is good, with 1 if a case regressed, and with 2 if the suite or a baseline is wrong.
     """
-    from .sim.gate.command import Options, run_check
+    from .sim.gate.command import CheckOptions, run_check
     from .sim.gate.suite.init_suite import start_suite
 
     if init:
@@ -961,8 +961,8 @@ def check(init: bool, on_vllm: bool, progress: bool, **options: Any) -> int:
         refuse("with --update", "strict", "formats", "outputs")
     with progress_bar(progress) as bar:
         if on_vllm:
-            return _check_live(Options(**options), bar)
-        return run_check(Options(**options), lambda done, total: bar("runs", done, total, ""))
+            return _check_live(CheckOptions(**options), bar)
+        return run_check(CheckOptions(**options), lambda done, total: bar("runs", done, total, ""))
 
 
 def _check_live(options: CheckOptions, bar: Bar) -> int:

@@ -43,7 +43,7 @@ FORMATS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
-class Options(NamedTuple):
+class CheckOptions(NamedTuple):
     """As they are given. Each output file belongs to the format at its place; formats without one are printed."""
 
     suite: Path | None = None
@@ -56,13 +56,13 @@ class Options(NamedTuple):
     policy_timeout: float | None = None
 
 
-def suite_of(options: Options) -> Suite:
+def suite_of(options: CheckOptions) -> Suite:
     """The cases that are asked for. Raises TokencakeError for a suite file that is wrong, or not there."""
     suite = load_suite(options.suite or find_suite(Path())).only(options.cases)
     return suite if options.policy_timeout is None else replace(suite, policy_timeout_s=options.policy_timeout)
 
 
-def run_check(options: Options, progress: Progress) -> int:
+def run_check(options: CheckOptions, progress: Progress) -> int:
     """Check, or write new baselines: the exit code, 1 if the check fails. Raises TokencakeError for bad input."""
     suite = suite_of(options)
     files = checked_files(options, suite)
@@ -76,7 +76,7 @@ def run_check(options: Options, progress: Progress) -> int:
     return 0 if check.good else 1
 
 
-def checked_files(options: Options, suite: Suite) -> list[tuple[str, Path | None]]:
+def checked_files(options: CheckOptions, suite: Suite) -> list[tuple[str, Path | None]]:
     """Each format, with the file that it goes to. Raises TokencakeError if one cannot be written, or is an input."""
     files = list(_files(options))
     outputs = [Output("-o", file) for _, file in files if file is not None]
@@ -100,7 +100,7 @@ def _inputs(suite: Suite) -> list[Path]:
     return inputs_of(*files)
 
 
-def _files(options: Options) -> Iterator[tuple[str, Path | None]]:
+def _files(options: CheckOptions) -> Iterator[tuple[str, Path | None]]:
     """Each format, with the file that it goes to."""
     formats = options.formats or (TEXT,)
     if len(options.outputs) > len(formats):
