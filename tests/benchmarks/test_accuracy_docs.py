@@ -1,40 +1,15 @@
-"""Figures of docs/accuracy.md, study.md, speed.md and README are those of result files and of the simulator today."""
+"""The figures of docs/accuracy.md are those of result files, and those of what the simulator plays today."""
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import accuracy
 import accuracy_tables
 import pytest
+from documented import RESULTS, ROOT, page, percent, result
 from measurements import QUANTITIES
-
-from tokencake.policies.registry import load_policy
-from tokencake.sim.engine.simulate import simulate
-from tokencake.sim.machine.files import load_machine
-from tokencake.traces.format.reader import read_trace
-from tokencake.traces.results.metrics import Metrics
-
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks" / "results"
-
-
-def result(name: str) -> Any:
-    return json.loads((RESULTS / name).read_text("utf-8"))
-
-
-def page(name: str) -> str:
-    """A document with single spaces, so that lines may be broken elsewhere."""
-    return " ".join((ROOT / name).read_text("utf-8").split())
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
-
 
 FIGURES = result("2026-11-28-accuracy.json")
 TEXT = (ROOT / "docs" / "accuracy.md").read_text("utf-8")
@@ -105,32 +80,3 @@ def test_the_runs_on_the_oldest_vllm_are_those_of_the_file() -> None:
     total = int(left_out) + int(skipped)
     said = f"{scheduler} of the scheduler and {int(live):,} of the live half, its server and its routes passed; {total}"
     assert f"{said} were skipped, {left_out} of them" in page("docs/accuracy.md")
-
-
-def test_the_published_workload_comes_to_what_the_study_says() -> None:
-    found = {}
-    for policy in ("vllm", "tokencake", "tokencake:rules=published,upload=demand"):
-        metrics = Metrics()
-        machine = load_machine("a800-qwen2.5-14b", [])
-        simulate(read_trace(ROOT / "examples" / "code-writer.jsonl"), load_policy(policy), machine, [metrics.add])
-        outcome: Any = metrics.result()
-        found[policy] = (outcome["makespan_s"], outcome["app_latency_s"]["mean"])
-    (vllm_s, vllm_mean_s), (cake_s, cake_mean_s), (published_s, _) = found.values()
-    client_s = 6.0  # that the authors count beside the makespan
-    gain = percent((cake_s + client_s) / (vllm_s + client_s) - 1)
-    text = page("docs/study.md")
-    assert f"gives a makespan of {vllm_s:.1f} and {cake_s:.1f} s." in text
-    assert f": {vllm_s + client_s:.1f} against {cake_s + client_s:.1f} s, {gain} % end to end." in text
-    assert f"the simulator gives {percent((published_s + client_s) / (vllm_s + client_s) - 1)} %" in text
-    assert f"Mean application latency is {cake_mean_s:.1f} s against {vllm_mean_s:.1f} s." in text
-
-
-def test_what_is_added_to_a_step_is_that_of_the_file() -> None:
-    text = (ROOT / "docs" / "speed.md").read_text("utf-8")
-    situations = {"quiet": "nothing but tokens", "news": "a call ends, another arrives, copies move"}
-    for row in result("2026-11-24-overhead.json")["results"]:
-        times = (row["step_us"]["vllm"]["median"], row["ours_us"]["median"], row["ours_us"]["p99"])
-        cells = " | ".join(f"{time_us:,.0f}" for time_us in times)
-        assert f"| `{row['policy']}` | {situations[row['situation']]} | {cells} |" in text
-        if (row["policy"], row["situation"]) == ("tokencake", "quiet"):
-            assert f"In {row['polls']} of {row['steps']} steps with nothing but tokens" in text
