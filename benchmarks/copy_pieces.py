@@ -25,7 +25,7 @@ from exits import exit_code
 
 from tokencake.live.copier import stretches
 from tokencake.live.copier.jobs import CopyJob
-from tokencake.live.engine import copies
+from tokencake.live.engine.memory import copies
 from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.machine.machine import Machine
 from tokencake.sim.machine.presets import PUBLISHED

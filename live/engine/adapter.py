@@ -22,9 +22,9 @@ from ...traces.errors import EngineError
 from ...traces.events import Fact
 from ..copier.jobs import CopyJob
 from .control.client_events import ClientEvent, event_from_record
-from .copies import Copies
-from .gpu_pool import GpuPool
-from .host_pool import HostPool
+from .memory.copies import Copies
+from .memory.gpu_pool import GpuPool
+from .memory.host_pool import HostPool
 from .requests import EngineCall
 from .session import RunClock, Session, UnloadingScheduler
 from .steps import Steps

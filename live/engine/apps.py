@@ -9,7 +9,7 @@ from ...traces.apps import AgentId, AppId, CallId
 from ...traces.errors import EngineError
 from ...traces.events import Fact
 from .control.client_events import ClientEvent
-from .copies import Copies
+from .memory.copies import Copies
 from .requests import AgentCache
 
 MOST_AGENTS = 100_000  # with those of applications that nobody ended; beyond, the one longest unheard of ends

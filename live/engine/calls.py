@@ -11,7 +11,7 @@ from ...traces.events import Fact
 from ...traces.files.fields import WrongField
 from .apps import Apps
 from .control.metadata import from_extra_args
-from .copies import Copies
+from .memory.copies import Copies
 from .requests import EngineCall
 from .stores import Stores
 from .vllm_surface import VllmBlock, VllmOutput, VllmOutputs, VllmRequest, VllmScheduler

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from ...policies.interface import Hits
 from ...traces.apps import CallId
-from .copies import Copies
-from .gpu_pool import GpuPool, idle
+from .memory.copies import Copies
+from .memory.gpu_pool import GpuPool, idle
 from .requests import EngineCall
 from .stores import Stores
 from .vllm_surface import VllmRequest, VllmScheduler

@@ -7,8 +7,7 @@ from typing import Any
 
 from ...traces.apps import AgentId, AppId, CallId
 from ...traces.events import Request
-from .host_pool import Hash
-from .vllm_surface import VllmBlock, VllmRequest
+from .vllm_surface import Hash, VllmBlock, VllmRequest
 
 
 class EngineCall:

@@ -19,9 +19,9 @@ from ...traces.errors import PolicyError, PolicyFault
 from ...traces.events import Fact
 from .apps import Apps
 from .calls import Calls
-from .copies import Copies
-from .gpu_pool import GpuPool
-from .occupancy import Occupancy
+from .memory.copies import Copies
+from .memory.gpu_pool import GpuPool
+from .memory.occupancy import Occupancy
 from .prompt_cache import PromptCache
 from .stores import Stores
 from .vllm_surface import VllmScheduler, VllmSchedulerOutput

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ...traces import events as e
 from ...traces.events import Fact
-from .copies import Copies
+from .memory.copies import Copies
 from .session import RunClock, Session, UnloadingScheduler
 from .vllm_surface import VllmOutputs, VllmRequest, VllmSchedulerOutput
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...policies.interface import Extent
-from .copies import Copies
+from .memory.copies import Copies
 from .requests import EngineCall
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, Protocol
 
-from .host_pool import Hash
+Hash = bytes  # of a block's content and of all that is before it
 
 
 class Varies(NamedTuple):

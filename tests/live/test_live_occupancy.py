@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from tokencake.live.engine.gpu_pool import GpuPool
-from tokencake.live.engine.host_pool import Hash
-from tokencake.live.engine.occupancy import Occupancy
+from tokencake.live.engine.memory.gpu_pool import GpuPool
+from tokencake.live.engine.memory.occupancy import Occupancy
 from tokencake.live.engine.requests import AgentCache
+from tokencake.live.engine.vllm_surface import Hash
 
 
 @dataclass
@@ -55,7 +55,7 @@ def sampled(occupancy: Occupancy, stalled: dict[str, AgentCache]) -> int:
 
 
 def test_a_sample_goes_on_step_by_step_and_counts_what_nobody_uses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tokencake.live.engine.occupancy.LONGEST_LOOK_S", 1e-12)  # eight blocks a step
+    monkeypatch.setattr("tokencake.live.engine.memory.occupancy.LONGEST_LOOK_S", 1e-12)  # eight blocks a step
     pool = Pool()
     agents = {}
     for index in range(5):
@@ -70,7 +70,7 @@ def test_a_sample_goes_on_step_by_step_and_counts_what_nobody_uses(monkeypatch: 
 
 
 def test_an_agent_whose_stall_ended_meanwhile_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tokencake.live.engine.occupancy.LONGEST_LOOK_S", 1e-12)
+    monkeypatch.setattr("tokencake.live.engine.memory.occupancy.LONGEST_LOOK_S", 1e-12)
     contents = [b"%d" % at for at in range(40)]
     pool = Pool({content: Block(at) for at, content in enumerate(contents, 1)})
     first, second = stalled_agent("a", contents[:20]), stalled_agent("b", contents[20:])

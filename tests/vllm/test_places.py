@@ -14,7 +14,7 @@ from virtual_engine import Virtual
 
 from tokencake.live.copier.jobs import CopyJob
 from tokencake.live.copier.stretches import side_by_side, stretches
-from tokencake.live.engine import copies
+from tokencake.live.engine.memory import copies
 from tokencake.policies.run_settings import RunSettings
 from tokencake.traces import events as e
 

@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
-from ...traces.apps import AgentId
-from ...traces.events import Occupied
+from ....traces.apps import AgentId
+from ....traces.events import Occupied
+from ..requests import AgentCache
 from .gpu_pool import GpuPool
-from .requests import AgentCache
 
 SHORTEST_SAMPLE_S = 0.05
 COST_SHARE = 0.0005  # of the time, spent on samples

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
-Hash = bytes
+from ..vllm_surface import Hash
 
 
 class HostPool:

@@ -11,15 +11,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from ...policies.interface import Move
-from ...traces import events as e
-from ...traces.apps import AgentId
-from ...traces.events import Fact
-from ..copier.jobs import CopyJob
-from ..copier.stretches import side_by_side
+from ....policies.interface import Move
+from ....traces import events as e
+from ....traces.apps import AgentId
+from ....traces.events import Fact
+from ...copier.jobs import CopyJob
+from ...copier.stretches import side_by_side
+from ..requests import AgentCache, EngineCall, Store, Upload
+from ..vllm_surface import Hash
 from .gpu_pool import GpuPool, Source, idle
-from .host_pool import Hash, HostPool
-from .requests import AgentCache, EngineCall, Store, Upload
+from .host_pool import HostPool
 
 Mark = TypeVar("Mark")
 Done = Callable[[float], None]  # what to do when a copy has ended, told the time

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .host_pool import Hash
-from .vllm_surface import VllmBlock, VllmBlockPool, VllmFreeQueue, VllmRequest
+from ..vllm_surface import Hash, VllmBlock, VllmBlockPool, VllmFreeQueue, VllmRequest
 
 GROUP = 0
 
