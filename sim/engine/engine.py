@@ -29,7 +29,7 @@ from .memory.context_tree import Context, ContextTree
 from .memory.copies import Copies
 from .memory.link import Link
 from .memory.occupancy import OccupancyMeter
-from .requests import AgentCache, EngineCall
+from .requests import EngineCall, SimAgent
 from .scheduler import Scheduler, Step, StepLog
 
 
@@ -74,8 +74,8 @@ class Engine:
             machine, timing, self.gpu, self.host, self._copies, one_by_one=one_by_one, step_log=step_log
         )
         self._meter = OccupancyMeter(self.gpu)
-        self._agents: dict[AgentId, AgentCache] = {}
-        self._of_app: dict[AppId, list[AgentCache]] = {}
+        self._agents: dict[AgentId, SimAgent] = {}
+        self._of_app: dict[AppId, list[SimAgent]] = {}
         self._wake_ps: int | None = None
         self._flight: Flight | None = None
         self._step: Step | None = None
@@ -128,7 +128,7 @@ class Engine:
         """A call arrives; `context` is its prompt and its answer, and lives as long as the call's application."""
         agent = self._agents.get(call.agent)
         if agent is None:
-            agent = self._agents[call.agent] = AgentCache(call.agent)
+            agent = self._agents[call.agent] = SimAgent(call.agent)
             self._of_app[call.app].append(agent)
         final = -(-(call.prompt.tokens + call.max_output_tokens) // self._block_tokens)
         self._scheduler.add(EngineCall(call, agent, self._tree.path(context), final, self._clock.now_ps))

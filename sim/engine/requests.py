@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from ...policies.execution.agent_cache import AgentCache
 from ...traces.apps import Call
 from .memory.block_pool import BlockHold, Owner
 from .memory.context_tree import Path
@@ -28,7 +29,7 @@ class EngineCall:
         "was_admitted",
     )  # fmt: skip
 
-    def __init__(self, call: Call, agent: AgentCache, path: Path, final_blocks: int, arrived_ps: int) -> None:
+    def __init__(self, call: Call, agent: SimAgent, path: Path, final_blocks: int, arrived_ps: int) -> None:
         self.trace_call = call
         self.id = call.id
         self.agent = agent
@@ -54,38 +55,12 @@ class EngineCall:
         self.store_sources: list[BlockHold] = []  # sources of its copies under way
 
 
-class AgentCache:
-    """What the engine keeps for an agent: its latest finished context, and what is held for it."""
+class SimAgent(AgentCache[BlockHold, BlockHold, int]):
+    """What the engine keeps for an agent. Times are picoseconds."""
 
-    __slots__ = (
-        "context_blocks", "gone", "host", "name", "offloading", "owner", "path", "pin", "pin_until_ps", "uploads",
-        "waiting",
-    )  # fmt: skip
+    __slots__ = ("owner", "path")
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        super().__init__(name, 0)
         self.owner = Owner(name)
         self.path: Path = ()  # of its latest finished call's context
-        self.context_blocks = 0  # full blocks with KV
-        self.host: BlockHold | None = None  # its copy on the host
-        self.offloading = False
-        self.uploads: list[Upload] = []  # on their way or ready, by position
-        self.pin: BlockHold | None = None
-        self.pin_until_ps = 0
-        self.waiting = 0  # calls in the queue
-        self.gone = False  # its application ended
-
-
-class Upload:
-    """Blocks that are copied back before they are asked for."""
-
-    __slots__ = ("cancelled", "end_block", "first_block", "hold", "num_blocks", "ready_ps", "started_ps")
-
-    def __init__(self, hold: BlockHold, first: int, end: int, started_ps: int) -> None:
-        self.hold = hold
-        self.first_block = first  # block copied first; those before it were still on the GPU
-        self.end_block = end
-        self.num_blocks = end - first
-        self.started_ps = started_ps
-        self.ready_ps: int | None = None
-        self.cancelled = False

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import NamedTuple
 
+from ...policies.execution.copy_rules import tokens_left_behind, tokens_to_store
 from ...policies.interface import NATIVE, Extent, Hits, Plan
 from ...traces import events as e
 from ...traces.apps import CallId
@@ -206,11 +207,9 @@ class Scheduler:
     def _write_through(self, extent: Extent, prefill: Mapping[EngineCall, int], now_ps: int, end_ps: int) -> None:
         """When the step ends that computes these prompts' next tokens, their full blocks are copied to the host."""
         for call, chunk in prefill.items():
-            upto = call.num_computed_tokens + chunk
-            if extent == "prompts":
-                upto = min(upto, call.prompt_tokens)
-            if upto // self._block_tokens > call.stored_blocks:
-                self._copies.store(call, upto // self._block_tokens, now_ps, end_ps)
+            upto = tokens_to_store(extent, call.num_computed_tokens + chunk, call.prompt_tokens) // self._block_tokens
+            if upto > call.stored_blocks:
+                self._copies.store(call, upto, now_ps, end_ps)
 
     def store_ended(self, now_ps: int, from_ps: int) -> None:
         """Write through what the calls leave that have `ended` since this was last asked."""
@@ -223,8 +222,7 @@ class Scheduler:
 
     def _to_store(self, call: EngineCall, extent: Extent) -> int:
         """How many blocks of a call that has ended are written through."""
-        tokens = call.prompt_tokens if extent == "prompts" else call.prompt_tokens + call.output_tokens - 1
-        return tokens // self._block_tokens
+        return tokens_left_behind(extent, call.prompt_tokens, call.output_tokens) // self._block_tokens
 
     def _stretch(self, prefill: dict[EngineCall, int]) -> int:
         """How many iterations go by before anything changes: decoding, or whole chunks of one prompt beside it."""

@@ -1,7 +1,8 @@
 """Everything that copies: offloads, uploads ahead of a call, loads on demand; and the pins that keep caches.
 
-A block is never overwritten while it is copied: the copy holds its source and its target until the engine has seen its
-end. What is copied can be hit from then on, not before.
+What is copied and what is refused is the live engine's rule, too (`policies.execution.copy_rules`). A block is never
+overwritten while it is copied: the copy holds its source and its target until the engine has seen its end. What is
+copied can be hit from then on, not before.
 """
 
 from __future__ import annotations
@@ -9,12 +10,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 
+from ....policies.execution.agent_cache import Upload
+from ....policies.execution.copy_rules import (
+    blocks_to_move,
+    cancel_uploads,
+    expired_pins,
+    may_pin,
+    offload_span,
+    ready_blocks,
+    take_uploads,
+    upload_span,
+    upload_start,
+    uploading,
+)
 from ....policies.interface import Move
 from ....traces import events as e
 from ....traces.apps import AgentId
 from ....traces.events import Fact
 from ...machine.machine import PS_PER_S
-from ..requests import AgentCache, EngineCall, State, Upload
+from ..requests import EngineCall, SimAgent, State
 from .block_pool import BlockHold, BlockPool, BlockRun, Span
 from .context_tree import Node, Path
 from .link import Link
@@ -34,31 +48,27 @@ class Copies:
         self._block_tokens = block_tokens
         self.report: Callable[[Fact], None]
         self.next_step_ps = 0
-        self.pinned: dict[AgentId, AgentCache] = {}
+        self.pinned: dict[AgentId, SimAgent] = {}
         # Whether calls starve for what is held ahead of need: then nothing more is held until one finishes. Otherwise a
         # policy could take the room from under each call that starts, for ever.
         self.refusing = False
 
     # -- offload
 
-    def offload(self, agent: AgentCache, move: Move, now_ps: int) -> None:
+    def offload(self, agent: SimAgent, move: Move, now_ps: int) -> None:
         """Copy what the host lacks of the first blocks of an agent's latest context."""
-        path, upto = agent.path, min(move.blocks, agent.context_blocks)
+        path, upto = agent.path, blocks_to_move(agent, move)
         known, _ = self._host.cached_prefix(path, upto)
         first = min(upto, _stored(path, known))  # what another copy under way writes comes before this one
-        end, _ = self._gpu.cached_prefix(path, upto, first)
+        cached_end, _ = self._gpu.cached_prefix(path, upto, first)
         prefix = self._host.touch(path, known)
-        end = min(end, first + self._host.num_free_blocks)
-        if (
-            self.refusing
-            or agent.offloading
-            or agent.gone
-            or not end
-            or (agent.host is not None and end <= agent.host.cached_end_block)
-        ):
+        saved_blocks = agent.host.cached_end_block if agent.host is not None else 0
+        span = offload_span(agent, first, cached_end, saved_blocks, self._host.num_free_blocks, self.refusing)
+        if span is None:
             self._host.free(prefix, None)
             self.report(e.OffloadRefused(now_ps / PS_PER_S, agent.name))
             return
+        end = span.end
         blocks = end - first
         target = self._host.touch(path, first, first)
         self._host.allocate(target, blocks)
@@ -90,7 +100,7 @@ class Copies:
         else:
             done(now_ps)
 
-    def forget(self, agent: AgentCache, now_ps: int) -> None:
+    def forget(self, agent: SimAgent, now_ps: int) -> None:
         """Give up an agent's host copy: its blocks stay readable until the host needs their room."""
         if agent.host is None:
             return
@@ -210,27 +220,24 @@ class Copies:
 
     # -- upload ahead of the call
 
-    def upload(self, agent: AgentCache, move: Move, now_ps: int) -> None:
+    def upload(self, agent: SimAgent, move: Move, now_ps: int) -> None:
         """Copy back what the GPU lacks of an agent's context, as far as there is room now."""
         path = agent.path
-        upto = min(move.blocks, agent.context_blocks)
-        first = gpu_end = self._gpu.cached_prefix(path, upto)[0]
-        for upload in agent.uploads:
-            if upload.first_block <= first < upload.end_block:
-                first = upload.end_block
-        end, _ = self._host.cached_prefix(path, upto, first)
-        start = agent.uploads[-1].end_block if agent.uploads else 0
-        start = min(start, gpu_end)
-        room = self._gpu.num_free_blocks - (self._gpu.cached_prefix(path, gpu_end, start)[1] if gpu_end > start else 0)
-        end = min(end, first + room)
-        if self.refusing or agent.gone or agent.waiting or end <= first:
+        upto = blocks_to_move(agent, move)
+        gpu_end, _ = self._gpu.cached_prefix(path, upto)
+        start = upload_start(agent.uploads, gpu_end)
+        host_end, _ = self._host.cached_prefix(path, upto, start.copy)
+        idle = self._gpu.cached_prefix(path, gpu_end, start.hold)[1] if gpu_end > start.hold else 0
+        span = upload_span(agent, start.copy, host_end, self._gpu.num_free_blocks - idle, self.refusing)
+        if span is None:
             self.report(e.UploadRefused(now_ps / PS_PER_S, agent.name))
             return
-        hold = self._gpu.touch(path, gpu_end, start) if first == gpu_end else self._gpu.touch(path, first, first)
+        first, end = span
+        hold = self._gpu.touch(path, first, start.hold)
         self._gpu.allocate(hold, end - first)
         source = self._host.touch(path, end, first)
         _mark(path, first, end, _LOADING)
-        upload = Upload(hold, first, end, now_ps)
+        upload: Upload[BlockHold, int] = Upload(hold, first, end, now_ps)
         agent.uploads.append(upload)
         self._gpu.keep(hold, agent.owner)
         self.report(e.UploadStarted(now_ps / PS_PER_S, agent.name, end - first))
@@ -243,66 +250,49 @@ class Copies:
                 self.report(e.UploadReleased(at_ps / PS_PER_S, agent.name, upload.num_blocks))
                 return
             self._gpu.cache(hold, path, end)
-            upload.ready_ps = at_ps
-            self.report(
-                e.UploadFinished(
-                    at_ps / PS_PER_S, agent.name, sum(u.num_blocks for u in agent.uploads if u.ready_ps is not None)
-                )
-            )
+            upload.ready_at = at_ps
+            self.report(e.UploadFinished(at_ps / PS_PER_S, agent.name, ready_blocks(agent)))
 
         self._link.to_gpu(end - first, self.next_step_ps, done)
 
-    def uploading(self, agent: AgentCache) -> bool:
+    def uploading(self, agent: SimAgent) -> bool:
         """Whether an upload for this agent is still on its way."""
-        return any(upload.ready_ps is None for upload in agent.uploads)
+        return uploading(agent)
 
-    def taken(self, agent: AgentCache, arrived_ps: int, now_ps: int) -> None:
+    def taken(self, agent: SimAgent, arrived_ps: int, now_ps: int) -> None:
         """The agent's call holds its blocks itself now."""
-        uploads, agent.uploads = agent.uploads, []
-        ready_ps = max(upload.ready_ps or now_ps for upload in uploads)
-        for upload in uploads:
+        taken = take_uploads(agent, arrived_ps, now_ps)
+        for upload in taken.uploads:
             self._give_up(agent, upload)
-        self.report(
-            e.UploadTaken(
-                now_ps / PS_PER_S,
-                agent.name,
-                sum(upload.num_blocks for upload in uploads),
-                max(0, arrived_ps - ready_ps) / PS_PER_S,
-                max(0, ready_ps - arrived_ps) / PS_PER_S,
-            )
-        )
+        early_s, late_s = taken.early / PS_PER_S, taken.late / PS_PER_S
+        self.report(e.UploadTaken(now_ps / PS_PER_S, agent.name, taken.num_blocks, early_s, late_s))
 
-    def cancel(self, agent: AgentCache, now_ps: int) -> None:
+    def cancel(self, agent: SimAgent, now_ps: int) -> None:
         """Give up an agent's uploads: ready ones now, those on their way when they have come."""
         if not agent.uploads:
             return
-        uploads, agent.uploads = agent.uploads, []
-        held_ps = now_ps - min(upload.started_ps for upload in uploads)
-        for upload in uploads:
-            if upload.ready_ps is None:
-                upload.cancelled = True
-            else:
-                self._give_up(agent, upload)
-        self.report(
-            e.UploadCancelled(now_ps / PS_PER_S, agent.name, sum(u.num_blocks for u in uploads), held_ps / PS_PER_S)
-        )
+        cancelled = cancel_uploads(agent, now_ps)
+        for upload in cancelled.ready:
+            self._give_up(agent, upload)
+        held_s = cancelled.held / PS_PER_S
+        self.report(e.UploadCancelled(now_ps / PS_PER_S, agent.name, cancelled.num_blocks, held_s))
 
-    def _give_up(self, agent: AgentCache, upload: Upload) -> None:
-        self._gpu.free(upload.hold, agent.owner)
+    def _give_up(self, agent: SimAgent, upload: Upload[BlockHold, int]) -> None:
+        self._gpu.free(upload.held, agent.owner)
 
     # -- pins
 
-    def pin(self, agent: AgentCache, until_ps: int) -> None:
+    def pin(self, agent: SimAgent, until_ps: int) -> None:
         """Hold what is cached of an agent's context until then, or until its next call holds it."""
-        agent.pin_until_ps = until_ps
-        if agent.pin is None and agent.context_blocks and not agent.waiting and not self.refusing:
+        agent.pin_until = until_ps
+        if may_pin(agent, self.refusing):
             end, _ = self._gpu.cached_prefix(agent.path, agent.context_blocks)
             if end:
                 agent.pin = self._gpu.touch(agent.path, end)
                 self.pinned[agent.name] = agent
                 self._gpu.keep(agent.pin, agent.owner)
 
-    def unpin(self, agent: AgentCache) -> None:
+    def unpin(self, agent: SimAgent) -> None:
         if agent.pin is not None:
             self._gpu.free(agent.pin, agent.owner)
             agent.pin = None
@@ -310,16 +300,16 @@ class Copies:
 
     def next_unpin_ps(self) -> int:
         """When the next pin expires; there must be one."""
-        return min(agent.pin_until_ps for agent in self.pinned.values())
+        return min(agent.pin_until for agent in self.pinned.values())
 
     def unpin_expired(self, now_ps: int) -> None:
         """Give up the pins whose time is over."""
-        for agent in [agent for agent in self.pinned.values() if agent.pin_until_ps <= now_ps]:
+        for agent in expired_pins(self.pinned.values(), now_ps):
             self.unpin(agent)
 
     # -- the order of eviction
 
-    def evict_first(self, agents: Sequence[AgentCache]) -> None:
+    def evict_first(self, agents: Sequence[SimAgent]) -> None:
         """Idle blocks of these agents' contexts are handed out first; what two of them share, with the later one."""
         moved: set[BlockRun] = set()
         for agent in reversed(agents):
