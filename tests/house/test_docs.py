@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 from pathlib import Path
@@ -64,6 +65,33 @@ def test_every_package_is_one_sentence() -> None:
 def test_every_metric_is_explained() -> None:
     explained = read("docs/metrics.md")
     assert [name for name in metric_names() if f"`{name.partition('.')[0]}" not in explained] == []
+
+
+def defined(tree: ast.Module, name: str) -> bool:
+    """Whether a module has a class, function or value of this dotted name."""
+    bodies: list[ast.stmt] = tree.body
+    for part in name.split("."):
+        found = [node for node in bodies if part in names_of(node)]
+        if not found:
+            return False
+        bodies = getattr(found[0], "body", [])
+    return True
+
+
+def names_of(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+@pytest.mark.parametrize(("page", "least"), [("docs/architecture.md", 60), ("DESIGN.md", 1)])
+def test_functions_that_a_page_names_exist(page: str, least: int) -> None:
+    named = re.findall(r"`([a-z][\w/]*\.py):([\w.]+)`", read(page))
+    assert len(named) >= least
+    trees = {file: ast.parse(read(file)) for file, _ in named if (ROOT / file).exists()}
+    gone = [f"{file}:{name}" for file, name in named if file not in trees or not defined(trees[file], name)]
+    assert gone == []
 
 
 def test_how_to_add_something_names_what_is_there() -> None:
