@@ -10,7 +10,7 @@ from ...traces.errors import EngineError
 from ...traces.events import Fact
 from .control.client_events import ClientEvent
 from .memory.copies import Copies
-from .requests import AgentCache
+from .requests import LiveAgent
 
 MOST_AGENTS = 100_000  # with those of applications that nobody ended; beyond, the one longest unheard of ends
 
@@ -21,7 +21,7 @@ class LiveApp:
     __slots__ = ("agents", "calls", "ending", "heard_s")
 
     def __init__(self, now_s: float) -> None:
-        self.agents: list[AgentCache] = []
+        self.agents: list[LiveAgent] = []
         self.calls = 0  # not finished
         self.ending = False  # it ends with its last call
         self.heard_s = now_s
@@ -36,8 +36,8 @@ class Apps:
         self._timeout_s = timeout_s  # for how long a client may be silent; None: for ever
         self._swept_s = 0.0
         self.by_name: dict[AppId, LiveApp] = {}  # the one that was heard of last is the last
-        self.agents: dict[AgentId, AgentCache] = {}
-        self.stalled: dict[AgentId, AgentCache] = {}
+        self.agents: dict[AgentId, LiveAgent] = {}
+        self.stalled: dict[AgentId, LiveAgent] = {}
 
     # -- what a client says
 
@@ -77,11 +77,11 @@ class Apps:
             self._report(e.AppStarted(at_s, name))
         return app
 
-    def agent(self, name: AgentId, app: AppId) -> AgentCache:
+    def agent(self, name: AgentId, app: AppId) -> LiveAgent:
         """The agent of this name, one of an application under way."""
         agent = self.agents.get(name)
         if agent is None:
-            agent = self.agents[name] = AgentCache(name, app)
+            agent = self.agents[name] = LiveAgent(name, app)
             self.by_name[app].agents.append(agent)
         return agent
 
@@ -134,14 +134,14 @@ class Apps:
 
     # -- stalls
 
-    def stall(self, agent: AgentCache, call: CallId, at_s: float) -> None:
+    def stall(self, agent: LiveAgent, call: CallId, at_s: float) -> None:
         """The tools of a finished call run, and its agent waits for them."""
         if agent.stalled_by is None and not agent.calls:
             agent.stalled_by = call
             self.stalled[agent.name] = agent
             self._report(e.ToolStarted(at_s, call, agent.name))
 
-    def resume(self, agent: AgentCache, at_s: float) -> None:
+    def resume(self, agent: LiveAgent, at_s: float) -> None:
         """The agent's tools, if any ran, have returned."""
         if agent.stalled_by is not None:
             call, agent.stalled_by = agent.stalled_by, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...policies.execution.agent_cache import AgentCache
 from ...traces.apps import AgentId, AppId, CallId
 from ...traces.events import Request
 from .vllm_surface import Hash, VllmBlock, VllmRequest
@@ -17,7 +18,7 @@ class EngineCall:
                  "matched_blocks", "request", "seen", "started", "stored", "stores", "target", "vllm")  # fmt: skip
 
     def __init__(
-        self, request: Request, vllm: VllmRequest, agent: AgentCache, arrived_s: float, block_tokens: int
+        self, request: Request, vllm: VllmRequest, agent: LiveAgent, arrived_s: float, block_tokens: int
     ) -> None:
         self.id: CallId = request.id
         self.request = request
@@ -47,43 +48,15 @@ class Store:
         self.kept = False  # whether they are held for no running call
 
 
-class Upload:
-    """Blocks that are copied back before they are asked for."""
+class LiveAgent(AgentCache[list[VllmBlock], list[int], float]):
+    """What the engine keeps for an agent: times in seconds, blocks of vLLM's, slots of the host."""
 
-    __slots__ = ("cancelled", "end", "first", "held", "ready_s", "started_s")
-
-    def __init__(self, held: list[VllmBlock], first: int, end: int, started_s: float) -> None:
-        self.held = held  # GPU blocks: those that were still there, then those that are copied
-        self.first = first  # block copied first
-        self.end = end
-        self.started_s = started_s
-        self.ready_s: float | None = None
-        self.cancelled = False
-
-    @property
-    def blocks(self) -> int:
-        """Those that are copied."""
-        return self.end - self.first
-
-
-class AgentCache:
-    """An agent's latest finished context, and what is held for it."""
-
-    __slots__ = ("app", "calls", "context_blocks", "gone", "hashes", "host", "name", "offloading", "pin",
-                 "pin_until_s", "source", "stalled_by", "uploads", "waiting")  # fmt: skip
+    __slots__ = ("app", "calls", "hashes", "source", "stalled_by")
 
     def __init__(self, name: AgentId, app: AppId) -> None:
-        self.name = name
+        super().__init__(name, 0.0)
         self.app = app
         self.hashes: Sequence[Hash] = ()  # of its latest finished call's context
         self.source: Any = None  # what vLLM asks when these blocks are registered again
-        self.context_blocks = 0  # full blocks with KV
-        self.host: list[int] | None = None  # slots of its copy on the host, from the first block on
-        self.offloading = False
-        self.uploads: list[Upload] = []  # on their way or ready, by position
-        self.pin: list[VllmBlock] | None = None
-        self.pin_until_s = 0.0
-        self.waiting = 0  # calls in the queue
         self.calls = 0  # not finished
         self.stalled_by: CallId | None = None  # the finished call whose tools run
-        self.gone = False  # its application ended

@@ -133,10 +133,9 @@ class Session:
 
     def wake_s(self) -> float | None:
         """When the engine must be stepped although it has no request."""
-        pinned = self._copies.pinned
-        if not pinned:
+        if not self._copies.pinned:
             return self._wake_s
-        first_s = min(agent.pin_until_s for agent in pinned.values())
+        first_s = self._copies.next_unpin_s()
         return first_s if self._wake_s is None else min(first_s, self._wake_s)
 
     def has_work(self) -> bool:

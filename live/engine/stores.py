@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ...policies.execution.copy_rules import tokens_left_behind, tokens_to_store
 from ...policies.interface import Extent
 from .memory.copies import Copies
 from .requests import EngineCall
@@ -47,9 +48,7 @@ class Stores:
     def _stored_blocks(self, call: EngineCall, extent: Extent) -> int:
         """How many blocks of a call that has ended are written through."""
         request = call.vllm
-        tokens: int = request.num_prompt_tokens
-        if extent == "contexts":
-            tokens += request.num_output_tokens - 1  # the last one has no KV
+        tokens = tokens_left_behind(extent, request.num_prompt_tokens, request.num_output_tokens)
         return min(tokens // self._block_tokens, len(request.block_hashes))
 
     def store_computed(self, scheduled_tokens: Mapping[str, int], now_s: float) -> None:
@@ -64,8 +63,7 @@ class Stores:
             upto = request.num_computed_tokens  # scheduling has counted the step's tokens already
             if upto >= call.target:
                 del self._prefilling[request_id]
-            if extent == "prompts":
-                upto = min(upto, request.num_prompt_tokens)
-            blocks = min(upto // self._block_tokens, len(request.block_hashes))  # a token in flight is not known yet
+            tokens = tokens_to_store(extent, upto, request.num_prompt_tokens)
+            blocks = min(tokens // self._block_tokens, len(request.block_hashes))  # a token in flight is not known yet
             if blocks > call.stored:
                 self._copies.store(call, blocks, now_s)

@@ -9,7 +9,7 @@ import pytest
 
 from tokencake.live.engine.memory.gpu_pool import GpuPool
 from tokencake.live.engine.memory.occupancy import Occupancy
-from tokencake.live.engine.requests import AgentCache
+from tokencake.live.engine.requests import LiveAgent
 from tokencake.live.engine.vllm_surface import Hash
 
 
@@ -31,8 +31,8 @@ class Pool:
         return None if block is None else [block]
 
 
-def stalled_agent(name: str, contents: list[Hash]) -> AgentCache:
-    agent = AgentCache(name, "app")
+def stalled_agent(name: str, contents: list[Hash]) -> LiveAgent:
+    agent = LiveAgent(name, "app")
     agent.hashes, agent.context_blocks, agent.stalled_by = contents, len(contents), "call"
     return agent
 
@@ -45,7 +45,7 @@ def stalled_blocks(occupancy: Occupancy, now_s: float) -> float:
     return occupancy.reading(0).stalled_block_s - before
 
 
-def sampled(occupancy: Occupancy, stalled: dict[str, AgentCache]) -> int:
+def sampled(occupancy: Occupancy, stalled: dict[str, LiveAgent]) -> int:
     """How many steps a sample took."""
     for steps in range(1, 10_000):
         occupancy.sample(0.0, stalled)

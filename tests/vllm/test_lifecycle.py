@@ -223,7 +223,7 @@ STATES: dict[str, Callable[[Virtual], bool]] = {
     "loading": lambda engine: any(call.loading for call in engine.session.calls.by_id.values()),
     "offloading": lambda engine: any(agent.offloading for agent in engine.session.apps.agents.values()),
     "uploading": lambda engine: any(
-        up.ready_s is None for agent in engine.session.apps.agents.values() for up in agent.uploads
+        up.ready_at is None for agent in engine.session.apps.agents.values() for up in agent.uploads
     ),
 }
 

@@ -1,6 +1,6 @@
 """Everything that copies, on vLLM's own block pool: offloads, uploads ahead of a call, loads on demand; and pins.
 
-The rules are those of the simulator's `sim.copies`, word for word; a change here is a change there. A block is never
+What is copied and what is refused is the simulator's rule, too (`policies.execution.copy_rules`). A block is never
 overwritten while it is copied: the copy holds its source and its target until its end is acknowledged. What is copied
 can be hit from then on, not before.
 """
@@ -11,14 +11,27 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from ....policies.execution.agent_cache import Upload
+from ....policies.execution.copy_rules import (
+    blocks_to_move,
+    cancel_uploads,
+    expired_pins,
+    may_pin,
+    offload_span,
+    ready_blocks,
+    take_uploads,
+    upload_span,
+    upload_start,
+    uploading,
+)
 from ....policies.interface import Move
 from ....traces import events as e
 from ....traces.apps import AgentId
 from ....traces.events import Fact
 from ...copier.jobs import CopyJob
 from ...copier.stretches import side_by_side
-from ..requests import AgentCache, EngineCall, Store, Upload
-from ..vllm_surface import Hash
+from ..requests import EngineCall, LiveAgent, Store
+from ..vllm_surface import Hash, VllmBlock
 from .gpu_pool import GpuPool, Source, idle
 from .host_pool import HostPool
 
@@ -46,7 +59,7 @@ class Copies:
         self._jobs = 0
         self.ended = 0  # copies
         self.submitted: list[CopyJob] = []
-        self.pinned: dict[AgentId, AgentCache] = {}
+        self.pinned: dict[AgentId, LiveAgent] = {}
         self._kept: Counter[int] = Counter()  # by id, how often a block is held for an agent without a running call
         self.refusing = False  # calls starve for what is held ahead of need: nothing more is held until one finishes
 
@@ -76,19 +89,20 @@ class Copies:
 
     # -- offload
 
-    def offload(self, agent: AgentCache, move: Move, now_s: float) -> None:
+    def offload(self, agent: LiveAgent, move: Move, now_s: float) -> None:
         """Copy what the host lacks of the first blocks of an agent's latest context."""
-        hashes, upto = agent.hashes, min(move.blocks, agent.context_blocks)
+        hashes, upto = agent.hashes, blocks_to_move(agent, move)
         known = self._host.end(hashes, 0, upto)
         first = self._end_of_storing(hashes, known, upto)  # what another copy writes comes before this one ends
-        end = self._gpu.end(hashes, first, upto)
+        cached_end = self._gpu.end(hashes, first, upto)
         prefix = self._host.hold(hashes[:known])
-        end = min(end, first + self._host.free)
-        held = len(agent.host) if agent.host is not None else 0
-        if self.refusing or agent.offloading or agent.gone or not end or (held and end <= held):
+        saved_blocks = len(agent.host) if agent.host is not None else 0
+        span = offload_span(agent, first, cached_end, saved_blocks, self._host.free, self.refusing)
+        if span is None:
             self._host.release(prefix)
             self.report(e.OffloadRefused(now_s, agent.name))
             return
+        end = span.end
         blocks = self._gpu.found(hashes, first, end)
         self._gpu.hold(blocks)
         target = self._slots_beside(blocks)
@@ -119,7 +133,7 @@ class Copies:
         else:
             done(now_s)
 
-    def forget(self, agent: AgentCache, now_s: float) -> None:
+    def forget(self, agent: LiveAgent, now_s: float) -> None:
         """Give up an agent's host copy: its blocks stay readable until the host needs their room."""
         if agent.host is None:
             return
@@ -235,29 +249,25 @@ class Copies:
 
     # -- upload ahead of the call
 
-    def upload(self, agent: AgentCache, move: Move, now_s: float) -> None:
+    def upload(self, agent: LiveAgent, move: Move, now_s: float) -> None:
         """Copy back what the GPU lacks of an agent's context, as far as there is room now."""
         hashes = agent.hashes
-        upto = min(move.blocks, agent.context_blocks)
-        first = gpu_end = self._gpu.end(hashes, 0, upto)
-        for upload in agent.uploads:
-            if upload.first <= first < upload.end:
-                first = upload.end
-        end = self._host.end(hashes, first, upto)
-        start = min(agent.uploads[-1].end if agent.uploads else 0, gpu_end)
-        cached = self._gpu.found(hashes, start, gpu_end)
-        end = min(end, first + self._gpu.free - idle(cached))
-        if self.refusing or agent.gone or agent.waiting or end <= first:
+        upto = blocks_to_move(agent, move)
+        gpu_end = self._gpu.end(hashes, 0, upto)
+        start = upload_start(agent.uploads, gpu_end)
+        cached = self._gpu.found(hashes, start.hold, gpu_end)
+        host_end = self._host.end(hashes, start.copy, upto)
+        span = upload_span(agent, start.copy, host_end, self._gpu.free - idle(cached), self.refusing)
+        if span is None:
             self.report(e.UploadRefused(now_s, agent.name))
             return
-        if first > gpu_end:
-            cached = []  # an earlier upload holds them
+        first, end = span
         self._gpu.hold(cached)  # first: new blocks might evict them
         copied = hashes[first:end]
         source = self._host.hold(copied)
         target = self._blocks_beside(source)
         self._loading.update(copied)
-        upload = Upload([*cached, *target], first, end, now_s)
+        upload: Upload[list[VllmBlock], float] = Upload([*cached, *target], first, end, now_s)
         agent.uploads.append(upload)
         self._keep(upload.held)
         report, kept = self.report, agent.source
@@ -268,53 +278,45 @@ class Copies:
             self._host.release(source)
             if upload.cancelled:
                 self._give_up(upload)
-                report(e.UploadReleased(at_s, agent.name, upload.blocks))
+                report(e.UploadReleased(at_s, agent.name, upload.num_blocks))
                 return
             self._gpu.register(kept, target, first)
-            upload.ready_s = at_s
-            ready = sum(other.blocks for other in agent.uploads if other.ready_s is not None)
-            report(e.UploadFinished(at_s, agent.name, ready))
+            upload.ready_at = at_s
+            report(e.UploadFinished(at_s, agent.name, ready_blocks(agent)))
 
         self._submit(False, target, source, None, done)
 
     @staticmethod
-    def uploading(agent: AgentCache) -> bool:
+    def uploading(agent: LiveAgent) -> bool:
         """Whether an upload for this agent is still on its way."""
-        return any(upload.ready_s is None for upload in agent.uploads)
+        return uploading(agent)
 
-    def taken(self, agent: AgentCache, arrived_s: float, now_s: float) -> None:
+    def taken(self, agent: LiveAgent, arrived_s: float, now_s: float) -> None:
         """The agent's call holds its blocks itself now."""
-        uploads, agent.uploads = agent.uploads, []
-        ready_s = max(now_s if upload.ready_s is None else upload.ready_s for upload in uploads)
-        for upload in uploads:
+        taken = take_uploads(agent, arrived_s, now_s)
+        for upload in taken.uploads:
             self._give_up(upload)
-        blocks = sum(upload.blocks for upload in uploads)
-        held_s, late_s = max(0.0, arrived_s - ready_s), max(0.0, ready_s - arrived_s)
-        self.report(e.UploadTaken(now_s, agent.name, blocks, held_s, late_s))
+        self.report(e.UploadTaken(now_s, agent.name, taken.num_blocks, taken.early, taken.late))
 
-    def cancel(self, agent: AgentCache, now_s: float) -> None:
+    def cancel(self, agent: LiveAgent, now_s: float) -> None:
         """Give up an agent's uploads: ready ones now, those on their way when they have come."""
         if not agent.uploads:
             return
-        uploads, agent.uploads = agent.uploads, []
-        for upload in uploads:
-            if upload.ready_s is None:
-                upload.cancelled = True
-            else:
-                self._give_up(upload)
-        held_s = now_s - min(upload.started_s for upload in uploads)
-        self.report(e.UploadCancelled(now_s, agent.name, sum(upload.blocks for upload in uploads), held_s))
+        cancelled = cancel_uploads(agent, now_s)
+        for upload in cancelled.ready:
+            self._give_up(upload)
+        self.report(e.UploadCancelled(now_s, agent.name, cancelled.num_blocks, cancelled.held))
 
-    def _give_up(self, upload: Upload) -> None:
+    def _give_up(self, upload: Upload[list[VllmBlock], float]) -> None:
         self._keep_no_more(upload.held)
         self._gpu.release(upload.held)
 
     # -- pins
 
-    def pin(self, agent: AgentCache, until_s: float) -> None:
+    def pin(self, agent: LiveAgent, until_s: float) -> None:
         """Hold what is cached of an agent's context until then, or until its next call holds it."""
-        agent.pin_until_s = until_s
-        if agent.pin is None and agent.context_blocks and not agent.waiting and not self.refusing:
+        agent.pin_until = until_s
+        if may_pin(agent, self.refusing):
             blocks = self._gpu.found(agent.hashes, 0, agent.context_blocks)
             if blocks:
                 self._gpu.hold(blocks)
@@ -322,21 +324,25 @@ class Copies:
                 self.pinned[agent.name] = agent
                 self._keep(blocks)
 
-    def unpin(self, agent: AgentCache) -> None:
+    def unpin(self, agent: LiveAgent) -> None:
         if agent.pin is not None:
             blocks, agent.pin = agent.pin, None
             self._keep_no_more(blocks)
             self._gpu.release(blocks)
             del self.pinned[agent.name]
 
+    def next_unpin_s(self) -> float:
+        """When the next pin expires; there must be one."""
+        return min(agent.pin_until for agent in self.pinned.values())
+
     def unpin_expired(self, now_s: float) -> None:
         """Give up the pins whose time is over."""
-        for agent in [agent for agent in self.pinned.values() if agent.pin_until_s <= now_s]:
+        for agent in expired_pins(self.pinned.values(), now_s):
             self.unpin(agent)
 
     # -- the order of eviction
 
-    def evict_first(self, agents: Sequence[AgentCache]) -> None:
+    def evict_first(self, agents: Sequence[LiveAgent]) -> None:
         """Idle blocks of these agents' contexts are handed out first; what two of them share, with the later one."""
         moved: set[int] = set()
         for agent in reversed(agents):
@@ -348,7 +354,7 @@ class Copies:
         """Forget what the host has, none of which may be held."""
         self._host = HostPool(self._host.slots)
 
-    def remember(self, agent: AgentCache, vllm: Any, context_blocks: int) -> None:
+    def remember(self, agent: LiveAgent, vllm: Any, context_blocks: int) -> None:
         """A call of the agent has finished: its context is the agent's latest."""
         agent.hashes = vllm.block_hashes
         agent.context_blocks = min(context_blocks, len(agent.hashes))

@@ -12,7 +12,7 @@ from itertools import islice
 
 from ....traces.apps import AgentId
 from ....traces.events import Occupied
-from ..requests import AgentCache
+from ..requests import LiveAgent
 from .gpu_pool import GpuPool
 
 SHORTEST_SAMPLE_S = 0.05
@@ -54,7 +54,7 @@ class Occupancy:
         if busy:
             self._busy_s += span
 
-    def sample(self, now_s: float, stalled: Mapping[AgentId, AgentCache]) -> None:
+    def sample(self, now_s: float, stalled: Mapping[AgentId, LiveAgent]) -> None:
         """Look up some of the stalled agents' blocks, if it is time: those held for them, and cached ones in nobody's
         use. When all were looked up, their number holds until the next sample has come as far."""
         if not stalled:
@@ -82,7 +82,7 @@ class Occupancy:
         self._cost_s += took_s
         return complete
 
-    def _blocks(self, agents: Iterable[AgentCache]) -> Iterator[int | None]:
+    def _blocks(self, agents: Iterable[LiveAgent]) -> Iterator[int | None]:
         """Blocks of these agents, those whose stall ends meanwhile left out; None for a look-up without a result."""
         for agent in agents:
             if agent.stalled_by is None:
