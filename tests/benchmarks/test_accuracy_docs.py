@@ -43,7 +43,7 @@ def test_the_errors_of_measured_runs_come_to_what_is_said() -> None:
     assert f"{means} {parts}" in page("docs/accuracy.md")
     first, second = (run["errors"]["output_tokens_per_s"]["mean"] for run in list(FIGURES["runs"].values())[:2])
     assert f"to the last: {percent(first)} and {percent(second)} %." in page("docs/accuracy.md")
-    (bound,) = re.findall(r"seconds lie within (\d+) % of published measurements", page("README.md"))
+    (bound,) = re.findall(r"simulated seconds lie within (\d+) % of published measurements", page("README.md"))
     assert max(every) < int(bound) / 100
 
 
