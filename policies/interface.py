@@ -81,6 +81,8 @@ class Status(Enum):
     STALLED = "stalled"  # its last call ended and a tool runs
     IDLE = "idle"  # neither: it waits for other agents, a person, or its client
 
+    __hash__ = object.__hash__  # an Enum's own one is slow, and every fact asks for it
+
 
 class Hits(NamedTuple):
     """What is cached of a waiting call's prompt, in blocks."""

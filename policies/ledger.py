@@ -16,7 +16,7 @@ from ..traces import events as e
 from ..traces.apps import AgentId, AppId, CallId
 from ..traces.events import Fact, Request
 from .interface import Costs, Hits, Status
-from .lifecycle import AGENTS, APPS, CALLS, AppStatus, CallStatus, successor
+from .lifecycle import AGENTS, APPS, CALLS, AppStatus, CallStatus, out_of_place
 from .names import Names
 
 _set = object.__setattr__  # how the ledger writes what policies only read
@@ -248,21 +248,23 @@ class Ledger:
         _set(view, "host_free_blocks", fact.host_blocks)
 
     def _app_started(self, fact: e.AppStarted) -> None:
-        successor(APPS, fact, fact.app, self._app_status(fact.app))
+        self._check_app(fact, fact.app)
         self._started_s[fact.app] = fact.at_s
 
     def _app_finished(self, fact: e.AppFinished) -> None:
-        successor(APPS, fact, fact.app, self._app_status(fact.app))
+        self._check_app(fact, fact.app)
         del self._started_s[fact.app]
         for name in self._of_app.pop(fact.app, ()):
-            successor(AGENTS, fact, name, self._agents[name].status)
+            status = self._agents[name].status
+            if status not in AGENTS[e.AppFinished]:
+                raise out_of_place(AGENTS, fact, name, status)
             del self._agents[name]
             self._stalled.pop(name, None)
 
     def _call_arrived(self, fact: e.CallArrived) -> None:
         request = fact.request
-        successor(APPS, fact, request.app, self._app_status(request.app))
-        successor(CALLS, fact, request.id, self._call_status(request.id))
+        self._check_app(fact, request.app)
+        self._check_call(fact, request.id)
         self._waiting[request.id] = CallState(request, self.calls_seen.count, fact.at_s)
         self.calls_seen.add(request.id)
         agent = self._agents.get(request.agent)
@@ -307,13 +309,13 @@ class Ledger:
         self._move_agent(fact, fact.agent)
 
     def _load_started(self, fact: e.LoadStarted) -> None:
-        self._call_stays(fact)
+        self._check_call(fact, fact.call)
         call = self._waiting[fact.call]
         _set(call, "loading", True)
         self._loading[fact.call] = call
 
-    def _call_stays(self, fact: e.LoadStarted | e.LoadFinished | e.FirstToken) -> None:
-        successor(CALLS, fact, fact.call, self._call_status(fact.call))
+    def _call_stays(self, fact: e.LoadFinished | e.FirstToken) -> None:
+        self._check_call(fact, fact.call)
 
     def _offload_started(self, fact: e.OffloadStarted) -> None:
         _set(self._agent_of_copy(fact), "offloading", True)
@@ -354,21 +356,27 @@ class Ledger:
 
     # -- where things are
 
-    def _app_status(self, name: AppId) -> AppStatus | None:
-        return AppStatus.STARTED if name in self._started_s else None
+    def _check_app(self, fact: Fact, name: AppId) -> None:
+        status = AppStatus.STARTED if name in self._started_s else None
+        if status not in APPS[type(fact)]:
+            raise out_of_place(APPS, fact, name, status)
 
-    def _call_status(self, name: CallId) -> CallStatus | None:
+    def _check_call(self, fact: Fact, name: CallId) -> CallStatus | None:
+        """The status of a call about which a fact may come now."""
         if name in self._running:
-            return CallStatus.RUNNING
-        if name in self._loading:
-            return CallStatus.LOADING
-        return CallStatus.WAITING if name in self._waiting else None
+            status: CallStatus | None = CallStatus.RUNNING
+        elif name in self._loading:
+            status = CallStatus.LOADING
+        else:
+            status = CallStatus.WAITING if name in self._waiting else None
+        if status not in CALLS[type(fact)]:
+            raise out_of_place(CALLS, fact, name, status)
+        return status
 
     def _take_call(self, fact: e.CallAdmitted | e.CallPreempted | e.CallFinished | e.CallAborted) -> CallState:
         """Take the call out of the queue that it is in."""
         name = fact.call
-        status = self._call_status(name)
-        successor(CALLS, fact, name, status)
+        status = self._check_call(fact, name)
         if status is CallStatus.RUNNING:
             return self._running.pop(name)
         self._loading.pop(name, None)
@@ -378,7 +386,10 @@ class Ledger:
         """Give an agent the status that follows from a fact."""
         agent = self._agents.get(name)
         status = None if agent is None else agent.status
-        after = successor(AGENTS, fact, name, status)
+        try:
+            after = AGENTS[type(fact)][status]
+        except KeyError:
+            raise out_of_place(AGENTS, fact, name, status) from None
         assert agent is not None
         if status is Status.STALLED:
             del self._stalled[name]
@@ -389,6 +400,6 @@ class Ledger:
     def _agent_of_copy(self, fact: e.OffloadStarted | e.UploadStarted) -> AgentState:
         """Of whose cache a copy begins; its status stays."""
         agent = self._agents.get(fact.agent)
-        successor(AGENTS, fact, fact.agent, None if agent is None else agent.status)
-        assert agent is not None
+        if agent is None:
+            raise out_of_place(AGENTS, fact, fact.agent, None)
         return agent

@@ -1,6 +1,7 @@
 """What may follow what: which facts may come while an application, a call or an agent is in which status.
 
-An engine that reports any other fact has a bug, and its policy would decide on a wrong view from then on: `FactError`.
+An engine that reports any other fact has a bug, and its policy would decide on a wrong view from then on: the ledger
+raises `FactError`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class CallStatus(Enum):
     WAITING = "waiting"
     LOADING = "loading"  # waiting, too, and blocks of its prompt are copied from the host, or have been
     RUNNING = "running"
+
+    __hash__ = object.__hash__  # an Enum's own one is slow, and every fact asks for it
 
 
 S = TypeVar("S", bound=Enum)
@@ -78,18 +81,13 @@ CALLS = _call_table()
 AGENTS = _agent_table()
 
 
-def successor(table: Transitions[S], fact: Fact, name: str, status: S | None) -> S | None:
-    """The status after a fact. Raises `FactError`, with the name of the one in question, if the fact may not come."""
-    row = table[type(fact)]
-    if status not in row:
-        kind = next(
-            kind for kind, other in (("application", APPS), ("call", CALLS), ("agent", AGENTS)) if other is table
-        )
-        expected = " or ".join(_words(other) for other in row)
-        raise FactError(
-            f"{type(fact).__name__} at {fact.at_s:.6f} s: {kind} {name!r} is {_words(status)}: expected {expected}"
-        )
-    return row[status]
+def out_of_place(table: Transitions[S], fact: Fact, name: str, status: S | None) -> FactError:
+    """The error about a fact that has no place in the table for the status of the one that it is about."""
+    kind = "application" if table is APPS else "call" if table is CALLS else "agent"
+    expected = " or ".join(_words(other) for other in table[type(fact)])
+    return FactError(
+        f"{type(fact).__name__} at {fact.at_s:.6f} s: {kind} {name!r} is {_words(status)}: expected {expected}"
+    )
 
 
 def _words(status: Enum | None) -> str:

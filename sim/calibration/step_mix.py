@@ -13,8 +13,8 @@ from typing import NamedTuple, Self
 from ...policies.field.vllm import Vllm
 from ...traces import events as e
 from ...traces.apps import Application, CallId
-from ..engine.scheduler import Scheduled
 from ..engine.simulate import simulate
+from ..engine.step import Scheduled
 from ..machine.machine import PS_PER_S, Machine
 from .samples import StepSample
 from .step_costs import kind

@@ -30,7 +30,8 @@ from .memory.copies import Copies
 from .memory.link import Link
 from .memory.occupancy import OccupancyMeter
 from .requests import EngineCall, SimAgent
-from .scheduler import Scheduler, Step, StepLog
+from .scheduler import Scheduler
+from .step import Step, StepLog
 
 
 class Flight:
@@ -90,7 +91,8 @@ class Engine:
     def start(self, controller: Controller) -> None:
         """Report the engine's limits; facts go to the controller from now on."""
         self._controller = controller
-        self._report = self._copies.report = self._scheduler.report = controller.hear
+        self._report = self._copies.report = controller.hear
+        self._scheduler.report = self._scheduler.running.report = controller.hear
         machine = self._machine
         self._report(
             e.RunStarted(
@@ -130,8 +132,8 @@ class Engine:
         if agent is None:
             agent = self._agents[call.agent] = SimAgent(call.agent)
             self._of_app[call.app].append(agent)
-        final = -(-(call.prompt.tokens + call.max_output_tokens) // self._block_tokens)
-        self._scheduler.add(EngineCall(call, agent, self._tree.path(context), final, self._clock.now_ps))
+        path = self._tree.path(context)
+        self._scheduler.waiting.add(EngineCall(call, agent, path, self._block_tokens, self._clock.now_ps))
         if agent.owner.stalled:
             self._settle()
             self.gpu.set_stalled(agent.owner, False)
@@ -194,7 +196,7 @@ class Engine:
         """Take in the iterations that were scheduled up to now, and report what the steps that ended brought."""
         flight, step = self._flight, self._step
         taken = self._meter.finish(now_ps, 0 if step is None else step.iterations, self._scheduler.batch)
-        self._scheduler.growth_blocks -= taken
+        self._scheduler.running.growth_blocks -= taken
         self._step = None
         if flight is not None:
             self._flight = None
@@ -233,7 +235,7 @@ class Engine:
         self._boundary = None
         self._scheduling = True
         controller = self._controller
-        if self._scheduler.ended:
+        if self._scheduler.write_through.ended:
             self._scheduler.store_ended(now_ps, self._next_start_ps(now_ps))
         if controller.due or (self._wake_ps is not None and self._wake_ps <= now_ps):
             self._ask(now_ps)
@@ -338,7 +340,7 @@ class Engine:
                 now_ps / PS_PER_S,
                 self.iterations,
                 self.gpu.num_free_blocks,
-                self._scheduler.growth_blocks,
+                self._scheduler.running.growth_blocks,
                 self.host.num_free_blocks,
             )
         )
@@ -371,7 +373,7 @@ class Engine:
                 return step
             if unplanned and in_vain > 2:
                 break
-        call = next(iter(self._scheduler.waiting.values()))
+        call = next(iter(self._scheduler.waiting.calls.values()))
         raise EngineError(
             f"call {call.id!r}: {call.num_prefill_tokens} tokens "
             f"do not fit into {self.gpu.num_blocks} blocks of {self._block_tokens}"
@@ -401,7 +403,7 @@ class Engine:
 
     def _settle(self) -> None:
         """Bring the pool and the meter up to now, inside a stretch."""
-        self._scheduler.growth_blocks -= self._meter.settle(self._clock.now_ps, self._scheduler.batch)
+        self._scheduler.running.growth_blocks -= self._meter.settle(self._clock.now_ps, self._scheduler.batch)
 
     def _now_s(self) -> float:
         return self._clock.now_ps / PS_PER_S

@@ -6,6 +6,7 @@ from enum import Enum
 
 from ...policies.execution.agent_cache import AgentCache
 from ...traces.apps import Call
+from ...traces.arithmetic import div_ceil
 from .memory.block_pool import BlockHold, Owner
 from .memory.context_tree import Path
 
@@ -23,27 +24,29 @@ class EngineCall:
     """A call from its arrival to its end."""
 
     __slots__ = (
-        "admission", "agent", "arrived_ps", "decoding", "final_blocks", "gpu_hit_tokens", "had_first_token", "hold",
-        "host_hit_tokens", "id", "joined_at_iteration", "last_iteration", "num_computed_tokens", "num_prefill_tokens",
-        "output_tokens", "path", "prompt_tokens", "state", "store_sources", "stored_blocks", "trace_call",
-        "was_admitted",
+        "_block_tokens", "admission", "agent", "arrived_ps", "decoding", "final_blocks", "generated_tokens",
+        "gpu_hit_tokens", "had_first_token", "hold", "host_hit_tokens", "id", "joined_at_iteration", "last_iteration",
+        "most_hit_blocks", "num_computed_tokens", "num_prefill_tokens", "output_tokens", "path", "prefill_blocks",
+        "prompt_tokens", "state", "store_sources", "stored_blocks", "trace_call", "was_admitted",
     )  # fmt: skip
 
-    def __init__(self, call: Call, agent: SimAgent, path: Path, final_blocks: int, arrived_ps: int) -> None:
+    def __init__(self, call: Call, agent: SimAgent, path: Path, block_tokens: int, arrived_ps: int) -> None:
+        self._block_tokens = block_tokens
         self.trace_call = call
         self.id = call.id
         self.agent = agent
         self.path = path  # of its prompt and its answer
         self.prompt_tokens = call.prompt.tokens
         self.output_tokens = call.output_tokens
-        self.final_blocks = final_blocks  # at its declared budget
+        self.final_blocks = div_ceil(
+            call.prompt.tokens + call.max_output_tokens, block_tokens
+        )  # at its declared budget
         self.arrived_ps = arrived_ps
         self.state = State.WAITING
         self.hold: BlockHold | None = None
         self.was_admitted = False
         self.had_first_token = False
-        # What a prefill has to compute: the prompt, and what was generated before a preemption.
-        self.num_prefill_tokens = self.prompt_tokens
+        self.set_prefill(self.prompt_tokens)
         self.num_computed_tokens = 0  # those with KV; while it decodes, those at the time it joined
         self.decoding = False
         self.joined_at_iteration = 0
@@ -53,6 +56,13 @@ class EngineCall:
         self.host_hit_tokens = 0
         self.stored_blocks = 0  # how many of its first blocks were written through, or had no need to be
         self.store_sources: list[BlockHold] = []  # sources of its copies under way
+
+    def set_prefill(self, tokens: int) -> None:
+        """What a prefill has to compute from now on: the prompt, and what was generated before a preemption."""
+        self.num_prefill_tokens = tokens
+        self.prefill_blocks = div_ceil(tokens, self._block_tokens)
+        self.most_hit_blocks = (tokens - 1) // self._block_tokens  # the last token is always computed
+        self.generated_tokens = tokens - self.prompt_tokens  # of the answer, those that are computed again
 
 
 class SimAgent(AgentCache[BlockHold, BlockHold, int]):

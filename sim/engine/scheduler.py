@@ -11,13 +11,9 @@ scheduled is a stretch: as many iterations as go by before anything can change. 
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
-from typing import NamedTuple
+from collections.abc import Callable
 
-from ...policies.execution.copy_rules import tokens_left_behind, tokens_to_store
-from ...policies.interface import NATIVE, Extent, Hits, Plan
+from ...policies.interface import NATIVE, Hits, Plan
 from ...traces import events as e
 from ...traces.apps import CallId
 from ...traces.events import Fact
@@ -25,32 +21,12 @@ from ..machine.machine import PS_PER_S, Machine, Timing
 from .batch import Batch
 from .memory.block_pool import BlockPool
 from .memory.copies import Copies
-from .pace import Pace
+from .prefills import Prefills
 from .requests import EngineCall, State
-
-
-class Scheduled(NamedTuple):
-    """One iteration as it was scheduled: what is held against vLLM's scheduler, and what a calibration is made for."""
-
-    at_ps: int
-    tokens: dict[CallId, int]  # by call, in the order of admission
-    free_blocks: int  # afterwards
-    evicted_blocks: int  # since the start
-
-
-StepLog = Callable[[Scheduled], None]
-
-
-class Step:
-    """Iterations that are scheduled but not done."""
-
-    __slots__ = ("finals", "iterations", "pace", "prefill")
-
-    def __init__(self, pace: Pace, iterations: int, prefill: dict[EngineCall, int], finals: list[EngineCall]) -> None:
-        self.pace = pace
-        self.iterations = iterations
-        self.prefill = prefill  # prompt tokens by call, in each iteration
-        self.finals = finals  # calls whose prefill is complete after the only iteration
+from .running_calls import RunningCalls
+from .step import Scheduled, Step, StepLog
+from .waiting_queue import WaitingQueue
+from .write_through import WriteThrough
 
 
 class Scheduler:
@@ -69,11 +45,7 @@ class Scheduler:
     ) -> None:
         self._machine = machine
         self._block_tokens = machine.block_tokens
-        self._budget = machine.step_budget_tokens
-        self._threshold = machine.long_prefill_token_threshold
-        self._as_0_30 = machine.has_scheduler_of_0_30
-        self._most = self._budget  # tokens of one prompt in the step that is being scheduled
-        self.lag = 1 if machine.asynchronous else 0  # steps whose outcome has not come when the next is scheduled
+        self._budget_tokens = machine.step_budget_tokens
         self._one_by_one = one_by_one
         self._step_log = step_log
         self._gpu = gpu
@@ -81,22 +53,15 @@ class Scheduler:
         self._copies = copies
         self._counts_admissions = timing.host_call_ps > 0
         self.batch = Batch(timing, self._block_tokens)
-        self.waiting: OrderedDict[CallId, EngineCall] = OrderedDict()  # one that lost its blocks goes to its front
-        self._passed_over: dict[CallId, None] = {}  # up to 0.30: those at the front of the waiting that stay there
-        self.running: dict[CallId, EngineCall] = {}
-        self._loaded: dict[CallId, EngineCall] = {}  # of the waiting: those with blocks, in the order of their loads
-        # Calls in the middle of their prompts, in order of admission. Nobody was admitted behind one that got less than
-        # its share, and no other call asks for more than in the step before. So at most the last one, which is then
-        # the last of all running calls, gets what the others leave; and everybody gets something.
-        self._prefilling: dict[EngineCall, None] = {}
+        self.waiting = WaitingQueue(as_0_30=machine.has_scheduler_of_0_30)
+        self._prefills = Prefills(machine, gpu, self.batch)
+        self.running = RunningCalls(machine, gpu, copies, self.batch, self._prefills, self.waiting)
         self._plan: Plan = NATIVE
         self._refused: tuple[int, int, int, int] | None = None  # the situation in which nobody could be admitted
         self.blocked = False  # nobody can be admitted before something changes that is a boundary anyway
-        self._alone = False  # a prompt takes more than the threshold, until there is somebody to starve
         self.preempted = False  # whether the latest schedule took room from a running call
-        self.ended: list[EngineCall] = []  # calls whose contexts are to be written through
+        self.write_through = WriteThrough(copies, machine.block_tokens)
         self._admissions = 0
-        self.growth_blocks = 0  # that running and loading calls will yet take until their declared budgets
         self.report: Callable[[Fact], None]
 
     @property
@@ -109,30 +74,25 @@ class Scheduler:
         self._plan = plan
         self._refused = None
 
-    def add(self, call: EngineCall) -> None:
-        """A call arrived."""
-        self.waiting[call.id] = call
-        call.agent.waiting += 1
-
     @property
     def heeds_arrivals(self) -> bool:
         """Whether the next schedule is another one if a call arrives before it."""
-        return self._alone or (not self.blocked and self._plan.admit is None)
+        return self._prefills.alone or (not self.blocked and self._plan.admit is None)
 
     # -- what a policy asks
 
     def hits(self, name: CallId) -> Hits:
         """What is cached of a waiting call's prompt."""
-        call = self.waiting[name]
+        call = self.waiting.calls[name]
         if call.hold is not None:
             return Hits(call.hold.num_blocks, 0, 0)
-        gpu, idle = self._gpu.cached_prefix(call.path, (call.num_prefill_tokens - 1) // self._block_tokens)
+        gpu, idle = self._gpu.cached_prefix(call.path, call.most_hit_blocks)
         return Hits(gpu, idle, self._copies.host_hits(call, gpu) - gpu)
 
     def shared_blocks(self, name: CallId) -> int:
         """Blocks of a waiting call's prompt that running calls hold."""
-        call = self.waiting[name]
-        return self._gpu.held_prefix(call.path, (call.num_prefill_tokens - 1) // self._block_tokens)
+        call = self.waiting.calls[name]
+        return self._gpu.held_prefix(call.path, call.most_hit_blocks)
 
     # -- a step is scheduled
 
@@ -142,216 +102,57 @@ class Scheduler:
         `from_ps`: when the step will start. `single`: whether it is to be one iteration, because of news that comes
         with the end of the step before it.
         """
-        batch = self.batch
-        need = batch.needs()
-        prefill: dict[EngineCall, int] = {}
-        finals: list[EngineCall] = []
-        preempted = False
+        waiting = self.waiting.calls
+        step = Step()
+        batch, prefills = self.batch, self._prefills
         admissions = self._admissions
-        if self._threshold:
-            self._set_most()
-        chunks = self._chunks() if self._prefilling else ()
-        needed = need
-        for _, _, blocks in chunks:
-            needed += blocks
-        if needed <= self._gpu.num_free_blocks:
-            if need:
-                self._gpu.get_new_blocks(need)
-                self.growth_blocks -= need
-            for call, chunk, blocks in chunks:
-                self._prefill(call, chunk, blocks, prefill, finals)
-        else:
-            preempted = self._grow_one_by_one(now_ps, prefill, finals)
-        budget = self._budget - batch.num_calls
-        for chunk in prefill.values():
-            budget -= chunk
-        self.preempted = preempted
-        if preempted or not budget or not self.waiting:
+        prefills.limit_chunks(len(self.running.calls) + len(waiting))
+        self.preempted = self.running.schedule(step, now_ps, self._plan.preempt)
+        budget_tokens = self._budget_tokens - batch.num_calls
+        for chunk_tokens in step.prefill_tokens.values():
+            budget_tokens -= chunk_tokens
+        if self.preempted or not budget_tokens or not waiting:
             self.blocked = False
         elif self._refused != self._situation():
-            self._admit(now_ps, budget, prefill, finals)
-        admitted = self._admissions - admissions
-        single = single or preempted or self._one_by_one or (admitted > 0 and self._counts_admissions)
-        return self._close(now_ps, from_ps, prefill, finals, admitted, single)
-
-    def _close(
-        self,
-        now_ps: int,
-        from_ps: int,
-        prefill: dict[EngineCall, int],
-        finals: list[EngineCall],
-        admitted: int,
-        single: bool,
-    ) -> Step | None:
-        batch = self.batch
-        if not batch.num_calls and not prefill:
+            self._admit(step, now_ps, budget_tokens)
+        if not batch.num_calls and not step.prefill_tokens:
             return None
+        admitted = self._admissions - admissions
+        single = single or self.preempted or self._one_by_one or (admitted > 0 and self._counts_admissions)
+        self._close(step, now_ps, from_ps, admitted, single)
+        return step
+
+    def _close(self, step: Step, now_ps: int, from_ps: int, admitted: int, single: bool) -> None:
+        """Everybody has got tokens: how many iterations the step has, and what they cost."""
+        batch, prefills, finals = self.batch, step.prefill_tokens, step.finals
         tokens = attended = 0
-        for call, chunk in prefill.items():
-            tokens += chunk
-            attended += chunk * call.num_computed_tokens + chunk * (chunk + 1) // 2
+        for call, chunk_tokens in prefills.items():
+            tokens += chunk_tokens
+            attended += chunk_tokens * call.num_computed_tokens + chunk_tokens * (chunk_tokens + 1) // 2
         for call in finals:
-            call.last_iteration = (
-                batch.iteration + call.output_tokens - 1 - (call.num_prefill_tokens - call.prompt_tokens)
-            )
+            call.last_iteration = batch.iteration + call.output_tokens - 1 - call.generated_tokens
         if self._step_log is not None:
-            self._log(now_ps, prefill)
-        through = self._plan.write_through if prefill else None
-        iterations = 1 if single or finals or len(prefill) > 1 or through else self._stretch(prefill)
-        chunk = tokens if batch.chunk else 0
-        pace = batch.pace(tokens, attended, chunk, admitted=admitted, completed=len(finals))
-        if through:
-            self._write_through(through, prefill, now_ps, from_ps + pace.first_ps)
-        return Step(pace, iterations, prefill, finals)
+            self._log(self._step_log, step, now_ps)
+        extent = self._plan.write_through if prefills else None
+        if not (single or finals or len(prefills) > 1 or extent):
+            step.iterations = self._stretch(step)
+        chunk_tokens = tokens if batch.chunk else 0
+        step.pace = batch.pace(tokens, attended, chunk_tokens, admitted=admitted, completed=len(finals))
+        if extent:
+            self.write_through.computed(prefills, extent, now_ps, from_ps + step.pace.first_ps)
 
-    def _write_through(self, extent: Extent, prefill: Mapping[EngineCall, int], now_ps: int, end_ps: int) -> None:
-        """When the step ends that computes these prompts' next tokens, their full blocks are copied to the host."""
-        for call, chunk in prefill.items():
-            upto = tokens_to_store(extent, call.num_computed_tokens + chunk, call.prompt_tokens) // self._block_tokens
-            if upto > call.stored_blocks:
-                self._copies.store(call, upto, now_ps, end_ps)
-
-    def store_ended(self, now_ps: int, from_ps: int) -> None:
-        """Write through what the calls leave that have `ended` since this was last asked."""
-        ended, self.ended = self.ended, []
-        extent = self._plan.write_through
-        if extent is None:
-            return
-        for call in ended:
-            self._copies.store_rest(call, self._to_store(call, extent), now_ps, from_ps)
-
-    def _to_store(self, call: EngineCall, extent: Extent) -> int:
-        """How many blocks of a call that has ended are written through."""
-        return tokens_left_behind(extent, call.prompt_tokens, call.output_tokens) // self._block_tokens
-
-    def _stretch(self, prefill: dict[EngineCall, int]) -> int:
+    def _stretch(self, step: Step) -> int:
         """How many iterations go by before anything changes: decoding, or whole chunks of one prompt beside it."""
-        batch = self.batch
-        most = batch.until_end()
-        for call, chunk in prefill.items():
-            full = batch.num_calls + chunk == self._budget
-            if not full and (chunk < self._most or self.waiting):  # who waits may hit what an iteration computes
+        most = self.batch.until_end()
+        if step.prefill_tokens:
+            chunks = self._prefills.begin_stretch(step, others_wait=bool(self.waiting.calls))
+            if not chunks:
                 return 1
-            chunks = (
-                call.num_prefill_tokens - call.num_computed_tokens - 1
-            ) // chunk  # all but the last one, which leaves room for other calls
             most = chunks if most is None else min(most, chunks)
-            batch.chunk = (call.num_computed_tokens, chunk)
-            self.blocked = full  # until then there is no token left for anybody
+            self.blocked = self._prefills.fill_the_step(step)  # until then there is no token left for anybody
             self._refused = None
         assert most is not None
-        return batch.until_full(self._gpu.num_free_blocks, most)
-
-    def _prefill(
-        self, call: EngineCall, chunk: int, blocks: int, prefill: dict[EngineCall, int], finals: list[EngineCall]
-    ) -> None:
-        """Compute the next tokens of a running call's prompt. Its full blocks can be hit from this moment on."""
-        hold = call.hold
-        assert hold is not None
-        self._gpu.allocate(hold, blocks)
-        self.growth_blocks -= blocks
-        upto = call.num_computed_tokens + chunk
-        self._gpu.cache(hold, call.path, upto // self._block_tokens)
-        prefill[call] = chunk
-        if upto == call.num_prefill_tokens:
-            finals.append(call)
-            self._prefilling.pop(call, None)
-        else:
-            self._prefilling[call] = None
-
-    def _set_most(self) -> None:
-        """A long prompt is cut so that it starves nobody of tokens; one that is alone has nobody to starve."""
-        self._alone = not self._as_0_30 and len(self.running) + len(self.waiting) == 1
-        self._most = self._budget if self._alone else min(self._budget, self._threshold)
-
-    def _chunks(self) -> list[tuple[EngineCall, int, int]]:
-        """Of each call in the middle of its prompt: the tokens that it computes next, and the blocks for them."""
-        left = self._budget - self.batch.num_calls
-        chunks = []
-        for call in self._prefilling:
-            chunk, blocks = self._chunk(call, left)
-            left -= chunk
-            chunks.append((call, chunk, blocks))
-        return chunks
-
-    def _chunk(self, call: EngineCall, budget: int) -> tuple[int, int]:
-        chunk = min(call.num_prefill_tokens - call.num_computed_tokens, self._most, budget)
-        return chunk, -(-(call.num_computed_tokens + chunk) // self._block_tokens) - -(
-            -call.num_computed_tokens // self._block_tokens
-        )
-
-    def _grow_one_by_one(self, now_ps: int, prefill: dict[EngineCall, int], finals: list[EngineCall]) -> bool:
-        """Give each running call the blocks that it needs now, in their order; preempt where there are none."""
-        running = list(self.running.values())
-        budget = self._budget
-        preempted = False
-        at = 0
-        while at < len(running):
-            call = running[at]
-            if call in self._prefilling:
-                tokens, blocks = self._chunk(call, budget)
-            elif call.decoding:
-                tokens, blocks = 1, 0 if self.batch.num_computed_tokens(call) % self._block_tokens else 1
-            else:
-                tokens = blocks = 0  # its last token is on its way
-            while blocks > self._gpu.num_free_blocks:
-                victim = self._victim(running, min(at + 1, len(running) - 1))
-                running.remove(victim)
-                self._preempt(victim, now_ps)
-                preempted = True
-                if victim is call:
-                    break
-            else:
-                at += 1
-                budget -= tokens
-                if call in self._prefilling:
-                    self._prefill(call, tokens, blocks, prefill, finals)
-                else:
-                    self._gpu.get_new_blocks(blocks)
-                    self.growth_blocks -= blocks
-        return preempted
-
-    def _victim(self, running: list[EngineCall], first: int) -> EngineCall:
-        """Who of the running calls from `first` on gives way."""
-        if self._plan.preempt:
-            by_id = {call.id: call for call in running[first:]}
-            for name in self._plan.preempt:
-                if name in by_id:
-                    return by_id[name]
-        return running[-1]
-
-    def _preempt(self, call: EngineCall, now_ps: int) -> None:
-        """A running call loses its blocks and waits again, before all others."""
-        known = call.num_computed_tokens
-        if call in self._prefilling:
-            del self._prefilling[call]
-        else:
-            if call.decoding:
-                self.batch.leave(call)
-            # with a step in flight, the token of the last slot is not known yet
-            known = (
-                call.num_computed_tokens - self.lag
-                if call.num_computed_tokens > call.num_prefill_tokens
-                else call.num_computed_tokens
-            )
-            call.num_prefill_tokens = call.num_computed_tokens + 1
-        generated = call.num_prefill_tokens - call.prompt_tokens
-        del self.running[call.id]
-        self._release(call, known // self._block_tokens)
-        call.state = State.WAITING
-        call.num_computed_tokens = 0
-        call.agent.waiting += 1
-        self.waiting[call.id] = call
-        self._to_front(call)
-        if self._gpu.kept_blocks:
-            self._copies.refusing = True
-        self.report(e.CallPreempted(now_ps / PS_PER_S, call.id, generated))
-
-    def _to_front(self, call: EngineCall) -> None:
-        """A call waits before all others, but for those that stay in front of it."""
-        self.waiting.move_to_end(call.id, last=False)
-        for name in reversed(self._passed_over):
-            self.waiting.move_to_end(name, last=False)
+        return self.batch.until_full(self._gpu.num_free_blocks, most)
 
     # -- a step is on its way, or over
 
@@ -359,29 +160,19 @@ class Scheduler:
         """The step's iterations are all scheduled: move the calls on. Who got a first token, who a last one."""
         batch = self.batch
         if batch.chunk is not None:
-            self._book_chunks(step)
+            self._prefills.end_stretch(step)
         finished = batch.advance(step.iterations)
-        for call, tokens in step.prefill.items():
+        for call, tokens in step.prefill_tokens.items():
             call.num_computed_tokens += tokens * step.iterations
         firsts = []
         for call in step.finals:
-            if call.num_prefill_tokens - call.prompt_tokens == 0:
+            if not call.generated_tokens:
                 firsts.append(call)
             if call.last_iteration < batch.iteration:
                 finished.append(call)
             else:
                 batch.join(call, call.num_prefill_tokens)
         return firsts, finished
-
-    def _book_chunks(self, step: Step) -> None:
-        """A stretch of chunks is over: its later ones have their blocks, too, and can be hit."""
-        self.batch.chunk = None
-        for call, chunk in step.prefill.items():
-            hold = call.hold
-            assert hold is not None
-            upto = call.num_computed_tokens + step.iterations * chunk
-            hold.uncached_blocks += -(-upto // self._block_tokens) - hold.num_blocks
-            self._gpu.cache(hold, call.path, upto // self._block_tokens)
 
     def finish(self, call: EngineCall) -> None:
         """A call's last token came: it gives up its blocks, full ones known. Its context is its agent's latest."""
@@ -390,95 +181,65 @@ class Scheduler:
         agent.context_blocks = (call.prompt_tokens + call.output_tokens - 1) // self._block_tokens
         self._copies.refusing = False
         if self._plan.write_through:
-            self.ended.append(call)
-            self._copies.used(call, self._to_store(call, self._plan.write_through))
+            self.write_through.finished(call, self._plan.write_through)
         if call.state is State.RUNNING:
-            del self.running[call.id]
-            self._release(call, agent.context_blocks)
+            del self.running.calls[call.id]
+            self.running.free(call, agent.context_blocks)
         else:  # preempted while its last token was on its way
-            del self.waiting[call.id]
-            self._passed_over.pop(call.id, None)
+            self.waiting.remove(call.id)
             agent.waiting -= 1
 
-    def _release(self, call: EngineCall, registered_blocks: int) -> None:
-        """A running call gives up its blocks; `registered_blocks` of them are full and known."""
-        hold = call.hold
-        assert hold is not None
-        held = -(-call.num_computed_tokens // self._block_tokens)
-        hold.uncached_blocks = held - hold.cached_end_block
-        self._gpu.cache(hold, call.path, registered_blocks)
-        self._gpu.free(hold, call.agent.owner)
-        if call.store_sources:
-            self._copies.stops(call)
-        self.growth_blocks -= call.final_blocks - held
-        call.hold = None
+    def store_ended(self, now_ps: int, from_ps: int) -> None:
+        """Write through what the calls leave that have ended since this was last asked."""
+        self.write_through.store_ended(self._plan.write_through, now_ps, from_ps)
 
     # -- admission
 
-    def _admit(self, now_ps: int, budget: int, prefill: dict[EngineCall, int], finals: list[EngineCall]) -> None:
+    def _admit(self, step: Step, now_ps: int, budget_tokens: int) -> None:
         """Start waiting calls while tokens, places and memory last."""
         self.blocked = False
         skip, through = self._plan.skip, self._plan.write_through
-        before = budget
+        gpu, copies, running, max_running = self._gpu, self._copies, self.running.calls, self._machine.max_running
         started = []
-        for call in self._candidates():
-            if len(self.running) >= self._machine.max_running:
+        for call in self.waiting.candidates(self._plan.admit):
+            if len(running) >= max_running:
                 self.blocked = True
                 break
             if call.state is State.LOADING or self._awaits_copy(call):
                 continue
             if call.state is State.WAITING:
-                hits, idle = self._gpu.cached_prefix(call.path, (call.num_prefill_tokens - 1) // self._block_tokens)
-                fits = -(-call.num_prefill_tokens // self._block_tokens) - hits + idle <= self._gpu.num_free_blocks
-                loads_to = self._copies.host_hits(call, hits)
-                if through and self._copies.coming(call, loads_to):
+                hits, idle = gpu.cached_prefix(call.path, call.most_hit_blocks)
+                fits = call.prefill_blocks - hits + idle <= gpu.num_free_blocks
+                loads_to = copies.host_hits(call, hits)
+                if through and copies.coming(call, loads_to):
                     continue
                 if loads_to > hits:
-                    if self._copies.under_way(call, hits, loads_to):
+                    if copies.under_way(call, hits, loads_to):
                         continue
-                    if fits and loads_to - hits + idle <= self._gpu.num_free_blocks - self._promised():
+                    if fits and loads_to - hits + idle <= gpu.num_free_blocks - self._promised():
                         self._load(call, hits, loads_to, now_ps)
                         continue
                     fits = False
             else:
                 assert call.hold is not None
                 hits = call.hold.num_blocks
-                fits = -(-call.num_prefill_tokens // self._block_tokens) - hits <= self._gpu.num_free_blocks
+                fits = call.prefill_blocks - hits <= gpu.num_free_blocks
             if not fits:
                 if skip:
                     continue
                 self.blocked = True
                 break
-            budget -= self._start(call, hits, budget, now_ps, prefill, finals)
+            budget_tokens -= self._start(step, call, hits, now_ps, budget_tokens)
             started.append(call.id)
-            if not budget:
+            if not budget_tokens:
                 break
         for name in started:
-            del self.waiting[name]
-            self._loaded.pop(name, None)
-            self._passed_over.pop(name, None)
-        self._refused = self._situation() if budget == before else None
+            self.waiting.remove(name)
+        self._refused = None if started else self._situation()
 
     def _situation(self) -> tuple[int, int, int, int]:
         """While this is the same, under the same plan and with no more room, whoever was refused is refused again."""
-        return self._gpu.version, self._host.version, len(self.waiting), len(self.running)
-
-    def _candidates(self) -> Iterator[EngineCall]:
-        """Waiting calls in the order in which they may start. Only as many as are asked for: there may be thousands."""
-        waiting = self.waiting
-        if self._plan.admit is not None:
-            return (waiting[name] for name in self._plan.admit if name in waiting)
-        ordered: Iterator[EngineCall] = iter(waiting.values())
-        if self._loaded:
-            ordered = chain(self._loaded.values(), (call for call in waiting.values() if call.state is State.WAITING))
-        return self._noting_passed_over(ordered) if self._as_0_30 else ordered
-
-    def _noting_passed_over(self, ordered: Iterator[EngineCall]) -> Iterator[EngineCall]:
-        """The same calls. Who has been asked and is still as it was when the next one is asked was passed over."""
-        for call in ordered:
-            yield call
-            if call.state is State.WAITING:
-                self._passed_over[call.id] = None
+        return self._gpu.version, self._host.version, len(self.waiting.calls), len(self.running.calls)
 
     def _awaits_copy(self, call: EngineCall) -> bool:
         """Whether the call waits for a copy that is on its way.
@@ -494,47 +255,35 @@ class Scheduler:
         A load holds its blocks without computing anything. If several took the room that the others need to go on,
         none of them could.
         """
-        calls = (*self._loaded.values(), *self._prefilling)
-        return sum(
-            -(-call.num_prefill_tokens // self._block_tokens) - call.hold.num_blocks
-            for call in calls
-            if call.hold is not None
-        )
+        calls = (*self.waiting.loaded.values(), *self._prefills.calls)
+        return sum(call.prefill_blocks - call.hold.num_blocks for call in calls if call.hold is not None)
 
     def _load(self, call: EngineCall, first: int, end: int, now_ps: int) -> None:
         self._copies.load(call, first, end, now_ps)
-        self._loaded[call.id] = call
-        self._passed_over.pop(call.id, None)
-        self.growth_blocks += call.final_blocks - end
+        self.waiting.load(call)
+        self.running.growth_blocks += call.final_blocks - end
         self._taken_over(call, now_ps)
 
-    def _start(
-        self,
-        call: EngineCall,
-        hits: int,
-        budget: int,
-        now_ps: int,
-        prefill: dict[EngineCall, int],
-        finals: list[EngineCall],
-    ) -> int:
+    def _start(self, step: Step, call: EngineCall, hits: int, now_ps: int, budget_tokens: int) -> int:
         """Admit a call: it takes its hits and the blocks of its first chunk. How many tokens are computed."""
         if call.state is State.WAITING:
             call.hold = self._gpu.touch(call.path, hits)
             call.num_computed_tokens = hits * self._block_tokens
-            self.growth_blocks += call.final_blocks - hits
+            self.running.growth_blocks += call.final_blocks - hits
             call.gpu_hit_tokens, call.host_hit_tokens = call.num_computed_tokens, 0
         call.state = State.RUNNING
         call.agent.waiting -= 1
         self._admissions += 1
         call.admission = self._admissions
-        self.running[call.id] = call
+        self.running.calls[call.id] = call
         resumed = call.num_prefill_tokens if call.was_admitted else 0
         call.was_admitted = True
         self.report(e.CallAdmitted(now_ps / PS_PER_S, call.id, call.gpu_hit_tokens, call.host_hit_tokens, resumed))
-        chunk = min(call.num_prefill_tokens - call.num_computed_tokens, self._most, budget)
-        self._prefill(call, chunk, -(-(call.num_computed_tokens + chunk) // self._block_tokens) - hits, prefill, finals)
+        chunk_tokens, blocks = self._prefills.chunk(call, budget_tokens)
+        self._prefills.compute(step, call, chunk_tokens, blocks)
+        self.running.growth_blocks -= blocks
         self._taken_over(call, now_ps)
-        return chunk
+        return chunk_tokens
 
     def _taken_over(self, call: EngineCall, now_ps: int) -> None:
         """What was held for a call's agent is the call's own now."""
@@ -547,36 +296,38 @@ class Scheduler:
 
     def is_idle(self) -> bool:
         """Whether calls wait and none runs."""
-        return bool(self.waiting) and not self.running
+        return bool(self.waiting.calls) and not self.running.calls
 
     def is_starved(self) -> bool:
         """Whether none runs, and the calls that wait do not wait for a copy of their own."""
         if not self.is_idle():
             return False
-        return not any(call.state is State.LOADING or self._awaits_copy(call) for call in self.waiting.values())
+        return not any(call.state is State.LOADING or self._awaits_copy(call) for call in self.waiting.calls.values())
 
     def admits_anybody(self) -> bool:
         """Whether the plan admits a call that waits."""
-        return next(self._candidates(), None) is not None
+        return next(self.waiting.candidates(self._plan.admit), None) is not None
 
     def unload_last(self) -> bool:
         """The call that was loaded last gives its blocks up; they stay cached. False if there is none.
 
         It waits before all others, as a preempted one does.
         """
-        if not self._loaded:
+        if not self.waiting.loaded:
             return False
-        _, call = self._loaded.popitem()
+        _, call = self.waiting.loaded.popitem()
         assert call.hold is not None
-        self.growth_blocks -= call.final_blocks - call.hold.num_blocks
+        self.running.growth_blocks -= call.final_blocks - call.hold.num_blocks
         self._gpu.free(call.hold, call.agent.owner)
         call.hold = None
         call.state = State.WAITING
         call.num_computed_tokens = 0
-        self._to_front(call)
+        self.waiting.to_front(call)
         return True
 
-    def _log(self, now_ps: int, prefill: dict[EngineCall, int]) -> None:
-        assert self._step_log is not None
-        tokens = {call.id: prefill.get(call, 1) for call in self.running.values() if call in prefill or call.decoding}
-        self._step_log(Scheduled(now_ps, tokens, self._gpu.num_free_blocks, self._gpu.num_evicted_blocks))
+    def _log(self, log: StepLog, step: Step, now_ps: int) -> None:
+        prefills = step.prefill_tokens
+        tokens = {
+            call.id: prefills.get(call, 1) for call in self.running.calls.values() if call in prefills or call.decoding
+        }
+        log(Scheduled(now_ps, tokens, self._gpu.num_free_blocks, self._gpu.num_evicted_blocks))

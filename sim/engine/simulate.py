@@ -17,7 +17,7 @@ from .clock import Clock
 from .engine import Engine
 from .memory.block_pool import BlockPool
 from .memory.context_tree import ContextTree
-from .scheduler import StepLog
+from .step import StepLog
 from .world import World
 
 Progress = Callable[[int, float], None]

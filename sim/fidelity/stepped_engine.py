@@ -12,7 +12,7 @@ from ...traces.events import Fact
 from ..engine.clock import Clock
 from ..engine.engine import Engine, Flight
 from ..engine.requests import EngineCall
-from ..engine.scheduler import Step
+from ..engine.step import Step
 from ..machine.machine import ps
 
 
@@ -78,7 +78,7 @@ class SteppedEngine(Engine):
         """The clock has come to `at_s`, if with whole picoseconds only."""
         now_ps = self._clock.now_ps
         self._copies.unpin_expired(now_ps)
-        self._scheduler.lag = min(1, len(self._open))
+        self._scheduler.running.lag = min(1, len(self._open))
         self._schedule_at(now_ps)
         self._scheduled(at_s)
 
@@ -129,12 +129,12 @@ class SteppedEngine(Engine):
         batch = self._scheduler.batch
         chunks = [
             (n, call.num_computed_tokens)
-            for call, n in step.prefill.items()
+            for call, n in step.prefill_tokens.items()
             if n > 1 or call.num_computed_tokens < call.prompt_tokens
         ]
         decoding = [
             call.num_computed_tokens
-            for call, n in step.prefill.items()
+            for call, n in step.prefill_tokens.items()
             if n == 1 and call.num_computed_tokens >= call.prompt_tokens
         ]
         return e.Stepped(

@@ -174,7 +174,7 @@ class Copies:
 
     def coming(self, call: EngineCall, at: int) -> bool:
         """Whether block `at` of a waiting call's prompt is being written to the host."""
-        return at < (call.num_prefill_tokens - 1) // self._block_tokens and _stored(call.path, at) > at
+        return at < call.most_hit_blocks and _stored(call.path, at) > at
 
     # -- load on demand
 
@@ -182,9 +182,7 @@ class Copies:
         """End of what the host has of a waiting call's prompt behind the GPU's part."""
         if not self._host.in_use:
             return gpu_hit_blocks
-        return self._host.cached_prefix(call.path, (call.num_prefill_tokens - 1) // self._block_tokens, gpu_hit_blocks)[
-            0
-        ]
+        return self._host.cached_prefix(call.path, call.most_hit_blocks, gpu_hit_blocks)[0]
 
     def under_way(self, call: EngineCall, first: int, end: int) -> bool:
         """Whether one of these blocks is being written to the host or read from it now."""

@@ -1,0 +1,66 @@
+"""The calls that wait, in the order in which they may start."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+from ...traces.apps import CallId
+from .requests import EngineCall, State
+
+
+class WaitingQueue:
+    """First come, first served, but for calls that lost their blocks: they go to the front.
+
+    In vLLM up to 0.30 (`as_0_30`) whoever was passed over, because it waits for a copy or lets others go first, stays
+    in front of these, too: it goes into a queue of its own there, which is asked first.
+    """
+
+    def __init__(self, *, as_0_30: bool) -> None:
+        self.calls: OrderedDict[CallId, EngineCall] = OrderedDict()
+        self.loaded: dict[CallId, EngineCall] = {}  # those that hold blocks, in the order of their loads
+        self._as_0_30 = as_0_30
+        self._passed_over: dict[CallId, None] = {}  # up to 0.30: those at the front that stay there
+
+    def add(self, call: EngineCall) -> None:
+        """A call arrived, or was preempted (see `to_front`)."""
+        self.calls[call.id] = call
+        call.agent.waiting += 1
+
+    def remove(self, name: CallId) -> None:
+        """A call started, or has ended."""
+        del self.calls[name]
+        self.loaded.pop(name, None)
+        self._passed_over.pop(name, None)
+
+    def to_front(self, call: EngineCall) -> None:
+        """A call waits before all others, but for those that stay in front of it."""
+        self.calls.move_to_end(call.id, last=False)
+        for name in reversed(self._passed_over):
+            self.calls.move_to_end(name, last=False)
+
+    def load(self, call: EngineCall) -> None:
+        """A call got blocks, and their content is being loaded: it starts before those that have none."""
+        self.loaded[call.id] = call
+        self._passed_over.pop(call.id, None)
+
+    def candidates(self, admit: Sequence[CallId] | None) -> Iterator[EngineCall]:
+        """Waiting calls in the order in which they may start: that of `admit`, if a plan gives one.
+
+        Only as many as are asked for: there may be thousands.
+        """
+        calls = self.calls
+        if admit is not None:
+            return (calls[name] for name in admit if name in calls)
+        ordered: Iterator[EngineCall] = iter(calls.values())
+        if self.loaded:
+            ordered = chain(self.loaded.values(), (call for call in calls.values() if call.state is State.WAITING))
+        return self._noting_passed_over(ordered) if self._as_0_30 else ordered
+
+    def _noting_passed_over(self, ordered: Iterator[EngineCall]) -> Iterator[EngineCall]:
+        """The same calls. Who has been asked and is still as it was when the next one is asked was passed over."""
+        for call in ordered:
+            yield call
+            if call.state is State.WAITING:
+                self._passed_over[call.id] = None
