@@ -1,4 +1,21 @@
-"""The errors that a user can cause. Each message is one line that names the culprit; `assert` is for our own bugs."""
+"""The errors of this package, and the exit codes of the commands that they end.
+
+    Exception
+    ├── TokencakeError      2   a user can mend it
+    │   ├── TraceError      2
+    │   ├── PolicyError     2
+    │   │   └── PolicyFault 2
+    │   ├── MachineError    2
+    │   ├── EngineError     2
+    │   └── RunError        1   nobody can: a run failed in the engine
+    └── BugError            70  we can
+        ├── WorkerBug       70
+        ├── FactError       70
+        └── CheckError      70
+
+The message of a TokencakeError is one line that names the culprit. `assert` is for our own bugs, too. An error that a
+single module raises lies beside what raises it.
+"""
 
 
 class TokencakeError(Exception):
