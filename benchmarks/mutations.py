@@ -34,13 +34,14 @@ from exits import exit_code
 
 from tokencake import __version__
 from tokencake.policies.interface import Move
-from tokencake.policies.parts.tool_times import GapEstimates
-from tokencake.policies.tokencake.pins import Keeps
+from tokencake.policies.parts.tool_times import ToolTimeEstimates
+from tokencake.policies.tokencake.pins import Pins
 from tokencake.policies.tokencake.published.partition import Partition
-from tokencake.policies.tokencake.published.spatial import Scores, Spatial
-from tokencake.policies.tokencake.published.temporal import Temporal
+from tokencake.policies.tokencake.published.spatial import PublishedSpace, Scores
 from tokencake.policies.tokencake.published.uploads import Uploads
 from tokencake.policies.tokencake.seniority import Seniority
+from tokencake.policies.tokencake.stalls import Stalls
+from tokencake.policies.tokencake.time_half import TimeHalf
 from tokencake.sim.gate.baseline import read_baseline
 from tokencake.sim.gate.check import check_suite, run_suite
 from tokencake.sim.gate.formats.report import report_of
@@ -66,8 +67,8 @@ class Mutation(NamedTuple):
 # -- the bugs. Each replaces one method by what a slip of the hand would have made of it.
 
 _weight, _own, _charge = Seniority._weight, Scores.own, Partition.charge
-_saves, _progress, _offload_finished = Temporal.saves, Uploads._progress, Temporal._offload_finished
-_begin, _pins = Spatial.begin, Keeps.pins
+_saves, _progress, _offload_finished = TimeHalf.saves, Uploads._progress, Stalls._offload_finished
+_begin, _pins = PublishedSpace.begin, Pins.pins
 
 
 def youngest_first(self: Seniority, app: str, size: float) -> float:
@@ -78,8 +79,8 @@ def least_urgent_first(self: Scores, call: Any) -> float:
     return -_own(self, call)
 
 
-def one_block_less(self: Temporal, *arguments: Any) -> list[Move]:
-    return [move._replace(blocks=move.blocks - 1) for move in _saves(self, *arguments) if move.blocks > 1]
+def one_block_less(self: TimeHalf, view: Any) -> tuple[Move, ...]:
+    return tuple(move._replace(blocks=move.blocks - 1) for move in _saves(self, view) if move.blocks > 1)
 
 
 def late(self: Uploads, stall: Any, copy_s: float, now_s: float) -> tuple[float, float | None]:
@@ -92,28 +93,28 @@ def never_returned(self: Partition, charge: Any, sign: int = 1) -> None:
         _charge(self, charge, sign)
 
 
-def not_learned(self: GapEstimates, request: Any, gap_s: float) -> None:
+def not_learned(self: ToolTimeEstimates, request: Any, gap_s: float) -> None:
     return None
 
 
-def given_up_at_once(self: Temporal, fact: Any, view: Any) -> None:
+def given_up_at_once(self: Stalls, fact: Any, view: Any) -> None:
     _offload_finished(self, fact, view)
     if fact.agent in self._held_until_s:
         self._expires_s = self._held_until_s[fact.agent] = fact.at_s
 
 
-def nothing_forgotten(self: Temporal) -> tuple[str, ...]:
+def nothing_forgotten(self: Stalls) -> tuple[str, ...]:
     self._forget = []
     return ()
 
 
-def never_unpinned(self: Keeps, *arguments: Any) -> Mapping[str, float]:
+def never_unpinned(self: Pins, *arguments: Any) -> Mapping[str, float]:
     kept = vars(self).setdefault("everything", {})
     kept.update(dict.fromkeys(_pins(self, *arguments), 1e9))
     return dict(kept)
 
 
-def answers_forgotten(self: Spatial, view: Any) -> None:
+def answers_forgotten(self: PublishedSpace, view: Any) -> None:
     _begin(self, view)
     self._uncommitted_blocks = view.free_blocks
 
@@ -131,7 +132,7 @@ MUTATIONS: Mapping[str, Mutation] = {
         "the published score is sorted the wrong way round", method(Scores, "own", least_urgent_first)
     ),
     "one-block-less": Mutation(
-        "off by one: of each saved context the last block is missing", method(Temporal, "saves", one_block_less)
+        "off by one: of each saved context the last block is missing", method(TimeHalf, "saves", one_block_less)
     ),
     "upload-too-late": Mutation(f"uploads start {LATE_S:g} s after they should", method(Uploads, "_progress", late)),
     "reserve-never-returned": Mutation(
@@ -139,17 +140,17 @@ MUTATIONS: Mapping[str, Mutation] = {
         method(Partition, "charge", never_returned),
     ),
     "gap-not-learned": Mutation(
-        "how long tools really took is not taken in", method(GapEstimates, "learn", not_learned)
+        "how long tools really took is not taken in", method(ToolTimeEstimates, "learn", not_learned)
     ),
     "given-up-at-once": Mutation(
-        "host copies are given up as soon as they are made", method(Temporal, "_offload_finished", given_up_at_once)
+        "host copies are given up as soon as they are made", method(Stalls, "_offload_finished", given_up_at_once)
     ),
     "never-forgets": Mutation(
-        "host copies that nobody needs any more are not given up", method(Temporal, "forgotten", nothing_forgotten)
+        "host copies that nobody needs any more are not given up", method(Stalls, "forgotten", nothing_forgotten)
     ),
-    "pins-never-released": Mutation("what was once kept on the GPU stays there", method(Keeps, "pins", never_unpinned)),
+    "pins-never-released": Mutation("what was once kept on the GPU stays there", method(Pins, "pins", never_unpinned)),
     "answers-forgotten": Mutation(
-        "calls start without room for their answers", method(Spatial, "begin", answers_forgotten)
+        "calls start without room for their answers", method(PublishedSpace, "begin", answers_forgotten)
     ),
 }
 

@@ -65,7 +65,7 @@ from ..parts.dispatch import tell
 from ..parts.ranked_queue import RankedQueue
 from ..parts.timed_pins import FOREVER_S
 from ..parts.tool_stalls import ToolStall, ToolStalls
-from ..parts.tool_times import GapEstimates
+from ..parts.tool_times import ToolTimeEstimates
 
 Rule = Literal["min-waste", "heuristic"]
 Gap = Literal["declared", "elapsed"]
@@ -183,7 +183,7 @@ class InferCept:
     ) -> None:
         _check(rule, gap, saturation_tokens, token_ms, step_ms)
         self._heuristic = rule == "heuristic"
-        self._gaps = GapEstimates() if gap == "declared" else None
+        self._gaps = ToolTimeEstimates() if gap == "declared" else None
         self._saturation_tokens = saturation_tokens
         self._token_s = None if token_ms is None else token_ms / 1000
         self._step_s = None if step_ms is None else step_ms / 1000

@@ -51,7 +51,7 @@ from ...traces.apps import AgentId, AppId, CallId
 from ...traces.errors import PolicyError
 from ...traces.events import Request
 from ..interface import AgentView, Move, Plan, Status, View
-from ..parts.admission import Admission, Rival, first_come
+from ..parts.admission import Admission, first_come
 from ..parts.dispatch import tell
 from ..parts.ranked_queue import RankedQueue
 from ..parts.returns import Endings
@@ -99,15 +99,16 @@ class KvFlow:
         """Rank idle caches, save what ended, prefetch what comes next or make room for what waits."""
         tell(view.news, self._handlers, view)
         self._rank_anew(view)
-        admission, rival = first_come(view, ())
+        admission = first_come(view, ())
         forget, offload = self._saves(view)
         cancel: tuple[AgentId, ...] = ()
         upload: tuple[Move, ...] = ()
+        rival = admission.rival
         if rival is None:
             upload = self._prefetches(admission.room_blocks, view)
         elif self._held_blocks:
             cancel = self._cancelled(rival.need_blocks - (view.free_blocks - admission.fit_blocks), view)
-        evict = self._evicted(admission, rival, view)
+        evict = self._evicted(admission, view)
         return Plan(evict=evict, offload=offload, upload=upload, cancel=cancel, forget=forget)
 
     # -- steps to execution
@@ -163,8 +164,9 @@ class KvFlow:
 
     # -- evict
 
-    def _evicted(self, admission: Admission, rival: Rival | None, view: View) -> tuple[AgentId, ...]:
+    def _evicted(self, admission: Admission, view: View) -> tuple[AgentId, ...]:
         """Idle agents, the furthest first: as many as may have to give up blocks until the next plan."""
+        rival = admission.rival
         need_blocks = admission.fit_blocks + view.growth_blocks + (0 if rival is None else rival.need_blocks)
         evict = []
         for name in self._furthest:

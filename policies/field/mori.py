@@ -117,7 +117,8 @@ class Mori:
         return [agent for _, _, _, agent in ranked]
 
     def _room(self, idle: Sequence[AgentView], view: View) -> Room:
-        admission, rival = first_come(view, ())
+        admission = first_come(view, ())
+        rival = admission.rival
         needed = admission.fit_blocks + (0 if rival is None else rival.need_blocks) + view.growth_blocks
         held = sum(self._held_blocks(agent) for agent in idle)
         return Room(view.free_blocks - needed, held)

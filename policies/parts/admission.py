@@ -1,4 +1,4 @@
-"""Which waiting calls could start now, and how much room that leaves: what the temporal half must know of the queue."""
+"""Which waiting calls could start now, and how much room that leaves to copies."""
 
 from __future__ import annotations
 
@@ -46,9 +46,11 @@ class Admission(NamedTuple):
     admit: tuple[CallId, ...] | None
     fit_blocks: int  # that the calls which could start now take
     room_blocks: int  # that are left after them and all claims, free and promised to nobody
+    rival: Rival | None = None
+    preempt: tuple[CallId, ...] = ()  # running calls, first victim first
 
 
-def first_come(view: View, claims: Sequence[Claim]) -> tuple[Admission, Rival | None]:
+def first_come(view: View, claims: Sequence[Claim]) -> Admission:
     """What vLLM itself would admit now: in the order of the queue, up to the first call whose prompt does not fit.
 
     Claims get what is left and promised to no running call: a first-come queue puts the calls that they are for behind
@@ -74,7 +76,7 @@ def first_come(view: View, claims: Sequence[Claim]) -> tuple[Admission, Rival | 
     room = max(0, room - view.growth_blocks)
     for claim in claims:
         room -= claim.grant(room)
-    return Admission(None, fit, room), rival
+    return Admission(None, fit, room, rival)
 
 
 def startable_blocks(view: View, enough_blocks: int) -> int:

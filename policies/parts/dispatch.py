@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
 
 from ...traces.events import Fact
 
+Handler = Callable[..., None]
 
-def tell(news: Iterable[Fact], handlers: Mapping[type, Callable[..., None]], *more: object) -> None:
+
+class Part(Protocol):
+    """A part of a policy that takes in facts."""
+
+    @property
+    def handlers(self) -> Mapping[type, Handler]: ...
+
+
+def tell(news: Iterable[Fact], handlers: Mapping[type, Handler], *more: object) -> None:
     """Each fact that has a handler, in order; `more` is what a handler gets beside it."""
     for fact in news:
         handle = handlers.get(type(fact))
         if handle is not None:
             handle(fact, *more)
+
+
+def merged(parts: Iterable[Part]) -> Mapping[type, Handler]:
+    """One handler a kind of fact: it hands a fact to each part that handles its kind, in the order of the parts."""
+    several: dict[type, list[Handler]] = {}
+    for part in parts:
+        for kind, handle in part.handlers.items():
+            several.setdefault(kind, []).append(handle)
+    return {kind: handles[0] if len(handles) == 1 else partial(_each, handles) for kind, handles in several.items()}
+
+
+def _each(handles: Sequence[Handler], fact: Any, *more: object) -> None:
+    for handle in handles:
+        handle(fact, *more)

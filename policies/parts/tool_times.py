@@ -9,8 +9,8 @@ from ...traces.events import Request
 Key = tuple[str, ...]  # the tools' kinds in order; before them, where it matters, the agent type
 
 
-class Gaps(Protocol):
-    """Tool times as somebody knows them, in seconds."""
+class ToolTimes(Protocol):
+    """How long tools take, in seconds: estimated, or known."""
 
     def estimate_s(self, request: Request) -> float:
         """How long the gap after this call will be."""
@@ -21,7 +21,7 @@ class Gaps(Protocol):
         ...
 
 
-class GapEstimates:
+class ToolTimeEstimates:
     """Tool times of agents, in seconds: declared, learned, or the mean of both.
 
     Learned values are exponentially weighted means, `weight` being the newest gap's share, keyed by agent type and

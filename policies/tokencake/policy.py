@@ -2,51 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from ...traces import events as e
-from ...traces.apps import AgentId, CallId
+from ...traces.apps import AgentId
 from ...traces.errors import PolicyError
-from ...traces.events import Request
-from ..interface import EMPTY, NATIVE, Move, Plan, View
-from ..parts.admission import Admission, Rival, first_come
-from ..parts.tool_times import Gaps
-from .losses import Losses
+from ..interface import NATIVE, Move, Plan, View
+from ..parts.admission import Admission
+from ..parts.dispatch import merged, tell
+from ..parts.tool_times import ToolTimeEstimates, ToolTimes
+from .first_come import FirstCome, FirstComeBesideUploads
+from .halves import Needs, Space, Time, Wishes
+from .miss_share import MissShare
 from .options import PRESETS, Options, Preset
-from .pins import Keeps
-from .published.spatial import Spatial
-from .published.temporal import Temporal
-from .published.uploads import NOTHING, UploadClaim, Uploads, Wishes
+from .pins import Pins
+from .published.saves import PublishedSaves
+from .published.spatial import PublishedSpace
+from .published.uploads import Uploads
 from .seniority import Seniority
+from .stalls import Stalls
+from .time_half import NoPins, NoTime, NoUploads, PinRule, SavesAll, TimeHalf
 
-SPACE_HEARS = (
-    e.CallArrived,
-    e.CallAdmitted,  # its prompt is cached from now on: its siblings need less
-    e.CallPreempted,
-    e.CallFinished,
-    e.CallAborted,
-    e.LoadFinished,
-    e.OffloadFinished,
-    e.UploadCancelled,
-)
-TIME_HEARS = (
-    e.CallArrived,
-    e.CallFinished,
-    e.CallAborted,
-    e.ToolStarted,
-    e.ToolReturned,
-    e.OffloadFinished,
-    e.UploadFinished,
-    e.UploadCancelled,
-)
-Handler = Callable[[Any, View], None]
-
-QUIET_HEARS = (  # while every call that waits may start, and nothing is on the host
-    e.CallArrived,
-    e.CallPreempted,
-    e.OffloadFinished,
+QUIET_FACTS = frozenset(  # while every call that waits may start, and nothing is on the host
+    {
+        e.CallArrived,
+        e.CallPreempted,
+        e.OffloadFinished,
+    }
 )
 HELD_BACK = Plan(admit=(), skip=True)
 
@@ -54,99 +38,66 @@ HELD_BACK = Plan(admit=(), skip=True)
 class Tokencake:
     """Old applications and small calls first; saves every context, and keeps it on the GPU where contexts get lost.
 
-    Space, as published (`Spatial`): waiting calls are scored by their place in the application's DAG; critical agent
-    types have reserves; a call starts only if its whole output budget fits into what is promised to nobody. A plan has
-    no field for reserves: they are this policy's own book-keeping, and take effect through the calls that it admits. By
-    default (`Seniority`): old applications and small calls first. Without space, calls start as vLLM starts them.
+    That is the default. The policy of the Tokencake paper is another composition (`PRESETS["published"]`). Either has a
+    spatial half, which decides which calls start, and a temporal one, which decides what becomes of contexts while
+    their agents' tools run; each can be switched off.
+
+    Space, as published (`PublishedSpace`): waiting calls are scored by their place in the application's DAG; critical
+    agent types have reserves; a call starts only if its whole output budget fits into what is promised to nobody. A
+    plan has no field for reserves: they are this policy's own book-keeping, and take effect through the calls that it
+    admits. By default (`Seniority`): old applications and small calls first. Without space (`FirstCome`), calls start
+    as vLLM starts them.
 
     Time, as published: contexts of stalled agents are copied to the host, and back shortly before their tools return.
     By default every context is saved when its call ends, and loaded when a call needs it. Without time, nothing is
     copied.
     """
 
-    def __init__(self, options: Options = PRESETS["default"], gaps: Gaps | None = None) -> None:
-        if not (options.space or options.time):
-            raise PolicyError(
-                "tokencake: options space and time are both off: expected at least one half (or policy vllm)"
-            )
+    def __init__(self, options: Options = PRESETS["default"], tool_times: ToolTimes | None = None) -> None:
         self.options = options
-        losses = Losses() if options.space and options.spatial == "seniority" else None  # nobody else asks
-        self._spatial: Spatial | Seniority | None = None
-        self._keeps: Keeps | None = None
-        if losses is not None:
-            self._spatial = Seniority(options, losses)
-            self._keeps = Keeps(options, losses) if options.time and options.keep_weight else None
-        elif options.space:
-            self._spatial = Spatial(options)
-        self._temporal = Temporal(options, gaps) if options.time else None
-        self._uploads = Uploads(options) if options.time and options.upload != "demand" else None
-        self._handlers: dict[type, list[Handler]] = {}  # of a fact, by its type
-        through = None if self._temporal is None else self._temporal.through
-        for half in (losses, self._spatial, through, self._temporal, self._uploads):
-            for kind, handle in () if half is None else half.handlers.items():
-                self._handlers.setdefault(kind, []).append(handle)
-        self._news = frozenset((SPACE_HEARS if options.space else ()) + (TIME_HEARS if options.time else ()))
-        saves_hear = e.ToolStarted if options.save == "stalls" else e.CallFinished
-        self._quiet_news = frozenset(QUIET_HEARS + ((saves_hear,) if options.time else ()))
+        if tool_times is None:
+            tool_times = ToolTimeEstimates(options.gap_weight_share, options.unknown_gap_s)
+        self._space, self._time = halves(options, tool_times)
+        self._handlers = merged((*self._space.parts, *self._time.parts))
+        self._facts = self._space.listens_to | self._time.listens_to
+        self._quiet_facts = QUIET_FACTS | self._time.saves_after
+        self._commits = options.commit or not options.preempt
         self._quiet = False
 
     @property
     def listens_to(self) -> frozenset[type]:
         """What may change a decision; nothing that happens once a token, and little while nobody is held back."""
-        return self._quiet_news if self._quiet else self._news
+        return self._quiet_facts if self._quiet else self._facts
 
     def plan(self, view: View) -> Plan:
-        """Admit first; what is left over decides what to save and what to bring back."""
-        spatial, temporal, uploads = self._spatial, self._temporal, self._uploads
-        handlers = self._handlers
-        for fact in view.news:
-            for handle in handlers.get(type(fact), ()):
-                handle(fact, view)
-        if spatial is not None:
-            spatial.begin(view)
-        if temporal is None:
-            assert spatial is not None
-            return self._made(spatial.admission(view), view)
-        temporal.begin(view)
-        held = 0 if uploads is None else uploads.held_blocks
-        if not (view.waiting or held) and temporal.at_rest:
-            return self._made(Admission(None if spatial is None else (), 0, 0), view)
-        claims: list[UploadClaim] = []
-        if uploads is not None:
-            claims = uploads.claims(temporal.stalls.values(), self._agent_score, view)
-        stalls = temporal.open_stalls(view)
-        rival: Rival | None = None
-        if spatial is not None:
-            admission = spatial.admission(view, claims)
-            if held:
-                rival = spatial.rival(admission, held, view)
-        elif uploads is not None and (stalls or claims or held):
-            admission, rival = first_come(view, claims)
-        else:
-            admission = Admission(None, 0, view.free_blocks)
-        offload = temporal.saves(stalls, self._importance, view)
-        wishes = NOTHING
-        if uploads is not None:
-            if offload:
-                claims = []  # a save holds its source while it copies: no room that was free before is sure
-            wishes = uploads.wishes(claims, admission.room_blocks, rival, self._agent_score, view)
-        return self._made(admission, view, tuple(offload), wishes, temporal.forgotten(), temporal.wake_at_s(view))
+        """Calls start first; what is left over decides what is saved, brought back and kept."""
+        needs = self._tell(view)
+        admission = self._space.admission(view, needs)
+        saves = self._time.saves(view)
+        uploads = self._time.uploads(view, admission)
+        pins = self._time.pins(view, admission)
+        return self._plan(view, admission, saves, uploads, pins)
 
-    def _made(
+    def _tell(self, view: View) -> Needs:
+        tell(view.news, self._handlers, view)
+        self._space.begin(view)
+        return self._time.begin(view)
+
+    def _plan(
         self,
-        admission: Admission,
         view: View,
-        offload: tuple[Move, ...] = (),
-        wishes: Wishes = NOTHING,
-        forget: tuple[AgentId, ...] = (),
-        look_at_s: float | None = None,
+        admission: Admission,
+        offload: tuple[Move, ...],
+        uploads: Wishes,
+        pin: Mapping[AgentId, float],
     ) -> Plan:
         """The plan. One that wants nothing special is not built anew."""
-        admit = admission.admit
-        pin = self._pins(admission, view)
-        self._quiet = not (offload or pin) and self._is_quiet(admit, view)
-        preempt = self._victims(view)
-        if not (admit or preempt or offload or forget or pin) and wishes is NOTHING and look_at_s is None:
+        admit, preempt = admission.admit, admission.preempt
+        forget = self._time.forgotten()
+        self._quiet = not (offload or pin) and self._is_quiet(admission, view)
+        times_s = (self._time.wake_at_s(view), uploads.wake_at_s, *pin.values())
+        wake_at_s = min((at_s for at_s in times_s if at_s is not None), default=None)
+        if not (admit or preempt or offload or uploads.upload or uploads.cancel or forget) and wake_at_s is None:
             if admit is None:
                 return NATIVE
             if self.options.skip:
@@ -156,44 +107,41 @@ class Tokencake:
             skip=admit is not None and self.options.skip,
             preempt=preempt,
             offload=offload,
-            upload=wishes.upload,
-            cancel=wishes.cancel,
+            upload=uploads.upload,
+            cancel=uploads.cancel,
             forget=forget,
             pin=pin,
-            wake_at_s=min(
-                (at_s for at_s in (look_at_s, wishes.wake_at_s, *pin.values()) if at_s is not None), default=None
-            ),
+            wake_at_s=wake_at_s,
         )
 
-    def _pins(self, admission: Admission, view: View) -> Mapping[AgentId, float]:
-        spatial, temporal = self._spatial, self._temporal
-        if self._keeps is None or temporal is None or not isinstance(spatial, Seniority):
-            return EMPTY
-        return self._keeps.pins(temporal.stalls.values(), spatial.blocked(admission), spatial.rank, view)
-
-    def _is_quiet(self, admit: tuple[CallId, ...] | None, view: View) -> bool:
+    def _is_quiet(self, admission: Admission, view: View) -> bool:
         """Whether only a call that arrives, or a tool that starts, can lead to another plan.
 
         Not if calls start without room for their budgets: then each of them changes who would have to give way.
         """
-        options, temporal, uploads = self.options, self._temporal, self._uploads
-        return (
-            len(view.waiting) == len(admit or ())
-            and (options.commit or not options.preempt)
-            and (temporal is None or temporal.holds_nothing)
-            and (uploads is None or not uploads.held_blocks)
-        )
+        return len(view.waiting) == len(admission.admit or ()) and self._commits and not self._time.holds
 
-    def _victims(self, view: View) -> tuple[str, ...]:
-        if self._spatial is None or not self.options.preempt:
-            return ()
-        return self._spatial.victims(view)
 
-    def _importance(self, request: Request, view: View) -> float:
-        return request.hints.importance if self._spatial is None else self._spatial.importance(request, view)
-
-    def _agent_score(self, request: Request, view: View) -> float:
-        return 0.0 if self._spatial is None else self._spatial.agent_score(request, view)
+def halves(options: Options, tool_times: ToolTimes) -> tuple[Space, Time]:
+    """The parts that the options name, put together. Raises PolicyError if both halves are off."""
+    if not (options.space or options.time):
+        raise PolicyError("tokencake: options space and time are both off: expected at least one half (or policy vllm)")
+    stalls = Stalls(options, tool_times)
+    pins: PinRule = NoPins()
+    space: Space
+    if not options.space:
+        space = FirstCome() if options.upload == "demand" else FirstComeBesideUploads()
+    elif options.spatial == "score":
+        space = PublishedSpace(options)
+    else:
+        miss_share = MissShare()
+        space = seniority = Seniority(options, miss_share)
+        pins = Pins(options, miss_share, stalls, seniority)
+    if not options.time:
+        return space, NoTime()
+    saves = SavesAll() if options.save == "all" else PublishedSaves(options, stalls, space.importance)
+    uploads = NoUploads() if options.upload == "demand" else Uploads(options, stalls, space.agent_score)
+    return space, TimeHalf(stalls, saves, uploads, pins)
 
 
 def tokencake(rules: Preset = "default", **options: Any) -> Tokencake:

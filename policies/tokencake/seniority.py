@@ -1,13 +1,11 @@
-"""The spatial half that measurements brought: old applications first, small calls first, siblings of what runs first.
+"""The default spatial half: old applications, small calls and siblings of running calls first.
 
-It replaces the published score, reserves and commitment (`spatial`); docs/study.md holds both against each other.
+It takes the place of the published score, reserves and commitment (`published/`); docs/study.md compares the two.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from heapq import heappop, heappush, heapreplace
 from itertools import chain, count, islice
 from typing import Any, NamedTuple
 
@@ -16,9 +14,11 @@ from ...traces.apps import AgentId, AppId, CallId
 from ...traces.events import Request
 from ..interface import CallView, Hits, View
 from ..parts.admission import LOOK_AHEAD_CALLS, Admission, Claim, Rival, needed_blocks
-from .losses import Losses
+from ..parts.dispatch import Part
+from .halves import SPACE_FACTS, Needs
+from .miss_share import MissShare
 from .options import Options
-from .pins import Blocked
+from .seniority_queue import SeniorityQueue, WaitingCall
 
 MOST_STARTS = 1024  # calls of a plan: what vLLM runs at once by default, so more cannot start before one of them ends
 USUAL_WEIGHT = 0.1  # of the newest call in what is usual for its agent type
@@ -27,130 +27,44 @@ HELD, ON_GPU, ON_HOST, FREE = range(4)  # where half of a call's demand is
 Place = tuple[int, float, int]  # smallest first: tier, weight, number
 
 
-class Waiting(NamedTuple):
-    """A call that waits and has no blocks yet. Of one application the smallest goes first, then the first that came."""
+class Blocked(NamedTuple):
+    """The waiting call that comes next and did not fit."""
 
-    size: float
-    number: int
-    call: CallId
-
-
-class Queue:
-    """Waiting calls by application, in order of weight, found one after another: as far as somebody asks.
-
-    All calls of an application have its rank, and the ranks of all fall when an old one ends. So what is kept is their
-    order within applications, and that of the applications.
-    """
-
-    def __init__(self, age_power: float) -> None:
-        self._age_power = age_power
-        self._numbers: dict[AppId, int] = {}  # of live applications, as they started
-        self._live: list[int] = []
-        self._waiting: dict[int, list[Waiting]] = {}  # by the application's number
-        self._with_calls: list[int] = []  # the numbers of those that have waiting calls
-        self._sizes: list[float] = []  # of all waiting calls
-        self._started = count()
-
-    def app_started(self, app: AppId) -> None:
-        if app not in self._numbers:
-            number = self._numbers[app] = next(self._started)
-            self._live.append(number)
-
-    def app_finished(self, app: AppId) -> None:
-        number = self._numbers.pop(app, None)
-        if number is not None:
-            del self._live[bisect_left(self._live, number)]
-            for waiting in tuple(self._waiting.get(number, ())):
-                self._take_out(number, waiting)
-
-    def put(self, app: AppId, waiting: Waiting) -> None:
-        """A call waits. One of an application that is not live has no place here."""
-        number = self._numbers.get(app)
-        if number is None:
-            return
-        if number not in self._waiting:
-            self._waiting[number] = []
-            insort(self._with_calls, number)
-        insort(self._waiting[number], waiting)
-        insort(self._sizes, waiting.size)
-
-    def remove(self, app: AppId, waiting: Waiting) -> None:
-        """It waits no longer, or has blocks. Nothing if it is not there."""
-        number = self._numbers.get(app)
-        if number is not None and waiting in self.of(app):
-            self._take_out(number, waiting)
-
-    def of(self, app: AppId) -> Sequence[Waiting]:
-        """The waiting calls of an application."""
-        return self._waiting.get(self._numbers.get(app, -1), ())
-
-    def rank(self, app: AppId) -> int:
-        """How many live applications started before this one; 0 if it is not live."""
-        number = self._numbers.get(app)
-        return 0 if number is None else bisect_left(self._live, number)
-
-    def weight(self, rank: int, size: float) -> float:
-        """What calls are ordered by, the smallest first."""
-        weight: float = size * (1 + rank) ** self._age_power
-        return weight
-
-    def __iter__(self) -> Iterator[tuple[float, CallId]]:
-        """Weights and calls, the smallest first, then the first that came."""
-        heads: list[tuple[float, int, int, int, CallId]] = []  # weight, call's number; application's, and place there
-        coming = iter(self._with_calls)
-        number = next(coming, None)
-        while True:
-            while number is not None:
-                rank = bisect_left(self._live, number)
-                if heads and self.weight(rank, self._sizes[0]) > heads[0][0]:
-                    break  # nothing of it, or of those that started later, can be smaller
-                first = self._waiting[number][0]
-                heappush(heads, (self.weight(rank, first.size), first.number, number, 0, first.call))
-                number = next(coming, None)
-            if not heads:
-                return
-            weight, _, of, at, call = heads[0]
-            yield weight, call
-            calls, at = self._waiting[of], at + 1
-            if at == len(calls):
-                heappop(heads)
-                continue
-            following = calls[at]
-            own = self.weight(bisect_left(self._live, of), following.size)
-            heapreplace(heads, (own, following.number, of, at, following.call))
-
-    def _take_out(self, number: int, waiting: Waiting) -> None:
-        calls = self._waiting[number]
-        del calls[bisect_left(calls, waiting)]
-        del self._sizes[bisect_left(self._sizes, waiting.size)]
-        if not calls:
-            del self._waiting[number]
-            del self._with_calls[bisect_left(self._with_calls, number)]
+    app: AppId
+    missing_blocks: int
 
 
 class Seniority:
-    """Who starts next. First `handlers` for each fact, then `begin`, `admission`, and the questions.
+    """Which calls start next. In a plan: `handlers` for each fact, `begin`, `admission`, then the questions.
 
-    A waiting call's place is `size · (1 + rank)^age_power`, the smallest first: `rank` is the number of live
-    applications that started before its own, `size` its prompt and budget as a multiple of what is usual for its agent
-    type. Calls at least half of whose demand running calls hold already go before all others; and while contexts get
-    lost (`Losses`), those follow of whose demand at least half is cached on the GPU, then those with the host's part,
-    before it is overwritten. The first call whose prompt does not fit waits, and all behind it, as in vLLM. What is
-    cached of a call that stands behind 128 others by its place alone, while nothing of its application runs, is not
-    looked for, and no plan names more than 1,024 calls: it costs as much with ten thousand waiting as with a thousand.
+    Waiting calls are ordered by the weight `size · (1 + rank)^age_power`, the smallest first. `rank` is the number of
+    live applications that started before the call's own; `size` is the call's prompt and budget as a multiple of what
+    is usual for its agent type.
+
+    Cached calls go first. A call is ahead of all others if running calls hold at least half of its blocks. While
+    contexts get lost (`MissShare`), calls follow of which the GPU caches at least half, and then those of which GPU and
+    host together do, before it is overwritten.
+
+    Admission stops at the first call whose prompt does not fit, as in vLLM.
+
+    A plan costs as much with ten thousand waiting calls as with a thousand: only applications with a running call, and
+    the first 128 calls by weight, are looked up in the cache, and no plan names more than 1,024 calls.
     """
 
-    def __init__(self, rules: Options, losses: Losses) -> None:
-        self._rules = rules
-        self._losses = losses
-        self._queue = Queue(rules.age_power)
-        self._calls: dict[CallId, tuple[AppId, Waiting]] = {}  # live ones
+    listens_to = SPACE_FACTS
+
+    def __init__(self, options: Options, miss_share: MissShare) -> None:
+        self._options = options
+        self._miss_share = miss_share
+        self._queue = SeniorityQueue(options.age_power)
+        self._calls: dict[CallId, tuple[AppId, WaitingCall]] = {}  # live ones
         self._numbers = count()  # of calls, as they arrive
         self._usual_blocks: dict[str, float] = {}  # of a call, by agent type
         self._of_agent: dict[AgentId, float] = {}  # size of its latest call
         self._agents_of: dict[AppId, list[AgentId]] = {}
         self._hits: dict[CallId, Hits] = {}  # looked up in this plan
-        self._head: tuple[CallView, int] | None = None  # who did not fit, and what it needs
+        self._head: tuple[CallView, int] | None = None  # the first call that did not fit, and what it needs
+        self.parts: Sequence[Part] = (miss_share, self)
         self.handlers: Mapping[type, Callable[[Any, View], None]] = {
             e.AppStarted: self._app_started,
             e.AppFinished: self._app_finished,
@@ -167,42 +81,41 @@ class Seniority:
         self._hits.clear()
         self._head = None
 
-    def importance(self, request: Request, view: View) -> float:
-        """What an offload of this call's agent is weighed with, if it is weighed."""
+    def importance(self, request: Request) -> float:
+        """The application's own word."""
         return request.hints.importance
 
-    def agent_score(self, request: Request, view: View) -> float:
+    def agent_score(self, request: Request) -> float:
         """Where the agent's next call would stand if it were like its last one; higher goes first."""
         return -self._weight(request.app, self._of_agent.get(request.agent, 1.0))
 
-    def victims(self, view: View) -> tuple[CallId, ...]:
-        """Whoever was admitted last gives way: the engine's own choice."""
-        return ()
-
     # -- admit
 
-    def admission(self, view: View, claims: Sequence[Claim] = ()) -> Admission:
+    def admission(self, view: View, needs: Needs) -> Admission:
         """Loading calls, then those that start now, in order. A call that is not named is held back.
 
-        Claims, highest score first, take their share of the room where their score stands in the order.
+        Claims, highest score first, take their share of the room where their score stands in the order. Whoever was
+        admitted last gives way, as in the engine itself.
         """
         loading = sorted(view.loading, key=lambda name: view.loading[name].place)
-        room = view.free_blocks - (view.growth_blocks if self._rules.commit else 0)
+        room = view.free_blocks - (view.growth_blocks if self._options.commit else 0)
         chosen: list[CallId] = []
         fit = 0
-        if len(loading) < len(view.waiting) and (room > 0 or claims):  # a prompt's last block is never cached
-            chosen, fit, room = self._chosen(view, room, list(reversed(claims)))
-        for claim in claims:
+        if len(loading) < len(view.waiting) and (room > 0 or needs.claims):  # a prompt's last block is never cached
+            chosen, fit, room = self._chosen(view, room, list(reversed(needs.claims)))
+        for claim in needs.claims:
             room -= claim.granted_blocks or claim.grant(room)
         if not (chosen or loading or view.running):
             chosen = list(view.waiting)  # the engine starts the first that fits
-        return Admission((*loading, *chosen), fit, max(0, room - (0 if self._rules.commit else view.growth_blocks)))
+        admit = (*loading, *chosen)
+        rival = self._rival(admit, view) if needs.held_blocks else None
+        return Admission(admit, fit, max(0, room - (0 if self._options.commit else view.growth_blocks)), rival)
 
-    def rival(self, admission: Admission, held_blocks: int, view: View) -> Rival | None:
+    def _rival(self, admit: tuple[CallId, ...], view: View) -> Rival | None:
         """The call that did not fit, and might have if uploads held no room."""
         if self._head is None:
             first = next(self._ordered(view), None)
-            if first is None or first.request.id in (admission.admit or ()):
+            if first is None or first.request.id in admit:
                 return None
             self._head = (first, self._need(first, view))
         call, need = self._head
@@ -237,7 +150,7 @@ class Seniority:
                 continue
             if self._head is None:
                 self._head = (call, need)
-            if not self._rules.skip:
+            if not self._options.skip:
                 break
         return chosen, fit, room
 
@@ -252,16 +165,16 @@ class Seniority:
     def _need(self, call: CallView, view: View) -> int:
         """Blocks that are free now and that the call takes if it starts."""
         tokens = call.request.prompt_tokens
-        tokens += call.request.max_output_tokens if self._rules.commit else call.generated_tokens
+        tokens += call.request.max_output_tokens if self._options.commit else call.generated_tokens
         return needed_blocks(tokens, self._look(call, view), view.block_tokens)
 
     # -- order
 
     def _ordered(self, view: View) -> Iterator[CallView]:
-        """Waiting calls that have no blocks yet, first to start first."""
-        apps = (call.request.app for call in view.running.values()) if self._rules.prefix_affinity else ()
+        """WaitingCall calls that have no blocks yet, first to start first."""
+        apps = (call.request.app for call in view.running.values()) if self._options.prefix_affinity else ()
         running = dict.fromkeys(apps)  # in a fixed order: so are the questions about their calls
-        scarce = self._losses.share > self._rules.lost_share
+        scarce = self._miss_share.share > self._options.lost_share
         queue = iter(self._queue)
         looked_at = [*islice(queue, LOOK_AHEAD_CALLS)] if scarce else []
         related = (waiting.call for app in running for waiting in self._queue.of(app))
@@ -311,7 +224,7 @@ class Seniority:
         if request.agent not in self._of_agent:
             self._agents_of.setdefault(request.app, []).append(request.agent)
         size = self._of_agent[request.agent] = blocks / usual
-        waiting = Waiting(size, next(self._numbers), request.id)
+        waiting = WaitingCall(size, next(self._numbers), request.id)
         self._calls[request.id] = (request.app, waiting)
         self._queue.put(request.app, waiting)
         self._usual_blocks[request.agent_type] = usual + USUAL_WEIGHT * (blocks - usual)

@@ -17,9 +17,9 @@ Charge = tuple[tuple[str | None, int], ...]  # blocks drawn from an agent type's
 class Partition:
     """Who may take how much. Blocks are charged once, to the first call that takes them; shared hits are free."""
 
-    def __init__(self, rules: Options) -> None:
-        self._rules = rules
-        self._share = rules.reserve_min_share
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._share = options.reserve_min_share
         self._window: int | None = None  # of `reserve_every_steps` steps, the last one looked at
         self.reserve_blocks: dict[str, int] = {}  # by agent type, the highest type score first
         self._charged_blocks: dict[str, int] = {}  # to reserves, by agent type
@@ -35,21 +35,21 @@ class Partition:
 
         Windows that passed since the policy was last asked are made up for with the usage of now.
         """
-        rules = self._rules
-        window = step // rules.reserve_every_steps
+        options = self._options
+        window = step // options.reserve_every_steps
         if window == self._window:
             return
         usage = 1 - free_blocks / gpu_blocks
         windows = 0 if self._window is None else window - self._window
-        if usage >= rules.reserve_raise_share:
-            self._share = min(rules.reserve_max_share, self._share + windows * rules.reserve_step_share)
-        elif usage <= rules.reserve_lower_share:
-            self._share = max(rules.reserve_min_share, self._share - windows * rules.reserve_step_share)
+        if usage >= options.reserve_raise_share:
+            self._share = min(options.reserve_max_share, self._share + windows * options.reserve_step_share)
+        elif usage <= options.reserve_lower_share:
+            self._share = max(options.reserve_min_share, self._share - windows * options.reserve_step_share)
         self._window = window
         scores = {kind.name: kind.score(now_s, step) for kind in types if kind.live}
         used = {kind.name: kind.used_blocks for kind in types}
         ranked = sorted(scores, key=lambda name: -scores[name])  # equal ones as they appeared
-        critical = ranked[: max(1, int(rules.critical_share * len(ranked)))]
+        critical = ranked[: max(1, int(options.critical_share * len(ranked)))]
         self.reserve_blocks = split(int(self._share * gpu_blocks), critical, scores, used)
 
     def room(self, uncommitted_blocks: int) -> Room:

@@ -18,6 +18,8 @@ from ....traces.apps import AgentId, AppId, CallId
 from ....traces.events import Request
 from ...interface import View
 from ...parts.admission import Admission, Claim, Rival
+from ...parts.dispatch import Part
+from ..halves import SPACE_FACTS, Needs
 from ..options import Options
 from .agent_types import AgentType
 from .partition import Charge, Partition, Room
@@ -109,12 +111,15 @@ class Scores:
         return best
 
 
-class Spatial:
+class PublishedSpace:
     """Order, reserve, admit, preempt. First `handlers` for each fact, then `begin`, `admission`, and the questions."""
 
-    def __init__(self, rules: Options) -> None:
-        self._rules = rules
-        self._partition = Partition(rules)
+    listens_to = SPACE_FACTS
+
+    def __init__(self, options: Options) -> None:
+        self.parts: Sequence[Part] = (self,)
+        self._options = options
+        self._partition = Partition(options)
         self._types: dict[str, AgentType] = {}
         self._calls: dict[CallId, LiveCall] = {}
         self._numbers = count()  # of calls, as they arrive
@@ -161,28 +166,32 @@ class Spatial:
             if call.id in self._waiting:
                 self._lanes.put(call)
         self._planned = (view.now_s, view.step)
-        self._uncommitted_blocks = view.free_blocks - (view.growth_blocks if self._rules.commit else 0)
+        self._uncommitted_blocks = view.free_blocks - (view.growth_blocks if self._options.commit else 0)
 
-    def importance(self, request: Request, view: View) -> float:
-        """What an offload of this call's agent is weighed with: its own importance, or its type's (at most 10)."""
+    def importance(self, request: Request) -> float:
+        """What a save of this call's context is weighed with: its own importance, or its type's (at most 10)."""
         kind = self._types[request.agent_type]
-        return max(request.hints.importance, min(10.0, kind.score(view.now_s, view.step) / 2))
+        return max(request.hints.importance, min(10.0, kind.score(*self._planned) / 2))
 
-    def agent_score(self, request: Request, view: View) -> float:
+    def agent_score(self, request: Request) -> float:
         """Score that the agent's next call would have if it arrived now, judged by its last one, which has finished."""
         last = self._last[request.app][request.agent]
-        return last.drift.points(view.now_s - last.started_s, 0.0)
+        now_s, _ = self._planned
+        return last.drift.points(now_s - last.started_s, 0.0)
 
     # -- admit
 
-    def admission(self, view: View, claims: Sequence[Claim] = ()) -> Admission:
+    def admission(self, view: View, needs: Needs) -> Admission:
         """Loading calls, then those that start now, in order. A call that is not named is held back.
 
-        Claims, highest score first, take their share of the room where their score stands in the order.
+        Claims, highest score first, take their share of the room where their score stands in the order. While nothing
+        waits and the temporal half is at rest, reserves are left as they are.
         """
-        if self._rules.reserve:
+        if needs.at_rest and not self._waiting:
+            return Admission((), 0, 0, preempt=self._victims(view))
+        if self._options.reserve:
             self._partition.update(view.step, view.now_s, view.free_blocks, view.gpu_blocks, self._types.values())
-        chosen = self._fitting(view, claims) if self._waiting else []
+        chosen = self._fitting(view, needs.claims) if self._waiting else []
         if not chosen and self._waiting and not self._running and not self._loading:
             chosen = self._somebody(view)
         fit = 0
@@ -190,17 +199,17 @@ class Spatial:
         for call in chosen:
             fit += call.need_blocks
         room -= fit
-        for claim in claims:
+        for claim in needs.claims:
             room -= claim.granted_blocks or claim.grant(room)
+        room = max(0, room)
         admit = (*self._loading, *(call.id for call in chosen))
-        return Admission(admit, fit, max(0, room))
+        rival = self._rival(set(admit), room + needs.held_blocks, view) if needs.held_blocks else None
+        return Admission(admit, fit, room, rival, self._victims(view))
 
-    def rival(self, admission: Admission, held_blocks: int, view: View) -> Rival | None:
+    def _rival(self, admit: set[CallId], reach_blocks: int, view: View) -> Rival | None:
         """The highest-scored waiting call that was not admitted, but might have been if uploads held no room."""
-        admitted = set(admission.admit or ())
-        reach = admission.room_blocks + held_blocks
         self._place_anew()
-        left = [call for lane in self._lanes.upto(reach) for call in lane.calls if call.id not in admitted]
+        left = [call for lane in self._lanes.upto(reach_blocks) for call in lane.calls if call.id not in admit]
         if not left:
             return None
         best = max(left, key=lambda call: (self._scores.own(call), -call.number))
@@ -208,7 +217,7 @@ class Spatial:
 
     def _fitting(self, view: View, claims: Sequence[Claim]) -> list[LiveCall]:
         """Calls that fit, in the order in which they should start. Books what they will be charged."""
-        skip = self._rules.skip
+        skip = self._options.skip
         if skip:
             lanes = [lane for lane in self._lanes.upto(self._uncommitted_blocks) if self._may_return(lane.calls[0])]
         else:
@@ -239,7 +248,7 @@ class Spatial:
                 refused.append(call)
             else:
                 break
-        if self._rules.lend:
+        if self._options.lend:
             for call in refused:
                 charge = room.lend(call.need_blocks)
                 if charge is not None:
@@ -248,7 +257,7 @@ class Spatial:
         return chosen
 
     def _room(self) -> Room:
-        if self._rules.reserve:
+        if self._options.reserve:
             return self._partition.room(self._uncommitted_blocks)
         return Room(self._uncommitted_blocks, max(0, self._uncommitted_blocks), {})
 
@@ -272,7 +281,7 @@ class Spatial:
 
     def _may_borrow(self, call: LiveCall, owner: AgentType) -> bool:
         scores = self._scores
-        least = scores.rank(call) - self._rules.borrow_points
+        least = scores.rank(call) - self._options.borrow_points
         return not owner.waiting or scores.best(owner, self._of_type[owner].values(), least) <= least
 
     def _look(self, call: LiveCall, view: View) -> int:
@@ -317,11 +326,11 @@ class Spatial:
         self, lanes: list[Lane[LiveCall]], reach_blocks: Callable[[], float], view: View
     ) -> Iterator[LiveCall]:
         """The lanes' calls, first to start first."""
-        if not self._rules.order:
+        if not self._options.order:
             return in_order(lanes, lambda call: (call.arrived_s, call.number), reach_blocks)
         calls = in_order(lanes, self._place, reach_blocks)
-        scarce = self._uncommitted_blocks < self._rules.affinity_free_share * view.gpu_blocks
-        if scarce and self._rules.prefix_affinity:
+        scarce = self._uncommitted_blocks < self._options.affinity_free_share * view.gpu_blocks
+        if scarce and self._options.prefix_affinity:
             half = [lane for lane in lanes if 2 * lane.need_blocks <= lane.calls[0].total_blocks]
             held = [call for lane in half for call in lane.calls if self._is_held(call, view)]
             if held:
@@ -335,7 +344,7 @@ class Spatial:
 
     def _by_affinity(self, held: list[LiveCall], calls: Iterator[LiveCall]) -> Iterator[LiveCall]:
         """Within `affinity_points` of the best that is left, a call whose prefix running calls hold goes first."""
-        rank, points = self._scores.rank, self._rules.affinity_points
+        rank, points = self._scores.rank, self._options.affinity_points
         ahead = {call.id for call in held}
         first = 0  # of those that are left
         for call in calls:
@@ -354,7 +363,7 @@ class Spatial:
 
     # -- preempt
 
-    def victims(self, view: View) -> tuple[CallId, ...]:
+    def _victims(self, view: View) -> tuple[CallId, ...]:
         """Running calls, first victim first; () as long as everything that runs can grow to its budget.
 
         Among calls within `preempt_points` of the lowest score: first those that alone free what is missing, then
@@ -362,10 +371,10 @@ class Spatial:
         assumed since the first. Of equal ones who came last gives way first.
         """
         missing = view.growth_blocks - view.free_blocks
-        if missing <= 0:
+        if missing <= 0 or not self._options.preempt:
             return ()
         scores = {call.id: self._scores.own(call) for call in self._running.values()}
-        most = min(scores.values(), default=0.0) + self._rules.preempt_points
+        most = min(scores.values(), default=0.0) + self._options.preempt_points
 
         def rank(call: LiveCall) -> tuple[bool, float, bool, float, int]:
             if scores[call.id] > most:
@@ -374,7 +383,7 @@ class Spatial:
             generated = min(call.request.max_output_tokens, call.generated_tokens + steps)
             tokens = call.request.prompt_tokens + generated
             freed = max(1, tokens // view.block_tokens - call.shared_blocks)
-            done = generated >= self._rules.preempt_done_share * call.request.max_output_tokens
+            done = generated >= self._options.preempt_done_share * call.request.max_output_tokens
             return (False, float(freed < missing), done, tokens / freed, -call.number)
 
         return tuple(call.id for call in sorted(self._running.values(), key=rank))
@@ -519,7 +528,7 @@ class Spatial:
         """Demand while nothing is known of the cache: at best, all full blocks before the last token are cached."""
         prompt_blocks = self._prompt_blocks(call, block_tokens)
         budget_tokens = call.request.prompt_tokens + call.request.max_output_tokens
-        call.total_blocks = -(-budget_tokens // block_tokens) if self._rules.commit else prompt_blocks
+        call.total_blocks = -(-budget_tokens // block_tokens) if self._options.commit else prompt_blocks
         cached = (call.request.prompt_tokens + call.generated_tokens - 1) // block_tokens
         call.floor_blocks = call.need_blocks = call.total_blocks - cached
 

@@ -10,21 +10,20 @@ when it arrives. It is cancelled when a more urgent waiting call would fit into 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any
 
 from ....traces import events as e
 from ....traces.apps import AgentId, AppId
 from ....traces.events import Request
 from ...interface import Move, View
-from ...parts.admission import Claim, Rival
+from ...parts.admission import Admission, Claim, Rival
+from ..halves import NOTHING, Wishes
 from ..options import Options
-from .temporal import Stall
+from ..stalls import Stall, Stalls
 
 GATHER_PARTS = 4
-
-Score = Callable[[Request, View], float]
 
 
 class UploadClaim(Claim):
@@ -38,22 +37,16 @@ class UploadClaim(Claim):
         self.has_blocks = has_blocks
 
 
-class Wishes(NamedTuple):
-    """What to upload, what to cancel, when to look again."""
-
-    upload: tuple[Move, ...]
-    cancel: tuple[AgentId, ...]
-    wake_at_s: float | None
-
-
-NOTHING = Wishes((), (), None)
-
-
 class Uploads:
-    """Uploads of stalled agents. First `handlers`, then `claims`, then (with what they were granted) `wishes`."""
+    """Uploads of stalled agents. First `handlers`, then `claims`, then (with what they were granted) `wishes`.
 
-    def __init__(self, rules: Options) -> None:
-        self._rules = rules
+    `score` is that of the next call of an agent whose last call is given.
+    """
+
+    def __init__(self, options: Options, stalls: Stalls, score: Callable[[Request], float]) -> None:
+        self._options = options
+        self._stalls = stalls
+        self._score = score
         self._blocks: dict[AgentId, int] = {}  # asked for, and not taken yet
         self._for: dict[AgentId, Request] = {}  # the last call of each of these agents
         self._refused: dict[AppId, set[AgentId]] = {}  # in this stall: there is nothing to bring back
@@ -71,12 +64,12 @@ class Uploads:
         """Room that is held, or being filled."""
         return sum(self._blocks.values())
 
-    def claims(self, stalls: Iterable[Stall], score: Score, view: View) -> list[UploadClaim]:
+    def claims(self, view: View) -> Sequence[UploadClaim]:
         """Stalls whose uploads lag behind what should be gathered by now, highest score first."""
         self._next.clear()
         now_s, agents = view.now_s, view.agents
         claims = []
-        for stall in stalls:
+        for stall in self._stalls.open.values():
             agent = agents[stall.agent]
             blocks = agent.host_blocks
             if not blocks:
@@ -87,23 +80,21 @@ class Uploads:
             share, next_s = self._progress(stall, view.costs.upload_s(blocks), now_s)
             target = ceil(share * blocks)
             if target > has:
-                claims.append(UploadClaim(score(stall.request, view), stall, has, target - has))
+                claims.append(UploadClaim(self._score(stall.request), stall, has, target - has))
             if next_s is not None:
                 self._next.append((next_s, ceil(blocks / (GATHER_PARTS + 1))))
         if len(claims) > 1:
             claims.sort(key=lambda claim: (-claim.score, agents[claim.stall.agent].number))
         return claims
 
-    def wishes(
-        self, claims: Sequence[UploadClaim], room_blocks: int, rival: Rival | None, score: Score, view: View
-    ) -> Wishes:
+    def wishes(self, claims: Sequence[UploadClaim], admission: Admission, view: View) -> Wishes:
         """Cancel for the rival, or else upload what was granted. A part that is neither a step nor the rest waits."""
-        if not self._blocks:
-            rival = None  # there is nothing to cancel for it
+        room_blocks = admission.room_blocks
+        rival = admission.rival if self._blocks else None  # or there is nothing to cancel for it
         if not claims and not self._next and rival is None:
             return NOTHING
         wake_at_s = min((at_s for at_s, blocks in self._next if blocks <= room_blocks), default=None)
-        cancel = () if rival is None else self._cancelled(room_blocks, rival, score, view)
+        cancel = () if rival is None else self._cancelled(room_blocks, rival, view)
         if cancel:
             return Wishes((), cancel, wake_at_s)
         moves = []
@@ -120,25 +111,25 @@ class Uploads:
 
     def _progress(self, stall: Stall, copy_s: float, now_s: float) -> tuple[float, float | None]:
         """The share of the blocks that should be gathered now, and when it grows next."""
-        if self._rules.upload == "pause":
+        if self._options.upload == "pause":
             return 1.0, None
-        start_s = stall.returns_s - copy_s - self._rules.lead_s
-        part_s = self._rules.gather_s / GATHER_PARTS
+        start_s = stall.returns_s - copy_s - self._options.lead_s
+        part_s = self._options.gather_s / GATHER_PARTS
         if now_s >= start_s:
             return 1.0, None
         if not part_s:
             return 0.0, start_s
         parts_left = ceil((start_s - now_s) / part_s)
         if parts_left > GATHER_PARTS:
-            return 0.0, start_s - self._rules.gather_s
+            return 0.0, start_s - self._options.gather_s
         next_s = start_s - (parts_left - 1) * part_s
         return (GATHER_PARTS + 1 - parts_left) / (GATHER_PARTS + 1), next_s if next_s > now_s else start_s
 
-    def _cancelled(self, room_blocks: int, rival: Rival, score: Score, view: View) -> tuple[AgentId, ...]:
+    def _cancelled(self, room_blocks: int, rival: Rival, view: View) -> tuple[AgentId, ...]:
         """Uploads to give up, the least urgent first: as many as the rival needs, none if they do not help it."""
         missing = rival.need_blocks - room_blocks
         cancel = []
-        scored = [(score(request, view), -view.agents[agent].number, agent) for agent, request in self._for.items()]
+        scored = [(self._score(request), -view.agents[agent].number, agent) for agent, request in self._for.items()]
         for points, _, agent in sorted(scored):
             if missing <= 0 or points >= rival.score:
                 break

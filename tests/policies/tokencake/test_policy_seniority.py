@@ -13,11 +13,12 @@ from views import Story
 
 from tokencake.policies.interface import View
 from tokencake.policies.parts.admission import Admission, Claim, Rival
-from tokencake.policies.tokencake.losses import Losses
+from tokencake.policies.tokencake.halves import Needs
+from tokencake.policies.tokencake.miss_share import MissShare
 from tokencake.policies.tokencake.options import Options
-from tokencake.policies.tokencake.pins import Blocked
 from tokencake.policies.tokencake.policy import tokencake
-from tokencake.policies.tokencake.seniority import Queue, Seniority, Waiting
+from tokencake.policies.tokencake.seniority import Blocked, Seniority
+from tokencake.policies.tokencake.seniority_queue import SeniorityQueue, WaitingCall
 from tokencake.traces import events as e
 from tokencake.traces.apps import Hints
 
@@ -32,8 +33,8 @@ class Half:
 
     def __init__(self, story: Story) -> None:
         self.story = story
-        losses = Losses()
-        self.seniority = Seniority(Options(), losses)
+        miss_share = MissShare()
+        self.seniority = Seniority(Options(), miss_share)
 
     def view(self) -> View:
         view = self.story.view()
@@ -85,7 +86,7 @@ def test_what_is_usual_follows_the_newest_call_by_a_tenth():
     story.arrives("b/3", prompt_tokens=25 * 16)
     half = Half(story)
     view = half.view()
-    assert half.seniority.agent_score(view.waiting["b/3"].request, view) == pytest.approx(-2 * 2**1.5)
+    assert half.seniority.agent_score(view.waiting["b/3"].request) == pytest.approx(-2 * 2**1.5)
 
 
 def test_who_started_first_is_first_of_equals_and_rank_counts_live_applications():
@@ -280,7 +281,7 @@ def two_wait(free_blocks: int) -> tuple[Half, View]:
 def test_what_is_left_is_free_and_not_expected_to_be_grown_into():
     half, _ = two_wait(free_blocks=30)
     half.story.growth_blocks = 4
-    assert half.seniority.admission(half.view()) == Admission(("a/1", "b/1"), 20, 6)
+    assert half.seniority.admission(half.view(), Needs()) == Admission(("a/1", "b/1"), 20, 6)
 
 
 @pytest.mark.parametrize(
@@ -294,44 +295,42 @@ def test_what_is_left_is_free_and_not_expected_to_be_grown_into():
 def test_a_claim_takes_room_where_its_score_stands_in_the_order(score, granted_blocks, admit):
     half, view = two_wait(free_blocks=25)
     claim = Claim(score, blocks=15)
-    assert half.seniority.admission(view, [claim]).admit == admit
+    assert half.seniority.admission(view, Needs([claim])).admit == admit
     assert claim.granted_blocks == granted_blocks
 
 
 def test_of_two_claims_the_higher_one_is_served_first():
     half, view = two_wait(free_blocks=12)
     high, low = Claim(-1.0, blocks=8), Claim(-2.0, blocks=8)
-    assert half.seniority.admission(view, [high, low]) == Admission((), 0, 0)
+    assert half.seniority.admission(view, Needs([high, low])) == Admission((), 0, 0)
     assert (high.granted_blocks, low.granted_blocks) == (8, 4)
 
 
 def test_the_rival_of_uploads_is_the_first_call_that_did_not_fit():
     half, view = two_wait(free_blocks=12)
-    admission = half.seniority.admission(view)
-    assert admission == Admission(("a/1",), 10, 2)
-    assert half.seniority.rival(admission, 20, view) == Rival(-(3**1.5), 10)
+    admission = half.seniority.admission(view, Needs(held_blocks=20))
+    assert admission == Admission(("a/1",), 10, 2, Rival(-(3**1.5), 10))
     assert half.seniority.blocked(admission) == Blocked("b", 10 - 2)
 
 
 def test_without_any_room_nobody_is_looked_at_but_the_rival():
     half, view = two_wait(free_blocks=0)
-    admission = half.seniority.admission(view)
-    assert admission == Admission((), 0, 0)
+    assert half.seniority.admission(view, Needs()) == Admission((), 0, 0)
     assert half.story.asked == []
-    assert half.seniority.rival(admission, 20, view) == Rival(-(2**1.5), 10)
+    assert half.seniority.admission(view, Needs(held_blocks=20)).rival == Rival(-(2**1.5), 10)
     assert half.story.asked == ["a/1"]
 
 
 def test_where_all_fit_nobody_is_a_rival_or_blocked():
     half, view = two_wait(free_blocks=20)
-    admission = half.seniority.admission(view)
-    assert half.seniority.rival(admission, 20, view) is None
+    admission = half.seniority.admission(view, Needs(held_blocks=20))
+    assert admission.rival is None
     assert half.seniority.blocked(admission) is None
 
 
 def test_whoever_was_admitted_last_gives_way():
     half, view = two_wait(free_blocks=20)
-    assert half.seniority.victims(view) == ()
+    assert half.seniority.admission(view, Needs()).preempt == ()
 
 
 # -- who is gone
@@ -347,7 +346,7 @@ def test_calls_that_were_given_up_are_not_named_and_their_applications_have_no_r
     for fact in (e.CallAborted(1.0, "a/1"), e.AppFinished(1.0, "a")):
         story.happens(fact)
     view = half.view()
-    assert half.seniority.admission(view).admit == ("b/1",)
+    assert half.seniority.admission(view, Needs()).admit == ("b/1",)
     assert [half.seniority.rank(app) for app in ("x", "a", "b")] == [0, 0, 1]  # nobody asks for a's
 
 
@@ -363,10 +362,10 @@ def test_the_queue_is_in_the_order_that_sorting_all_of_it_would_give(
     calls: list[tuple[int, float, bool]], over: set[int], age_power: float
 ):
     """Applications 0 to 5; a call of one of them, its size, and whether it starts; then some applications end."""
-    queue = Queue(age_power)
+    queue = SeniorityQueue(age_power)
     for n in range(6):
         queue.app_started(str(n))
-    waiting = [(str(app), Waiting(size, n, f"c{n}")) for n, (app, size, _) in enumerate(calls)]
+    waiting = [(str(app), WaitingCall(size, n, f"c{n}")) for n, (app, size, _) in enumerate(calls)]
     for app, call in waiting:
         queue.put(app, call)
     for (app, call), (_, _, starts) in zip(waiting, calls, strict=True):
@@ -387,9 +386,9 @@ def test_the_queue_is_in_the_order_that_sorting_all_of_it_would_give(
 def test_only_so_many_are_looked_at_however_many_wait():
     """While contexts get lost the host may have what a call needs: that is asked for the first 128 alone."""
     story = Story(free_blocks=5)
-    losses = Losses()
-    losses.share = 1.0
-    half = Seniority(Options(), losses)
+    miss_share = MissShare()
+    miss_share.share = 1.0
+    half = Seniority(Options(), miss_share)
     for n in range(1000):
         story.arrives(f"a{n}/c", prompt_tokens=1600)
     view = story.view()
@@ -397,5 +396,5 @@ def test_only_so_many_are_looked_at_however_many_wait():
         if (handle := half.handlers.get(type(fact))) is not None:
             handle(fact, view)
     half.begin(view)
-    assert half.admission(view).admit == (*view.waiting,)  # nothing runs: the engine starts the first that fits
+    assert half.admission(view, Needs()).admit == (*view.waiting,), "nothing runs: the engine starts one"
     assert len(story.asked) == len(set(story.asked)) == 128

@@ -9,7 +9,7 @@ from views import Story
 from tokencake.policies.interface import View
 from tokencake.policies.tokencake.options import PRESETS, Options
 from tokencake.policies.tokencake.policy import Tokencake, tokencake
-from tokencake.policies.tokencake.published.spatial import Spatial
+from tokencake.policies.tokencake.published.spatial import PublishedSpace
 from tokencake.traces import events as e
 from tokencake.traces.apps import Hints
 
@@ -182,7 +182,7 @@ def test_while_nobody_is_held_back_only_what_may_hold_somebody_back_is_news():
 
 def importance_when_told(story: Story, after_steps: int) -> float:
     """What its type makes of a call that started at once, 100 steps later; the policy hears of it in between."""
-    spatial = Spatial(PRESETS["published"])
+    spatial = PublishedSpace(PRESETS["published"])
     story.arrives("a/call", hints=Hints(importance=0))
     tell(spatial, story.view())
     story.starts("a/call")
@@ -191,10 +191,10 @@ def importance_when_told(story: Story, after_steps: int) -> float:
     story.passes(0.0, 100 - after_steps)
     view = story.view()
     tell(spatial, view)
-    return spatial.importance(view.running["a/call"].request, view)
+    return spatial.importance(view.running["a/call"].request)
 
 
-def tell(spatial: Spatial, view: View) -> None:
+def tell(spatial: PublishedSpace, view: View) -> None:
     for fact in view.news:
         if handle := spatial.handlers.get(type(fact)):
             handle(fact, view)

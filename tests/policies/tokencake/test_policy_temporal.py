@@ -12,7 +12,7 @@ from tokencake.policies.costs import LinearCosts
 from tokencake.policies.interface import Move, Plan
 from tokencake.policies.tokencake.options import Options
 from tokencake.policies.tokencake.policy import Tokencake, tokencake
-from tokencake.policies.tokencake.published.temporal import longest_save
+from tokencake.policies.tokencake.published.saves import longest_save
 from tokencake.traces import events as e
 from tokencake.traces.apps import Hints
 from tokencake.traces.events import ToolHint

@@ -4,7 +4,7 @@ import pytest
 from views import Story
 
 from tokencake.policies.interface import View
-from tokencake.policies.tokencake.losses import Losses
+from tokencake.policies.tokencake.miss_share import MissShare
 from tokencake.policies.tokencake.policy import Tokencake, tokencake
 from tokencake.traces import events as e
 from tokencake.traces.apps import Hints
@@ -17,24 +17,29 @@ SEARCH = (ToolHint("search", 4.0),)
 # -- losses
 
 
-def told(losses: Losses, story: Story) -> View:
+def told(miss_share: MissShare, story: Story) -> View:
     """It is told what happened since."""
     view = story.view()
     for fact in view.news:
-        if type(fact) in losses.handlers:
-            losses.handlers[type(fact)](fact, view)
+        if type(fact) in miss_share.handlers:
+            miss_share.handlers[type(fact)](fact, view)
     return view
 
 
 def comes_back(
-    story: Story, losses: Losses, gpu_tokens: int = 0, host_tokens: int = 0, prompt_tokens: int = 1000, app: str = "a"
+    story: Story,
+    miss_share: MissShare,
+    gpu_tokens: int = 0,
+    host_tokens: int = 0,
+    prompt_tokens: int = 1000,
+    app: str = "a",
 ) -> None:
     """An agent that left 800 tokens calls again, and finds so much of them."""
-    told(losses, story)
+    told(miss_share, story)
     story.arrives(f"{app}/2", agent=f"{app}/main", prompt_tokens=prompt_tokens, hints=REUSABLE)
-    told(losses, story)
+    told(miss_share, story)
     story.happens(e.CallAdmitted(story.now_s, f"{app}/2", gpu_tokens, host_tokens, 0))
-    told(losses, story)
+    told(miss_share, story)
 
 
 def left(hints: Hints = REUSABLE, app: str = "a", story: Story | None = None) -> Story:
@@ -55,65 +60,65 @@ def left(hints: Hints = REUSABLE, app: str = "a", story: Story | None = None) ->
     ],
 )
 def test_a_return_counts_for_one_in_32(gpu_tokens, host_tokens, share):
-    losses = Losses()
-    comes_back(left(), losses, gpu_tokens, host_tokens)
-    assert losses.share == pytest.approx(share)
+    miss_share = MissShare()
+    comes_back(left(), miss_share, gpu_tokens, host_tokens)
+    assert miss_share.share == pytest.approx(share)
 
 
 def test_what_was_lost_once_fades_with_returns_that_lose_nothing():
-    losses, story = Losses(), left()
-    comes_back(story, losses)
+    miss_share, story = MissShare(), left()
+    comes_back(story, miss_share)
     for app in ("b", "c"):
-        comes_back(left(app=app, story=story), losses, gpu_tokens=800, app=app)
-    assert losses.share == pytest.approx(1 / 32 * (31 / 32) ** 2)
+        comes_back(left(app=app, story=story), miss_share, gpu_tokens=800, app=app)
+    assert miss_share.share == pytest.approx(1 / 32 * (31 / 32) ** 2)
 
 
 def test_no_return_is_one_that_the_last_call_did_not_announce():
-    losses = Losses()
-    comes_back(left(Hints()), losses)
-    assert losses.share == 0.0
+    miss_share = MissShare()
+    comes_back(left(Hints()), miss_share)
+    assert miss_share.share == 0.0
 
 
 @pytest.mark.parametrize(("prompt_tokens", "share"), [(799, 0.0), (800, 1 / 32)])
 def test_a_prompt_that_is_shorter_than_the_context_does_not_continue_it(prompt_tokens, share):
-    losses = Losses()
-    comes_back(left(), losses, prompt_tokens=prompt_tokens)
-    assert losses.share == pytest.approx(share)
+    miss_share = MissShare()
+    comes_back(left(), miss_share, prompt_tokens=prompt_tokens)
+    assert miss_share.share == pytest.approx(share)
 
 
 def test_what_was_kept_shows_nothing():
-    losses, story = Losses(), left()
-    told(losses, story)
-    losses.kept = frozenset({"a/main"})
-    comes_back(story, losses)
-    assert losses.share == 0.0
+    miss_share, story = MissShare(), left()
+    told(miss_share, story)
+    miss_share.pinned = frozenset({"a/main"})
+    comes_back(story, miss_share)
+    assert miss_share.share == 0.0
 
 
 def test_a_first_call_is_no_return_and_neither_is_one_that_was_given_up():
-    losses, story = Losses(), left()
-    assert losses.share == 0.0
+    miss_share, story = MissShare(), left()
+    assert miss_share.share == 0.0
     story.arrives("a/2", agent="a/main", prompt_tokens=1000, hints=REUSABLE)
     story.happens(e.CallAborted(0.0, "a/2"))
-    told(losses, story)
-    assert losses.share == 0.0
+    told(miss_share, story)
+    assert miss_share.share == 0.0
 
 
 def test_a_call_counts_once_though_it_is_preempted():
-    losses, story = Losses(), left()
-    comes_back(story, losses)
+    miss_share, story = MissShare(), left()
+    comes_back(story, miss_share)
     story.happens(e.CallPreempted(0.0, "a/2", 5))
     story.happens(e.CallAdmitted(0.0, "a/2", 0, 0, 5))
-    told(losses, story)
-    assert losses.share == pytest.approx(1 / 32)
+    told(miss_share, story)
+    assert miss_share.share == pytest.approx(1 / 32)
 
 
 def test_a_client_that_leaves_and_comes_again_under_the_same_name_is_new():
-    losses, story = Losses(), left()
-    told(losses, story)
+    miss_share, story = MissShare(), left()
+    told(miss_share, story)
     story.happens(e.AppFinished(0.0, "a"))
     story.happens(e.AppStarted(1.0, "a"))
-    comes_back(story, losses)
-    assert losses.share == 0.0
+    comes_back(story, miss_share)
+    assert miss_share.share == 0.0
 
 
 # -- keeps

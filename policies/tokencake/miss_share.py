@@ -12,16 +12,16 @@ from ..interface import View
 NEWEST_SHARE = 1 / 32  # of the latest return in what is learned
 
 
-class Losses:
+class MissShare:
     """The share of a context that a returning call finds neither on the GPU nor on the host, averaged over returns.
 
     A return counts if the agent's last call was declared reusable, if the new prompt is long enough to continue it, and
-    if the context was left to itself: what is `kept` on the GPU shows nothing. 0 until something was lost.
+    if the context was left to itself: what is `pinned` on the GPU shows nothing. 0 until something was lost.
     """
 
     def __init__(self) -> None:
         self.share = 0.0
-        self.kept: frozenset[AgentId] = frozenset()
+        self.pinned: frozenset[AgentId] = frozenset()
         self._reusable: dict[AppId, dict[AgentId, bool]] = {}  # whether an agent's latest call is
         self._returning: dict[CallId, int] = {}  # calls that wait: tokens of their agents' contexts
         self.handlers: Mapping[type, Callable[[Any, View], None]] = {
@@ -37,7 +37,7 @@ class Losses:
         agents = self._reusable.setdefault(request.app, {})
         reusable = agents.get(request.agent, False)
         agents[request.agent] = request.hints.reusable
-        if agent is not None and reusable and request.agent not in self.kept:
+        if agent is not None and reusable and request.agent not in self.pinned:
             context_tokens = agent.context_blocks * view.block_tokens
             if 0 < context_tokens <= request.prompt_tokens:
                 self._returning[request.id] = context_tokens

@@ -1,0 +1,39 @@
+"""The spatial half, switched off: calls start as vLLM starts them, first come, first served."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...traces.events import Request
+from ..interface import View
+from ..parts.admission import Admission, first_come
+from ..parts.dispatch import Part
+from .halves import Needs
+
+
+class FirstCome:
+    """vLLM's own order, where nothing is uploaded ahead of need: how much room it leaves is of no interest."""
+
+    listens_to: frozenset[type] = frozenset()
+    parts: Sequence[Part] = ()
+
+    def begin(self, view: View) -> None:
+        pass
+
+    def admission(self, view: View, needs: Needs) -> Admission:
+        return Admission(None, 0, view.free_blocks)
+
+    def importance(self, request: Request) -> float:
+        return request.hints.importance
+
+    def agent_score(self, request: Request) -> float:
+        return 0.0
+
+
+class FirstComeBesideUploads(FirstCome):
+    """vLLM's own order, and the room that it leaves to uploads."""
+
+    def admission(self, view: View, needs: Needs) -> Admission:
+        if needs.claims or needs.held_blocks or needs.weighs:
+            return first_come(view, needs.claims)
+        return Admission(None, 0, view.free_blocks)

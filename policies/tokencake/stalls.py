@@ -1,0 +1,130 @@
+"""Agents whose tools run, and the copies on the host that are held for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import inf
+from typing import Any
+
+from ...traces import events as e
+from ...traces.apps import AgentId, AppId
+from ...traces.events import Request
+from ..interface import View
+from ..parts.tool_times import ToolTimes
+from .options import Options
+
+
+class Stall:
+    """An agent that waits for its tool."""
+
+    __slots__ = ("agent", "look_step", "refused", "request", "saved", "since_s", "tool_s")
+
+    def __init__(self, agent: AgentId, request: Request, since_s: float, tool_s: float, look_step: int) -> None:
+        self.agent = agent
+        self.request = request
+        self.since_s = since_s
+        self.tool_s = tool_s  # predicted
+        self.saved = False  # one save a stall, and none if the call may not be saved
+        self.refused = False  # it was weighed, and not saved
+        self.look_step = look_step  # from this step on it may be weighed, the first time or again
+
+    @property
+    def returns_s(self) -> float:
+        """When the tool is predicted to return."""
+        return self.since_s + self.tool_s
+
+
+class Stalls:
+    """The open stalls, in the order in which their tools started, and how long copies are held.
+
+    A copy is held while its tool runs, at most four predictions, within [60 s, 1 h]; then it is given up. What is given
+    up can still be hit until the host needs its room; the authors' host never does, and each of their copies is loaded
+    several times.
+    """
+
+    def __init__(self, options: Options, tool_times: ToolTimes) -> None:
+        self._options = options
+        self._tool_times = tool_times
+        self.open: dict[AgentId, Stall] = {}
+        self._agents_of: dict[AppId, dict[AgentId, None]] = {}  # that had a stall or a copy
+        self._held_until_s: dict[AgentId, float] = {}  # copies on the host that are not given up
+        self._expires_s = inf  # no copy sooner
+        self._forget: list[AgentId] = []
+        self.handlers: Mapping[type, Callable[[Any, View], None]] = {
+            e.CallArrived: self._arrived,
+            e.ToolStarted: self._tool_started,
+            e.ToolReturned: self._tool_returned,
+            e.OffloadFinished: self._offload_finished,
+            e.HostDropped: self._host_dropped,
+            e.AppFinished: self._app_finished,
+        }
+
+    @property
+    def at_rest(self) -> bool:
+        """No tool runs, and no copy is to be given up."""
+        return not (self.open or self._forget)
+
+    @property
+    def holds(self) -> bool:
+        """Whether a copy is held on the host."""
+        return bool(self._held_until_s)
+
+    def expire(self, now_s: float) -> None:
+        """Give up the copies that were held for too long."""
+        if self._expires_s <= now_s:
+            for agent in [agent for agent, until_s in self._held_until_s.items() if until_s <= now_s]:
+                self._give_up(agent)
+            self._expires_s = min(self._held_until_s.values(), default=inf)
+
+    def forgotten(self) -> tuple[AgentId, ...]:
+        """The copies that were given up since it was last asked."""
+        forget, self._forget = tuple(self._forget), []
+        return forget
+
+    def _give_up(self, agent: AgentId) -> None:
+        if self._held_until_s.pop(agent, None) is not None:
+            self._forget.append(agent)
+
+    # -- facts
+
+    def _tool_started(self, fact: e.ToolStarted, view: View) -> None:
+        agent = view.agents.get(fact.agent)
+        if agent is None or agent.last.id != fact.call:
+            return
+        request = agent.last
+        look_step = view.step + self._options.notice_steps
+        stall = Stall(fact.agent, request, fact.at_s, self._tool_times.estimate_s(request), look_step)
+        stall.saved = not request.hints.reusable
+        self.open[fact.agent] = stall
+        self._agents_of.setdefault(request.app, {})[fact.agent] = None
+
+    def _tool_returned(self, fact: e.ToolReturned, view: View) -> None:
+        self._end(fact.agent, fact.at_s)
+
+    def _arrived(self, fact: e.CallArrived, view: View) -> None:
+        self._end(fact.request.agent, fact.at_s)
+
+    def _end(self, agent: AgentId, at_s: float) -> None:
+        stall = self.open.pop(agent, None)
+        if stall is not None:
+            self._tool_times.learn(stall.request, at_s - stall.since_s)
+            self._give_up(agent)
+
+    def _offload_finished(self, fact: e.OffloadFinished, view: View) -> None:
+        agent = view.agents.get(fact.agent)
+        if agent is None:
+            return  # its application ended meanwhile
+        self._agents_of.setdefault(agent.app, {})[agent.id] = None
+        stall = self.open.get(agent.id)
+        options = self._options
+        hold_s = 0.0 if stall is None else min(options.hold_max_s, max(options.hold_min_s, 4 * stall.tool_s))
+        until_s = self._held_until_s[agent.id] = fact.at_s + hold_s
+        self._expires_s = min(self._expires_s, until_s)
+
+    def _host_dropped(self, fact: e.HostDropped, view: View) -> None:
+        self._held_until_s.pop(fact.agent, None)
+
+    def _app_finished(self, fact: e.AppFinished, view: View) -> None:
+        for agent in self._agents_of.pop(fact.app, ()):
+            self._held_until_s.pop(agent, None)
+            self.open.pop(agent, None)  # a client may leave while its tools run
