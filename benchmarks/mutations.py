@@ -37,7 +37,8 @@ from tokencake.policies.interface import Move
 from tokencake.policies.parts.tool_times import ToolTimeEstimates
 from tokencake.policies.tokencake.pins import Pins
 from tokencake.policies.tokencake.published.partition import Partition
-from tokencake.policies.tokencake.published.spatial import PublishedSpace, Scores
+from tokencake.policies.tokencake.published.scores import Scores
+from tokencake.policies.tokencake.published.spatial import PublishedSpace
 from tokencake.policies.tokencake.published.uploads import Uploads
 from tokencake.policies.tokencake.seniority import Seniority
 from tokencake.policies.tokencake.stalls import Stalls

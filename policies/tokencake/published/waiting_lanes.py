@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from ....traces.apps import CallId
 from .score import Drift
 
-Peers = Drift | CallId
+OrderClass = Drift | CallId
 
 
 class Queued(Protocol):
@@ -29,11 +29,11 @@ class Queued(Protocol):
     total_blocks: int
     since_s: float  # in the queue since
     started_s: float  # its application
-    peers: Peers  # what it has in common with all that it never changes places with; its id if it has no such
+    order_class: OrderClass  # common to calls that never change places; its own id if there are no others
 
 
 Call = TypeVar("Call", bound=Queued)
-Key = tuple[int, int, Peers]
+Key = tuple[int, int, OrderClass]
 
 _need = itemgetter(0)
 
@@ -80,8 +80,8 @@ class Lanes(Generic[Call]):
         self._serial = count()
 
     def put(self, call: Call) -> None:
-        """Add a call, or move it to where its bound and its peers belong now."""
-        key = (call.need_blocks, call.total_blocks, call.peers)
+        """Add a call, or move it to where its bound and its order class belong now."""
+        key = (call.need_blocks, call.total_blocks, call.order_class)
         before = self._of.get(call.id)
         if before is not None:
             if before.key == key:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokencake.policies.tokencake.published.score import START_OFFSET_S, drift, waits_in_order_s
-from tokencake.policies.tokencake.published.waiting_lanes import Lanes, Peers, in_order
+from tokencake.policies.tokencake.published.waiting_lanes import Lanes, OrderClass, in_order
 from tokencake.traces.apps import Hints
 
 CHAT = Hints()
@@ -15,7 +15,7 @@ DEEP = Hints(depth=3, remaining_depth=1, max_depth=4)
 
 @dataclass
 class Waiting:
-    """A waiting call; `peers` as the spatial half sets it."""
+    """A waiting call; `order_class` as the spatial half sets it."""
 
     number: int
     need_blocks: int
@@ -25,13 +25,13 @@ class Waiting:
     now_s: float = 0.0
     total_blocks: int = 100
     id: str = field(init=False)
-    peers: Peers = field(init=False)
+    order_class: OrderClass = field(init=False)
 
     def __post_init__(self) -> None:
         self.id = f"c{9 - self.number}"  # the other way round
         like, exact = drift(self.hints, 0.0), drift(self.hints, self.started_s)
         young = self.started_s < START_OFFSET_S and self.now_s < self.started_s + waits_in_order_s(like)
-        self.peers = like if young else exact
+        self.order_class = like if young else exact
 
     def place(self) -> tuple[float, float, int]:
         points = drift(self.hints, self.started_s).points(self.now_s - self.started_s, self.now_s - self.since_s)

@@ -7,6 +7,7 @@ import pytest
 from views import Story
 
 from tokencake.policies.interface import View
+from tokencake.policies.parts import dispatch
 from tokencake.policies.tokencake.options import PRESETS, Options
 from tokencake.policies.tokencake.policy import Tokencake, tokencake
 from tokencake.policies.tokencake.published.spatial import PublishedSpace
@@ -195,9 +196,7 @@ def importance_when_told(story: Story, after_steps: int) -> float:
 
 
 def tell(spatial: PublishedSpace, view: View) -> None:
-    for fact in view.news:
-        if handle := spatial.handlers.get(type(fact)):
-            handle(fact, view)
+    dispatch.tell(view.news, dispatch.merged(spatial.parts), view)
     spatial.begin(view)
 
 
