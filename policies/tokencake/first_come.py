@@ -34,6 +34,6 @@ class FirstComeBesideUploads(FirstCome):
     """vLLM's own order, and the room that it leaves to uploads."""
 
     def admission(self, view: View, needs: Needs) -> Admission:
-        if needs.claims or needs.held_blocks or needs.weighs:
+        if needs.claims or needs.held_blocks or needs.weighs(view):
             return first_come(view, needs.claims)
         return Admission(None, 0, view.free_blocks)

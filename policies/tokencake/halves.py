@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from ...traces import events as e
@@ -43,7 +43,7 @@ class Needs(NamedTuple):
 
     claims: Sequence[Claim] = ()  # of uploads that are to grow, highest score first
     held_blocks: int = 0  # room that uploads hold, or are filling
-    weighs: bool = False  # whether some save is weighed
+    weighs: Callable[[View], bool] = lambda view: False  # whether some save is weighed
     at_rest: bool = False  # no tool runs, and there is nothing to save, bring back or give up
 
 

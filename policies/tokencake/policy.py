@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -95,8 +95,7 @@ class Tokencake:
         admit, preempt = admission.admit, admission.preempt
         forget = self._time.forgotten()
         self._quiet = not (offload or pin) and self._is_quiet(admission, view)
-        times_s = (self._time.wake_at_s(view), uploads.wake_at_s, *pin.values())
-        wake_at_s = min((at_s for at_s in times_s if at_s is not None), default=None)
+        wake_at_s = earliest_s((self._time.wake_at_s(view), uploads.wake_at_s, *pin.values()))
         if not (admit or preempt or offload or uploads.upload or uploads.cancel or forget) and wake_at_s is None:
             if admit is None:
                 return NATIVE
@@ -120,6 +119,15 @@ class Tokencake:
         Not if calls start without room for their budgets: then each of them changes who would have to give way.
         """
         return len(view.waiting) == len(admission.admit or ()) and self._commits and not self._time.holds
+
+
+def earliest_s(times_s: Iterable[float | None]) -> float | None:
+    """The first of those times that there are."""
+    earliest_s = None
+    for at_s in times_s:
+        if at_s is not None and (earliest_s is None or at_s < earliest_s):
+            earliest_s = at_s
+    return earliest_s
 
 
 def halves(options: Options, tool_times: ToolTimes) -> tuple[Space, Time]:

@@ -75,7 +75,7 @@ class TimeHalf:
         self._claims = self._uploads.claims(view)
         held_blocks = self._uploads.held_blocks
         at_rest = self._stalls.at_rest and not (held_blocks or self._saves.due)
-        return Needs(self._claims, held_blocks, self._saves.weighs(view), at_rest)
+        return Needs(self._claims, held_blocks, self._saves.weighs, at_rest)
 
     def saves(self, view: View) -> tuple[Move, ...]:
         moves = self._saves.saves(view)

@@ -44,14 +44,14 @@ class PublishedSaves:
 
     def weighs(self, view: View) -> bool:
         """Whether some stall may be saved in this step."""
-        return any(self._may_be_saved(stall, view) for stall in self._stalls.open.values())
+        return bool(self._candidates(view))
 
     def saves(self, view: View) -> tuple[Move, ...]:
         """Which stalls to save now, and how much of each.
 
         With the gate, only in a step in which some waiting call could be admitted.
         """
-        stalls = [stall for stall in self._stalls.open.values() if self._may_be_saved(stall, view)]
+        stalls = self._candidates(view)
         if not stalls:
             return ()
         agents = [view.agents[stall.agent] for stall in stalls]
@@ -87,14 +87,15 @@ class PublishedSaves:
                 return view.now_s
         return None
 
-    def _may_be_saved(self, stall: Stall, view: View) -> bool:
-        """Whether a stall may be saved in this step: from the step after the one that heard of the tool's start on.
+    def _candidates(self, view: View) -> list[Stall]:
+        """Stalls that may be saved in this step: from the step after the one that heard of the tool's start on.
 
         In that step the memory that the call gave up is handed out already; so what waits may overwrite a part of the
         context before it can be saved. One that was weighed and refused may be weighed again some steps later. To be
         passed over because nothing that waits could be admitted is no refusal.
         """
-        return not stall.saved and view.step >= stall.look_step
+        step = view.step
+        return [stall for stall in self._stalls.open.values() if not stall.saved and step >= stall.look_step]
 
     # -- the gate
 
