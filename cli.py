@@ -9,10 +9,7 @@ that asks to end.
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial, wraps
 from pathlib import Path
@@ -34,29 +31,16 @@ from .traces.console.options import (
     with_options,
 )
 from .traces.console.process import run_process
-from .traces.console.progress import progress_bar, runs_watched
+from .traces.console.progress import progress_bar
 from .traces.console.terminal import say, say_named
-from .traces.errors import EngineError, MachineError, TokencakeError, TraceError
+from .traces.errors import TokencakeError
 
 if TYPE_CHECKING:
     from .live.client.engine_options import EngineOptions
     from .live.client.in_process import InProcess
-    from .live.client.remote.remote import Remote
-    from .policies.run_settings import RunSettings
-    from .sim.calibration.fit import Fit
-    from .sim.calibration.step_mix import Shape
-    from .sim.fidelity.validation import Trial
-    from .sim.gate.command import CheckOptions
-    from .sim.gate.live_verdict import EngineRuns, MissingVerdict, TwoSidedVerdict
-    from .sim.gate.suite.suite import Case, Suite
     from .sim.machine.files import MachineChoice
-    from .sim.machine.machine import Machine
-    from .traces.console.progress import Bar
-    from .traces.events import Fact
-    from .traces.limits import Limits
     from .traces.results.publishing import Outputs
-    from .traces.results.report import Run
-    from .traces.variants.workload import Counts, Workload, WorkloadOptions
+    from .traces.variants.workload import WorkloadOptions
 
 STANDARD_OUTPUT = "-"
 
@@ -269,10 +253,7 @@ def simulate(
 @scale_option
 @shrink_option
 @click.option("--machine", "machine_name", metavar="M", help="Whose costs the policies believe in: see calibrate.")
-@seed_option
-@rate_option
-@arrivals_option
-@oversized_option
+@workload_options
 @output_options
 @progress_option
 def live(
@@ -285,13 +266,8 @@ def live(
     control: bool,
     specs: tuple[str, ...],
     repeat: int,
-    time_scale: float,
-    shrink: int,
     machine_name: str | None,
-    seed: int,
-    rate: float | None,
-    arrivals: Any,
-    skip_oversized: bool,
+    workload: WorkloadOptions,
     outputs: Outputs,
     progress: bool,
 ) -> int:
@@ -300,59 +276,36 @@ def live(
     The engine is started here, once for all runs, or is a server's. Without --policy: vllm, then tokencake. What
     finished before an interrupt or a failure is reported, and beside it how far the run came that it ended.
     """
-    from .policies.foreign_code import supervise_foreign
-    from .policies.registry import DEFAULT_POLICIES, is_file, load_policy
-    from .sim.machine.files import inputs_of
-    from .traces.format.reader import read_trace
-    from .traces.generate.arrivals import arrival_times
-    from .traces.results.run_counts import check_repeats
-    from .traces.results.run_report import publish_report, report_of
-    from .traces.variants.workload import Workload
+    from .live.client.command import print_serve_command, run_live
+    from .live.client.engine_source import EngineHere, EngineThere
+    from .policies.registry import DEFAULT_POLICIES
+    from .policies.run_settings import RunSettings
+    from .sim.machine.files import inputs_of, load_machine
 
     if print_serve_args:
         refuse_all_but("with --print-serve-args", *_OF_A_SERVER, *_engine_parameters())
-    elif rate is None:
+    elif workload.rate is None:
         refuse("without --rate", "arrivals")
-    check_repeats(repeat)
-    if url is None:
-        supervise_foreign(specs)
+    settings = RunSettings(seed=workload.seed)
+    if machine_name is not None:
+        settings = replace(settings, costs=load_machine(machine_name).beliefs())
     if print_serve_args:
-        _print_serve_args(engine, specs, _live_settings(machine_name, seed, steps=False), control)
+        if len(specs) > 1:
+            raise click.UsageError("--print-serve-args: expected one --policy: a server runs one")
+        policy = specs[0] if specs else DEFAULT_POLICIES[-1]
+        print_serve_command(engine, replace(settings, policy=policy), control=control)
         return 0
     if control:
         raise click.UsageError("--control: expected --print-serve-args, too")
     if trace is None:
         raise click.UsageError("Missing argument 'TRACE'.")
-    contenders = list(specs or DEFAULT_POLICIES)
     if url is None:
-        for spec in contenders:
-            load_policy(spec, seed=seed)  # what is wrong is found before the engine starts, which takes a while
-    elif files := [spec for spec in contenders if is_file(spec)]:
-        raise EngineError(f"policy {files[0]}: --connect: a server takes policies that it knows by name, and no files")
-    if rate is not None:
-        arrival_times(rate, arrivals, seed)
-    settings = _live_settings(machine_name, seed, steps=outputs.events is not None)
-    outputs.check(inputs_of(trace, machine=machine_name, policies=contenders), contenders * repeat)
-    workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized, time_scale, shrink)
-    finished: list[tuple[Run, Counts]] = []
-    cut_off: list[tuple[Run, Counts]] = []
-    about: dict[str, object] = {}
-    try:
-        with progress_bar(progress, outputs.quiet) as bar, _engine(engine, url, chat, control_token_file) as running:
-            about = running.info()
-            _check_playable(workload, running.limits)
-            watching = runs_watched(bar, contenders * repeat, workload.trace.header.applications, "played")
-            for index, spec in enumerate(contenders * repeat):
-                label = {"repeat": index // len(contenders) + 1} if repeat > 1 else {}
-                path = outputs.events_file(index, spec)
-                one = replace(settings, policy=spec)
-                finished.append(_live_run(running, workload, one, path, watching(index), label, cut_off))
-    finally:
-        if finished or cut_off:
-            version = {"name": "vllm", "version": about.pop("vllm")}
-            machine = {"name": about.pop("model"), **about}
-            publish_report(report_of(finished, workload, machine, version, cut_off), outputs)
-    return max([_doubts(run) for run, _ in finished])
+        _expect_connect("chat", "control_token_file")
+    else:
+        _refuse_own_engine()
+    source = EngineHere(engine) if url is None else EngineThere(url, engine.model, chat, control_token_file)
+    inputs = inputs_of(trace, machine=machine_name, policies=specs)
+    return run_live(source, trace, specs, settings, workload, outputs, inputs=inputs, repeats=repeat, progress=progress)
 
 
 _OF_A_SERVER = ("print_serve_args", "control", "specs", "machine_name")  # what its command depends on, and its engine
@@ -365,128 +318,18 @@ def _engine_parameters() -> set[str]:
     return {field.name for field in fields(EngineOptions)}
 
 
-def _engine(options: EngineOptions, url: str | None, chat: bool, control_token_file: Path | None) -> InProcess | Remote:
-    """An engine that is started here, or that of the server at `url`."""
-    from .live.client.in_process import InProcess
-    from .live.client.remote.remote import Remote
+def _expect_connect(*names: str) -> None:
+    """Refuses these parameters, if they are given: they are about a server."""
+    for name, written in given().items():
+        if name in names:
+            raise click.UsageError(f"{written}: expected --connect, too")
 
-    if url is None:
-        if chat:
-            raise click.UsageError("--chat: expected --connect, too")
-        if control_token_file is not None:
-            raise click.UsageError("--control-token-file: expected --connect, too")
-        return InProcess(options)
+
+def _refuse_own_engine() -> None:
+    """Refuses what is said of an engine that is up already."""
     for name, written in given().items():
         if name in _engine_parameters() - {"model", "seed"}:
             raise click.UsageError(f"--connect: the server's engine is up already: {written} cannot be asked for")
-    token = None if control_token_file is None else _key_in(control_token_file)
-    return Remote(url, options.model, chat=chat, control_token=token)
-
-
-def _key_in(path: Path) -> str:
-    from .live.client.remote.address import sound_key
-
-    try:
-        with path.open("rb") as file:
-            text = file.read(10_000).decode("ascii").strip()
-    except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or "it is no ASCII text"
-        raise EngineError(f"--control-token-file {path}: cannot be read: {said}") from None
-    return sound_key(text, f"--control-token-file {path}")
-
-
-def _print_serve_args(options: EngineOptions, specs: Sequence[str], settings: RunSettings, control: bool) -> None:
-    from .live.client.engine_options import settled
-    from .live.client.remote.serve_args import serve_args, serve_command
-    from .live.engine.control.versions import for_cpus
-    from .policies.registry import DEFAULT_POLICIES, load_policy
-
-    if len(specs) > 1:
-        raise click.UsageError("--print-serve-args: expected one --policy: a server runs one")
-    policy = specs[0] if specs else DEFAULT_POLICIES[-1]
-    load_policy(policy, seed=settings.seed)
-    on_cpu = for_cpus()
-    options = settled(options, on_cpu=on_cpu)
-    args = serve_args(options, replace(settings, policy=policy), on_cpu=on_cpu, control=control)
-    say(serve_command(args, on_cpu=on_cpu, model_runner=options.model_runner))
-
-
-def _live_settings(machine_name: str | None, seed: int, steps: bool) -> RunSettings:
-    """What holds for all runs of a live comparison."""
-    from .policies.run_settings import RunSettings
-    from .sim.machine.files import load_machine
-
-    settings = RunSettings(seed=seed, steps=steps)
-    return settings if machine_name is None else replace(settings, costs=load_machine(machine_name).beliefs())
-
-
-def _check_playable(workload: Workload, limits: Limits) -> None:
-    """Reads the whole trace: what the engine cannot serve is found before the first run and not in its middle."""
-    from .traces.limits import problem
-    from .traces.variants.workload import Counts, nothing_to_play
-
-    counts = Counts()
-    for application in workload.play(limits, counts):
-        if (text := problem(application, limits)) is not None:
-            raise EngineError(text)
-    if not counts.applications:
-        raise TraceError(nothing_to_play(counts))
-
-
-def _live_run(
-    running: InProcess | Remote,
-    workload: Workload,
-    settings: RunSettings,
-    events: Path | None,
-    progress: Callable[[int, float], None],
-    label: Mapping[str, object],
-    cut_off: list[tuple[Run, Counts]] | None = None,
-) -> tuple[Run, Counts]:
-    """One run. If something ends it early, how far it came is added to `cut_off`."""
-    from .policies.registry import options_of
-    from .traces.format.events_file import EventsWriter
-    from .traces.results.metrics import Metrics
-    from .traces.results.report import Run
-    from .traces.variants.workload import Counts
-
-    counts, metrics = Counts(), Metrics()
-    spec, began_s = settings.policy, time.monotonic()
-
-    def run(wall_s: float, policy_s: float | None, more: Mapping[str, object]) -> tuple[Run, Counts]:
-        found = metrics.result()
-        return Run(spec, options_of(spec), settings.seed, wall_s, policy_s, found, {**label, **more}), counts
-
-    try:
-        with EventsWriter(events) if events else nullcontext() as writer:
-            journal = writer.add if writer else None
-            applications = workload.play(running.limits, counts)
-            stats = running.play(applications, settings, [metrics.add], journal, progress)
-    except (TokencakeError, KeyboardInterrupt) as error:
-        so_far = metrics.result()
-        if cut_off is not None and (so_far["calls"] or so_far["aborted_calls"]):
-            why = str(error) if isinstance(error, TokencakeError) else "interrupted"
-            cut_off.append(run(time.monotonic() - began_s, None, {"partial": why}))
-        raise
-    return run(stats.wall_s, stats.policy_s, stats.record())
-
-
-def _doubts(run: Run) -> int:
-    """Says what makes a run worth less than it looks; 1 if its policy did not last."""
-    from .live.client.lateness import lateness_problem
-
-    if (problem := lateness_problem(run.more["lateness_s"], run.more["call_latency_s"])) is not None:
-        say(f"warning: {run.policy}: {problem}", err=True)
-    for line in run.more["disagreements"]:
-        say(f"warning: {run.policy}: vLLM counts differently: {line}", err=True)
-    for line in run.more["errors"]:
-        say(f"error: {line}; the rest of its run was played without it", err=True)
-    if again := run.more["asked_again"]:
-        say(f"warning: {run.policy}: the server had to be asked again {again} times", err=True)
-    if failed := run.more["failed_calls"]:
-        first = run.more["failures"][0]
-        calls = f"{failed} call{'s' if failed > 1 else ''}"
-        say(f"error: {run.policy}: {calls} failed, and what came behind: {first}", err=True)
-    return 1 if run.more["failed"] else 0
 
 
 @cli.command()
@@ -516,13 +359,11 @@ def replay(events: Path, policy: str | None, seed: int | None, machine_name: str
 @click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Live runs of each.")
 @scale_option
 @shrink_option
-@seed_option
-@rate_option
-@arrivals_option
-@oversized_option
+@workload_options
 @click.option("--json", "json_file", metavar="FILE", help="Write the validation as JSON; - is standard output.")
 @click.option("--events", type=click.Path(path_type=Path), metavar="DIR", help="Keep what happened, a file a live run.")
 @click.option("--quiet", is_flag=True, help="Print parity and verdict alone: no tables, no progress.")
+@as_outputs
 @progress_option
 def validate(
     trace: Path,
@@ -530,15 +371,8 @@ def validate(
     specs: tuple[str, ...],
     machine_name: str | None,
     repeat: int,
-    time_scale: float,
-    shrink: int,
-    seed: int,
-    rate: float | None,
-    arrivals: Any,
-    skip_oversized: bool,
-    json_file: str | None,
-    events: Path | None,
-    quiet: bool,
+    workload: WorkloadOptions,
+    outputs: Outputs,
     progress: bool,
 ) -> int:
     """Play TRACE live and simulated under each policy: how far are they apart, and who wins on both sides?
@@ -546,120 +380,22 @@ def validate(
     Exits with 1 if a run failed, or if decisions differ: plans that do not come out again when a live run is replayed,
     or calls that the simulator admits otherwise when it is given a live run's step times.
     """
-    from tempfile import TemporaryDirectory
-
     from .live.client.in_process import InProcess
-    from .policies.foreign_code import supervise_foreign
-    from .policies.registry import DEFAULT_POLICIES, load_policy, options_of
-    from .sim.experiments.simulate_policies import Contender, simulate_each
-    from .sim.fidelity.validation import Trial
-    from .sim.machine.files import inputs_of, load_machine
-    from .traces.format.reader import read_trace
-    from .traces.generate.arrivals import arrival_times
-    from .traces.results.publishing import Outputs
-    from .traces.results.run_counts import check_repeats
-    from .traces.variants.workload import Workload
+    from .sim.fidelity.command import run_validate
 
-    if rate is None:
+    if workload.rate is None:
         refuse("without --rate", "arrivals")
-    check_repeats(repeat)
-    supervise_foreign(specs)
-    contenders = [Contender(spec, options_of(spec), load_policy(spec, seed=seed)) for spec in specs or DEFAULT_POLICIES]
-    if rate is not None:
-        arrival_times(rate, arrivals, seed)
-    told = None if machine_name is None else load_machine(machine_name)
-    runs = list(specs or DEFAULT_POLICIES) * repeat
-    outputs = Outputs(json_file, None, events, quiet)
-    outputs.check(inputs_of(trace, machine=machine_name, policies=runs), runs)
-    workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized, time_scale, shrink)
-    trials: list[Trial] = []
-    cut_off: list[tuple[Run, Counts]] = []
-    about: dict[str, Any] = {"version": __version__, "trace": str(trace), "time_scale": time_scale, "shrink": shrink}
-    about["seed"] = seed
-    try:
-        with (
-            progress_bar(progress, quiet) as bar,
-            InProcess(engine) as running,
-            nullcontext(events) if events else TemporaryDirectory() as folder,
-        ):
-            _check_playable(workload, running.limits)
-            machine = _machine_of(running, told, workload, bar)
-            about |= {"engine": running.info(), "machine": machine.settings()}
-            simulated = [run for run, _ in simulate_each(workload, contenders, machine)]
-            trials += [Trial(run.policy, run.metrics) for run in simulated]
-            watching = runs_watched(
-                bar, [run.policy for run in simulated] * repeat, workload.trace.header.applications, "played"
-            )
-            for index, trial in enumerate(trials * repeat):  # in turns: what drifts drifts for all policies
-                label = {"repeat": index // len(trials) + 1} if repeat > 1 else {}
-                _live_trial(running, workload, machine, trial, Path(folder), index, watching(index), label, cut_off)
-    finally:
-        if cut_off or any(trial.live for trial in trials):
-            report = _validation(about, trials, [run for run, _ in cut_off], outputs)
-    return 0 if all(_same_decisions(run["parity"]) and run["failed"] is None for run in report["runs"]) else 1
-
-
-def _machine_of(running: InProcess, told: Machine | None, workload: Workload, bar: Bar) -> Machine:
-    """The machine to simulate, with the engine's own limits: the one that was told of, else one fitted to it now."""
-    from .sim.calibration.engine_info import limits_of, name_of
-    from .sim.fidelity.rerun import with_limits
-
-    if told is not None:
-        return with_limits(told, limits_of(running.info()))
-    info, facts = _measured(running, True, workload.seed, bar, workload)
-    fitted = _fitted(info, facts, workload.seed, workload)
-    for warning in fitted.warnings():
-        say(f"warning: {warning}", err=True)
-    return fitted.machine(name_of(info))
-
-
-def _live_trial(
-    running: InProcess,
-    workload: Workload,
-    machine: Machine,
-    trial: Trial,
-    folder: Path,
-    index: int,
-    progress: Callable[[int, float], None],
-    label: Mapping[str, object],
-    cut_off: list[tuple[Run, Counts]],
-) -> None:
-    """One live run: its metrics, and whether its decisions come out again. Warns if the host was loaded meanwhile."""
-    from .policies.replay import replay_file
-    from .policies.run_settings import RunSettings
-    from .sim.calibration.host_load import HostLoad, loaded_words
-    from .sim.fidelity.rerun import play_recorded
-    from .traces.results.run_files import events_name
-    from .traces.variants.workload import Counts
-
-    events = folder / events_name(index, trial.policy)
-    settings = RunSettings(policy=trial.policy, seed=workload.seed, costs=machine.beliefs(), steps=True)
-    began = HostLoad.now()
-    run, _ = _live_run(running, workload, settings, events, progress, label, cut_off)
-    for words in loaded_words(began.until(HostLoad.now())):
-        say(f"warning: {trial.policy}, live run {index + 1}: {words}", err=True)
-    _doubts(run)
-    trial.failed = trial.failed or run.more["failed"]
-    again = play_recorded(events, workload.play(running.limits, Counts()), machine, trial.policy)
-    trial.live.append(run.metrics)
-    trial.parity.append({**replay_file(events, trial.policy)[1].record(), **again.record()})
-
-
-def _validation(
-    about: Mapping[str, object], trials: Sequence[Trial], ended: Sequence[Run], outputs: Outputs
-) -> dict[str, Any]:
-    """Write and print what was found."""
-    from .sim.fidelity import validation
-    from .traces.results.report_text import cut_off_lines
-
-    report = validation.build(about, trials, [run.record() for run in ended])
-    outputs.publish(report, [*validation.words(report), *cut_off_lines(report)], partial(validation.tables, report))
-    return report
-
-
-def _same_decisions(parity: Mapping[str, Any]) -> bool:
-    counts = ("different", "not_replayed", "admissions_different")
-    return not any(parity.get(name) for name in counts) and parity.get("ended") is None
+    return run_validate(
+        partial(InProcess, engine),
+        trace,
+        specs,
+        workload,
+        outputs,
+        machine_name=machine_name,
+        repeats=repeat,
+        link_gbps=engine.link_gbps,
+        progress=progress,
+    )
 
 
 @cli.command()
@@ -677,6 +413,7 @@ def _same_decisions(parity: Mapping[str, Any]) -> bool:
 @click.option("--from", "recorded", type=click.Path(path_type=Path), metavar="FILE", help="Fit --samples of before.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the outcome as JSON; - is standard output.")
 @seed_option
+@as_workload
 @progress_option
 def calibrate(
     engine: EngineOptions,
@@ -684,15 +421,10 @@ def calibrate(
     name: str | None,
     quick: bool,
     trace: Path | None,
-    time_scale: float,
-    shrink: int,
-    rate: float | None,
-    arrivals: Any,
-    skip_oversized: bool,
+    workload: WorkloadOptions,
     samples: Path | None,
     recorded: Path | None,
     json_file: str | None,
-    seed: int,
     progress: bool,
 ) -> None:
     """Measure an engine, and fit a machine that the simulator can play: --machine FILE.
@@ -700,121 +432,34 @@ def calibrate(
     Takes minutes of an engine that does nothing else, on hardware that does nothing else. With --for, what the trace
     is made of is measured as well, and matters most in the fit; the options of arrivals and sizes say how it is played.
     """
-    from datetime import date
-
-    from .sim.calibration import report as calibration
-    from .sim.calibration.engine_info import limits_of, name_of
-    from .sim.calibration.samples_file import read_samples
-    from .sim.machine.files import inputs_of, machine_toml
-    from .sim.machine.machine import RULES
-    from .traces.files.outputs import check_outputs, outputs_of, write_whole
-    from .traces.format.reader import read_trace
-    from .traces.generate.arrivals import arrival_times
-    from .traces.variants.workload import Workload
+    from .sim.calibration.command import CalibrationOutputs, run_calibrate, run_calibrate_from
+    from .sim.calibration.probes.effort import FULL, QUICK
 
     if recorded is not None and samples is not None:
         raise TokencakeError("--samples: --from measures nothing")
     if recorded is not None:
         refuse("with --from", "quick", *(_engine_parameters() - {"seed"}))
-    if name is not None and (problem := RULES["name"].problem(name)):
-        raise TokencakeError(f"--name: {problem}")
     if output is None and json_file is None:
         refuse("without --output or --json", "name")
     if trace is None:
         refuse("without --for", "time_scale", "shrink", "rate", "arrivals", "skip_oversized")
-    elif rate is None:
+    elif workload.rate is None:
         refuse("without --rate", "arrivals")
-    else:
-        arrival_times(rate, arrivals, seed)
-    outputs = outputs_of(output=output, samples=samples, json=json_file)
-    check_outputs(outputs, inputs_of(recorded, trace))
-    workload = None
-    if trace is not None:
-        workload = Workload(read_trace(trace), seed, rate, arrivals, skip_oversized, time_scale, shrink)
-    try:
-        if recorded is not None:
-            told, facts = read_samples(recorded)
-            if workload is not None:
-                _check_playable(workload, limits_of(told))
-        else:
-            from .live.client.in_process import InProcess
+    outputs = CalibrationOutputs(output, json_file, samples, name)
+    if recorded is not None:
+        run_calibrate_from(recorded, outputs, trace, workload)
+        return
+    from .live.client.in_process import InProcess
 
-            with InProcess(engine) as running, progress_bar(progress) as bar:
-                if workload is not None:
-                    _check_playable(workload, running.limits)
-                told, facts = _measured(running, quick, seed, bar, workload, samples)
-        fitted = _fitted(told, facts, seed, workload)
-        machine = fitted.machine(name or name_of(told))
-    except MachineError as error:
-        raise error if recorded is None else MachineError(f"{recorded}: {error}") from None
-    try:
-        if output is not None:
-            write_whole(output, machine_toml(machine, calibration.comments(told, fitted, str(date.today()))))
-        if json_file is not None:
-            write_whole(json_file, json.dumps(calibration.build(__version__, told, fitted, machine), indent=2) + "\n")
-    finally:  # a disk that is full keeps nobody from seeing the results
-        if not any(one.is_standard for one in outputs):
-            _print_calibration(fitted)
-
-
-def _measured(
-    running: InProcess, quick: bool, seed: int, bar: Bar, workload: Workload | None, samples: Path | None = None
-) -> tuple[dict[str, object], Iterator[Fact]]:
-    """What an engine tells, how loaded its host was among it, and the facts of its probes.
-
-    The file `samples` keeps them even if something ends them early.
-    """
-    from .sim.calibration.calibrate import measure
-    from .sim.calibration.engine_info import limits_of
-    from .sim.calibration.fit import rough_mix
-    from .sim.calibration.host_load import HostLoad
-    from .sim.calibration.probes.effort import FULL, QUICK
-    from .sim.calibration.samples_file import samples_text
-    from .traces.files.outputs import write_whole
-    from .traces.variants.workload import Counts
-
-    told, facts = running.info(), list[Any]()
-    limits, began = limits_of(told), HostLoad.now()
-
-    def shapes(played: Workload) -> list[Shape]:
-        return rough_mix(facts, limits, partial(played.play, limits, Counts())).shapes()
-
-    try:
-        measure(
-            running,
-            limits,
-            QUICK if quick else FULL,
-            facts.append,
-            seed=seed,
-            link_gbps=running.options.link_gbps,
-            progress=lambda label, done, total: bar(label, done, total, ""),
-            shapes=None if workload is None else partial(shapes, workload),
-        )
-    finally:
-        told["host_load"] = began.until(HostLoad.now())
-        if samples is not None and facts:
-            write_whole(samples, samples_text(told, facts))
-    return told, iter(facts)
-
-
-def _fitted(told: Mapping[str, object], facts: Iterable[object], seed: int, workload: Workload | None) -> Fit:
-    from .sim.calibration.engine_info import host_load_of, limits_of
-    from .sim.calibration.fit import fit_for
-    from .traces.variants.workload import Counts
-
-    limits = limits_of(told)
-    played = None if workload is None else partial(workload.play, limits, Counts())
-    return fit_for(facts, limits, played, seed, host_load_of(told))
-
-
-def _print_calibration(fitted: Fit) -> None:
-    from .sim.calibration.report import tables
-    from .traces.console.printing import printing
-
-    console = printing()
-    console.print(tables(fitted))
-    for warning in fitted.warnings():
-        console.print(f"warning: {warning}", soft_wrap=True)
+    run_calibrate(
+        partial(InProcess, engine),
+        QUICK if quick else FULL,
+        outputs,
+        trace,
+        workload,
+        link_gbps=engine.link_gbps,
+        progress=progress,
+    )
 
 
 @cli.group(invoke_without_command=True)
@@ -948,6 +593,7 @@ def check(init: bool, on_vllm: bool, progress: bool, **options: Any) -> int:
     if all is good, with 1 if a case regressed, and with 2 if the suite or a baseline is wrong.
     """
     from .sim.gate.command import CheckOptions, run_check
+    from .sim.gate.live_command import run_check_live
     from .sim.gate.suite.init_suite import start_suite
 
     if init:
@@ -961,100 +607,15 @@ def check(init: bool, on_vllm: bool, progress: bool, **options: Any) -> int:
         refuse("with --update", "strict", "formats", "outputs")
     with progress_bar(progress) as bar:
         if on_vllm:
-            return _check_live(CheckOptions(**options), bar)
+            return run_check_live(CheckOptions(**options), _engine_of_a_case, bar)
         return run_check(CheckOptions(**options), lambda done, total: bar("runs", done, total, ""))
 
 
-def _check_live(options: CheckOptions, bar: Bar) -> int:
-    """Play the suite's live cases on both sides: 1 if simulator and engine say opposite things about who is better."""
+def _engine_of_a_case(options: Mapping[str, Any], seed: int) -> InProcess:
     from .live.client.engine_options import EngineOptions
     from .live.client.in_process import InProcess
-    from .live.engine.control.versions import check_vllm
-    from .policies.foreign_code import supervise_foreign
-    from .sim.gate.command import checked_files, suite_of
-    from .sim.gate.live_verdict import as_record, compare_sides, cut_off_words, fails, live_cases, live_policies, words
-    from .sim.gate.suite.suite_file import LIVE_KEYS
-    from .traces.files.outputs import write_whole
 
-    if set(options.formats) - {"text", "json"}:
-        raise TokencakeError("--live: expected --format text or json")
-    suite = suite_of(options)
-    cases = live_cases(suite)
-    files = dict(checked_files(options, suite))
-    supervise_foreign([policy for case in cases for policy in live_policies(case)])
-    check_vllm()
-    found: dict[str, Sequence[TwoSidedVerdict | MissingVerdict]] = {}
-    cut_off: dict[str, dict[str, Any]] = {}  # of the case that something ended early, the run in which it did
-    engines: dict[str, object] = {}
-    said: list[str] = []
-
-    def tell(lines: Iterable[str]) -> None:
-        for line in lines:
-            said.append(line)
-            if "json" not in files or files["json"] is not None:
-                say(line)
-
-    def write() -> None:
-        if "json" in files:
-            record = json.dumps(as_record(suite, found, engines, cut_off), indent=2, default=str)
-            write_whole(files["json"] or STANDARD_OUTPUT, record + "\n")
-        if (text_file := files.get("text")) is not None:
-            write_whole(text_file, "".join(f"{line}\n" for line in said))
-
-    for case in cases:
-        told = {key: value for key, value in (case.live or {}).items() if key in LIVE_KEYS}
-        ended: list[tuple[Run, Counts]] = []
-        try:
-            with InProcess(EngineOptions(**told, seed=case.seed)) as running:
-                engines[case.name] = running.info()
-                sides = _both_sides(suite, case, running, bar, ended)
-        except BaseException:
-            if ended:
-                cut_off[case.name] = ended[0][0].record()
-                tell([cut_off_words(case.name, cut_off[case.name])])
-                write()
-            raise
-        found[case.name] = compare_sides(case, *sides, suite.confidence)
-        tell(words(case.name, case.policy, found[case.name]))
-    write()
-    return 1 if any(fails(compared, options.strict) for compared in found.values()) else 0
-
-
-def _both_sides(
-    suite: Suite, case: Case, running: InProcess, bar: Bar, cut_off: list[tuple[Run, Counts]]
-) -> tuple[dict[str, Mapping[str, Any]], dict[str, EngineRuns]]:
-    """A case's policies and rivals: the metrics of a simulated run of each, and some live runs of each, in turns.
-
-    If something ends a live run early, how far it came is added to `cut_off`.
-    """
-    from .policies.registry import load_policy
-    from .policies.run_settings import RunSettings
-    from .sim.experiments.simulate_policies import Contender, simulate_each
-    from .sim.gate.live_verdict import REPEATS, EngineRuns, live_policies
-    from .traces.format.reader import read_trace
-    from .traces.variants.workload import Workload
-
-    how = case.live or {}
-    trace = read_trace(suite.paths.path(case.trace))
-    scale, shrink = how.get("time_scale", 1.0), how.get("shrink", 1)
-    workload = Workload(trace, case.seed, case.rate, case.arrivals, case.skip_oversized, scale, shrink)
-    _check_playable(workload, running.limits)
-    told = suite.paths.machine(how["machine"]) if "machine" in how else None
-    machine = _machine_of(running, told, workload, bar)
-    specs = {policy: suite.paths.policy(policy) for policy in live_policies(case)}
-    contenders = [Contender(name, {}, load_policy(spec, seed=case.seed)) for name, spec in specs.items()]
-    simulated = {run.policy: run.metrics for run, _ in simulate_each(workload, contenders, machine)}
-    live = {name: EngineRuns() for name in specs}
-    names = list(specs) * how.get("repeats", REPEATS)
-    watching = runs_watched(bar, names, trace.header.applications, "played")
-    for index, name in enumerate(names):
-        settings = RunSettings(policy=specs[name], seed=case.seed, costs=machine.beliefs())
-        label = {"repeat": index // len(specs) + 1}
-        run, _ = _live_run(running, workload, settings, None, watching(index), label, cut_off)
-        _doubts(run)
-        live[name].metrics.append(run.metrics)
-        live[name].failed = live[name].failed or run.more["failed"]
-    return simulated, live
+    return InProcess(EngineOptions(**options, seed=seed))
 
 
 @cli.command()

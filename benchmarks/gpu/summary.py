@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from tokencake import __version__
-from tokencake.sim.fidelity import validation
+from tokencake.sim.fidelity import validation, validation_text
 from tokencake.sim.machine.machine import Switch
 from tokencake.traces.files.escaping import one_line
 from tokencake.traces.files.schema import list_of, map_of, record, ruled, string
@@ -59,8 +59,8 @@ def text(out: Path, found: list[results.Result]) -> str:
     report = compared(out)
     if report is not None and report["runs"]:
         screen = Console(file=StringIO(), width=WIDTH, highlight=False, markup=False, emoji=False)
-        screen.print(validation.tables(report, WIDTH))
-        for line in validation.words(report, verdicts=not dry):
+        screen.print(validation_text.tables(report, WIDTH))
+        for line in validation_text.words(report, verdicts=not dry):
             screen.print(line, soft_wrap=True)
         assert isinstance(screen.file, StringIO)
         lines += ["", screen.file.getvalue().rstrip()]

@@ -18,17 +18,17 @@ from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self
 
 from ...policies.controller import Sink
-from ...policies.playable import Progress
 from ...policies.run_settings import LONGEST_COPY_S, RunSettings
+from ...policies.runs.playable import Progress
 from ...traces.apps import AppId, Application, Call, CallId
 from ...traces.errors import EngineError, RunError, TokencakeError
 from ...traces.events import Request
 from ...traces.limits import problem
 from ..engine.control.metadata import KEY, to_metadata
 from ..engine.control.stall import Watch
+from .call_latencies import CallLatencies
 from .counters import EngineCounters, FactCounters, disagreements
 from .engine_options import EngineOptions
-from .lateness import CallLatencies
 from .launch import Started, start
 from .play import Player
 from .tokens import Tokens

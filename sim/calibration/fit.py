@@ -13,12 +13,12 @@ from typing import Any
 
 from ...traces.apps import Application
 from ..machine.machine import PS_PER_S, RULES, Machine, Real
-from .copy_costs import CopyFit, fit_copies
+from .costs.copy_costs import CopyFit, fit_copies
+from .costs.host_costs import fit_host
+from .costs.step_costs import Estimate, StepFit, fit_steps
 from .engine_info import MachineLimits
-from .host_costs import fit_host
 from .host_load import loaded_words
 from .samples import CopySample, Samples, StepSample
-from .step_costs import Estimate, StepFit, fit_steps
 from .step_mix import REACHED, Beyond, Shape, StepMix, farthest, mix_of
 
 WRONG = 0.1  # relative error from which on a kind of steps is warned about

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..machine.machine import Machine
+from .costs.step_costs import Estimate, KindError
 from .fit import WRONG, Fit
-from .step_costs import Estimate, KindError
 
 SCHEMA = "tokencake.calibration/1"
 MEANINGS = {

@@ -16,8 +16,8 @@ from ...traces.apps import Application, CallId
 from ..engine.simulate import simulate
 from ..engine.step import Scheduled
 from ..machine.machine import PS_PER_S, Machine
+from .costs.step_costs import kind
 from .samples import StepSample
-from .step_costs import kind
 
 FINE = 4  # bits of a number that are kept: shapes that differ by a sixteenth at most count as equal
 QUANTILES = (0.1, 0.5, 1.0)  # of a kind's time, by work: the steps that stand for it

@@ -9,10 +9,10 @@ from typing import Self
 from tokencake.live.client.engine_options import EngineOptions
 from tokencake.live.client.in_process import EngineLimits, LiveStats
 from tokencake.policies.controller import Sink
-from tokencake.policies.playable import Progress
 from tokencake.policies.registry import load_policy
 from tokencake.policies.replay import began
 from tokencake.policies.run_settings import RunSettings
+from tokencake.policies.runs.playable import Progress
 from tokencake.sim.engine.simulate import simulate
 from tokencake.sim.machine.files import load_machine
 from tokencake.traces import events as e

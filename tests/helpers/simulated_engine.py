@@ -8,9 +8,9 @@ from typing import Any
 from measuring import limits_of, steps_of
 
 from tokencake.live.client.in_process import LiveStats
-from tokencake.policies.playable import Progress
 from tokencake.policies.registry import load_policy
 from tokencake.policies.run_settings import RunSettings
+from tokencake.policies.runs.playable import Progress
 from tokencake.sim.engine.simulate import simulate
 from tokencake.sim.machine.machine import Machine
 from tokencake.traces import events as e

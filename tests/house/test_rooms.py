@@ -31,7 +31,6 @@ TWICE = {
     "Ended",
     "Engine",
     "EngineCall",
-    "Grid",
     "Lane",
     "LiveCall",
     "Program",

@@ -97,7 +97,7 @@ def test_the_server_gets_the_same_options() -> None:
 def test_no_server_on_a_cpu_is_promised_to_schedule_asynchronously(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("tokencake.live.engine.control.versions.for_cpus", lambda: True)
+    monkeypatch.setattr("tokencake.live.client.command.for_cpus", lambda: True)
     assert run(["live", "--print-serve-args", "--model", MODEL, "--asynchronous"]) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tokencake.live.client.lateness import CallLatencies, lateness_problem
+from tokencake.live.client.call_latencies import CallLatencies
+from tokencake.policies.runs.doubts import lateness_problem
 from tokencake.traces import events as e
 from tokencake.traces.apps import Hints
 

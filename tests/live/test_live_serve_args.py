@@ -249,7 +249,7 @@ def test_the_routes_are_the_plugin_that_is_named_in_the_environment() -> None:
 def test_the_command_line_prints_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], on_cpu: bool
 ) -> None:
-    monkeypatch.setattr("tokencake.live.engine.control.versions.for_cpus", lambda: on_cpu)
+    monkeypatch.setattr("tokencake.live.client.command.for_cpus", lambda: on_cpu)
     monkeypatch.setattr("tokencake.live.client.available_memory.available_bytes", lambda: 64 << 30)
     assert (
         run(["live", "--print-serve-args", "--model", MODEL, "--policy", "tokencake-time", "--max-running", "9"]) == 0

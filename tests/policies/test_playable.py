@@ -10,7 +10,7 @@ from simulated_engine import SimulatedEngine
 
 from tokencake.live.client.in_process import InProcess
 from tokencake.live.client.remote.remote import Remote
-from tokencake.policies.playable import Playable
+from tokencake.policies.runs.playable import Playable
 
 PLAYABLE: tuple[type[Playable], ...] = (InProcess, Remote, Engine, SimulatedEngine)  # of which mypy sees that they are
 

@@ -16,11 +16,15 @@ Bar = Callable[[str, int, int | None, str], None]  # what is being done, how muc
 Item = TypeVar("Item")
 
 
+def no_bar(label: str, done: int, total: int | None, note: str) -> None:
+    """A `Bar` that shows nothing."""
+
+
 @contextmanager
 def progress_bar(forced: bool, quiet: bool = False) -> Iterator[Bar]:
     """A bar that appears when something has taken longer than a second, if stderr is a terminal or it is `forced`."""
     if not forced and (quiet or not sys.stderr.isatty()):
-        yield lambda label, done, total, note: None
+        yield no_bar
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

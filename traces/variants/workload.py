@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..apps import Application
+from ..errors import EngineError, TraceError
 from ..format.reader import Trace, read_trace
 from ..generate.arrivals import ArrivalProcess, arrival_times, retime
-from ..limits import Limits, fits
+from ..limits import Limits, fits, problem
 from .scale import scaled
 from .shrink import shrunk
 
@@ -65,6 +66,18 @@ class Workload:
             counts.applications += 1
             counts.calls += len(application.calls)
             yield application
+
+    def check_playable(self, limits: Limits) -> None:
+        """Reads the whole trace: what the engine cannot serve is found before the first run and not in its middle.
+
+        Raises EngineError for the first application that it cannot, and TraceError if nothing is left to be played.
+        """
+        counts = Counts()
+        for application in self.play(limits, counts):
+            if (text := problem(application, limits)) is not None:
+                raise EngineError(text)
+        if not counts.applications:
+            raise TraceError(nothing_to_play(counts))
 
     def _fitting(self, applications: Iterable[Application], limits: Limits, counts: Counts) -> Iterator[Application]:
         for application in applications:

@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from ....policies.controller import Sink
-from ....policies.playable import Progress
 from ....policies.run_settings import RunSettings
+from ....policies.runs.playable import Progress
 from ....traces.apps import AppId, Application, Call, CallId
 from ....traces.errors import EngineError, RunError, TokencakeError
 from ....traces.events import AppFinished, Asked, AskedShared, Began, CallArrived, Occupied, Planned, Request
@@ -26,10 +26,10 @@ from ....traces.format.events_file import decode
 from ....traces.limits import problem
 from ....traces.results.distribution import Distribution
 from ...engine.control.protocol import new_name
+from ..call_latencies import CallLatencies
 from ..chat import Messages
 from ..counters import Counters, FactCounters, disagreements, since
 from ..in_process import LiveStats
-from ..lateness import CallLatencies
 from ..play import Player
 from ..tokens import Tokens
 from .answers import Ended, Stalled

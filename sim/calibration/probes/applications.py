@@ -22,7 +22,7 @@ from ..step_mix import Shape
 from .chain import Chain, Probe
 from .copy_probe import LOADED, UPLOADED
 from .effort import Effort
-from .grid import Grid, decoding, mixed, prefills
+from .grid import ProbeGrid, decoding, mixed, prefills
 
 COPY_POLICY = f"{Path(__file__).with_name('copy_probe.py')}:CopyProbe"  # as `load_policy` takes it
 SLOWEST_LINK_GBPS = 3.0  # of a link whose rate nobody stated: copies are waited for as long as this takes
@@ -40,7 +40,7 @@ def step_probes(limits: MachineLimits, effort: Effort, seed: int = 0) -> Applica
             f"cannot calibrate: expected at least {LEAST_BLOCKS} GPU blocks and a context of 4 blocks, got"
             f" {limits.gpu_blocks} blocks of {limits.block_tokens} tokens, a context of {limits.max_context_tokens}"
         )
-    grid = Grid(limits, effort)
+    grid = ProbeGrid(limits, effort)
     return _shuffled("steps", [*prefills(grid), *decoding(grid), *mixed(grid)], effort.repeats, seed)
 
 
@@ -49,7 +49,7 @@ def trace_probes(limits: MachineLimits, effort: Effort, shapes: Iterable[Shape],
 
     Of calls that the engine cannot hold side by side, each with a context of its own, there are fewer.
     """
-    grid = Grid(limits, effort)
+    grid = ProbeGrid(limits, effort)
     probes = dict.fromkeys(probe for shape in shapes if (probe := grid.probe_of(shape)) is not None)
     return _shuffled("trace", list(probes), effort.repeats, seed) if probes else None
 

@@ -10,7 +10,7 @@ from .effort import Effort
 SHARE_OF_CACHE = 0.8  # of the GPU's blocks that contexts may take, so that they stay cached
 
 
-class Grid:
+class ProbeGrid:
     """The sizes that an engine can be measured with."""
 
     def __init__(self, limits: MachineLimits, effort: Effort) -> None:
@@ -69,7 +69,7 @@ class Grid:
         return blocks * self._block_tokens
 
 
-def prefills(grid: Grid) -> list[Probe]:
+def prefills(grid: ProbeGrid) -> list[Probe]:
     """Cold ones, and some of at most a step behind cached contexts."""
     cold = [Probe(0, 0, 0, (tokens,)) for tokens in grid.prefills]
     behind = [
@@ -81,7 +81,7 @@ def prefills(grid: Grid) -> list[Probe]:
     return cold + behind
 
 
-def decoding(grid: Grid) -> list[Probe]:
+def decoding(grid: ProbeGrid) -> list[Probe]:
     return [
         Probe(context, calls, grid.effort.decode_steps, ())
         for context in grid.contexts
@@ -89,7 +89,7 @@ def decoding(grid: Grid) -> list[Probe]:
     ]
 
 
-def mixed(grid: Grid) -> list[Probe]:
+def mixed(grid: ProbeGrid) -> list[Probe]:
     context = grid.contexts[0]
     beside = tuple(tokens for tokens in grid.prefills if 4 * tokens <= grid.budget_tokens)
     return [Probe(context, calls, len(beside) + 2, beside) for calls in grid.batches(context)[1::2]]

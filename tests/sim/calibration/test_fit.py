@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from measuring import limits_of, noisy, steps_of
 
-from tokencake.sim.calibration.copy_costs import fit_copies
+from tokencake.sim.calibration.costs.copy_costs import fit_copies
+from tokencake.sim.calibration.costs.step_costs import FIELDS, fit_steps, kind
 from tokencake.sim.calibration.engine_info import host_load_of
 from tokencake.sim.calibration.engine_info import limits_of as limits_told
 from tokencake.sim.calibration.fit import Fit, fit
 from tokencake.sim.calibration.probes.applications import step_probes
 from tokencake.sim.calibration.probes.effort import FULL, QUICK
 from tokencake.sim.calibration.samples import CopySample, StepSample
-from tokencake.sim.calibration.step_costs import FIELDS, fit_steps, kind
 from tokencake.sim.calibration.step_mix import StepMix
 from tokencake.sim.machine.files import load_machine
 from tokencake.sim.machine.machine import Machine

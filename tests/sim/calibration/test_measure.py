@@ -16,7 +16,7 @@ from trace_files import one_app, one_call, written
 from tokencake.cli import run
 from tokencake.policies.registry import load_policy
 from tokencake.sim.calibration.calibrate import measure
-from tokencake.sim.calibration.copy_costs import fit_copies
+from tokencake.sim.calibration.costs.copy_costs import fit_copies
 from tokencake.sim.calibration.engine_info import MachineLimits
 from tokencake.sim.calibration.probes.applications import COPY_POLICY, copy_probes, step_probes, trace_probes
 from tokencake.sim.calibration.probes.effort import FULL, QUICK

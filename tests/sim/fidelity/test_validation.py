@@ -20,19 +20,8 @@ from tokencake.cli import run
 from tokencake.live.client import in_process
 from tokencake.sim.calibration.host_load import HostLoad
 from tokencake.sim.fidelity import rerun as recorded
-from tokencake.sim.fidelity.validation import (
-    LOST,
-    OPEN,
-    SHOWN,
-    WON,
-    Trial,
-    build,
-    error_of,
-    margin,
-    outcome,
-    tables,
-    words,
-)
+from tokencake.sim.fidelity.validation import LOST, OPEN, WON, Trial, build, error_of, margin, outcome
+from tokencake.sim.fidelity.validation_text import SHOWN, tables, words
 from tokencake.traces.console.interrupts import Ended
 from tokencake.traces.errors import RunError
 from tokencake.traces.results.metrics import Metrics

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..samples import StepSample
 from .regression import Array, distinct, fit_costs
-from .samples import StepSample
 from .step_costs import CONFIDENCE, LEAST_STEPS, REDRAWN, Estimate
 
 COLUMNS = (

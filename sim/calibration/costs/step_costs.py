@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...traces.errors import MachineError
+from ....traces.errors import MachineError
+from ..samples import StepSample
 from .regression import Array, LinearFit, distinct, fit_costs, loss
-from .samples import StepSample
 
 FIELDS = ("step_s", "floor_s", "token_s", "prefill_token_s", "attention_s", "decode_call_s", "context_token_s")
 COLUMNS = (

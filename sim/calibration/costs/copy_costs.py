@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..samples import CopySample
 from .regression import Array, distinct, fit_costs
-from .samples import CopySample
 from .step_costs import CONFIDENCE, REDRAWN, Estimate
 
 LEAST_COPIES = 4

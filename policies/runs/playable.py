@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
-from ..traces.apps import Application
-from ..traces.limits import Limits
-from .controller import Sink
-from .run_settings import RunSettings
+from ...traces.apps import Application
+from ...traces.limits import Limits
+from ..controller import Sink
+from ..run_settings import RunSettings
 
 Progress: TypeAlias = Callable[[int, float], None]  # applications that ended, seconds since the run began
 

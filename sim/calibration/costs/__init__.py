@@ -1,0 +1,1 @@
+"""What steps and copies cost, fitted to samples: constants with their intervals."""
