@@ -22,7 +22,7 @@ from ...traces.results.distribution import Distribution
 from .tokens import Tokens
 
 
-class Engine(Protocol):
+class ClientEngine(Protocol):
     """What a `Player` talks to. Times are seconds since the run's start; nothing here waits for the engine."""
 
     def app_started(self, app: AppId, due_s: float) -> None: ...
@@ -64,7 +64,7 @@ class Player:
     `lateness_s` is how long after they were due calls were sent.
     """
 
-    def __init__(self, applications: Iterable[Application], tokens: Tokens, engine: Engine) -> None:
+    def __init__(self, applications: Iterable[Application], tokens: Tokens, engine: ClientEngine) -> None:
         self._coming = in_arrival_order(applications)
         self._tokens = tokens
         self._engine = engine

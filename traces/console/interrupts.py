@@ -12,7 +12,7 @@ from typing import NoReturn
 ASKED_TO_END = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
-class Ended(KeyboardInterrupt):
+class Terminated(KeyboardInterrupt):
     """The process was asked to end by a signal."""
 
     def __init__(self, number: int) -> None:
@@ -23,20 +23,20 @@ class Ended(KeyboardInterrupt):
 def exit_code(interrupt: BaseException) -> int:
     """As a shell has it: 128 and the number of the signal."""
     for error in (interrupt, interrupt.__cause__):  # click makes something else of it
-        if isinstance(error, Ended):
+        if isinstance(error, Terminated):
             return 128 + error.number
     return 128 + signal.SIGINT
 
 
 def heed() -> None:
-    """From now on a signal that asks to end is `Ended`, as Ctrl-C is KeyboardInterrupt; not one that is ignored."""
+    """From now on a signal that asks to end raises `Terminated`, as Ctrl-C does KeyboardInterrupt; not ignored ones."""
     for number in ASKED_TO_END:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _end)
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
-    raise Ended(number)
+    raise Terminated(number)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ LEAST_LABEL_WIDTH = 8  # characters; where there is no room for more, labels go 
 LABEL_WIDTH, VALUE_WIDTH, CHANGE_WIDTH, GAP = 25, 9, 8, 2  # characters in the summary
 
 
-class Row(NamedTuple):
+class ReportRow(NamedTuple):
     """A line of the summary: a value of a run, and which direction is the good one. None: not worth a percentage."""
 
     label: str
@@ -26,34 +26,34 @@ class Row(NamedTuple):
 
 
 SUMMARY = (
-    Row("makespan", "metrics.makespan_s", seconds, "lower"),
-    Row("application latency, mean", "metrics.app_latency_s.mean", seconds, "lower"),
-    Row("TTFT, mean", "metrics.ttft_s.mean", seconds, "lower"),
-    Row("TPOT, mean", "metrics.tpot_s.mean", milliseconds, "lower"),
-    Row("queueing, mean", "metrics.queue_s.mean", seconds, "lower"),
-    Row("prompt tokens computed", "metrics.prefill_tokens.computed", number, "lower"),
-    Row("  hit on the GPU", "metrics.prefill_tokens.gpu_hit", number),
-    Row("  hit on the host", "metrics.prefill_tokens.host_hit", number),
-    Row("recomputed tokens", "metrics.recomputed_tokens", number, "lower"),
-    Row("preemptions", "metrics.preemptions", number, "lower"),
-    Row("GPU blocks in use", "metrics.gpu_usage_mean", share),
-    Row("effective utilisation", "metrics.effective_utilisation", share, "higher"),
-    Row("held by stalled agents", "metrics.stalled_share", share),
-    Row("offloaded", "metrics.offload_bytes", size),
-    Row("  in jobs", "metrics.offload_jobs", number),
-    Row("uploaded and loaded", "metrics.upload_bytes", size),
-    Row("  jobs ahead of calls", "metrics.upload_jobs", number),
-    Row("  jobs on demand", "metrics.load_jobs", number),
-    Row("uploads on time", "metrics.uploads.on_time", number),
-    Row("  early", "metrics.uploads.early", number),
-    Row("  late", "metrics.uploads.late", number),
-    Row("  cancelled", "metrics.uploads.cancelled", number),
-    Row("idle upload, block-s", "metrics.upload_idle_block_s", number, "lower"),
-    Row("critical inversions", "metrics.critical_inversions", number, "lower"),
-    Row("time in the policy", "policy_s", seconds, None),
-    Row("simulated calls/s", "calls_per_s", number, None),
+    ReportRow("makespan", "metrics.makespan_s", seconds, "lower"),
+    ReportRow("application latency, mean", "metrics.app_latency_s.mean", seconds, "lower"),
+    ReportRow("TTFT, mean", "metrics.ttft_s.mean", seconds, "lower"),
+    ReportRow("TPOT, mean", "metrics.tpot_s.mean", milliseconds, "lower"),
+    ReportRow("queueing, mean", "metrics.queue_s.mean", seconds, "lower"),
+    ReportRow("prompt tokens computed", "metrics.prefill_tokens.computed", number, "lower"),
+    ReportRow("  hit on the GPU", "metrics.prefill_tokens.gpu_hit", number),
+    ReportRow("  hit on the host", "metrics.prefill_tokens.host_hit", number),
+    ReportRow("recomputed tokens", "metrics.recomputed_tokens", number, "lower"),
+    ReportRow("preemptions", "metrics.preemptions", number, "lower"),
+    ReportRow("GPU blocks in use", "metrics.gpu_usage_mean", share),
+    ReportRow("effective utilisation", "metrics.effective_utilisation", share, "higher"),
+    ReportRow("held by stalled agents", "metrics.stalled_share", share),
+    ReportRow("offloaded", "metrics.offload_bytes", size),
+    ReportRow("  in jobs", "metrics.offload_jobs", number),
+    ReportRow("uploaded and loaded", "metrics.upload_bytes", size),
+    ReportRow("  jobs ahead of calls", "metrics.upload_jobs", number),
+    ReportRow("  jobs on demand", "metrics.load_jobs", number),
+    ReportRow("uploads on time", "metrics.uploads.on_time", number),
+    ReportRow("  early", "metrics.uploads.early", number),
+    ReportRow("  late", "metrics.uploads.late", number),
+    ReportRow("  cancelled", "metrics.uploads.cancelled", number),
+    ReportRow("idle upload, block-s", "metrics.upload_idle_block_s", number, "lower"),
+    ReportRow("critical inversions", "metrics.critical_inversions", number, "lower"),
+    ReportRow("time in the policy", "policy_s", seconds, None),
+    ReportRow("simulated calls/s", "calls_per_s", number, None),
 )
-LIVE_SUMMARY = (*SUMMARY[:-1], Row("calls/s", "calls_per_s", number, None))
+LIVE_SUMMARY = (*SUMMARY[:-1], ReportRow("calls/s", "calls_per_s", number, None))
 COLUMNS = ("mean", "p50", "p90", "p95", "p99", "max")
 COLUMN_WIDTH = 7  # characters
 DISTRIBUTIONS = (
@@ -98,7 +98,9 @@ def _parts(runs: Sequence[Mapping[str, Any]], room: int) -> Iterator[Sequence[Ma
     yield part
 
 
-def _summary(rows: Sequence[Row], first: Mapping[str, Any], others: Sequence[Mapping[str, Any]], width: int) -> Table:
+def _summary(
+    rows: Sequence[ReportRow], first: Mapping[str, Any], others: Sequence[Mapping[str, Any]], width: int
+) -> Table:
     columns = [(first, VALUE_WIDTH), *((run, VALUE_WIDTH + CHANGE_WIDTH) for run in others)]
     widths = [_width(run, least) for run, least in columns]
     gap = GAP if LABEL_WIDTH + sum(GAP + column for column in widths) <= width else 1
@@ -121,7 +123,7 @@ def _heading(policy: str) -> str:
     return policy.replace(":", ":\n", 1).replace(",", ",\n")
 
 
-def _cell(row: Row, value: float | None, base: float | None) -> Text:
+def _cell(row: ReportRow, value: float | None, base: float | None) -> Text:
     text = Text("-" if value is None else row.show(value))
     difference = change(value, base) if row.better else None
     share_of_base = "" if difference is None else percent(difference)

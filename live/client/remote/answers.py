@@ -30,7 +30,7 @@ class Facts(NamedTuple):
     stalled: Stalled | None
 
 
-class Ended(NamedTuple):
+class RunEnd(NamedTuple):
     """What a server says of a run, when it has ended, that is in no fact."""
 
     policy_s: float
@@ -75,13 +75,13 @@ def _stalled(said: object) -> Stalled:
         raise wrong.inside("stalled") from None
 
 
-def ended(answer: Mapping[str, object]) -> Ended:
+def ended(answer: Mapping[str, object]) -> RunEnd:
     """A run that the server ended by itself may have nothing to tell."""
     errors = items(answer.get("errors", []), "errors")
     said = [brief(error) for error in errors[:MOST_SHOWN]]
     if len(errors) > MOST_SHOWN:
         said.append(f"{len(errors) - MOST_SHOWN} more errors")
-    return Ended(number(answer.get("policy_s", 0.0), "policy_s", LONGEST_POLICY_S), said)
+    return RunEnd(number(answer.get("policy_s", 0.0), "policy_s", LONGEST_POLICY_S), said)
 
 
 def token_ids(answer: object, tokens: int) -> list[int]:

@@ -32,7 +32,7 @@ from ..counters import Counters, FactCounters, disagreements, since
 from ..in_process import LiveStats
 from ..play import Player
 from ..tokens import Tokens
-from .answers import Ended, Stalled
+from .answers import RunEnd, Stalled
 from .server import About, Server, Unauthorized
 
 FACTS_EVERY_S = 0.5
@@ -211,7 +211,7 @@ class _Run:
         after = await self._server.counters()
         return self._stats(wall_s, said, None if before is None or after is None else since(before, after))
 
-    def _stats(self, wall_s: float, said: Ended, vllm: Counters | None) -> LiveStats:
+    def _stats(self, wall_s: float, said: RunEnd, vllm: Counters | None) -> LiveStats:
         facts, counted = self._facts, self._facts.counters.counted
         counters = {"facts": counted.record()} | ({} if vllm is None else {"vllm": vllm.record()})
         return LiveStats(

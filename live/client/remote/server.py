@@ -136,7 +136,7 @@ class Server:
             else:
                 return
 
-    async def end(self, run: str) -> answers.Ended:
+    async def end(self, run: str) -> answers.RunEnd:
         """The run is over. Returns what the engine says of it that is in no fact."""
         answer = await self._controlled("POST", "end", run, {})
         with self._reading("end"):

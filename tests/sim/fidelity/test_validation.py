@@ -22,7 +22,7 @@ from tokencake.sim.calibration.host_load import HostLoad
 from tokencake.sim.fidelity import rerun as recorded
 from tokencake.sim.fidelity.validation import LOST, OPEN, WON, Trial, build, error_of, margin, outcome
 from tokencake.sim.fidelity.validation_text import SHOWN, tables, words
-from tokencake.traces.console.interrupts import Ended
+from tokencake.traces.console.interrupts import Terminated
 from tokencake.traces.errors import RunError
 from tokencake.traces.results.metrics import Metrics
 
@@ -311,7 +311,7 @@ def test_a_host_that_was_loaded_in_a_live_run_is_told(
     [
         (RunError("call 'a/c' waits"), 1, "call 'a/c' waits"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (Ended(signal.SIGTERM), 143, "interrupted"),
+        (Terminated(signal.SIGTERM), 143, "interrupted"),
     ],
 )
 def test_a_run_that_is_cut_off_is_told_and_nothing_is_compared_with_it(

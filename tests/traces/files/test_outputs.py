@@ -15,7 +15,7 @@ import pytest
 import zstandard
 
 from tokencake.cli import run
-from tokencake.traces.console.interrupts import Ended, heed, uninterrupted
+from tokencake.traces.console.interrupts import Terminated, heed, uninterrupted
 from tokencake.traces.errors import TokencakeError, TraceError
 from tokencake.traces.events import AppStarted
 from tokencake.traces.files.outputs import Output, check_apart, check_outputs, write_whole
@@ -404,7 +404,7 @@ def test_a_signal_waits_for_what_must_not_be_interrupted():
     before = signal.getsignal(signal.SIGTERM)
     heed()
     try:
-        with pytest.raises(Ended):
+        with pytest.raises(Terminated):
             asked()
     finally:
         signal.signal(signal.SIGTERM, before)
