@@ -477,6 +477,7 @@ def trace(context: click.Context) -> None:
 @click.option("--rate", type=float, metavar="R", help="Applications a second, instead of the source's arrivals.")
 @arrivals_option
 @seed_option
+@as_workload
 @click.option("--block-tokens", type=click.IntRange(1, 2**20), metavar="N", help="Tokens of a block that has an id.")
 @click.option("--time-unit", type=click.Choice(["s", "ms", "us", "ns"]), help="The unit of SOURCE's times.")
 @click.option("--ignore-field", "ignored", multiple=True, metavar="NAME", help="Go on without this field. Repeatable.")
@@ -493,34 +494,28 @@ def convert(
     source: Path,
     output: Path,
     source_format: str,
-    rate: float | None,
-    arrivals: Any,
-    seed: int,
-    block_tokens: int | None,
-    time_unit: Any,
+    workload: WorkloadOptions,
     ignored: tuple[str, ...],
-    bad_rows: Any,
     strict: bool,
     progress: bool,
+    **rows: Any,
 ) -> int:
     """Convert SOURCE, a file or a folder that others recorded, into the trace OUTPUT."""
     from .traces.convert.conversion import ConversionOptions
     from .traces.convert.convert_file import convert_file
     from .traces.convert.formats import DEFAULT_RATES
 
-    if rate is None and source_format not in DEFAULT_RATES:
+    if workload.rate is None and source_format not in DEFAULT_RATES:
         refuse("without --rate", "arrivals", "seed")
-    if arrivals != "poisson":
+    if workload.arrivals != "poisson":
         refuse("without --arrivals poisson", "seed")
-    options = ConversionOptions(block_tokens, time_unit, frozenset(ignored), bad_rows)
-    conversion = convert_file(
-        source, output, source_format, options, rate=rate, arrivals=arrivals, seed=seed, progress=progress
-    )
+    options = ConversionOptions(ignored_fields=frozenset(ignored), **rows)
+    conversion = convert_file(source, output, source_format, options, workload, progress)
     return 3 if strict and conversion.left_out else 0
 
 
 @trace.command()
-@click.argument("workload", type=click.Choice(["code-writer", "deep-research"]))
+@click.argument("name", type=click.Choice(["code-writer", "deep-research"]))
 @click.option("--apps", type=click.IntRange(1), default=24, show_default=True, help="How many applications.")
 @click.option(
     "--rate",
@@ -532,15 +527,14 @@ def convert(
 )
 @arrivals_option
 @seed_option
+@as_workload
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE")
 @progress_option
-def generate(
-    workload: str, apps: int, rate: float | None, arrivals: Any, seed: int, output: Path, progress: bool
-) -> None:
+def generate(name: str, apps: int, workload: WorkloadOptions, output: Path, progress: bool) -> None:
     """Generate a trace: the published code writer, or deep research."""
     from .traces.generate.generate_trace import generate_trace
 
-    generate_trace(workload, output, apps=apps, rate=rate, arrivals=arrivals, seed=seed, progress=progress)
+    generate_trace(name, output, apps, workload, progress)
 
 
 @trace.command()

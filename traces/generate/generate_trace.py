@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ..apps import Application
 from ..format.header import Header
 from ..format.publish_trace import publish_trace
-from .arrivals import ArrivalProcess
+from ..variants.workload import WorkloadOptions
 from .workloads import code_writer, deep_research
 
 
@@ -29,16 +29,16 @@ GENERATORS: Mapping[str, Generator] = {
 def generate_trace(
     workload: str,
     output: Path,
-    *,
     apps: int,
-    rate: float | None,
-    arrivals: ArrivalProcess,
-    seed: int,
+    options: WorkloadOptions,
     progress: bool = False,
 ) -> None:
-    """Write a workload of `GENERATORS`: `apps` applications, `rate` of them a second. Errors as `publish_trace`."""
-    generator = GENERATORS[workload]
-    rate = generator.rate if rate is None else rate
+    """Write `apps` applications of a workload of `GENERATORS`. Of the options arrivals are asked for.
+
+    `progress`: shown even if stderr is no terminal. Errors as `publish_trace`.
+    """
+    generator, arrivals, seed = GENERATORS[workload], options.arrivals, options.seed
+    rate = generator.rate if options.rate is None else options.rate
     applications = generator.make(apps=apps, qps=rate, arrivals=arrivals, seed=seed)
     about = {"qps": rate, "arrivals": arrivals, "seed": seed}
     header = Header(name=workload, source="tokencake trace generate", applications=apps, about=about)
