@@ -9,27 +9,19 @@ that asks to end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
-from functools import partial, wraps
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from . import __version__
+from . import cli_options as shared
 from .traces.console.command_group import CommandGroup
 from .traces.console.exit_codes import exit_code_of
-from .traces.console.options import (
-    Command,
-    Number,
-    RenamedOption,
-    collected,
-    given,
-    refuse,
-    refuse_all_but,
-    with_options,
-)
+from .traces.console.options import Number, refuse, refuse_all_but
 from .traces.console.process import run_process
 from .traces.console.progress import progress_bar
 from .traces.console.terminal import say, say_named
@@ -37,150 +29,10 @@ from .traces.errors import TokencakeError
 
 if TYPE_CHECKING:
     from .live.client.engine_options import EngineOptions
-    from .live.client.in_process import InProcess
     from .sim.machine.files import MachineChoice
+    from .traces.generate.arrivals import ArrivalOptions
     from .traces.results.publishing import Outputs
     from .traces.variants.workload import WorkloadOptions
-
-STANDARD_OUTPUT = "-"
-
-
-arrivals_option = click.option(
-    "--arrivals", type=click.Choice(["even", "poisson"]), default="even", show_default=True, help="How they are spaced."
-)
-seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-progress_option = click.option("--progress", is_flag=True, help="Show progress even if stderr is no terminal.")
-policy_option = click.option(
-    "--policy", "specs", multiple=True, metavar="P", help="NAME or FILE.py:CLASS, then :key=value,…"
-)
-timeout_option = click.option(
-    "--policy-timeout",
-    type=Number(0, min_open=True),
-    metavar="SECONDS",
-    help="End a policy that takes longer to be made, or to plan.",
-)
-rate_option = click.option(
-    "--rate", type=float, metavar="R", help="Applications a second, instead of the trace's arrivals."
-)
-oversized_option = click.option(
-    "--skip-oversized", is_flag=True, help="Leave out applications that the machine cannot hold."
-)
-scale_option = click.option(
-    "--time-scale", type=float, default=1.0, show_default=True, metavar="X", help="Arrivals, tools, pauses."
-)
-shrink_option = click.option(
-    "--shrink", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Of N tokens, play one."
-)
-setting_option = click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the machine."
-)
-WORKLOAD = ("seed", "rate", "arrivals", "skip_oversized", "time_scale", "shrink")  # the parameters that say so
-OUTPUTS = ("json_file", "csv_file", "events", "quiet")
-OUTPUT_OPTIONS = (  # by the fields of traces.results.publishing.Outputs
-    click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is standard output."),
-    click.option("--csv", "csv_file", metavar="FILE", help="Write a line a run as CSV; - is standard output."),
-    click.option("--events", type=click.Path(path_type=Path), metavar="DIR", help="Write what happened, a file a run."),
-    click.option("--quiet", is_flag=True, help="Print the verdict alone: no tables, no progress."),
-)
-ENGINE_OPTIONS = (  # by the fields of live.engine_options.EngineOptions
-    click.option("--model", metavar="M", help="A name, a folder, or tiny: a small random model.  [required]"),
-    click.option("--gpu-blocks", type=click.IntRange(1), metavar="N", help="KV blocks. [default: what fits]"),
-    click.option("--block-tokens", type=click.IntRange(1), metavar="N", help="Tokens of a block. [default: vLLM's]"),
-    click.option("--host-gib", type=Number(0), help="Memory for copies. [default: what is available; on a CPU 1]"),
-    click.option("--link-gbps", type=Number(0, min_open=True), help="Copies go no faster, in GB/s."),
-    click.option("--max-context", "max_context_tokens", type=click.IntRange(2), metavar="N", help="Tokens of a call."),
-    click.option("--step-budget", "step_budget_tokens", type=click.IntRange(1), metavar="N", help="Tokens of a step."),
-    click.option("--max-running", type=click.IntRange(1), metavar="N", help="Calls of a step."),
-    click.option(
-        "--long-prefill-token-threshold", type=click.IntRange(0), metavar="N", help="Tokens of a prompt in a step."
-    ),
-    click.option("--dtype", default="auto", show_default=True),
-    click.option("--load-format", default="auto", show_default=True, help="dummy: a model without weights."),
-    click.option("--tensor-parallel-size", type=click.IntRange(1), default=1, show_default=True, metavar="N"),
-    click.option("--gpu-memory-utilization", type=Number(0, 1, min_open=True), metavar="SHARE"),
-    click.option("--attention-backend", metavar="NAME", help="vLLM's name of one."),
-    click.option("--asynchronous/--synchronous", default=None, help="Schedule ahead. [default: as vLLM does]"),
-    click.option(
-        "--compile",
-        type=click.Choice(["none", "graphs", "full"]),
-        help="graphs: CUDA graphs without torch.compile. [default: none without a GPU, else full]",
-    ),
-    click.option(
-        "--largest-graph",
-        "largest_graph_tokens",
-        type=click.IntRange(1),
-        metavar="N",
-        help="Tokens of a step that has a CUDA graph. [default: what --max-running needs]",
-    ),
-    click.option("--model-runner", type=click.Choice(["v1", "v2"]), help="vLLM's. [default: vLLM's choice]"),
-    click.option(
-        "--stall-s",
-        type=Number(0, min_open=True),
-        default=60.0,
-        show_default=True,
-        help="Calls wait and nothing happens: then a run has failed.",
-    ),
-    click.option("--verbose", is_flag=True, help="Show vLLM's log."),
-)
-
-
-def _workload(**given: Any) -> WorkloadOptions:
-    from .traces.variants.workload import WorkloadOptions
-
-    return WorkloadOptions(**given)
-
-
-as_workload = collected("workload", _workload, WORKLOAD)
-
-
-def workload_options(command: Command) -> Command:
-    """Gives a command the options that say how the trace is played, as one argument, `workload`.
-
-    `scale_option` and `shrink_option` are part of it where a command has them.
-    """
-    return with_options((seed_option, rate_option, arrivals_option, oversized_option))(as_workload(command))
-
-
-def _machine(machine_name: str | None, settings: tuple[str, ...]) -> MachineChoice:
-    from .sim.machine.files import MachineChoice
-
-    return MachineChoice(machine_name, settings)
-
-
-as_machine = collected("machine", _machine, ("machine_name", "settings"))
-
-
-def _outputs(**given: Any) -> Outputs:
-    from .traces.results.publishing import Outputs
-
-    return Outputs(**given)
-
-
-as_outputs = collected("outputs", _outputs, OUTPUTS)
-
-
-def output_options(command: Command) -> Command:
-    """Gives a command the options that say where its results go, as one argument, `outputs`."""
-    return with_options(OUTPUT_OPTIONS)(as_outputs(command))
-
-
-def engine_options(command: Command) -> Command:
-    """Gives a command the options of an engine that it starts, as one argument, `engine`."""
-
-    @wraps(command)
-    def with_engine(**arguments: Any) -> Any:
-        from .live.client.engine_options import EngineOptions
-
-        names = _engine_parameters()
-        own = {name: value for name, value in arguments.items() if name not in names or name == "seed"}
-        given = {name: value for name, value in arguments.items() if name in names}
-        if given["model"] is None:
-            if own.get("recorded") is None:  # what was recorded needs no engine
-                raise click.UsageError("Missing option '--model'.")
-            del given["model"]
-        return command(**own, engine=EngineOptions(**given))
-
-    return with_options(ENGINE_OPTIONS)(with_engine)
 
 
 def main() -> NoReturn:
@@ -205,14 +57,14 @@ def cli(context: click.Context) -> None:
 
 @cli.command()
 @click.argument("trace", type=click.Path(path_type=Path))
-@policy_option
-@click.option("--machine", "machine_name", metavar="M", help="A preset or a TOML file. [default: h200-llama-3.1-8b]")
-@setting_option
-@as_machine
-@workload_options
-@timeout_option
-@output_options
-@progress_option
+@shared.policy_option
+@shared.machine_option("A preset or a TOML file. [default: h200-llama-3.1-8b]")
+@shared.setting_option
+@shared.as_machine
+@shared.workload_options
+@shared.timeout_option()
+@shared.output_options
+@shared.progress_option
 def simulate(
     trace: Path,
     specs: tuple[str, ...],
@@ -228,34 +80,24 @@ def simulate(
     """
     from .sim.experiments.simulate_policies import simulate_policies
 
-    if workload.rate is None:
-        refuse("without --rate", "arrivals")
+    shared.refuse_arrivals_without(workload.rate)
     simulate_policies(trace, specs, machine, workload, outputs, policy_timeout_s=policy_timeout, progress=progress)
 
 
 @cli.command()
 @click.argument("trace", type=click.Path(path_type=Path), required=False)
-@engine_options
-@click.option("--connect", "url", metavar="URL", help="Play against a server that runs with the plugin.")
-@click.option("--chat", is_flag=True, help="With --connect: send text in chat completions, and not token ids.")
-@click.option(
-    "--control-token-file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="With --connect: has the server's control token. Without: the variable TOKENCAKE_CONTROL_TOKEN.",
-)
+@shared.engine_options
+@shared.connect_options
 @click.option("--print-serve-args", is_flag=True, help="Print the command that starts such a server, and stop.")
 @click.option("--control", is_flag=True, help="With --print-serve-args: a server that takes runs from --connect.")
-@policy_option
-@click.option(
-    "--repeat", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Runs of each policy."
-)
-@scale_option
-@shrink_option
-@click.option("--machine", "machine_name", metavar="M", help="Whose costs the policies believe in: see calibrate.")
-@workload_options
-@output_options
-@progress_option
+@shared.policy_option
+@shared.repeat_option(1, "Runs of each policy.")
+@shared.scale_option
+@shared.shrink_option
+@shared.machine_option("Whose costs the policies believe in: see calibrate.")
+@shared.workload_options
+@shared.output_options
+@shared.progress_option
 def live(
     trace: Path | None,
     engine: EngineOptions,
@@ -277,15 +119,15 @@ def live(
     finished before an interrupt or a failure is reported, and beside it how far the run came that it ended.
     """
     from .live.client.command import print_serve_command, run_live
-    from .live.client.engine_source import EngineHere, EngineThere
     from .policies.registry import DEFAULT_POLICIES
     from .policies.run_settings import RunSettings
     from .sim.machine.files import inputs_of, load_machine
 
     if print_serve_args:
-        refuse_all_but("with --print-serve-args", *_OF_A_SERVER, *_engine_parameters())
-    elif workload.rate is None:
-        refuse("without --rate", "arrivals")
+        own = ("print_serve_args", "control", "specs", "machine_name", *shared.engine_parameters())
+        refuse_all_but("with --print-serve-args", *own)
+    else:
+        shared.refuse_arrivals_without(workload.rate)
     settings = RunSettings(seed=workload.seed)
     if machine_name is not None:
         settings = replace(settings, costs=load_machine(machine_name).beliefs())
@@ -299,46 +141,19 @@ def live(
         raise click.UsageError("--control: expected --print-serve-args, too")
     if trace is None:
         raise click.UsageError("Missing argument 'TRACE'.")
-    if url is None:
-        _expect_connect("chat", "control_token_file")
-    else:
-        _refuse_own_engine()
-    source = EngineHere(engine) if url is None else EngineThere(url, engine.model, chat, control_token_file)
+    source = shared.engine_source(engine, url, chat, control_token_file)
     inputs = inputs_of(trace, machine=machine_name, policies=specs)
     return run_live(source, trace, specs, settings, workload, outputs, inputs=inputs, repeats=repeat, progress=progress)
 
 
-_OF_A_SERVER = ("print_serve_args", "control", "specs", "machine_name")  # what its command depends on, and its engine
-
-
-def _engine_parameters() -> set[str]:
-    """The parameters of `ENGINE_OPTIONS`, and `seed`."""
-    from .live.client.engine_options import EngineOptions
-
-    return {field.name for field in fields(EngineOptions)}
-
-
-def _expect_connect(*names: str) -> None:
-    """Refuses these parameters, if they are given: they are about a server."""
-    for name, written in given().items():
-        if name in names:
-            raise click.UsageError(f"{written}: expected --connect, too")
-
-
-def _refuse_own_engine() -> None:
-    """Refuses what is said of an engine that is up already."""
-    for name, written in given().items():
-        if name in _engine_parameters() - {"model", "seed"}:
-            raise click.UsageError(f"--connect: the server's engine is up already: {written} cannot be asked for")
-
-
 @cli.command()
-@click.argument("events", type=click.Path(path_type=Path))
+@click.argument("file", metavar="EVENTS", type=click.Path(path_type=Path))
 @click.option("--policy", metavar="P", help="As for simulate. [default: the recorded one, if it has a name]")
 @click.option("--seed", type=click.IntRange(0), help="[default: the recorded one]")
-@click.option("--machine", "machine_name", metavar="M", help="What the policy believes. [default: as recorded]")
-@click.option("--json", "json_file", metavar="FILE", help="Write the outcome as JSON; - is standard output.")
-def replay(events: Path, policy: str | None, seed: int | None, machine_name: str | None, json_file: str | None) -> int:
+@shared.machine_option("What the policy believes. [default: as recorded]")
+@shared.json_option
+@shared.as_outputs
+def replay(file: Path, policy: str | None, seed: int | None, machine_name: str | None, outputs: Outputs) -> int:
     """Play the recorded facts of EVENTS to a fresh policy, with no engine: are its plans the recorded ones?
 
     Exits with 0 if all are equal, and with 1 if not.
@@ -346,25 +161,25 @@ def replay(events: Path, policy: str | None, seed: int | None, machine_name: str
     from .policies.replay_report import replay_and_report
     from .sim.machine.files import inputs_of, load_machine
 
-    inputs = inputs_of(events, machine=machine_name, policies=() if policy is None else (policy,))
+    inputs = inputs_of(file, machine=machine_name, policies=() if policy is None else (policy,))
     costs = None if machine_name is None else load_machine(machine_name).beliefs()
-    return replay_and_report(events, policy, seed, costs, _outputs(json_file=json_file), inputs)
+    return replay_and_report(file, policy, seed, costs, outputs, inputs)
 
 
 @cli.command()
 @click.argument("trace", type=click.Path(path_type=Path))
-@engine_options
-@policy_option
-@click.option("--machine", "machine_name", metavar="M", help="What is simulated. [default: the engine, measured now]")
-@click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Live runs of each.")
-@scale_option
-@shrink_option
-@workload_options
+@shared.engine_options
+@shared.policy_option
+@shared.machine_option("What is simulated. [default: the engine, measured now]")
+@shared.repeat_option(3, "Live runs of each.")
+@shared.scale_option
+@shared.shrink_option
+@shared.workload_options
 @click.option("--json", "json_file", metavar="FILE", help="Write the validation as JSON; - is standard output.")
 @click.option("--events", type=click.Path(path_type=Path), metavar="DIR", help="Keep what happened, a file a live run.")
 @click.option("--quiet", is_flag=True, help="Print parity and verdict alone: no tables, no progress.")
-@as_outputs
-@progress_option
+@shared.as_outputs
+@shared.progress_option
 def validate(
     trace: Path,
     engine: EngineOptions,
@@ -383,38 +198,28 @@ def validate(
     from .live.client.in_process import InProcess
     from .sim.fidelity.command import run_validate
 
-    if workload.rate is None:
-        refuse("without --rate", "arrivals")
-    return run_validate(
-        partial(InProcess, engine),
-        trace,
-        specs,
-        workload,
-        outputs,
-        machine_name=machine_name,
-        repeats=repeat,
-        link_gbps=engine.link_gbps,
-        progress=progress,
-    )
+    shared.refuse_arrivals_without(workload.rate)
+    validated = partial(run_validate, partial(InProcess, engine), machine_name=machine_name, link_gbps=engine.link_gbps)
+    return validated(trace, specs, workload, outputs, repeats=repeat, progress=progress)
 
 
 @cli.command()
-@engine_options
+@shared.engine_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="The machine, for --machine.")
 @click.option("--name", metavar="NAME", help="The machine's. [default: the model's]")
 @click.option("--quick", is_flag=True, help="Measure less: for a small model on a CPU.")
 @click.option("--for", "trace", type=click.Path(path_type=Path), metavar="TRACE", help="Also measure what it needs.")
-@scale_option
-@shrink_option
-@rate_option
-@arrivals_option
-@oversized_option
+@shared.scale_option
+@shared.shrink_option
+@shared.rate_option
+@shared.arrivals_option
+@shared.oversized_option
 @click.option("--samples", type=click.Path(path_type=Path), metavar="FILE", help="Keep what was measured.")
 @click.option("--from", "recorded", type=click.Path(path_type=Path), metavar="FILE", help="Fit --samples of before.")
-@click.option("--json", "json_file", metavar="FILE", help="Write the outcome as JSON; - is standard output.")
-@seed_option
-@as_workload
-@progress_option
+@shared.json_option
+@shared.seed_option
+@shared.as_workload
+@shared.progress_option
 def calibrate(
     engine: EngineOptions,
     output: Path | None,
@@ -438,28 +243,21 @@ def calibrate(
     if recorded is not None and samples is not None:
         raise TokencakeError("--samples: --from measures nothing")
     if recorded is not None:
-        refuse("with --from", "quick", *(_engine_parameters() - {"seed"}))
+        refuse("with --from", "quick", *(shared.engine_parameters() - {"seed"}))
     if output is None and json_file is None:
         refuse("without --output or --json", "name")
     if trace is None:
         refuse("without --for", "time_scale", "shrink", "rate", "arrivals", "skip_oversized")
-    elif workload.rate is None:
-        refuse("without --rate", "arrivals")
+    else:
+        shared.refuse_arrivals_without(workload.rate)
     outputs = CalibrationOutputs(output, json_file, samples, name)
     if recorded is not None:
         run_calibrate_from(recorded, outputs, trace, workload)
         return
     from .live.client.in_process import InProcess
 
-    run_calibrate(
-        partial(InProcess, engine),
-        QUICK if quick else FULL,
-        outputs,
-        trace,
-        workload,
-        link_gbps=engine.link_gbps,
-        progress=progress,
-    )
+    start, effort = partial(InProcess, engine), QUICK if quick else FULL
+    run_calibrate(start, effort, outputs, trace, workload, link_gbps=engine.link_gbps, progress=progress)
 
 
 @cli.group(invoke_without_command=True)
@@ -475,9 +273,9 @@ def trace(context: click.Context) -> None:
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--from", "source_format", required=True, metavar="agentic-coding|mooncake|azure", help="What SOURCE is.")
 @click.option("--rate", type=float, metavar="R", help="Applications a second, instead of the source's arrivals.")
-@arrivals_option
-@seed_option
-@as_workload
+@shared.arrivals_option
+@shared.seed_option
+@shared.as_arrivals
 @click.option("--block-tokens", type=click.IntRange(1, 2**20), metavar="N", help="Tokens of a block that has an id.")
 @click.option("--time-unit", type=click.Choice(["s", "ms", "us", "ns"]), help="The unit of SOURCE's times.")
 @click.option("--ignore-field", "ignored", multiple=True, metavar="NAME", help="Go on without this field. Repeatable.")
@@ -489,12 +287,12 @@ def trace(context: click.Context) -> None:
     help="Requests without an answer: leave them out, keep the prompt with one token of answer, or stop.",
 )
 @click.option("--strict", is_flag=True, help="Exit with 3 if something was left out.")
-@progress_option
+@shared.progress_option
 def convert(
     source: Path,
     output: Path,
     source_format: str,
-    workload: WorkloadOptions,
+    arrivals: ArrivalOptions,
     ignored: tuple[str, ...],
     strict: bool,
     progress: bool,
@@ -505,41 +303,36 @@ def convert(
     from .traces.convert.convert_file import convert_file
     from .traces.convert.formats import DEFAULT_RATES
 
-    if workload.rate is None and source_format not in DEFAULT_RATES:
+    if arrivals.rate is None and source_format not in DEFAULT_RATES:
         refuse("without --rate", "arrivals", "seed")
-    if workload.arrivals != "poisson":
+    if arrivals.process != "poisson":
         refuse("without --arrivals poisson", "seed")
     options = ConversionOptions(ignored_fields=frozenset(ignored), **rows)
-    conversion = convert_file(source, output, source_format, options, workload, progress)
+    conversion = convert_file(source, output, source_format, options, arrivals, progress)
     return 3 if strict and conversion.left_out else 0
 
 
 @trace.command()
 @click.argument("name", type=click.Choice(["code-writer", "deep-research"]))
 @click.option("--apps", type=click.IntRange(1), default=24, show_default=True, help="How many applications.")
-@click.option(
-    "--rate",
-    cls=RenamedOption,
-    formerly="--qps",
-    type=float,
-    metavar="R",
-    help="Applications a second. [default: 1.0 code-writer, 0.1 deep-research]",
+@shared.renamed_rate_option(
+    "Applications a second. [default: 1.0 code-writer, 0.1 deep-research]", type=float, metavar="R"
 )
-@arrivals_option
-@seed_option
-@as_workload
+@shared.arrivals_option
+@shared.seed_option
+@shared.as_arrivals
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE")
-@progress_option
-def generate(name: str, apps: int, workload: WorkloadOptions, output: Path, progress: bool) -> None:
+@shared.progress_option
+def generate(name: str, apps: int, arrivals: ArrivalOptions, output: Path, progress: bool) -> None:
     """Generate a trace: the published code writer, or deep research."""
     from .traces.generate.generate_trace import generate_trace
 
-    generate_trace(name, output, apps, workload, progress)
+    generate_trace(name, output, apps, arrivals, progress)
 
 
 @trace.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@progress_option
+@shared.progress_option
 def inspect(file: Path, progress: bool) -> int:
     """Show what is in the trace FILE, and what is wrong with it."""
     from .traces.inspect.inspect_file import inspect_file
@@ -573,13 +366,8 @@ def machines() -> None:
 @click.option("--format", "formats", multiple=True, type=click.Choice(["text", "github", "junit", "markdown", "json"]))
 @click.option("-o", "--output", "outputs", multiple=True, type=click.Path(path_type=Path), metavar="FILE")
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Processes. [default: one a core]")
-@click.option(
-    "--policy-timeout",
-    type=Number(0, min_open=True),
-    metavar="SECONDS",
-    help="End a policy that takes longer to be made, or to plan. [default: the suite's, else 60]",
-)
-@progress_option
+@shared.timeout_option(" [default: the suite's, else 60]")
+@shared.progress_option
 def check(init: bool, on_vllm: bool, progress: bool, **options: Any) -> int:
     """Run a suite of cases and compare them with their baselines: has a policy become worse?
 
@@ -601,15 +389,10 @@ def check(init: bool, on_vllm: bool, progress: bool, **options: Any) -> int:
         refuse("with --update", "strict", "formats", "outputs")
     with progress_bar(progress) as bar:
         if on_vllm:
-            return run_check_live(CheckOptions(**options), _engine_of_a_case, bar)
+            from .live.client.engine_source import engine_here
+
+            return run_check_live(CheckOptions(**options), engine_here, bar)
         return run_check(CheckOptions(**options), lambda done, total: bar("runs", done, total, ""))
-
-
-def _engine_of_a_case(options: Mapping[str, Any], seed: int) -> InProcess:
-    from .live.client.engine_options import EngineOptions
-    from .live.client.in_process import InProcess
-
-    return InProcess(EngineOptions(**options, seed=seed))
 
 
 @cli.command()
@@ -617,34 +400,25 @@ def _engine_of_a_case(options: Mapping[str, Any], seed: int) -> InProcess:
 @click.option(
     "--live", is_flag=True, help="Compare runs of `tokencake live --repeat`: TRACE is its --json, or several."
 )
-@policy_option
-@click.option(
-    "--repeat", type=click.IntRange(1), default=20, show_default=True, metavar="N", help="Runs of each policy."
-)
+@shared.policy_option
+@shared.repeat_option(20, "Runs of each policy.")
 @click.option(
     "--vary", metavar="A,…", help="What differs: arrivals, tools[=X], declared[=X], order; none. [default: all]"
 )
 @click.option("--metric", default="app_latency_s.mean", show_default=True, metavar="M", help="Who is best by it?")
 @click.option("--confidence", type=Number(0.5, 0.9999), default=0.95, show_default=True)
 @click.option("--margin", type=Number(0, 0.5), default=0.02, show_default=True, help="Less is no difference.")
-@click.option("--machine", "machine_name", metavar="M", help="As for simulate.")
-@setting_option
-@as_machine
-@workload_options
-@timeout_option
-@click.option(
-    "--workers",
-    cls=RenamedOption,
-    formerly="--jobs",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Processes. [default: the cores]",
-)
+@shared.machine_option("As for simulate.")
+@shared.setting_option
+@shared.as_machine
+@shared.workload_options
+@shared.timeout_option()
+@shared.renamed_workers_option("Processes. [default: the cores]")
 @click.option("--json", "json_file", metavar="FILE", help="Write the comparison as JSON; - is standard output.")
 @click.option("--csv", "csv_file", metavar="FILE", help="Write it as CSV; - is standard output.")
 @click.option("--quiet", is_flag=True, help="Print the words alone: no tables, no progress.")
-@as_outputs
-@progress_option
+@shared.as_outputs
+@shared.progress_option
 def compare(
     files: tuple[Path, ...],
     live: bool,
@@ -664,45 +438,30 @@ def compare(
     if not files or (len(files) > 1 and not live):
         raise click.UsageError("expected one TRACE" if not live else "--live: expected reports of tokencake live")
     if live:
-        own = ("files", "live", "specs", "metric", "confidence", "margin", "seed", *OUTPUTS)
+        own = ("files", "live", "specs", "metric", "confidence", "margin", "seed", *shared.OUTPUTS)
         refuse_all_but("with --live", *own)
         return compare_live(files, CompareOptions(**options), workload.seed, outputs)
-    if workload.rate is None:
-        refuse("without --rate", "arrivals")
+    shared.refuse_arrivals_without(workload.rate)
     return compare(files[0], CompareOptions(**options), machine, workload, outputs, progress)
 
 
 @cli.command()
 @click.argument("trace", type=click.Path(path_type=Path))
-@click.option(
-    "--rate",
-    "rates",
-    cls=RenamedOption,
-    formerly="--qps",
-    metavar="R,…",
-    help="Loads, in applications a second: 0.1:1.0:0.1 (start:stop:step) or a,b,c.",
+@shared.renamed_rate_option(
+    "Loads, in applications a second: 0.1:1.0:0.1 (start:stop:step) or a,b,c.", "rates", metavar="R,…"
 )
 @click.option("--set", "settings", multiple=True, metavar="KEY=V,…", help="Values of a machine's setting, likewise.")
-@policy_option
-@click.option(
-    "--repeat", type=click.IntRange(1), default=5, show_default=True, metavar="N", help="Runs of each policy a point."
-)
+@shared.policy_option
+@shared.repeat_option(5, "Runs of each policy a point.")
 @click.option("--vary", metavar="A,…", help="What differs between repeats, as for compare. [default: all]")
-@click.option("--machine", "machine_name", metavar="M", help="As for simulate.")
+@shared.machine_option("As for simulate.")
 @click.option("--metric", default="app_latency_s.mean", show_default=True, metavar="M", help="What is plotted.")
-@seed_option
-@arrivals_option
-@oversized_option
-@as_workload
-@timeout_option
-@click.option(
-    "--workers",
-    cls=RenamedOption,
-    formerly="--jobs",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Cells at a time. [default: the cores]",
-)
+@shared.seed_option
+@shared.arrivals_option
+@shared.oversized_option
+@shared.as_workload
+@shared.timeout_option()
+@shared.renamed_workers_option("Cells at a time. [default: the cores]")
 @click.option("--ray", "on_cluster", is_flag=True, help="Play on a Ray cluster, or on one that is started here.")
 @click.option("--ray-address", metavar="A", help="Which cluster. [default: RAY_ADDRESS]")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE.csv", help="The results.")
@@ -710,7 +469,7 @@ def compare(
 @click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw them: .png, .svg or .pdf.")
 @click.option("--fresh", is_flag=True, help="Play all anew, whatever an earlier sweep left.")
 @click.option("--quiet", is_flag=True, help="Print failures alone.")
-@progress_option
+@shared.progress_option
 def sweep(
     trace: Path,
     output: Path,

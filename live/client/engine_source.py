@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ...policies.foreign_code import supervise_foreign
 from ...policies.registry import is_file, load_policy
@@ -66,6 +66,11 @@ class EngineThere(NamedTuple):
         """Errors as `Remote`; EngineError for a token's file that holds none."""
         token = None if self.control_token_file is None else _key_in(self.control_token_file)
         return Remote(self.url, self.model, chat=self.chat, control_token=token)
+
+
+def engine_here(options: Mapping[str, Any], seed: int) -> InProcess:
+    """An engine of this process, of `EngineOptions` by their names. Errors as `InProcess`."""
+    return InProcess(EngineOptions(**options, seed=seed))
 
 
 def _key_in(path: Path) -> str:

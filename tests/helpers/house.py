@@ -14,7 +14,7 @@ LAYERS = ("traces", "policies", "sim", "live")
 @cache
 def modules() -> Mapping[str, Path]:
     """The package's modules by dotted names, told from the root (`traces.events`), and their files; no packages."""
-    files = [ROOT / "cli.py", *(file for layer in LAYERS for file in sorted((ROOT / layer).rglob("*.py")))]
+    files = [*ROOT.glob("cli*.py"), *(file for layer in LAYERS for file in sorted((ROOT / layer).rglob("*.py")))]
     return {_name(file): file for file in files if file.name != "__init__.py"}
 
 

@@ -124,7 +124,16 @@ KNOWS: Mapping[str, set[str]] = {
         "traces.results",
         "traces.variants",
     },
+    "cli_options": {
+        "live.client",
+        "sim.machine",
+        "traces.console",
+        "traces.generate",
+        "traces.results",
+        "traces.variants",
+    },
     "cli": {
+        "cli_options",
         "live.client",
         "policies",
         "policies.registry",

@@ -17,7 +17,8 @@ LAYERS = {
     "policies": {"traces"},
     "sim": {"traces", "policies"},
     "live": {"traces", "policies"},
-    "cli": {"traces", "policies", "sim", "live"},
+    "cli_options": {"traces", "policies", "sim", "live"},
+    "cli": {"traces", "policies", "sim", "live", "cli_options"},
 }
 EXTRAS = {  # the one file of each
     "sim/gate/pytest_plugin.py": {"pytest"},

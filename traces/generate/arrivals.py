@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import count
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ..apps import Application
 from ..errors import TraceError
@@ -18,6 +18,14 @@ LEAST_RATE, MOST_RATE = 1e-6, 1e6  # applications a second: one in twelve days i
 
 _PROCESSES = ("even", "poisson")
 _TICKS_PER_S = 1e6  # drawn times are whole microseconds: short in a file, and the same with any C library's logarithm
+
+
+class ArrivalOptions(NamedTuple):
+    """When applications arrive, as it is asked for."""
+
+    rate: float | None = None  # applications a second; None: as they were recorded, or are made
+    process: ArrivalProcess = "even"
+    seed: int = 0
 
 
 def arrival_times(rate: float, process: ArrivalProcess = "even", seed: int = 0) -> Iterator[float]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ..apps import Application
 from ..format.header import Header
 from ..format.publish_trace import publish_trace
-from ..variants.workload import WorkloadOptions
+from .arrivals import ArrivalOptions
 from .workloads import code_writer, deep_research
 
 
@@ -30,16 +30,16 @@ def generate_trace(
     workload: str,
     output: Path,
     apps: int,
-    options: WorkloadOptions,
+    arrivals: ArrivalOptions,
     progress: bool = False,
 ) -> None:
-    """Write `apps` applications of a workload of `GENERATORS`. Of the options arrivals are asked for.
+    """Write `apps` applications of a workload of `GENERATORS`. Errors as `publish_trace`.
 
-    `progress`: shown even if stderr is no terminal. Errors as `publish_trace`.
+    `progress`: shown even if stderr is no terminal.
     """
-    generator, arrivals, seed = GENERATORS[workload], options.arrivals, options.seed
-    rate = generator.rate if options.rate is None else options.rate
-    applications = generator.make(apps=apps, qps=rate, arrivals=arrivals, seed=seed)
-    about = {"qps": rate, "arrivals": arrivals, "seed": seed}
+    generator, (rate, process, seed) = GENERATORS[workload], arrivals
+    rate = generator.rate if rate is None else rate
+    applications = generator.make(apps=apps, qps=rate, arrivals=process, seed=seed)
+    about = {"qps": rate, "arrivals": process, "seed": seed}
     header = Header(name=workload, source="tokencake trace generate", applications=apps, about=about)
     publish_trace(output, applications, header, progress=progress)

@@ -9,7 +9,7 @@ from gate_suites import ONE_AT_A_TIME, SUITE, make_suite
 from made_up_engine import Engine
 
 from tokencake.cli import run
-from tokencake.live.client import in_process
+from tokencake.live.client import engine_source
 from tokencake.live.engine.control import versions
 from tokencake.sim.gate.live_verdict import EngineRuns, compare_sides, fails, live_gates, live_policies, words
 from tokencake.sim.gate.suite.suite import Case, Gate
@@ -23,7 +23,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A suite with a live case, whose policy runs one call at a time."""
     monkeypatch.chdir(tmp_path)
     make_suite(tmp_path, SUITE + LIVE, ONE_AT_A_TIME)
-    monkeypatch.setattr(in_process, "InProcess", Engine)
+    monkeypatch.setattr(engine_source, "InProcess", Engine)
     monkeypatch.setattr(versions, "check_vllm", lambda: "made up")
     return tmp_path
 
