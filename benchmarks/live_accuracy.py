@@ -28,13 +28,10 @@ from tokencake.live.client.engine_options import EngineOptions
 from tokencake.live.client.in_process import InProcess
 from tokencake.policies.registry import load_policy
 from tokencake.policies.run_settings import RunSettings
-from tokencake.sim.calibration.calibrate import measure
-from tokencake.sim.calibration.engine_info import limits_of
-from tokencake.sim.calibration.fit import Fit, fit_for, rough_mix
-from tokencake.sim.calibration.host_load import HostLoad
+from tokencake.sim.calibration.calibrate import calibrate
+from tokencake.sim.calibration.fit import Fit
 from tokencake.sim.calibration.probes.effort import FULL, QUICK
 from tokencake.sim.calibration.samples import Samples, StepSample
-from tokencake.sim.calibration.step_mix import Shape
 from tokencake.sim.engine.simulate import simulate
 from tokencake.sim.fidelity.validation import value_at
 from tokencake.sim.machine.machine import Machine
@@ -103,19 +100,9 @@ def main() -> None:
 
 def calibrated(engine: InProcess, applications: Sequence[Application], full: bool) -> Machine:
     """The machine that fits the engine, for what will be played."""
-    facts: list[Any] = []
-    limits = limits_of(engine.info())
-    began_s, load = time.perf_counter(), HostLoad.now()
-
-    def played() -> Sequence[Application]:
-        return applications
-
-    def shapes() -> list[Shape]:
-        return rough_mix(facts, limits, played).shapes()
-
-    measure(engine, limits, FULL if full else QUICK, facts.append, shapes=shapes)
+    began_s = time.perf_counter()
+    fitted = calibrate(engine, FULL if full else QUICK, applications=lambda limits: applications).fit
     took_s = time.perf_counter() - began_s
-    fitted = fit_for(facts, limits, played, host_load=load.until(HostLoad.now()))
     show_fit(fitted, took_s)
     return fitted.machine("calibrated")
 

@@ -18,6 +18,7 @@ from ...policies.runs.workload_runs import RunTurn, WorkloadRuns, turns
 from ...traces.apps import Application
 from ...traces.console.progress import Bar, no_bar, runs_watched
 from ...traces.console.terminal import say
+from ...traces.files.outputs import prepare_folder
 from ...traces.results.report import Run
 from ...traces.results.run_files import events_name
 from ...traces.variants.workload import Counts, Workload
@@ -55,6 +56,8 @@ def validate(
     """
     how = {"time_scale": workload.time_scale, "shrink": workload.shrink, "seed": workload.seed}
     about: dict[str, Any] = {"version": __version__, "trace": str(workload.trace.path), **how}
+    if events is not None:
+        prepare_folder(events)
     contenders = [Contender(spec, options_of(spec), load_policy(spec, seed=workload.seed)) for spec in policies]
     runs = WorkloadRuns(engine, workload)
     trials: list[Trial] = []

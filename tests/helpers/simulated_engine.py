@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
 
 from measuring import limits_of, steps_of
+from stepped_runs import play_stepped
 
 from tokencake.live.client.in_process import LiveStats
+from tokencake.policies.controller import Sink
 from tokencake.policies.registry import load_policy
+from tokencake.policies.replay import began
 from tokencake.policies.run_settings import RunSettings
 from tokencake.policies.runs.playable import Progress
-from tokencake.sim.engine.simulate import simulate
 from tokencake.sim.machine.machine import Machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import NO_HINTS, Application
 
+JOURNAL_ONLY = (e.Asked, e.AskedShared, e.Planned)  # what a replay needs and no sink gets
+
 
 class SimulatedEngine:
-    """Plays on a machine. Runs whose steps are wanted are made of the steps alone, each with its true time."""
+    """Plays on a synchronous machine, and reports what a live engine does.
 
-    def __init__(self, machine: Machine) -> None:
+    `ends`: what ends a run when its second call ends, by the number of the run, from 1.
+    """
+
+    def __init__(self, machine: Machine, ends: Mapping[int, BaseException] | None = None) -> None:
         self.limits = machine
+        self.ends = ends or {}
         self.errors: list[str] = []  # what policies are said to have raised
         self.played: list[RunSettings] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def info(self) -> dict[str, object]:
         limits = limits_of(self.limits)
@@ -34,19 +48,27 @@ class SimulatedEngine:
         self,
         applications: Iterable[Application],
         settings: RunSettings,
-        sinks: Sequence[Any] = (),
-        journal: Any = None,
+        sinks: Sequence[Sink] = (),
+        journal: Sink | None = None,
         progress: Progress | None = None,
     ) -> LiveStats:
         self.played.append(settings)
-        if settings.steps:
-            (application,) = applications
-            for fact in step_facts(application, self.limits):
+        end, finished = self.ends.get(len(self.played)), 0
+        policy = load_policy(settings.policy, seed=settings.seed)
+        if journal is not None:
+            journal(began(settings.policy, settings.seed, self.limits.beliefs()))
+        for record in play_stepped([*applications], policy, self.limits):
+            if isinstance(record, e.Stepped) and not settings.steps:
+                continue
+            if journal is not None:
+                journal(record)
+            if not isinstance(record, JOURNAL_ONLY):
                 for sink in sinks:
-                    sink(fact)
-        else:
-            simulate(applications, load_policy(settings.policy), self.limits, sinks, journal=journal, progress=progress)
-        return LiveStats(0.0, 1.0, 1, 1, 0, {}, {}, (), self.errors)
+                    sink(record)
+            finished += isinstance(record, e.CallFinished)
+            if end is not None and finished == 2:
+                raise end
+        return LiveStats(0.0, 1.0, 1, finished, 0, {}, {}, (), self.errors)
 
 
 def step_facts(application: Application, machine: Machine) -> Iterable[object]:
