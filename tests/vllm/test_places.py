@@ -53,7 +53,7 @@ def played(monkeypatch: pytest.MonkeyPatch, arrange: Arrange, seed: int, policy:
 def test_what_happens_does_not_depend_on_places(monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
     """Above all which contents the host gives up for others: these are small hosts, full of copies."""
     fewer = 0
-    for seed in range(2):
+    for seed in range(3):
         facts, pieces = played(monkeypatch, side_by_side, seed, policy)
         before, more = played(monkeypatch, as_they_come, seed, policy)
         assert facts == before == played(monkeypatch, anyhow, seed, policy)[0]
