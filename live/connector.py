@@ -22,6 +22,14 @@ from .copier.copier import Copier, make_copier
 from .copier.jobs import Acknowledgements, CopyJob, Ended
 from .engine.adapter import Adapter
 from .engine.control.engine_limits import block_bytes_of_rank, host_slots, ranks
+from .engine.vllm_surface import (
+    VllmConfiguration,
+    VllmConnectorOutput,
+    VllmKVCacheBlocks,
+    VllmKVCacheConfig,
+    VllmRequest,
+    VllmSchedulerOutput,
+)
 
 IDLE_WAIT_S = 0.001  # a step that computes nothing waits so long for a copy: an idle engine must not spin
 
@@ -54,7 +62,9 @@ class Done(KVConnectorWorkerMetadata):
 class TokencakeConnector(KVConnectorBase_V1):
     """Both sides: vLLM makes one in the scheduler and one in each worker."""
 
-    def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any = None) -> None:
+    def __init__(
+        self, vllm_config: VllmConfiguration, role: KVConnectorRole, kv_cache_config: VllmKVCacheConfig
+    ) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
         self._vllm = vllm_config
         self._kv_cache = kv_cache_config
@@ -71,18 +81,20 @@ class TokencakeConnector(KVConnectorBase_V1):
 
     # -- scheduler side
 
-    def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
+    def get_num_new_matched_tokens(self, request: VllmRequest, num_computed_tokens: int) -> tuple[int | None, bool]:
         return (0, False) if self.adapter is None else self.adapter.matched(request, num_computed_tokens)
 
-    def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
+    def update_state_after_alloc(
+        self, request: VllmRequest, blocks: VllmKVCacheBlocks, num_external_tokens: int
+    ) -> None:
         if self.adapter is not None:
             self.adapter.allocated(request, blocks.blocks[0], num_external_tokens)
 
-    def build_connector_meta(self, scheduler_output: Any) -> Jobs:
+    def build_connector_meta(self, scheduler_output: VllmSchedulerOutput) -> Jobs:
         jobs = [] if self.adapter is None else self.adapter.take_jobs()
         return Jobs(jobs, not scheduler_output.total_num_scheduled_tokens)
 
-    def update_connector_output(self, connector_output: Any) -> None:
+    def update_connector_output(self, connector_output: VllmConnectorOutput) -> None:
         done = connector_output.kv_connector_worker_meta
         if self.adapter is not None and done is not None:
             self.adapter.acknowledge(self._acknowledgements.complete(done.workers, done.seconds))

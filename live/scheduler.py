@@ -8,7 +8,7 @@ order of its queues, the references of its blocks and the hooks of its connector
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from .engine.control.engine_limits import about, check_supported, host_slots, lo
 from .engine.control.stall import Watch
 from .engine.control.versions import check_vllm
 from .engine.queues import Queues
+from .engine.vllm_surface import VllmOutputs, VllmRequest, VllmSchedulerOutput
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.scheduler import Scheduler as _Base
@@ -57,7 +58,7 @@ class TokencakeMixin(_Base):
         self.tokencake = Adapter(self, self.block_size, slots, about(self, version))
         self.connector.adapter = self.tokencake
         self._tokencake_queues = Queues(self, self.tokencake, lambda: create_request_queue(SchedulingPolicy.FCFS))
-        self._tokencake_allocate: Any = None
+        self._tokencake_allocate: Callable[..., Any] | None = None
         told = server_settings(self.vllm_config.additional_config)
         control_token(told, [])  # one that is none is found before the model is loaded
         watch = self._tokencake_watch = Watch(told.stall_s)
@@ -73,7 +74,7 @@ class TokencakeMixin(_Base):
         running, waiting = super().get_request_counts()
         return running, waiting + self._tokencake_queues.withheld
 
-    def schedule(self, *args: Any, **kwargs: Any) -> Any:
+    def schedule(self, *args: Any, **kwargs: Any) -> VllmSchedulerOutput:
         adapter, queues = self.tokencake, self._tokencake_queues
         self._tokencake_control.look()
         adapter.boundary()
@@ -81,7 +82,7 @@ class TokencakeMixin(_Base):
         self._tokencake_choose_victims(bool(plan.preempt))
         laid = queues.lay(plan)
         try:
-            output = super().schedule(*args, **kwargs)
+            output: VllmSchedulerOutput = super().schedule(*args, **kwargs)
         finally:
             if laid is not None:
                 queues.restore(laid)
@@ -92,7 +93,7 @@ class TokencakeMixin(_Base):
         self._tokencake_engine.wake_at(adapter.wake_s(), adapter.now_s)
         return output
 
-    def _tokencake_look_out(self, output: Any) -> None:
+    def _tokencake_look_out(self, output: VllmSchedulerOutput) -> None:
         """Say it, once, when calls wait and nothing happens."""
         watch, now_s = self._tokencake_watch, monotonic()
         if output.total_num_scheduled_tokens or not self.requests or self.tokencake.computing:
@@ -100,15 +101,17 @@ class TokencakeMixin(_Base):
         elif (said := watch.look(now_s, self, self.tokencake)) is not None:
             logger.error("%s", said)
 
-    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
+    def update_from_output(
+        self, scheduler_output: VllmSchedulerOutput, model_runner_output: Any
+    ) -> Mapping[int, VllmOutputs]:
         self.tokencake.came()
         if scheduler_output.total_num_scheduled_tokens:
             self._tokencake_watch.happened(monotonic())
-        outputs = super().update_from_output(scheduler_output, model_runner_output)
+        outputs: Mapping[int, VllmOutputs] = super().update_from_output(scheduler_output, model_runner_output)
         self.tokencake.stepped(scheduler_output, outputs)
         return outputs
 
-    def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> None:
+    def _preempt_request(self, request: VllmRequest, *args: Any, **kwargs: Any) -> None:
         # with asynchronous scheduling, tokens in flight are still delivered
         generated = request.num_output_tokens + request.num_output_placeholders
         super()._preempt_request(request, *args, **kwargs)
@@ -123,7 +126,7 @@ class TokencakeMixin(_Base):
 
     # -- requests
 
-    def add_request(self, request: Any) -> None:
+    def add_request(self, request: VllmRequest) -> None:
         self._tokencake_control.look()
         super().add_request(request)
         self._tokencake_queues.version += 1
@@ -131,8 +134,8 @@ class TokencakeMixin(_Base):
             self._tokencake_watch.happened(monotonic())
             self.tokencake.arrived(request)
 
-    def finish_requests(self, request_ids: str | Iterable[str] | None, finished_status: Any) -> Any:
-        given_up = super().finish_requests(request_ids, finished_status)
+    def finish_requests(self, request_ids: str | Iterable[str] | None, finished_status: Any) -> Iterable[VllmRequest]:
+        given_up: Iterable[VllmRequest] = super().finish_requests(request_ids, finished_status)
         self._tokencake_queues.version += 1
         self.tokencake.aborted(given_up)
         return given_up
@@ -171,7 +174,7 @@ class TokencakeMixin(_Base):
         allocate = self._tokencake_allocate = manager.allocate_slots
         adapter, queues = self.tokencake, self._tokencake_queues
 
-        def allocate_slots(request: Any, *args: Any, **kwargs: Any) -> Any:
+        def allocate_slots(request: VllmRequest, *args: Any, **kwargs: Any) -> Any:
             blocks = allocate(request, *args, **kwargs)
             if blocks is None and request.status == RequestStatus.RUNNING:
                 queues.give_way(request, adapter.laid.preempt)

@@ -14,6 +14,7 @@ from typing import Any
 from ...traces.apps import CallId
 from ...traces.events import CallAborted, CallAdmitted, CallArrived, CallFinished, CallPreempted, Fact, FirstToken
 from ...traces.files.fields import WrongField, shown
+from ..engine.vllm_surface import VllmIterationStats
 
 # of what a server publishes for Prometheus at `/metrics`: a name, maybe labels, and the value since the server started
 _SAMPLE = re.compile(r"^(vllm:\w+_total)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
@@ -49,7 +50,7 @@ class EngineCounters:
     def reset(self) -> None:
         self.counted = Counters()
 
-    def record(self, scheduler_stats: Any, iteration_stats: Any, **_: Any) -> None:
+    def record(self, scheduler_stats: Any, iteration_stats: VllmIterationStats | None, **_: Any) -> None:
         """Called by vLLM after each step that had an outcome."""
         if iteration_stats is None:
             return

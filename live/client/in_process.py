@@ -26,6 +26,7 @@ from ...traces.events import Request
 from ...traces.limits import problem
 from ..engine.control.metadata import KEY, to_metadata
 from ..engine.control.stall import Watch
+from ..engine.vllm_surface import VllmRequestOutput
 from .call_latencies import CallLatencies
 from .counters import EngineCounters, FactCounters, disagreements
 from .engine_options import EngineOptions
@@ -284,7 +285,7 @@ class _Run:
             time.sleep(EMPTY_STEP_S)
         return ended
 
-    def _answer(self, output: Any) -> list[int]:
+    def _answer(self, output: VllmRequestOutput) -> list[int]:
         call, (completion,) = output.request_id, output.outputs
         answer = list(completion.token_ids)
         del self._requests[call]

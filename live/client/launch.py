@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from ...traces.errors import EngineError
 from ..engine.control.engine_limits import longest_context_tokens
 from ..engine.control.versions import check_vllm, for_cpus
+from ..engine.vllm_surface import VllmConfiguration
 from .engine_options import CPU_ENVIRONMENT, MODEL_RUNNER, MODEL_RUNNERS, TINY, EngineOptions, compilation, settled
 from .remote.serve_args import ASYNCHRONOUS_SCHEDULER, SCHEDULER, connector_config
 from .tiny_model import tiny_model
@@ -171,7 +172,7 @@ def _manner(asynchronous: bool) -> str:
     return "asynchronously" if asynchronous else "synchronously"
 
 
-def _runner(vllm_config: Any) -> str:
+def _runner(vllm_config: VllmConfiguration) -> str:
     return "v2" if vllm_config.use_v2_model_runner else "v1"
 
 
