@@ -7,7 +7,7 @@ from enum import Enum
 from ...policies.execution.agent_cache import AgentCache
 from ...traces.apps import Call
 from ...traces.arithmetic import div_ceil
-from .memory.block_pool import BlockHold, Owner
+from .memory.blocks import BlockHold, Owner
 from .memory.context_tree import Path
 
 

@@ -36,7 +36,7 @@ from vllm.v1.outputs import KVConnectorOutput
 from tokencake.live.engine.control.versions import check_vllm
 from tokencake.policies.field.native_offload import NativeOffload
 from tokencake.policies.interface import Extent
-from tokencake.sim.engine.memory.block_pool import Span
+from tokencake.sim.engine.memory.blocks import Span
 from tokencake.sim.engine.memory.copies import Copies
 from tokencake.sim.engine.memory.link import Link
 from tokencake.sim.engine.requests import EngineCall

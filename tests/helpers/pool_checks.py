@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from tokencake.sim.engine.memory.block_pool import BlockPool, BlockRun
+from tokencake.sim.engine.memory.block_pool import BlockPool
+from tokencake.sim.engine.memory.blocks import BlockRun
 from tokencake.sim.engine.memory.context_tree import Node
 
 
 def check_whole(pool: BlockPool, side: int) -> None:
     """The pool's structures agree: every run is where it belongs, and the counts are those of the runs."""
-    nodes = _nodes(pool._tree.empty.node)
+    nodes = _nodes(pool._cached._tree.empty.node)
     runs = [run for node in nodes for run in (*node.runs[side], *node.later_copies[side])]
     for node in nodes:
         found = node.runs[side]
@@ -38,9 +39,4 @@ def _nodes(root: Node) -> list[Node]:
 
 
 def _queue(pool: BlockPool) -> list[BlockRun]:
-    runs = []
-    run = pool._queue.next_free
-    while run is not None and run is not pool._queue:
-        runs.append(run)
-        run = run.next_free
-    return runs
+    return list(pool._queue)

@@ -13,83 +13,36 @@ it gives up its last block first. Blocks that are not registered have no identit
 
 from __future__ import annotations
 
-from .context_tree import ContextTree, Node, Path
-
-Span = tuple[int, int]  # blocks of a context: the first one, and the end
-
-
-class Owner:
-    """Whose cache a free block is: the one who released it last."""
-
-    __slots__ = ("idle_blocks", "kept_holds", "name", "stalled")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.idle_blocks = 0  # registered and free
-        self.kept_holds: list[BlockHold] = []  # what is held for it although no call of its runs
-        self.stalled = False
-
-
-class BlockRun:
-    """Blocks `first` … `end − 1` of a node's contexts: one copy of each, all with the same holders."""
-
-    __slots__ = (
-        "end_block", "first_block", "is_first_copy", "keepers", "next_free", "next_part", "node", "owner",
-        "prev_free", "ref_cnt", "stalled_keepers",
-    )  # fmt: skip
-
-    def __init__(self, node: Node, first: int, end: int, refs: int, found: bool) -> None:
-        self.node = node
-        self.first_block = first
-        self.end_block = end
-        self.ref_cnt = refs
-        self.keepers = 0  # of the holders, those that keep it for an owner (see `BlockPool.keep`)
-        self.stalled_keepers = 0  # of these, those that keep it for a stalled one
-        self.is_first_copy = found  # by look-ups; otherwise an earlier copy is
-        self.next_part: BlockRun | None = None  # what a holder of the run before it was split holds too
-        self.prev_free: BlockRun | None = None  # neighbours in the free queue
-        self.next_free: BlockRun | None = None
-        self.owner: Owner | None = None  # while it is free
-
-
-class BlockHold:
-    """Blocks that somebody holds, from the first block of a context on: registered ones, then others."""
-
-    __slots__ = ("cached_end_block", "keeper", "runs", "start_block", "uncached_blocks")
-
-    def __init__(self, start: int) -> None:
-        self.keeper: Owner | None = None  # for whom it is kept, if no running call holds it
-        self.start_block = start  # the first block; 0 but for copies of a part
-        self.runs: list[tuple[BlockRun, int]] = []  # (first run, end block): with what was split off it up to there
-        self.cached_end_block = start  # end of the registered part
-        self.uncached_blocks = 0  # blocks behind it that are not registered
-
-    @property
-    def num_blocks(self) -> int:
-        return self.cached_end_block - self.start_block + self.uncached_blocks
+from .blocks import BlockHold, BlockRun, Owner, Span, last_part_first
+from .cached_runs import CachedRuns
+from .context_tree import ContextTree, Path
+from .free_queue import FreeQueue
 
 
 class BlockPool:
     """`blocks` KV blocks on one side (0: GPU, 1: host)."""
 
     def __init__(self, tree: ContextTree, blocks: int, side: int = 0) -> None:
-        self._tree = tree
         self._side = side
         self.num_blocks = blocks
         self.num_free_blocks = blocks  # in nobody's use
         self._uncached_free_blocks = blocks  # of these, not registered
         self.num_evicted_blocks = 0  # registered blocks that were handed out again
         self.version = 0  # rises with everything that can let somebody find more, or need less, than before
-        self.stalled_idle_blocks = 0  # free blocks that cache the contexts of stalled owners
         self.kept_blocks = 0  # blocks that are kept for owners without a running call, each once
         self.kept_stalled_blocks = 0  # blocks that are kept for stalled owners, each once
-        self._queue = BlockRun(tree.empty.node, -1, -1, 0, False)  # a ring: behind it the first to be handed out
-        self._queue.prev_free = self._queue.next_free = self._queue
+        self._queue = FreeQueue(tree.empty.node)
+        self._cached = CachedRuns(tree, side, self._queue)
 
     @property
     def in_use(self) -> bool:
         """Whether any block is held or registered."""
         return self._uncached_free_blocks < self.num_blocks
+
+    @property
+    def stalled_idle_blocks(self) -> int:
+        """Free blocks that cache the contexts of stalled owners."""
+        return self._queue.stalled_blocks
 
     # -- questions
 
@@ -135,10 +88,10 @@ class BlockPool:
                 if run.first_block >= upto:
                     break
                 if run.first_block > at:
-                    _append(spans, at, run.first_block)
+                    _join(spans, at, run.first_block)
                 at = run.end_block if run.end_block < upto else upto
             if at < upto:
-                _append(spans, at, upto)
+                _join(spans, at, upto)
                 at = upto
         return spans
 
@@ -162,13 +115,13 @@ class BlockPool:
             if upto > end:
                 upto = end
             while at < upto:
-                run = self._found(node, at)
+                run = self._cached.find(node, at)
                 if run.first_block < at:
-                    run = self._cut(run, at)
+                    run = self._cached.split(run, at)
                 if run.end_block > upto:
-                    self._cut(run, upto)
+                    self._cached.split(run, upto)
                 if not run.ref_cnt:
-                    self._unlink(run)
+                    self._queue.remove(run)
                     self.num_free_blocks -= run.end_block - run.first_block
                 run.ref_cnt += 1
                 hold.runs.append((run, run.end_block))
@@ -192,7 +145,7 @@ class BlockPool:
         blocks -= self._uncached_free_blocks
         self._uncached_free_blocks = 0
         while blocks:
-            run = self._queue.next_free
+            run = self._queue.head.next_free
             assert run is not None
             num_blocks = run.end_block - run.first_block
             gone = num_blocks if num_blocks < blocks else blocks
@@ -201,16 +154,15 @@ class BlockPool:
 
     def spares_stalled(self, blocks: int) -> bool:
         """Whether handing out so many blocks would take none that caches a stalled owner's context."""
-        if not self.stalled_idle_blocks:
+        if not self._queue.stalled_blocks:
             return True
         blocks -= self._uncached_free_blocks
-        run = self._queue.next_free
-        while blocks > 0:
-            assert run is not None
+        for run in self._queue:
+            if blocks <= 0:
+                break
             if run.owner is not None and run.owner.stalled:
                 return False
             blocks -= run.end_block - run.first_block
-            run = run.next_free
         return True
 
     def cache(self, hold: BlockHold, path: Path, end: int) -> None:
@@ -227,7 +179,7 @@ class BlockPool:
             if at >= end:
                 break
             upto = min(upto, end)
-            self._cache(hold, node, at, upto)
+            self._cached.add(hold, node, at, upto)
             at = upto
         hold.cached_end_block = end
 
@@ -251,7 +203,7 @@ class BlockPool:
         self.num_free_blocks += hold.uncached_blocks
         hold.uncached_blocks = 0
         for first, end in reversed(hold.runs):
-            for run in _last_first(first, end):
+            for run in last_part_first(first, end):
                 self._give_back(run, owner)
         hold.runs.clear()
         hold.cached_end_block = hold.start_block
@@ -263,13 +215,13 @@ class BlockPool:
             self._stop_keeping(hold, hold.keeper)
         dropped = 0
         for first, end in reversed(hold.runs):
-            for run in _last_first(first, end):
+            for run in last_part_first(first, end):
                 if run.ref_cnt > 1:
                     run.ref_cnt -= 1
                     continue
                 num_blocks = run.end_block - run.first_block
                 run.ref_cnt = 0
-                self._forget(run, run.first_block, run.end_block)
+                self._cached.forget(run, run.first_block, run.end_block)
                 self._uncached_free_blocks += num_blocks
                 self.num_free_blocks += num_blocks
                 dropped += num_blocks
@@ -293,16 +245,16 @@ class BlockPool:
                 if run in moved:
                     continue
                 if run.end_block > upto:
-                    self._cut(run, upto)
+                    self._cached.split(run, upto)
                 moved.add(run)
-                self._unqueue(run)
-                self._link(run, self._queue)
+                self._queue.unlink(run)
+                self._queue.link(run, self._queue.head)
 
     def set_stalled(self, owner: Owner, stalled: bool) -> None:
         """Count, or no longer count, an owner's blocks as those of a stalled one: free ones, and those kept for it."""
         if owner.stalled != stalled:
             owner.stalled = stalled
-            self.stalled_idle_blocks += owner.idle_blocks if stalled else -owner.idle_blocks
+            self._queue.stalled_blocks += owner.idle_blocks if stalled else -owner.idle_blocks
             for hold in owner.kept_holds:
                 self._count(hold, 0, 1 if stalled else -1)
 
@@ -332,205 +284,28 @@ class BlockPool:
                 assert run.next_part is not None
                 run = run.next_part
 
-    # -- runs
-
-    def _found(self, node: Node, block: int) -> BlockRun:
-        for run in node.runs[self._side]:
-            if run.first_block <= block < run.end_block:
-                return run
-        raise AssertionError(f"block {block} is not registered")
-
-    def _cut(self, run: BlockRun, block: int) -> BlockRun:
-        """Split a run before `block`; the second part is new, and whoever holds the first holds both."""
-        rest = BlockRun(run.node, block, run.end_block, run.ref_cnt, run.is_first_copy)
-        rest.keepers, rest.stalled_keepers = run.keepers, run.stalled_keepers
-        run.end_block = block
-        if run.ref_cnt:
-            rest.next_part = run.next_part
-            run.next_part = rest
-        else:
-            rest.owner = run.owner
-            assert run.prev_free is not None
-            self._link(rest, run.prev_free)  # the last block is handed out first
-        run.node.ref_cnt += 1
-        side = run.node.runs[self._side] if run.is_first_copy else run.node.later_copies[self._side]
-        side.insert(side.index(run) + 1, rest)
-        return rest
-
-    def _cache(self, hold: BlockHold, node: Node, first: int, end: int) -> None:
-        runs = node.runs[self._side]
-        i = len(runs)
-        while i and runs[i - 1].first_block >= first:
-            i -= 1
-        overlap = (i and runs[i - 1].end_block > first) or (i < len(runs) and runs[i].first_block < end)
-        if overlap:
-            self._cache_later_copies(hold, node, first, end)
-            return
-        if hold.runs:
-            last, last_end = hold.runs[-1]
-            if last.node is node and last.ref_cnt == 1 and last.is_first_copy and last.end_block == first == last_end:
-                last.end_block = end
-                hold.runs[-1] = (last, end)
-                return
-        run = _new(hold, node, first, end, True)
-        runs.insert(i, run)
-        hold.runs.append((run, end))
-
-    def _cache_later_copies(self, hold: BlockHold, node: Node, first: int, end: int) -> None:
-        """Register blocks some of which are known already: those become later copies."""
-        runs = node.runs[self._side]
-        at = first
-        while at < end:
-            i = 0
-            while i < len(runs) and runs[i].end_block <= at:
-                i += 1
-            known = i < len(runs) and runs[i].first_block <= at
-            upto = end if i == len(runs) else min(end, runs[i].end_block if known else runs[i].first_block)
-            run = _new(hold, node, at, upto, not known)
-            if known:
-                node.later_copies[self._side].append(run)
-            else:
-                runs.insert(i, run)
-            hold.runs.append((run, upto))
-            at = upto
-
     def _give_back(self, run: BlockRun, owner: Owner | None) -> None:
         run.ref_cnt -= 1
         if run.ref_cnt:
             return
-        num_blocks = run.end_block - run.first_block
-        self.num_free_blocks += num_blocks
+        self.num_free_blocks += run.end_block - run.first_block
         run.next_part = None
-        if owner is not None:
-            owner.idle_blocks += num_blocks
-            if owner.stalled:
-                self.stalled_idle_blocks += num_blocks
-        last = self._queue.prev_free
-        assert last is not None
-        if (
-            last.first_block == run.end_block
-            and last.node is run.node
-            and last.owner is owner
-            and last.is_first_copy
-            and run.is_first_copy
-        ):
-            last.first_block = run.first_block
-            self._remove(run)
-            run.node.ref_cnt -= 1  # `last` still needs it
-            return
-        run.owner = owner
-        self._link(run, last)
+        if self._queue.append(run, owner):
+            self._cached.remove(run)
+            run.node.ref_cnt -= 1  # the run that has its blocks now still needs it
 
     def _evict(self, run: BlockRun, blocks: int) -> None:
         """Forget the last `blocks` blocks of a free run: they were handed out."""
         self.num_evicted_blocks += blocks
         end = run.end_block
         if blocks == end - run.first_block:
-            self._unlink(run)
-        elif run.owner is not None:
-            run.owner.idle_blocks -= blocks
-            if run.owner.stalled:
-                self.stalled_idle_blocks -= blocks
-        self._forget(run, end - blocks, end)
-
-    def _forget(self, run: BlockRun, first: int, end: int) -> None:
-        """These last blocks of a run are no longer registered; the next copies of them are found instead."""
-        node = run.node
-        if first == run.first_block:
-            self._remove(run)
+            self._queue.remove(run)
         else:
-            run.end_block = first
-        if run.is_first_copy and node.later_copies[self._side]:
-            self._promote(node, first, end)
-        if first == run.first_block:
-            run.end_block = run.first_block
-            self._tree.release(node)
-
-    def _remove(self, run: BlockRun) -> None:
-        node = run.node
-        (node.runs if run.is_first_copy else node.later_copies)[self._side].remove(run)
-
-    def _promote(self, node: Node, first: int, end: int) -> None:
-        """The oldest later copy of each of these blocks becomes the one that is found."""
-        at = first
-        extra = node.later_copies[self._side]
-        while at < end:
-            upto = end
-            oldest = None
-            for copy in extra:
-                if copy.first_block <= at < copy.end_block:
-                    oldest = copy
-                    break
-                if at < copy.first_block < upto:
-                    upto = copy.first_block
-            if oldest is None:
-                at = upto
-                continue
-            if oldest.first_block < at:
-                oldest = self._cut(oldest, at)
-            if oldest.end_block > upto:
-                self._cut(oldest, upto)
-            extra.remove(oldest)
-            oldest.is_first_copy = True
-            runs = node.runs[self._side]
-            i = 0
-            while i < len(runs) and runs[i].first_block < at:
-                i += 1
-            runs.insert(i, oldest)
-            at = oldest.end_block
-
-    # -- the free queue: a ring of runs
-
-    def _link(self, run: BlockRun, ahead: BlockRun) -> None:
-        behind = ahead.next_free
-        assert behind is not None
-        run.prev_free = ahead
-        run.next_free = behind
-        ahead.next_free = run
-        behind.prev_free = run
-
-    def _unqueue(self, run: BlockRun) -> None:
-        ahead, behind = run.prev_free, run.next_free
-        assert ahead is not None
-        assert behind is not None
-        ahead.next_free = behind
-        behind.prev_free = ahead
-        run.prev_free = run.next_free = None
-
-    def _unlink(self, run: BlockRun) -> None:
-        """Out of the queue, and no longer anybody's idle cache."""
-        self._unqueue(run)
-        owner = run.owner
-        if owner is not None:
-            num_blocks = run.end_block - run.first_block
-            owner.idle_blocks -= num_blocks
-            if owner.stalled:
-                self.stalled_idle_blocks -= num_blocks
-            run.owner = None
+            self._queue.count(run.owner, -blocks)
+        self._cached.forget(run, end - blocks, end)
 
 
-def _append(spans: list[Span], first: int, end: int) -> None:
+def _join(spans: list[Span], first: int, end: int) -> None:
     if spans and spans[-1][1] == first:
         first = spans.pop()[0]
     spans.append((first, end))
-
-
-def _new(hold: BlockHold, node: Node, first: int, end: int, found: bool) -> BlockRun:
-    """A run of blocks that were a holder's uncached ones, who alone holds it."""
-    run = BlockRun(node, first, end, 1, found)
-    node.ref_cnt += 1
-    if hold.keeper is not None:
-        run.keepers, run.stalled_keepers = 1, int(hold.keeper.stalled)
-    return run
-
-
-def _last_first(run: BlockRun, end: int) -> list[BlockRun]:
-    """A run and what was split off it up to block `end`, the last part first."""
-    chain = [run]
-    while run.end_block != end:
-        rest = run.next_part
-        assert rest is not None
-        chain.append(rest)
-        run = rest
-    chain.reverse()
-    return chain

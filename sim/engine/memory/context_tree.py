@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ....traces.apps import Segment
 
 if TYPE_CHECKING:
-    from .block_pool import BlockRun
+    from .blocks import BlockRun
 
 
 class Node:

@@ -29,7 +29,8 @@ from ....traces.apps import AgentId
 from ....traces.events import Fact
 from ...machine.machine import PS_PER_S
 from ..requests import EngineCall, SimAgent, State
-from .block_pool import BlockHold, BlockPool, BlockRun, Span
+from .block_pool import BlockPool
+from .blocks import BlockHold, BlockRun, Span
 from .context_tree import Node, Path
 from .link import Link
 

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import takewhile
 
-from tokencake.sim.engine.memory.block_pool import Owner
+from tokencake.sim.engine.memory.blocks import Owner
 from tokencake.sim.engine.memory.context_tree import ContextTree, Node, Path
 
 Key = tuple[Node, int]

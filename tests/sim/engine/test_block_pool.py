@@ -13,7 +13,8 @@ import pytest
 from oracle.blocks import Block, PlainBlockHold, PlainBlockPool
 from pool_checks import check_whole
 
-from tokencake.sim.engine.memory.block_pool import BlockHold, BlockPool, BlockRun, Owner
+from tokencake.sim.engine.memory.block_pool import BlockPool
+from tokencake.sim.engine.memory.blocks import BlockHold, BlockRun, Owner
 from tokencake.sim.engine.memory.context_tree import Context, ContextTree, Path
 from tokencake.traces.apps import Segment
 

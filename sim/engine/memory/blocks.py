@@ -1,0 +1,70 @@
+"""Runs of blocks, who holds them, and whose cache they are when nobody does."""
+
+from __future__ import annotations
+
+from .context_tree import Node
+
+Span = tuple[int, int]  # blocks of a context: the first one, and the end
+
+
+class Owner:
+    """Whose cache a free block is: the one who released it last."""
+
+    __slots__ = ("idle_blocks", "kept_holds", "name", "stalled")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.idle_blocks = 0  # registered and free
+        self.kept_holds: list[BlockHold] = []  # what is held for it although no call of its runs
+        self.stalled = False
+
+
+class BlockRun:
+    """Blocks `first` … `end − 1` of a node's contexts: one copy of each, all with the same holders."""
+
+    __slots__ = (
+        "end_block", "first_block", "is_first_copy", "keepers", "next_free", "next_part", "node", "owner",
+        "prev_free", "ref_cnt", "stalled_keepers",
+    )  # fmt: skip
+
+    def __init__(self, node: Node, first: int, end: int, refs: int, found: bool) -> None:
+        self.node = node
+        self.first_block = first
+        self.end_block = end
+        self.ref_cnt = refs
+        self.keepers = 0  # of the holders, those that keep it for an owner (see `BlockPool.keep`)
+        self.stalled_keepers = 0  # of these, those that keep it for a stalled one
+        self.is_first_copy = found  # by look-ups; otherwise an earlier copy is
+        self.next_part: BlockRun | None = None  # what a holder of the run before it was split holds too
+        self.prev_free: BlockRun | None = None  # neighbours in the free queue
+        self.next_free: BlockRun | None = None
+        self.owner: Owner | None = None  # while it is free
+
+
+class BlockHold:
+    """Blocks that somebody holds, from the first block of a context on: registered ones, then others."""
+
+    __slots__ = ("cached_end_block", "keeper", "runs", "start_block", "uncached_blocks")
+
+    def __init__(self, start: int) -> None:
+        self.keeper: Owner | None = None  # for whom it is kept, if no running call holds it
+        self.start_block = start  # the first block; 0 but for copies of a part
+        self.runs: list[tuple[BlockRun, int]] = []  # (first run, end block): with what was split off it up to there
+        self.cached_end_block = start  # end of the registered part
+        self.uncached_blocks = 0  # blocks behind it that are not registered
+
+    @property
+    def num_blocks(self) -> int:
+        return self.cached_end_block - self.start_block + self.uncached_blocks
+
+
+def last_part_first(run: BlockRun, end: int) -> list[BlockRun]:
+    """A run and what was split off it up to block `end`, the last part first."""
+    chain = [run]
+    while run.end_block != end:
+        rest = run.next_part
+        assert rest is not None
+        chain.append(rest)
+        run = rest
+    chain.reverse()
+    return chain

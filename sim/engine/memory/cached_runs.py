@@ -1,0 +1,150 @@
+"""What is cached on one side, under its content: the runs of each node of the context tree.
+
+A node has two lists. `runs` are found by look-ups: disjoint, by position. `later_copies` hold the same blocks once
+more, the oldest first: calls that computed the same content beside each other have one each. No look-up finds them.
+
+    block           0    1    2    3    4    5    6    7
+    runs           [ A          ][ B     ]     [ C     ]
+    later_copies        [ D               ]
+                             [ E ]
+
+When A is evicted, or a part of it, the oldest later copy of each block that went is found instead: `_promote`.
+
+    block           0    1    2    3    4    5    6    7
+    runs                [ D     ][ B     ]     [ C     ]        block 0 is cached no more
+    later_copies                 [ D'    ]                      D was split in two
+                             [ E ]
+"""
+
+from __future__ import annotations
+
+from .blocks import BlockHold, BlockRun
+from .context_tree import ContextTree, Node
+from .free_queue import FreeQueue
+
+
+class CachedRuns:
+    """Adds, splits and forgets runs. A node lives while it has any."""
+
+    def __init__(self, tree: ContextTree, side: int, queue: FreeQueue) -> None:
+        self._tree = tree
+        self._side = side
+        self._queue = queue
+
+    def find(self, node: Node, block: int) -> BlockRun:
+        """The run in which look-ups find a block that is cached."""
+        for run in node.runs[self._side]:
+            if run.first_block <= block < run.end_block:
+                return run
+        raise AssertionError(f"block {block} is not registered")
+
+    def split(self, run: BlockRun, block: int) -> BlockRun:
+        """Split a run before `block`; the second part is new, and whoever holds the first holds both."""
+        rest = BlockRun(run.node, block, run.end_block, run.ref_cnt, run.is_first_copy)
+        rest.keepers, rest.stalled_keepers = run.keepers, run.stalled_keepers
+        run.end_block = block
+        if run.ref_cnt:
+            rest.next_part = run.next_part
+            run.next_part = rest
+        else:
+            rest.owner = run.owner
+            assert run.prev_free is not None
+            self._queue.link(rest, run.prev_free)  # the last block is handed out first
+        run.node.ref_cnt += 1
+        side = run.node.runs[self._side] if run.is_first_copy else run.node.later_copies[self._side]
+        side.insert(side.index(run) + 1, rest)
+        return rest
+
+    def add(self, hold: BlockHold, node: Node, first: int, end: int) -> None:
+        """A holder's blocks `first` … `end − 1`, all of one node, are full: look-ups find them from now on."""
+        runs = node.runs[self._side]
+        i = len(runs)
+        while i and runs[i - 1].first_block >= first:
+            i -= 1
+        overlap = (i and runs[i - 1].end_block > first) or (i < len(runs) and runs[i].first_block < end)
+        if overlap:
+            self._add_later_copies(hold, node, first, end)
+            return
+        if hold.runs:
+            last, last_end = hold.runs[-1]
+            if last.node is node and last.ref_cnt == 1 and last.is_first_copy and last.end_block == first == last_end:
+                last.end_block = end
+                hold.runs[-1] = (last, end)
+                return
+        run = _new(hold, node, first, end, True)
+        runs.insert(i, run)
+        hold.runs.append((run, end))
+
+    def _add_later_copies(self, hold: BlockHold, node: Node, first: int, end: int) -> None:
+        """Register blocks some of which are known already: those become later copies."""
+        runs = node.runs[self._side]
+        at = first
+        while at < end:
+            i = 0
+            while i < len(runs) and runs[i].end_block <= at:
+                i += 1
+            known = i < len(runs) and runs[i].first_block <= at
+            upto = end if i == len(runs) else min(end, runs[i].end_block if known else runs[i].first_block)
+            run = _new(hold, node, at, upto, not known)
+            if known:
+                node.later_copies[self._side].append(run)
+            else:
+                runs.insert(i, run)
+            hold.runs.append((run, upto))
+            at = upto
+
+    def forget(self, run: BlockRun, first: int, end: int) -> None:
+        """These last blocks of a run are no longer registered; the next copies of them are found instead."""
+        node = run.node
+        if first == run.first_block:
+            self.remove(run)
+        else:
+            run.end_block = first
+        if run.is_first_copy and node.later_copies[self._side]:
+            self._promote(node, first, end)
+        if first == run.first_block:
+            run.end_block = run.first_block
+            self._tree.release(node)
+
+    def remove(self, run: BlockRun) -> None:
+        """Take a run out of the list that it is in."""
+        node = run.node
+        (node.runs if run.is_first_copy else node.later_copies)[self._side].remove(run)
+
+    def _promote(self, node: Node, first: int, end: int) -> None:
+        """The oldest later copy of each of these blocks becomes the one that is found."""
+        at = first
+        copies = node.later_copies[self._side]
+        while at < end:
+            upto = end
+            oldest = None
+            for copy in copies:
+                if copy.first_block <= at < copy.end_block:
+                    oldest = copy
+                    break
+                if at < copy.first_block < upto:
+                    upto = copy.first_block
+            if oldest is None:
+                at = upto
+                continue
+            if oldest.first_block < at:
+                oldest = self.split(oldest, at)
+            if oldest.end_block > upto:
+                self.split(oldest, upto)
+            copies.remove(oldest)
+            oldest.is_first_copy = True
+            runs = node.runs[self._side]
+            i = 0
+            while i < len(runs) and runs[i].first_block < at:
+                i += 1
+            runs.insert(i, oldest)
+            at = oldest.end_block
+
+
+def _new(hold: BlockHold, node: Node, first: int, end: int, found: bool) -> BlockRun:
+    """A run of blocks that were a holder's uncached ones, who alone holds it."""
+    run = BlockRun(node, first, end, 1, found)
+    node.ref_cnt += 1
+    if hold.keeper is not None:
+        run.keepers, run.stalled_keepers = 1, int(hold.keeper.stalled)
+    return run

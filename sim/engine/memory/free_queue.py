@@ -1,0 +1,80 @@
+"""The free queue: cached blocks that nobody holds, in the order in which they are evicted.
+
+A ring of runs with a head that has no block. Behind the head is the run that is evicted first, from its last block on;
+in front of it is the one that was freed last. A run can leave from anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .blocks import BlockRun, Owner
+from .context_tree import Node
+
+
+class FreeQueue:
+    """Also counts whose blocks are in it: each owner's `idle_blocks`, and those of stalled owners."""
+
+    def __init__(self, root: Node) -> None:
+        self.head = BlockRun(root, -1, -1, 0, False)
+        self.head.prev_free = self.head.next_free = self.head
+        self.stalled_blocks = 0  # of stalled owners
+
+    def __iter__(self) -> Iterator[BlockRun]:
+        """The runs, the one that is evicted first before the others."""
+        run = self.head.next_free
+        while run is not None and run is not self.head:
+            yield run
+            run = run.next_free
+
+    def append(self, run: BlockRun, owner: Owner | None) -> bool:
+        """A run was freed by its owner. Whether the last run of the queue has taken its blocks over.
+
+        It does if they are those right before its own, and the same owner's.
+        """
+        self.count(owner, run.end_block - run.first_block)
+        last = self.head.prev_free
+        assert last is not None
+        if (
+            last.first_block == run.end_block
+            and last.node is run.node
+            and last.owner is owner
+            and last.is_first_copy
+            and run.is_first_copy
+        ):
+            last.first_block = run.first_block
+            return True
+        run.owner = owner
+        self.link(run, last)
+        return False
+
+    def remove(self, run: BlockRun) -> None:
+        """Somebody holds the run now, or it was evicted whole."""
+        self.unlink(run)
+        self.count(run.owner, run.first_block - run.end_block)
+        run.owner = None
+
+    def count(self, owner: Owner | None, blocks: int) -> None:
+        """An owner has so many more idle blocks."""
+        if owner is not None:
+            owner.idle_blocks += blocks
+            if owner.stalled:
+                self.stalled_blocks += blocks
+
+    def link(self, run: BlockRun, ahead: BlockRun) -> None:
+        """Put a run right behind another one, or behind the `head`."""
+        behind = ahead.next_free
+        assert behind is not None
+        run.prev_free = ahead
+        run.next_free = behind
+        ahead.next_free = run
+        behind.prev_free = run
+
+    def unlink(self, run: BlockRun) -> None:
+        """Take a run out, to put it elsewhere."""
+        ahead, behind = run.prev_free, run.next_free
+        assert ahead is not None
+        assert behind is not None
+        ahead.next_free = behind
+        behind.prev_free = ahead
+        run.prev_free = run.next_free = None
