@@ -7,12 +7,13 @@ the simulator and live.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
 from ..traces import events as e
+from ..traces.apps import CallId
 from ..traces.errors import PolicyFault
 from ..traces.events import Fact
 from .boundary import CONSTRUCTOR, PLAN, Turn, listening
@@ -61,6 +62,11 @@ class Controller:
         self._news.append(fact)
         if type(fact) in self._listens_to:
             self.due = True
+
+    def check(self, waiting: Collection[CallId], running: Collection[CallId]) -> None:
+        """Raises `CheckError` if what the policy sees is not what these calls of the engine are."""
+        if not self._asked_once:
+            self._ledger.check(waiting, running)
 
     def poll(self, gauges: e.Polled) -> Plan:
         """Ask the policy. `PolicyFault` for whatever it does but to return a plan that means something."""

@@ -8,11 +8,12 @@ writes past the lock. Which fact may come when is in `lifecycle`: one that may n
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn, Protocol
 
 from ..traces import events as e
+from ..traces.agreement import agree
 from ..traces.apps import AgentId, AppId, CallId
 from ..traces.events import Fact, Request
 from .interface import Costs, Hits, Status
@@ -353,6 +354,21 @@ class Ledger:
         _set(view, "free_blocks", fact.free_blocks)
         _set(view, "growth_blocks", fact.growth_blocks)
         _set(view, "host_free_blocks", fact.host_free_blocks)
+
+    # -- checks
+
+    def check(self, waiting: Collection[CallId], running: Collection[CallId]) -> None:
+        """Raises `CheckError` if the view does not agree with itself, or with the engine's calls."""
+        view = self.view
+        agree("waiting calls", set(view.waiting), set(waiting))
+        agree("running calls", list(view.running), list(running))
+        agree("loading calls", list(view.loading), [name for name in view.loading if view.waiting[name].loading])
+        stalled = {name for name, agent in view.agents.items() if agent.status is Status.STALLED}
+        agree("stalled agents", set(view.stalled), stalled)
+        agree(
+            "agents of applications", sorted(view.agents), sorted(name for app in self._of_app.values() for name in app)
+        )
+        agree("applications with agents", set(self._of_app) - set(self._started_s), set())
 
     # -- where things are
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from ...policies.boundary import suspect
@@ -13,6 +14,7 @@ from ...traces.apps import Application, Call
 from ...traces.errors import EngineError, TokencakeError
 from ...traces.limits import problem
 from ..machine.machine import PS_PER_S, Machine
+from .checked_engine import CheckedEngine
 from .clock import Clock
 from .engine import Engine
 from .memory.block_pool import BlockPool
@@ -45,20 +47,25 @@ def simulate(
     pool: type[BlockPool] = BlockPool,
     one_by_one: bool = False,
     step_log: StepLog | None = None,
+    check_every: int = 0,
 ) -> RunStats:
     """Run all applications to their ends, and report the facts to the sinks as they happen.
 
     The `journal` gets what is needed to replay the run, too: the policy's questions and plans. `progress` is called now
-    and then with the applications that ended and the simulated seconds. `pool` and `one_by_one` exchange the engine's
-    structures for slow ones, for tests. Raises `EngineError` for a call that the machine can never serve, and
-    `PolicyError` for a plan that means nothing. A bug of ours names, in a note, a policy that may have caused it.
+    and then with the applications that ended and the simulated seconds. Raises `EngineError` for a call that the
+    machine can never serve, and `PolicyError` for a plan that means nothing. A bug of ours names, in a note, a policy
+    that may have caused it.
+
+    For tests: `pool` and `one_by_one` exchange the engine's structures for slow ones, and with `check_every` the engine
+    looks, at each so many of its boundaries, whether all that it keeps twice agrees; if not, that is a `CheckError`.
     """
     began = time.perf_counter()
     clock, timing = Clock(0), machine.timing()
     tree = ContextTree(machine.block_tokens)
     world = World(clock, _checked(applications, machine), tree, timing.client_ps)
     finished = world.finished if progress is None else _with_progress(world, clock, progress)
-    engine = Engine(clock, machine, timing, tree, finished, pool=pool, one_by_one=one_by_one, step_log=step_log)
+    make = partial(CheckedEngine, check_every=check_every) if check_every else Engine
+    engine = make(clock, machine, timing, tree, finished, pool=pool, one_by_one=one_by_one, step_log=step_log)
     controller = Controller(policy, machine.beliefs(), engine, sinks, journal)
     engine.start(controller)
     world.start(engine)

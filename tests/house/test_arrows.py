@@ -152,7 +152,7 @@ KNOWS: Mapping[str, set[str]] = {
     },
 }
 
-CIRCLES = [["sim.engine.memory.block_pool", "sim.engine.memory.context_tree"]]  # for types alone
+CIRCLES = [["sim.engine.memory.blocks", "sim.engine.memory.context_tree"]]  # for types alone
 
 
 def part(module: str) -> str:

@@ -17,11 +17,11 @@ from crowded_runs import check_all_ended, crowded, facts_of
 from digests import OPTIONS, SPECS
 from fickle_clients import FickleClients
 from hard_runs import HONEST, chunks, facts_on, hard, largest_blocks, making, smallest
-from pool_checks import check_whole
 from runs import assert_the_same_by_all_structures, play, play_to_rest
 
 from tokencake.policies.registry import ROWS, is_bound, load_policy
 from tokencake.policies.replay import replay
+from tokencake.sim.engine.simulate import simulate
 from tokencake.sim.machine.files import load_machine
 from tokencake.sim.machine.machine import Machine
 from tokencake.traces import events as e
@@ -81,10 +81,17 @@ def test_nothing_is_held_when_all_is_over(spec: str) -> None:
     for seed in range(4):
         applications, machine = (smallest if seed % 2 else hard)(seed)
         rest = play_to_rest(applications, making(spec, applications), machine, idle_s=1000.0)
-        for pool, side in ((rest.gpu, 0), (rest.host, 1)):
+        for pool in (rest.gpu, rest.host):
             assert pool.num_free_blocks == pool.num_blocks
             assert pool.stalled_idle_blocks == 0
-            check_whole(pool, side)
+            pool.check()
+            pool.check_holds([])
+
+
+@every
+def test_all_that_the_engine_keeps_agrees_at_each_boundary(spec: str) -> None:
+    applications, machine = hard(7)
+    simulate(applications, making(spec, applications)(), machine, check_every=1)
 
 
 # -- the same facts, the same plans

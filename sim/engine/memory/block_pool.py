@@ -13,6 +13,9 @@ it gives up its last block first. Blocks that are not registered have no identit
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from ....traces.agreement import agree
 from .blocks import BlockHold, BlockRun, Owner, Span, last_part_first
 from .cached_runs import CachedRuns
 from .context_tree import ContextTree, Path
@@ -23,6 +26,7 @@ class BlockPool:
     """`blocks` KV blocks on one side (0: GPU, 1: host)."""
 
     def __init__(self, tree: ContextTree, blocks: int, side: int = 0) -> None:
+        self._name = ("the GPU's pool", "the host's pool")[side]
         self._side = side
         self.num_blocks = blocks
         self.num_free_blocks = blocks  # in nobody's use
@@ -258,6 +262,38 @@ class BlockPool:
             for hold in owner.kept_holds:
                 self._count(hold, 0, 1 if stalled else -1)
 
+    # -- checks
+
+    def check(self) -> None:
+        """Raises `CheckError` if the pool's structures do not agree with each other. It looks at everything."""
+        self._queue.check()
+        runs = self._cached.check()
+        free = [run for run in runs if not run.ref_cnt]
+        agree(f"{self._name}: free runs", {id(run) for run in self._queue}, {id(run) for run in free})
+        agree(f"{self._name}: free blocks", self.num_free_blocks, self._uncached_free_blocks + _blocks_of(free))
+        agree(f"{self._name}: whether there are free blocks without content", self._uncached_free_blocks >= 0, True)
+        for run in runs:
+            keepers = 0 <= run.stalled_keepers <= run.keepers <= run.ref_cnt
+            agree(f"{self._name}: whether those who keep a run hold it", keepers, True)
+
+    def check_holds(self, holds: Iterable[tuple[BlockHold, int]]) -> None:
+        """Raises `CheckError` if these are not all holders. Of each is given how many blocks it holds uncached."""
+        runs = self._cached.check()
+        cached = uncached = kept = 0
+        for hold, uncached_blocks in holds:
+            cached += hold.cached_end_block - hold.start_block
+            uncached += uncached_blocks
+            kept += uncached_blocks if hold.keeper is not None else 0
+        held = [run for run in runs if run.ref_cnt]
+        agree(
+            f"{self._name}: references to blocks",
+            sum(run.ref_cnt * (run.end_block - run.first_block) for run in held),
+            cached,
+        )
+        agree(f"{self._name}: held blocks", self.num_blocks - self.num_free_blocks, _blocks_of(held) + uncached)
+        kept += _blocks_of([run for run in held if run.keepers])
+        agree(f"{self._name}: blocks that are kept", self.kept_blocks, kept)
+
     # -- blocks that are kept
 
     def _stop_keeping(self, hold: BlockHold, keeper: Owner) -> None:
@@ -303,6 +339,10 @@ class BlockPool:
         else:
             self._queue.count(run.owner, -blocks)
         self._cached.forget(run, end - blocks, end)
+
+
+def _blocks_of(runs: Iterable[BlockRun]) -> int:
+    return sum(run.end_block - run.first_block for run in runs)
 
 
 def _join(spans: list[Span], first: int, end: int) -> None:

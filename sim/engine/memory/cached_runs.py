@@ -18,6 +18,9 @@ When A is evicted, or a part of it, the oldest later copy of each block that wen
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+from ....traces.agreement import agree
 from .blocks import BlockHold, BlockRun
 from .context_tree import ContextTree, Node
 from .free_queue import FreeQueue
@@ -30,6 +33,23 @@ class CachedRuns:
         self._tree = tree
         self._side = side
         self._queue = queue
+
+    def check(self) -> list[BlockRun]:
+        """All runs. Raises `CheckError` if they are not where they belong."""
+        runs: list[BlockRun] = []
+        for node in self._tree.all_nodes():
+            found, later = node.runs[self._side], node.later_copies[self._side]
+            for run in (*found, *later):
+                agree("the node of a run", run.node is node, True)
+                agree("whether a run has blocks", run.first_block < run.end_block, True)
+                agree("whether look-ups find a run", run.is_first_copy, any(run is other for other in found))
+            for one, other in pairwise(found):
+                agree("whether runs are disjoint, by position", one.end_block <= other.first_block, True)
+            cached = {block for run in found for block in range(run.first_block, run.end_block)}
+            copied = {block for run in later for block in range(run.first_block, run.end_block)}
+            agree("later copies without a first one", set(), copied - cached)
+            runs += (*found, *later)
+        return runs
 
     def find(self, node: Node, block: int) -> BlockRun:
         """The run in which look-ups find a block that is cached."""

@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from ....traces.agreement import agree
 from ....traces.apps import Segment
 
 if TYPE_CHECKING:
@@ -156,6 +157,27 @@ class ContextTree:
             node = node.parent
         pieces.reverse()
         return tuple(pieces)
+
+    def all_nodes(self) -> list[Node]:
+        """Every node, the root first."""
+        nodes = [self._root]
+        for node in nodes:
+            nodes.extend(node.children.values())
+        return nodes
+
+    def check(self) -> None:
+        """Raises `CheckError` if the nodes do not agree with each other."""
+        nodes = self.all_nodes()
+        agree("nodes of the context tree", self.nodes, len(nodes))
+        for node in nodes:
+            runs = sum(len(side) for side in (*node.runs, *node.later_copies))
+            agree(f"whether a node is needed that begins at token {node.start_token}", node.ref_cnt > 0, True)
+            agree(
+                f"whether all need a node that begins at token {node.start_token}",
+                node.ref_cnt >= runs + len(node.children),
+                True,
+            )
+            agree("the parent of a node", all(child.parent is node for child in node.children.values()), True)
 
     def _branch(self, parent: Node, at: int, source: str, start: int) -> Node:
         child = Node(parent, at, (at, source, start))

@@ -7,7 +7,7 @@ copied can be hit from then on, not before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from operator import attrgetter
 
 from ....policies.execution.agent_cache import Upload
@@ -25,6 +25,7 @@ from ....policies.execution.copy_rules import (
 )
 from ....policies.interface import Move
 from ....traces import events as e
+from ....traces.agreement import agree
 from ....traces.apps import AgentId
 from ....traces.events import Fact
 from ...machine.machine import PS_PER_S
@@ -305,6 +306,21 @@ class Copies:
         """Give up the pins whose time is over."""
         for agent in expired_pins(self.pinned.values(), now_ps):
             self.unpin(agent)
+
+    # -- checks
+
+    def check(self, agents: Collection[SimAgent], *, idle: bool) -> None:
+        """Raises `CheckError` if what is held for agents does not agree. `idle`: no copy is under way."""
+        pinned = {agent.name for agent in agents if agent.pin is not None}
+        agree("pinned agents", set(self.pinned), pinned)
+        for agent in agents:
+            ready = [upload.ready_at is not None for upload in agent.uploads]
+            agree(f"cancelled uploads of {agent.name!r}", any(upload.cancelled for upload in agent.uploads), False)
+            if idle:
+                agree(f"whether an offload of {agent.name!r} is under way", agent.offloading, False)
+                agree(f"whether the uploads of {agent.name!r} are ready", all(ready), True)
+                marks = [mark for piece in agent.path for mark in (*piece.node.storing, *piece.node.loading)]
+                agree(f"blocks of {agent.name!r} that are being copied", marks, [])
 
     # -- the order of eviction
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ....traces.agreement import agree
 from .blocks import BlockRun, Owner
 from .context_tree import Node
 
@@ -60,6 +61,19 @@ class FreeQueue:
             owner.idle_blocks += blocks
             if owner.stalled:
                 self.stalled_blocks += blocks
+
+    def check(self) -> None:
+        """Raises `CheckError` if the counts are not those of the runs."""
+        runs = list(self)
+        for run in runs:
+            assert run.prev_free is not None
+            agree("the neighbour in the free queue", run.prev_free.next_free is run, True)
+        owners = dict.fromkeys(run.owner for run in runs if run.owner is not None)
+        for owner in owners:
+            idle = sum(run.end_block - run.first_block for run in runs if run.owner is owner)
+            agree(f"idle blocks of {owner.name!r}", owner.idle_blocks, idle)
+        stalled = sum(owner.idle_blocks for owner in owners if owner.stalled)
+        agree("idle blocks of stalled agents", self.stalled_blocks, stalled)
 
     def link(self, run: BlockRun, ahead: BlockRun) -> None:
         """Put a run right behind another one, or behind the `head`."""

@@ -10,16 +10,12 @@ from itertools import cycle
 
 import pytest
 from adversary import Adversary, Hoarder, hard_workload
-from pool_checks import check_whole
 from runs import MakePolicy, Record, assert_the_same_by_all_structures, play, play_to_rest
 from seeds import seeds
 
 from tokencake.policies.field.vllm import Vllm
 from tokencake.policies.interface import EVERYTHING, NATIVE, Move, Plan, View
 from tokencake.policies.tokencake.policy import tokencake
-from tokencake.sim.engine.memory.block_pool import BlockPool
-from tokencake.sim.engine.memory.context_tree import ContextTree
-from tokencake.sim.engine.simulate import simulate
 from tokencake.sim.machine.machine import Machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, Call, Prompt, Segment, Tool
@@ -44,10 +40,10 @@ def test_after_the_last_application_nothing_is_held(seed: int) -> None:
     applications, machine = hard_workload(seed)
     make = partial(Adversary, seed)
     rest, longer = (play_to_rest(applications, make, machine, idle_s) for idle_s in (1000.0, 2000.0))
-    for pool, side in ((rest.gpu, 0), (rest.host, 1)):
+    for pool in (rest.gpu, rest.host):
         assert pool.num_free_blocks == pool.num_blocks
         assert pool.stalled_idle_blocks == 0
-        check_whole(pool, side)
+        pool.check()
     assert _integrals(rest.records) == pytest.approx(_integrals(longer.records), abs=1e-6)
 
 
@@ -55,29 +51,6 @@ def _integrals(records: list[Record]) -> tuple[float, ...]:
     last = records[-1]
     assert isinstance(last, e.Occupied)
     return last.used_block_s, last.stalled_block_s, last.held_block_s, last.busy_s
-
-
-@seeds(8, 50)
-def test_blocks_are_conserved_whenever_the_policy_is_asked(seed: int) -> None:
-    pools: list[BlockPool] = []
-
-    class Kept(BlockPool):
-        def __init__(self, tree: ContextTree, blocks: int, side: int = 0) -> None:
-            super().__init__(tree, blocks, side)
-            pools.append(self)
-
-    asked = 0
-
-    def check(fact: object) -> None:
-        nonlocal asked
-        if isinstance(fact, e.Polled):
-            asked += 1
-            for side, pool in enumerate(pools):
-                check_whole(pool, side)
-
-    applications, machine = hard_workload(seed)
-    simulate(applications, Adversary(seed), machine, (check,), pool=Kept)
-    assert asked
 
 
 def _check_ends(applications: tuple[Application, ...], records: list[Record]) -> None:
