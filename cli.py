@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .live.client.engine_options import EngineOptions
     from .sim.machine.files import MachineChoice
     from .traces.generate.arrivals import ArrivalOptions
-    from .traces.results.publishing import Outputs
+    from .traces.results.reports.publishing import Outputs
     from .traces.variants.workload import WorkloadOptions
 
 

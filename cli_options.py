@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .live.client.engine_source import EngineHere, EngineThere
     from .sim.machine.files import MachineChoice
     from .traces.generate.arrivals import ArrivalOptions
-    from .traces.results.publishing import Outputs
+    from .traces.results.reports.publishing import Outputs
     from .traces.variants.workload import WorkloadOptions
 
 arrivals_option = click.option(
@@ -80,7 +80,7 @@ def renamed_workers_option(text: str) -> Option:
 
 WORKLOAD = ("seed", "rate", "arrivals", "skip_oversized", "time_scale", "shrink")  # the parameters that say so
 OUTPUTS = ("json_file", "csv_file", "events", "quiet")
-OUTPUT_OPTIONS = (  # by the fields of traces.results.publishing.Outputs
+OUTPUT_OPTIONS = (  # by the fields of traces.results.reports.publishing.Outputs
     click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is standard output."),
     click.option("--csv", "csv_file", metavar="FILE", help="Write a line a run as CSV; - is standard output."),
     click.option("--events", type=click.Path(path_type=Path), metavar="DIR", help="Write what happened, a file a run."),
@@ -164,7 +164,7 @@ as_machine = collected("machine", _machine, ("machine_name", "settings"))
 
 
 def _outputs(**given: Any) -> Outputs:
-    from .traces.results.publishing import Outputs
+    from .traces.results.reports.publishing import Outputs
 
     return Outputs(**given)
 

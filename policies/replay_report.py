@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..traces.events import Began
-from ..traces.results.publishing import Outputs
+from ..traces.results.reports.publishing import Outputs
 from .costs import LinearCosts
 from .foreign_code import supervise_foreign
 from .replay import Parity, replay_file

@@ -13,9 +13,9 @@ from ...policies.runs.doubts import doubts
 from ...policies.runs.workload_runs import WorkloadRuns
 from ...traces.console.progress import progress_bar, runs_watched
 from ...traces.console.terminal import say
-from ...traces.results.publishing import Outputs
+from ...traces.results.reports.publishing import Outputs
+from ...traces.results.reports.run_report import publish_report
 from ...traces.results.run_counts import check_repeats
-from ...traces.results.run_report import publish_report
 from ...traces.variants.workload import WorkloadOptions
 from ..engine.control.versions import for_cpus
 from .engine_options import EngineOptions, settled

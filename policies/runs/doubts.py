@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ...traces.results.report import Run
+from ...traces.results.reports.report import Run
 
 SMALL = 0.05  # share of the mean call latency. Steps alone, which a call may come in the middle of, make 1 to 3 %
 

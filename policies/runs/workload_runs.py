@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from ...traces.errors import TokencakeError
 from ...traces.format.events_file import EventsWriter
 from ...traces.results.metrics import Metrics
-from ...traces.results.report import Run
-from ...traces.results.run_report import report_of
+from ...traces.results.reports.report import Run
+from ...traces.results.reports.run_report import report_of
 from ...traces.variants.workload import Counts, Workload
 from ..registry import options_of
 from ..run_settings import RunSettings

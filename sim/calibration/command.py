@@ -16,7 +16,7 @@ from ...traces.files.json_file import json_text
 from ...traces.files.outputs import check_outputs, outputs_of
 from ...traces.files.whole_file import STANDARD_OUTPUT
 from ...traces.limits import Limits
-from ...traces.results.publishing import publish, show
+from ...traces.results.reports.publishing import publish, show
 from ...traces.variants.workload import Counts, Workload, WorkloadOptions
 from ..machine.files import inputs_of, machine_toml
 from ..machine.machine import RULES

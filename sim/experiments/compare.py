@@ -14,10 +14,10 @@ from ...traces.console.progress import progress_bar
 from ...traces.console.terminal import say
 from ...traces.errors import EngineError
 from ...traces.limits import problem
-from ...traces.results.live_reports import read_live_reports
 from ...traces.results.metric import check_judged
-from ...traces.results.played import played_record
-from ...traces.results.publishing import Outputs
+from ...traces.results.reports.live_reports import read_live_reports
+from ...traces.results.reports.played import played_record
+from ...traces.results.reports.publishing import Outputs
 from ...traces.results.run_counts import check_count, check_repeats
 from ...traces.variants.vary import EVERYTHING, parse_variation
 from ...traces.variants.workload import WorkloadOptions

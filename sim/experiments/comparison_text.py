@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...traces.results.metric import shown
-from ...traces.results.played import played_text
+from ...traces.results.reports.played import played_text
 
 BOUND = " (bound)"
 NAME_WIDTH, CHANGE_WIDTH, GAP = 22, 14, 1  # characters: longer names are folded where there is no room

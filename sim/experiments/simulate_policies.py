@@ -16,10 +16,10 @@ from ...traces.console.progress import progress_bar, runs_watched
 from ...traces.errors import TraceError
 from ...traces.format.events_file import EventsWriter
 from ...traces.results.metrics import Metrics
-from ...traces.results.publishing import Outputs
-from ...traces.results.report import Run
+from ...traces.results.reports.publishing import Outputs
+from ...traces.results.reports.report import Run
+from ...traces.results.reports.run_report import publish_report, report_of
 from ...traces.results.run_files import events_name
-from ...traces.results.run_report import publish_report, report_of
 from ...traces.variants.workload import Counts, Workload, WorkloadOptions, nothing_to_play
 from ..engine.simulate import Progress, simulate
 from ..machine.files import MachineChoice, inputs_of

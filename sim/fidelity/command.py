@@ -12,8 +12,8 @@ from ...policies.foreign_code import supervise_foreign
 from ...policies.registry import DEFAULT_POLICIES, load_policy
 from ...policies.runs.playable import Playable
 from ...traces.console.progress import progress_bar
-from ...traces.results.publishing import Outputs
-from ...traces.results.report_text import cut_off_lines
+from ...traces.results.reports.publishing import Outputs
+from ...traces.results.reports.report_text import cut_off_lines
 from ...traces.results.run_counts import check_repeats
 from ...traces.variants.workload import WorkloadOptions
 from ..machine.files import inputs_of, load_machine

@@ -19,7 +19,7 @@ from ...traces.apps import Application
 from ...traces.console.progress import Bar, no_bar, runs_watched
 from ...traces.console.terminal import say
 from ...traces.files.outputs import prepare_folder
-from ...traces.results.report import Run
+from ...traces.results.reports.report import Run
 from ...traces.results.run_files import events_name
 from ...traces.variants.workload import Counts, Workload
 from ..calibration.host_load import HostLoad, loaded_words

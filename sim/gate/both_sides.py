@@ -13,7 +13,7 @@ from ...policies.runs.workload_runs import WorkloadRuns, turns
 from ...traces.console.progress import Bar, no_bar, runs_watched
 from ...traces.console.terminal import say
 from ...traces.format.reader import read_trace
-from ...traces.results.report import Run
+from ...traces.results.reports.report import Run
 from ...traces.variants.workload import Workload
 from ..experiments.simulate_policies import Contender, simulate_each
 from ..fidelity.twin import twin_of

@@ -15,7 +15,7 @@ from ...traces.console.terminal import say
 from ...traces.errors import TokencakeError
 from ...traces.files.outputs import write_whole
 from ...traces.files.whole_file import STANDARD_OUTPUT
-from ...traces.results.report import Run
+from ...traces.results.reports.report import Run
 from .both_sides import play_both_sides
 from .command import TEXT, CheckOptions, checked_files, suite_of
 from .live_verdict import (

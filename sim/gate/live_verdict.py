@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ...traces.errors import TokencakeError
 from ...traces.results.metric import metric_value
-from ...traces.results.report_text import cut_off_lines
+from ...traces.results.reports.report_text import cut_off_lines
 from ...traces.results.verdict import Word, judge_unpaired
 from .suite.suite import Case, Gate, Suite
 

@@ -62,8 +62,8 @@ from tokencake.traces.generate.workloads import code_writer
 from tokencake.traces.inspect.inspection import inspect_trace
 from tokencake.traces.results.metric import check_metric
 from tokencake.traces.results.metrics import Metrics
-from tokencake.traces.results.report import Run
-from tokencake.traces.results.report import build as build_report
+from tokencake.traces.results.reports.report import Run
+from tokencake.traces.results.reports.report import build as build_report
 from tokencake.traces.variants.vary import parse_variation
 from tokencake.traces.variants.workload import Workload
 

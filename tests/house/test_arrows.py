@@ -80,6 +80,7 @@ KNOWS: Mapping[str, set[str]] = {
         "sim.machine",
         "traces",
         "traces.console",
+        "traces.files",
         "traces.format",
         "traces.results",
         "traces.variants",

@@ -14,7 +14,7 @@ from tokencake.policies.runs.doubts import doubts
 from tokencake.policies.runs.workload_runs import RunTurn, WorkloadRuns, turns
 from tokencake.sim.machine.files import load_machine
 from tokencake.traces.errors import RunError
-from tokencake.traces.results.report import Run
+from tokencake.traces.results.reports.report import Run
 from tokencake.traces.variants.workload import Workload, WorkloadOptions
 
 MACHINE = replace(load_machine("a800-qwen2.5-14b"), asynchronous=False, client_s=0.0)

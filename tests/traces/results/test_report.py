@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from tokencake.traces.results.metrics import Metrics
-from tokencake.traces.results.repeats import averaged
-from tokencake.traces.results.report import Run, build, csv_text
-from tokencake.traces.results.report_tables import tables
-from tokencake.traces.results.report_text import cut_off_lines, verdict
+from tokencake.traces.results.reports.repeats import averaged
+from tokencake.traces.results.reports.report import Run, build, csv_text
+from tokencake.traces.results.reports.report_tables import tables
+from tokencake.traces.results.reports.report_text import cut_off_lines, verdict
 
 
 def a_run(policy: str, latency_s: float | None = 100.0, makespan_s: float | None = 200.0, **more: Any) -> Run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .number_formats import SAME, percent, seconds
+from ..number_formats import SAME, percent, seconds
 from .repeats import averaged, change, named, spread, value_at
 
 

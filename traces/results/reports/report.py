@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .csv_table import csv_table
+from ..csv_table import csv_table
 
 SCHEMA = "tokencake.report/1"
 

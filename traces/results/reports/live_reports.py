@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import TraceError
-from ..files.fields import WrongField, shown
-from ..files.json_file import read_json
-from ..files.schema import (
+from ...errors import TraceError
+from ...files.fields import WrongField, shown
+from ...files.json_file import read_json
+from ...files.schema import (
     free,
     free_object,
     inner,
@@ -23,10 +23,10 @@ from ..files.schema import (
     string,
     whole_from,
 )
-from .metric import run_metrics
+from ..metric import run_metrics
+from ..run_counts import MOST_RUNS
 from .played import check_played
 from .report import SCHEMA
-from .run_counts import MOST_RUNS
 
 WORKLOAD = ("sha256", "rate", "arrivals", "time_scale", "shrink", "applications")  # what has to be equal to be compared
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files.schema import digest, measured, nullable, one_of, printable, record, whole_from
-from ..format.reader import trace_digest
-from ..generate.arrivals import ArrivalProcess
-from ..variants.workload import Counts
+from ...files.schema import digest, measured, nullable, one_of, printable, record, whole_from
+from ...format.reader import trace_digest
+from ...generate.arrivals import ArrivalProcess
+from ...variants.workload import Counts
 
 _count = whole_from(0)
 check_played = record(

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from rich.console import RenderableType
 
-from ..console.printing import printing
-from ..files.json_file import json_text
-from ..files.outputs import check_outputs, events_outputs, outputs_of, prepare_folder, write_whole
-from ..files.whole_file import STANDARD_OUTPUT
-from .run_files import events_name
+from ...console.printing import printing
+from ...files.json_file import json_text
+from ...files.outputs import check_outputs, events_outputs, outputs_of, prepare_folder, write_whole
+from ...files.whole_file import STANDARD_OUTPUT
+from ..run_files import events_name
 
 Tables = Callable[[int], RenderableType]  # tables in so many columns of characters
 

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from .number_formats import SAME, milliseconds, number, percent, seconds, share, significant, size
+from ..number_formats import SAME, milliseconds, number, percent, seconds, share, significant, size
 from .repeats import averaged, change, named, value_at
 
 LEAST_LABEL_WIDTH = 8  # characters; where there is no room for more, labels go over several lines
