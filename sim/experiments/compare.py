@@ -28,7 +28,7 @@ from .comparison_text import tables, words
 from .executors import announced, run_on_workers
 from .lower_bound import lower_bounds
 from .preflight import preflight
-from .run import RunSpec, exit_code_for, played, run_specs
+from .run import RunSpec, applications_of, exit_code_for, run_specs
 from .workers import cores
 
 Progress = Callable[[str, int, int], None]  # the policy that has just been played, how many runs are done, of how many
@@ -134,7 +134,7 @@ def check(request: ComparisonRequest) -> None:
     check_judged(request.metric)
     check_repeats(request.repeats)
     check_count(request.run_count, "--policy, --repeat")
-    applications, _ = played(request.spec)
+    applications, _ = applications_of(request.spec)
     for application in applications:
         if (text := problem(application, request.spec.machine)) is not None:
             raise EngineError(text)
@@ -169,7 +169,7 @@ def report(request: ComparisonRequest, runs: ComparisonRuns, version: str) -> di
         runs.finished(),
         request.method,
         bounds=[policy for policy, bound in request.bounds().items() if bound],
-        lower=[lower_bounds(played(replace(spec, repeat=repeat))[0], spec.machine) for repeat in repeats],
+        lower=[lower_bounds(applications_of(replace(spec, repeat=repeat))[0], spec.machine) for repeat in repeats],
         failed=runs.failed,
     )
 
@@ -192,7 +192,7 @@ def report_live(paths: Sequence[Path], policies: Sequence[str], metric: str, met
 
 def _about(spec: RunSpec) -> Mapping[str, object]:
     """What was played."""
-    _, counts = played(spec)
+    _, counts = applications_of(spec)
     return {
         "trace": played_record(spec.trace, counts, spec.rate, spec.arrivals),
         "machine": spec.machine.settings(),

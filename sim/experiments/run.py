@@ -54,7 +54,7 @@ def play(spec: RunSpec) -> Outcome:
     """Play one run. What is wrong with it (`TokencakeError`) becomes the outcome's `error`, one line."""
     began = time.perf_counter()
     try:
-        applications, counts = played(spec)
+        applications, counts = applications_of(spec)
         policy = load_policy(spec.policy, seed=spec.seed + spec.repeat, applications=applications)
         metrics = Metrics()
         simulate(iter(applications), policy, spec.machine, [metrics.add])
@@ -84,7 +84,7 @@ def lost(spec: RunSpec, why: str) -> Outcome:
     return Outcome(spec, None, " ".join(why.split()), 0.0)
 
 
-def played(spec: RunSpec) -> tuple[tuple[Application, ...], Counts]:
+def applications_of(spec: RunSpec) -> tuple[tuple[Application, ...], Counts]:
     """The applications of a run as they are played, whatever its policy. `TraceError` if none is left."""
     counts = Counts()
     written = _written(spec.trace)

@@ -15,7 +15,7 @@ from ...traces.results.metrics import Metrics
 from ..engine.simulate import simulate
 from ..experiments.executors import run_on
 from ..experiments.preflight import SeededPolicy, make_once
-from ..experiments.run import RunSpec, played
+from ..experiments.run import RunSpec, applications_of
 from ..experiments.workers import Died, Workers
 from .decisions import Decision, Decisions
 
@@ -51,7 +51,7 @@ def run_case(spec: RunSpec) -> CaseRun:
         decisions.add(record)
 
     try:
-        applications, _ = played(spec)
+        applications, _ = applications_of(spec)
         policy = load_policy(spec.policy, seed=spec.seed + spec.repeat, applications=applications)
         simulate(iter(applications), policy, spec.machine, [metrics.add], journal=journal)
     except TokencakeError as error:

@@ -14,7 +14,7 @@ from ...traces.files.source_file import check_file
 from ...traces.format.reader import read_trace
 from ...traces.results.metric import metric_value
 from ..experiments.preflight import SeededPolicy
-from ..experiments.run import RunSpec, played
+from ..experiments.run import RunSpec, applications_of
 from ..experiments.workers import cores
 from ..machine.machine import Machine
 from .baseline import Baseline, Inputs, baseline_of, decisions_file, inputs_of, read_baseline
@@ -272,7 +272,7 @@ def _behaviour(old: Digests, new: Digests) -> Behaviour:
 
 def _agent_of(spec: RunSpec, name: str) -> str | None:
     """The agent of a call of the trace; None if the name is no call's."""
-    applications, _ = played(spec)
+    applications, _ = applications_of(spec)
     return next((call.agent for one in applications for call in one.calls if call.id == name), None)
 
 

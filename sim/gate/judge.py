@@ -2,8 +2,8 @@
 
 A metric regresses if its mean is worse than what it is compared with by more than the gate tolerates, and, over
 several repeats, if it is sure that it is worse at all: the interval of the ratio of the paired means (see
-`trials.verdict`) leaves out "as good". So a run that is as it was never fails, a difference that chance alone can make
-does not, and one that is real and larger than the tolerance does.
+`traces.results.verdict`) leaves out "as good". So a run that is as it was never fails, a difference that chance alone
+can make does not, and one that is real and larger than the tolerance does.
 
 A metric has no value where a run has nothing to take it from. No value on either side is equal. A value on one side
 only cannot be compared, and that is never good: the baseline has to be written anew, or the value is lost.

@@ -28,7 +28,7 @@ from ...traces.results.metric import check_judged, higher_is_better, metric_valu
 from ...traces.results.metrics import Metrics
 from ...traces.variants.vary import parse_variation
 from ..engine.simulate import simulate as simulate_once
-from ..experiments.run import RunSpec, played
+from ..experiments.run import RunSpec, applications_of
 from ..machine.files import DEFAULT_MACHINE
 from ..machine.machine import Machine
 from .formats.report import finding_record
@@ -90,7 +90,7 @@ def simulate(
     runs, events = list[Mapping[str, Any]](), list[Record]()
     for repeat in range(repeats):
         spec = replace(first, repeat=repeat)
-        applications, _ = played(spec)
+        applications, _ = applications_of(spec)
         metrics = Metrics()
         with _leaving_fails():
             playing = _fresh(policy, paths, seed + repeat, applications)

@@ -16,7 +16,7 @@ MOST_LINES = 400
 MOST_LINES_OF_CLI = 500
 
 CROWDED = {"policies", "sim/engine"}
-LONG = {"policies/ledger.py", "sim/engine/engine.py", "sim/engine/memory/block_pool.py"}
+LONG = {"policies/ledger.py", "sim/engine/engine.py"}
 TWICE = {"Batch", "Copies", "Decision", "EngineCall", "Lane", "Program", "Room", "WriteThrough"}
 
 

@@ -25,7 +25,7 @@ from tokencake.policies.run_settings import (
 )
 from tokencake.traces.errors import EngineError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 MODEL = "Qwen/Qwen2.5-14B-Instruct"
 
 

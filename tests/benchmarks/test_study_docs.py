@@ -8,7 +8,7 @@ from pathlib import Path
 
 import study
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 FIGURES = ROOT / "benchmarks" / "results" / "2026-11-28-study.json"
 
 
