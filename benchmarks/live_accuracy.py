@@ -33,13 +33,13 @@ from tokencake.sim.calibration.fit import Fit
 from tokencake.sim.calibration.probes.effort import FULL, QUICK
 from tokencake.sim.calibration.samples import Samples, StepSample
 from tokencake.sim.engine.simulate import simulate
-from tokencake.sim.fidelity.validation import value_at
 from tokencake.sim.machine.machine import Machine
 from tokencake.traces.apps import Application
 from tokencake.traces.convert.formats import convert
 from tokencake.traces.errors import RunError, TokencakeError
 from tokencake.traces.files.outputs import check_outputs, outputs_of, write_whole
 from tokencake.traces.generate.workloads import code_writer
+from tokencake.traces.results.metric import metric_value
 from tokencake.traces.results.metrics import Metrics
 from tokencake.traces.variants.scale import scaled
 from tokencake.traces.variants.shrink import shrunk
@@ -172,8 +172,8 @@ def formula_error(machine: Machine, steps: Sequence[StepSample]) -> float:
 def show(result: dict[str, Any]) -> None:
     print(f"{result['policy']:30s} {'live, mean (range)':>34s} {'simulated':>12s} {'error':>8s}")
     for label, path in SHOWN:
-        live = [value_at(run, path) or 0.0 for run in result["live"]]
-        simulated = value_at(result["simulated"], path) or 0.0
+        live = [metric_value(run, path) or 0.0 for run in result["live"]]
+        simulated = metric_value(result["simulated"], path) or 0.0
         mean = statistics.fmean(live)
         between = f"{mean:,.4g} ({min(live):,.4g} … {max(live):,.4g})"
         error = f"{simulated / mean - 1:+.1%}" if mean else ""

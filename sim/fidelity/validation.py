@@ -1,6 +1,6 @@
 """Did the simulator say what the engine did? Live runs beside simulated ones: errors, parity of decisions, verdicts.
 
-All of it is made of metrics (`traces.metrics`) and of what replays came to; this file plays nothing. A policy wins only
+All of it is made of metrics (`traces.results.metrics`) and of what replays came to; this file plays nothing. A policy wins only
 by more than the repeats of live runs differ from each other; the same margin is laid on the simulated difference, so
 that both sides speak of the same thing. A policy that failed in a live run has no verdict, and the others none against
 it: the engine went on without it.
@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, variance
 from typing import Any, NamedTuple
+
+from ...traces.results.metric import metric_value
 
 SCHEMA = "tokencake.validation/1"
 WON, LOST, OPEN = "wins", "loses", "cannot be told apart"
@@ -51,17 +53,8 @@ class Trial:
 
     def values(self, path: str) -> list[float]:
         """A metric of every live run that has it."""
-        found = (value_at(metrics, path) for metrics in self.live)
+        found = (metric_value(metrics, path) for metrics in self.live)
         return [value for value in found if value is not None]
-
-
-def value_at(metrics: Metrics, path: str) -> float | None:
-    """The number at a dotted path; None if it has no meaning for the run."""
-    found: Any = metrics
-    for key in path.split("."):
-        found = found[key]
-    value: float | None = found
-    return value
 
 
 def build(
@@ -92,7 +85,7 @@ def _run(trial: Trial) -> dict[str, Any]:
         "simulated": dict(trial.simulated),
         "live": live,
         "repeats": [dict(metrics) for metrics in trial.live],
-        "error": {path: error_of(value_at(trial.simulated, path), value_at(live, path)) for path in paths},
+        "error": {path: error_of(metric_value(trial.simulated, path), metric_value(live, path)) for path in paths},
         "spread": {path: _spread(trial.values(path)) for path in paths},
         "parity": _summed(trial.parity),
     }
@@ -184,7 +177,7 @@ def _drowned(said: Metrics) -> bool:
 def _changes(trial: Trial, first: Trial, path: str) -> tuple[float | None, float | None]:
     """How much more than the first policy's: simulated, and live."""
     live, base = trial.values(path), first.values(path)
-    simulated = error_of(value_at(trial.simulated, path), value_at(first.simulated, path))
+    simulated = error_of(metric_value(trial.simulated, path), metric_value(first.simulated, path))
     return simulated, error_of(fmean(live), fmean(base)) if live and base else None
 
 

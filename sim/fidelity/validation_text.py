@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
-from .validation import JUDGED, value_at
+from ...traces.results.metric import metric_value
+from .validation import JUDGED
 
 SHOWN = (
     ("makespan, s", "makespan_s"),
@@ -49,7 +50,7 @@ def _table(run: Mapping[str, Any], part: Sequence[int]) -> Table:
     for at in part:
         table.add_column(COLUMNS[at], justify="right", no_wrap=True, min_width=COLUMN_WIDTH)
     for label, path in SHOWN:
-        values = [value_at(run["simulated"], path), value_at(run["live"], path)]
+        values = [metric_value(run["simulated"], path), metric_value(run["live"], path)]
         if not any(values):
             continue
         cells = [*map(_number, values), _percent(run["error"][path], "+"), _percent(run["spread"][path])]

@@ -27,7 +27,10 @@ class MetricError(TokencakeError):
 
 
 def metric_value(metrics: Mapping[str, Any], path: str) -> float | None:
-    """The number at a dotted path of a run's metrics, `app_latency_s.p95`; None where it has no meaning there."""
+    """The number at a dotted path of a run's metrics, `app_latency_s.p95`; None where it has no meaning there.
+
+    Of a run's record in a report the path begins with `metrics.`.
+    """
     found: Any = metrics
     for key in path.split("."):
         found = found[key]

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from math import fsum
 from typing import Any
 
+from ..metric import metric_value
+
 
 def averaged(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One record for all repeats of a run: the means of their numbers, and `repeats`, the records themselves."""
@@ -44,18 +46,9 @@ def _mean_value(values: Sequence[Any]) -> Any:
 
 def spread(repeats: Sequence[Mapping[str, Any]], path: str) -> float:
     """How far the values of some runs lie apart, as a share of their mean; 0 if there is nothing to compare."""
-    values = [value for run in repeats if (value := value_at(run, path)) is not None]
+    values = [value for run in repeats if (value := metric_value(run, path)) is not None]
     mean = fsum(values) / len(values) if values else 0.0
     return (max(values) - min(values)) / mean if mean else 0.0
-
-
-def value_at(record: Mapping[str, Any], path: str) -> float | None:
-    """The number at a dotted path of a run's record."""
-    found: Any = record
-    for key in path.split("."):
-        found = found[key]
-    number: float | None = found
-    return number
 
 
 def change(value: float | None, base: float | None) -> float | None:

@@ -9,8 +9,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from ..metric import metric_value
 from ..number_formats import SAME, milliseconds, number, percent, seconds, share, significant, size
-from .repeats import averaged, change, named, value_at
+from .repeats import averaged, change, named
 
 LEAST_LABEL_WIDTH = 8  # characters; where there is no room for more, labels go over several lines
 LABEL_WIDTH, VALUE_WIDTH, CHANGE_WIDTH, GAP = 25, 9, 8, 2  # characters in the summary
@@ -135,7 +136,7 @@ def _cell(row: ReportRow, value: float | None, base: float | None) -> Text:
 
 def _figure(run: Mapping[str, Any], path: str) -> float | None:
     """The number at a dotted path of some runs' mean, if they are the policy's own."""
-    return None if run["failed"] else value_at(run, path)
+    return None if run["failed"] else metric_value(run, path)
 
 
 def _distributions(runs: Sequence[Mapping[str, Any]], width: int) -> Iterator[Table]:

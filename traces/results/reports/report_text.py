@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ..metric import metric_value
 from ..number_formats import SAME, percent, seconds
-from .repeats import averaged, change, named, spread, value_at
+from .repeats import averaged, change, named, spread
 
 
 def verdict(report: Mapping[str, Any]) -> list[str]:
@@ -65,7 +66,7 @@ class _Outcome(NamedTuple):
 
 
 def _outcome(label: str, path: str, run: Mapping[str, Any], first: Mapping[str, Any]) -> _Outcome:
-    value, base = value_at(run, path), value_at(first, path)
+    value, base = metric_value(run, path), metric_value(first, path)
     difference = change(value, base)
     if value is None or base is None or difference is None:
         return _Outcome("says nothing", f"{label} (nothing to measure)")
