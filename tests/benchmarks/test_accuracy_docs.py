@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from statistics import fmean
 
 import accuracy
 import accuracy_tables
 import pytest
+from differential.workloads import Workload, workload
+from differential.workloads import published as published_workload
 from documented import RESULTS, ROOT, page, percent, result
 from measurements import QUANTITIES
+from oracle import scheduler
+from oracle.scheduler import Block, OracleBlockPool
 
 FIGURES = result("2026-11-28-accuracy.json")
 TEXT = (ROOT / "docs" / "accuracy.md").read_text("utf-8")
@@ -80,3 +85,39 @@ def test_the_runs_on_the_oldest_vllm_are_those_of_the_file() -> None:
     total = int(left_out) + int(skipped)
     said = f"{scheduler} of the scheduler and {int(live):,} of the live half, its server and its routes passed; {total}"
     assert f"{said} were skipped, {left_out} of them" in page("docs/accuracy.md")
+
+
+def counted(made: Workload) -> Counter[str]:
+    """What the oracle, which does what vLLM does, comes to."""
+    steps = list(scheduler.simulate(*made))
+    return Counter(
+        calls=sum(len(step.finished) for step in steps),
+        steps=len(steps),
+        evicted=steps[-1].evicted_blocks,
+        preemptions=sum(len(step.preempted) for step in steps),
+    )
+
+
+def cells(counts: Counter[str]) -> str:
+    return " | ".join(f"{counts[name]:,}" for name in ("calls", "steps", "evicted", "preemptions"))
+
+
+@pytest.mark.slow
+def test_the_workloads_that_are_held_to_vllm_are_as_many_as_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    duplicates = 0
+    cache = OracleBlockPool.cache
+
+    def count_duplicates(pool: OracleBlockPool, block: Block, block_hash: int) -> None:
+        nonlocal duplicates
+        duplicates += pool.cached(block_hash) is not None
+        cache(pool, block, block_hash)
+
+    monkeypatch.setattr(OracleBlockPool, "cache", count_duplicates)
+    made = [workload(seed) for seed in range(240)]
+    counts = sum((counted(one) for one in made), Counter())
+    asynchronous = sum(one.machine.asynchronous for one in made)
+    kinds = f"{240 - asynchronous} synchronous, {asynchronous} asynchronous"
+    assert f"duplicates, little memory; {kinds} | {cells(counts)} |" in TEXT
+    assert f"duplicates ({duplicates})" in page("docs/accuracy.md")
+    assert f"at 1.0 a second, synchronous | {cells(counted(published_workload(False)))} |" in TEXT
+    assert f"| the same, asynchronous | {cells(counted(published_workload(True)))} |" in TEXT
