@@ -42,7 +42,7 @@ from tokencake.policies.tokencake.published.spatial import PublishedSpace
 from tokencake.policies.tokencake.published.uploads import Uploads
 from tokencake.policies.tokencake.seniority import Seniority
 from tokencake.policies.tokencake.stalls import Stalls
-from tokencake.policies.tokencake.time_half import TimeHalf
+from tokencake.policies.tokencake.time_half import StalledContexts
 from tokencake.sim.gate.baseline import read_baseline
 from tokencake.sim.gate.check import check_suite, run_suite
 from tokencake.sim.gate.formats.report import report_of
@@ -68,7 +68,7 @@ class Mutation(NamedTuple):
 # -- the bugs. Each replaces one method by what a slip of the hand would have made of it.
 
 _weight, _own, _charge = Seniority._weight, Scores.own, Partition.charge
-_saves, _progress, _offload_finished = TimeHalf.saves, Uploads._progress, Stalls._offload_finished
+_saves, _progress, _offload_finished = StalledContexts.saves, Uploads._progress, Stalls._offload_finished
 _begin, _pins = PublishedSpace.begin, Pins.pins
 
 
@@ -80,7 +80,7 @@ def least_urgent_first(self: Scores, call: Any) -> float:
     return -_own(self, call)
 
 
-def one_block_less(self: TimeHalf, view: Any) -> tuple[Move, ...]:
+def one_block_less(self: StalledContexts, view: Any) -> tuple[Move, ...]:
     return tuple(move._replace(blocks=move.blocks - 1) for move in _saves(self, view) if move.blocks > 1)
 
 
@@ -133,7 +133,7 @@ MUTATIONS: Mapping[str, Mutation] = {
         "the published score is sorted the wrong way round", method(Scores, "own", least_urgent_first)
     ),
     "one-block-less": Mutation(
-        "off by one: of each saved context the last block is missing", method(TimeHalf, "saves", one_block_less)
+        "off by one: of each saved context the last block is missing", method(StalledContexts, "saves", one_block_less)
     ),
     "upload-too-late": Mutation(f"uploads start {LATE_S:g} s after they should", method(Uploads, "_progress", late)),
     "reserve-never-returned": Mutation(

@@ -41,7 +41,7 @@ DEFAULT_POLICIES = ("vllm", "tokencake")  # what is compared where nobody asks f
 FUTURE = "applications"  # the parameter of a constructor that takes the applications, true durations and all
 
 
-class Row(NamedTuple):
+class PolicyRow(NamedTuple):
     """A policy that has a name."""
 
     made: Callable[..., Any]  # the first line of its docstring says what the policy does
@@ -49,17 +49,17 @@ class Row(NamedTuple):
     options: Sequence[Callable[..., Any]]  # their annotated parameters are the options that `make` takes by name
 
 
-def _plain(made: Callable[..., Any]) -> Row:
+def _plain(made: Callable[..., Any]) -> PolicyRow:
     """A policy whose constructor takes its options."""
-    return Row(made, made, (made,))
+    return PolicyRow(made, made, (made,))
 
 
-ROWS: Mapping[str, Row] = MappingProxyType(
+ROWS: Mapping[str, PolicyRow] = MappingProxyType(
     {
         "vllm": _plain(Vllm),
-        "tokencake": Row(Tokencake, tokencake, (tokencake, Options)),
-        "tokencake-space": Row(tokencake_space, tokencake_space, (tokencake, Options)),
-        "tokencake-time": Row(tokencake_time, tokencake_time, (tokencake, Options)),
+        "tokencake": PolicyRow(Tokencake, tokencake, (tokencake, Options)),
+        "tokencake-space": PolicyRow(tokencake_space, tokencake_space, (tokencake, Options)),
+        "tokencake-time": PolicyRow(tokencake_time, tokencake_time, (tokencake, Options)),
         "native-offload": _plain(NativeOffload),
         "prefetch-at-pause": _plain(PrefetchAtPause),
         "infercept": _plain(InferCept),
@@ -153,7 +153,7 @@ def options_of(spec: str) -> dict[str, str]:
 # -- finding
 
 
-def _find(spec: str, registered_only: bool) -> tuple[str, Row, str]:
+def _find(spec: str, registered_only: bool) -> tuple[str, PolicyRow, str]:
     """The policy that a spec means, and its options as they are written."""
     if registered_only and (is_file(spec) or spec.endswith(".py")):
         raise PolicyError(f"policy {spec}: data may name registered policies only: give this one with --policy")
@@ -250,7 +250,7 @@ def _loaded(point: EntryPoint) -> Callable[..., Any]:
 # -- options
 
 
-def _parameters(name: str, row: Row) -> dict[str, Any]:
+def _parameters(name: str, row: PolicyRow) -> dict[str, Any]:
     """What can be given by name, and its type."""
     try:
         signatures = [inspect.signature(made, eval_str=True) for made in row.options]
@@ -261,7 +261,7 @@ def _parameters(name: str, row: Row) -> dict[str, Any]:
     return {parameter.name: parameter.annotation for parameter in parameters if parameter.kind in named}
 
 
-def _options(name: str, row: Row, written: str) -> dict[str, Any]:
+def _options(name: str, row: PolicyRow, written: str) -> dict[str, Any]:
     if not written:
         return {}
     known = {key: kind for key, kind in _parameters(name, row).items() if key != FUTURE}

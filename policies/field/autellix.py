@@ -43,7 +43,7 @@ from ..parts.dispatch import tell
 Place = tuple[int, float, int, CallId]  # queue, arrival, number; no two are equal in these
 
 
-class Program:
+class ProgramService:
     """What an application was given, and how long it waited for it, in seconds."""
 
     __slots__ = ("path_s", "served_s", "waited_s")
@@ -54,14 +54,14 @@ class Program:
         self.waited_s = 0.0  # all its calls in the queue
 
 
-class LiveCall:
+class ProgramCall:
     """A call between its arrival and its end."""
 
     __slots__ = (
         "arrived_s", "before_s", "id", "level", "number", "program", "running", "since_s", "start_s", "used_s",
     )  # fmt: skip
 
-    def __init__(self, call: CallId, number: int, program: Program, before_s: float, at_s: float) -> None:
+    def __init__(self, call: CallId, number: int, program: ProgramService, before_s: float, at_s: float) -> None:
         self.id = call
         self.number = number  # calls that arrived before it
         self.program = program
@@ -105,12 +105,12 @@ class Autellix:
         self._by_path = rule == "atlas"
         self._beta = beta
         self._ends_s = list(accumulate(first_quantum_s * growth**i for i in range(queues - 1)))  # of all but the last
-        self._programs: dict[AppId, Program] = {}
-        self._calls: dict[CallId, LiveCall] = {}
+        self._programs: dict[AppId, ProgramService] = {}
+        self._calls: dict[CallId, ProgramCall] = {}
         self._numbers = count()  # of calls, as they arrive
         self._queue: list[Place] = []  # of the waiting calls
         self._entries = count()  # of `_rises`: a call may be in it twice for the same time
-        self._rises: list[tuple[float, int, LiveCall]] = []  # when which waiting call may rise, at the earliest
+        self._rises: list[tuple[float, int, ProgramCall]] = []  # when which waiting call may rise, at the earliest
         self._handlers: Mapping[type, Callable[[Any], None]] = {
             e.CallArrived: self._arrived,
             e.CallAdmitted: self._admitted,
@@ -136,18 +136,18 @@ class Autellix:
         calls.sort(key=lambda call: (-self._level(call, now_s - call.since_s), -call.arrived_s, -call.number))
         return tuple(call.id for call in calls)
 
-    def _level(self, call: LiveCall, more_s: float = 0.0) -> int:
+    def _level(self, call: ProgramCall, more_s: float = 0.0) -> int:
         return bisect_right(self._ends_s, call.start_s + call.used_s + more_s)
 
     # -- the queue
 
-    def _wait(self, call: LiveCall) -> None:
+    def _wait(self, call: ProgramCall) -> None:
         call.level = self._level(call)
         insort(self._queue, call.place)
         if call.level:
             self._rise_at(self._rises_s(call), call)
 
-    def _rises_s(self, call: LiveCall) -> float:
+    def _rises_s(self, call: ProgramCall) -> float:
         """When its program will have waited `beta` times its service, if it is served no more until then."""
         program = call.program
         return call.since_s + self._beta * program.served_s - program.waited_s
@@ -169,10 +169,10 @@ class Autellix:
         for rises_s, call in later:
             self._rise_at(rises_s, call)
 
-    def _rise_at(self, at_s: float, call: LiveCall) -> None:
+    def _rise_at(self, at_s: float, call: ProgramCall) -> None:
         heappush(self._rises, (at_s, next(self._entries), call))
 
-    def _leave(self, call: LiveCall) -> None:
+    def _leave(self, call: ProgramCall) -> None:
         del self._queue[bisect_right(self._queue, call.place) - 1]
 
     # -- facts
@@ -181,9 +181,9 @@ class Autellix:
         request = fact.request
         program = self._programs.get(request.app)
         if program is None:
-            program = self._programs[request.app] = Program()
+            program = self._programs[request.app] = ProgramService()
         before_s = program.path_s if self._by_path else program.served_s
-        call = self._calls[request.id] = LiveCall(request.id, next(self._numbers), program, before_s, fact.at_s)
+        call = self._calls[request.id] = ProgramCall(request.id, next(self._numbers), program, before_s, fact.at_s)
         self._wait(call)
 
     def _admitted(self, fact: e.CallAdmitted) -> None:
@@ -209,7 +209,7 @@ class Autellix:
             call.program.waited_s += fact.at_s - call.since_s
         call.program.path_s = max(call.program.path_s, call.before_s + call.used_s)
 
-    def _stop(self, call: LiveCall, at_s: float) -> None:
+    def _stop(self, call: ProgramCall, at_s: float) -> None:
         ran_s = at_s - call.since_s
         call.used_s += ran_s
         call.program.served_s += ran_s

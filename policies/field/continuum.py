@@ -52,7 +52,7 @@ from ..parts.dispatch import tell
 from ..parts.ranked_queue import RankedQueue
 from ..parts.timed_pins import TimedPins
 from ..parts.tool_stalls import ToolStall, ToolStalls
-from ..parts.tool_times import Key, tool_kinds
+from ..parts.tool_times import ToolKey, tool_kinds
 
 Rule = Literal["paper", "released"]
 
@@ -147,7 +147,7 @@ class Continuum:
         self._programs: dict[AppId, Place] = {}  # when they started
         self._numbers = count()  # of programs and calls, as they come
         self._all_gaps = SeenGaps()
-        self._gaps_of: dict[Key, SeenGaps] = {}
+        self._gaps_of: dict[ToolKey, SeenGaps] = {}
         self._turns = Turns()
         self._turns_of: dict[AppId, dict[AgentId, int]] = {}
         self._evicted: set[CallId] = set()  # waiting calls whose cache was not kept

@@ -98,7 +98,7 @@ class StepTime:
         self._from_s, self._from_step = view.now_s, view.step
 
 
-class Batch(NamedTuple):
+class RunningBatch(NamedTuple):
     """What runs now, and how long iterations take."""
 
     calls: int
@@ -152,7 +152,7 @@ class Look(NamedTuple):
     discard_from_s: float
 
 
-class Decision(NamedTuple):
+class Disposition(NamedTuple):
     """What became of the preserved ones."""
 
     offload: tuple[Move, ...] = ()
@@ -160,7 +160,7 @@ class Decision(NamedTuple):
     wake_at_s: float | None = None
 
 
-NOTHING = Decision()
+NOTHING = Disposition()
 
 
 class InferCept:
@@ -227,7 +227,7 @@ class InferCept:
 
     # -- the rule
 
-    def _decide(self, view: View) -> Decision:
+    def _decide(self, view: View) -> Disposition:
         """Swap while there is time to copy, the largest waste first; discard where that is less than to preserve."""
         now_s = view.now_s
         batch = self._batch(view)
@@ -253,9 +253,9 @@ class InferCept:
                 if swappable:
                     wake_at_s = min(wake_at_s, max(since_s + look.swap_from_s, self._copied_at_s))
                 wake_at_s = min(wake_at_s, since_s + look.discard_from_s)
-        return Decision(tuple(moves), tuple(evict), wake_at_s if isfinite(wake_at_s) else None)
+        return Disposition(tuple(moves), tuple(evict), wake_at_s if isfinite(wake_at_s) else None)
 
-    def _look(self, one: Preserved, batch: Batch, now_s: float) -> Look:
+    def _look(self, one: Preserved, batch: RunningBatch, now_s: float) -> Look:
         gap_s = one.gap_s(now_s)
         if self._heuristic:
             swap_from_s = PRESERVE_BELOW_S if gap_s < SWAP_BELOW_S else inf
@@ -263,15 +263,15 @@ class InferCept:
         discard = batch.discard_waste(one.tokens, self._token_time_s(one))
         return Look(one, gap_s, min(gap_s * one.tokens, discard), one.copies_s, discard / one.tokens)
 
-    def _batch(self, view: View) -> Batch:
+    def _batch(self, view: View) -> RunningBatch:
         running = view.running
         tokens = sum([call.request.prompt_tokens for call in running.values()])
         step_s = self._step_s
         if step_s is None:
             step_s = AUTHORS_STEP_MS / 1000 if self._steps.least_s is None else self._steps.least_s
-        return Batch(len(running), tokens, self._saturation_tokens, step_s)
+        return RunningBatch(len(running), tokens, self._saturation_tokens, step_s)
 
-    def _iteration_s(self, batch: Batch, looks: list[Look]) -> float:
+    def _iteration_s(self, batch: RunningBatch, looks: list[Look]) -> float:
         """How long the next iteration takes: the copies that it hides."""
         return self._token_time_s(looks[0].of) * batch.calls + batch.step_s
 

@@ -54,7 +54,7 @@ from ..interface import AgentView, Move, Plan, Status, View
 from ..parts.admission import Admission, first_come
 from ..parts.dispatch import tell
 from ..parts.ranked_queue import RankedQueue
-from ..parts.returns import Endings
+from ..parts.returns import Returns
 
 RETRY_SHARE = 1 / 8  # of the GPU's blocks: handed out before a refused prefetch is asked for again
 
@@ -68,7 +68,7 @@ class KvFlow:
         if prefetch_steps < 0:
             raise PolicyError(f"kvflow: option prefetch_steps: expected at least 0, got {prefetch_steps!r}")
         self._prefetch_steps = prefetch_steps
-        self._endings = Endings()
+        self._returns = Returns()
         self._last: dict[AgentId, Request] = {}
         self._agents_of: dict[AppId, list[AgentId]] = {}
         self._changed: dict[AppId, None] = {}  # applications whose agents' steps may be others now
@@ -147,7 +147,7 @@ class KvFlow:
         if agent.status is Status.WAITING or agent.status is Status.RUNNING:
             return 0
         last = agent.last
-        if not self._endings.calls_again(last):
+        if not self._returns.calls_again(last):
             return inf
         if agent.status is Status.STALLED:
             return 1
@@ -257,7 +257,7 @@ class KvFlow:
         before = self._last.get(request.agent)
         if before is None:
             self._agents_of.setdefault(request.app, []).append(request.agent)
-        elif self._endings.learn(before):
+        elif self._returns.learn(before):
             self._changed.update(dict.fromkeys(self._agents_of))  # once an agent type
         self._last[request.agent] = request
         self._changed[request.app] = None

@@ -36,7 +36,7 @@ from ...traces.events import Request
 from ..interface import AgentView, Move, Plan, View
 from ..parts.admission import first_come
 from ..parts.dispatch import tell
-from ..parts.returns import Endings
+from ..parts.returns import Returns
 
 HELD_S = 3600.0  # a pin lasts until the next plan; this is longer than any time without news
 
@@ -62,7 +62,7 @@ class Life:
         return waited_s / life_s
 
 
-class Room(NamedTuple):
+class ContextRoom(NamedTuple):
     """Blocks for idle contexts, after running and the first waiting calls."""
 
     free_blocks: int  # in nobody's use; negative: so many are missing
@@ -77,7 +77,7 @@ class Mori:
     )
 
     def __init__(self) -> None:
-        self._endings = Endings()
+        self._returns = Returns()
         self._lives: dict[AgentId, Life] = {}
         self._agents_of: dict[AppId, list[AgentId]] = {}
         self._idle: dict[AgentId, Life] = {}  # those that wait between two calls
@@ -111,17 +111,17 @@ class Mori:
         ranked = []
         for name, life in self._idle.items():
             agent, since_s = view.agents[name], life.idle_since_s
-            if since_s is not None and agent.context_blocks and self._endings.calls_again(life.last):
+            if since_s is not None and agent.context_blocks and self._returns.calls_again(life.last):
                 ranked.append((life.idleness(now_s), -since_s, agent.number, agent))
         ranked.sort()
         return [agent for _, _, _, agent in ranked]
 
-    def _room(self, idle: Sequence[AgentView], view: View) -> Room:
+    def _room(self, idle: Sequence[AgentView], view: View) -> ContextRoom:
         admission = first_come(view, ())
         rival = admission.rival
         needed = admission.fit_blocks + (0 if rival is None else rival.need_blocks) + view.growth_blocks
         held = sum(self._held_blocks(agent) for agent in idle)
-        return Room(view.free_blocks - needed, held)
+        return ContextRoom(view.free_blocks - needed, held)
 
     def _held_blocks(self, agent: AgentView) -> int:
         """Blocks that are held for an idle agent, if it shares none of them."""
@@ -130,7 +130,7 @@ class Mori:
         return self._uploads.get(agent.id, 0)
 
     @staticmethod
-    def _inside(idle: Sequence[AgentView], room: Room, view: View) -> int:
+    def _inside(idle: Sequence[AgentView], room: ContextRoom, view: View) -> int:
         """How many of the busiest have their contexts on the GPU."""
         left = room.free_blocks + room.held_blocks
         for i, agent in enumerate(idle):
@@ -190,7 +190,7 @@ class Mori:
             self._lives[request.agent] = Life(request, fact.at_s)
             self._agents_of.setdefault(request.app, []).append(request.agent)
             return
-        self._endings.learn(life.last)
+        self._returns.learn(life.last)
         life.last = request
         if life.idle_since_s is not None:
             life.waited_s += fact.at_s - life.idle_since_s

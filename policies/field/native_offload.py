@@ -17,14 +17,15 @@ rule leaves open here:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId
 from ..interface import Extent, Plan, View
-from ..parts.dispatch import tell
-from ..parts.write_through import WriteThrough, whole_contexts
+from ..parts.dispatch import Handler, merged, tell
+from ..parts.ended_calls import EndedCalls, whole_contexts
 
 Evict = Literal["lru", "arc"]
 
@@ -37,20 +38,27 @@ class NativeOffload:
     """
 
     def __init__(self, evict: Evict = "lru", save: Extent = "contexts") -> None:
-        self._through = WriteThrough()
-        self._arc = Arc() if evict == "arc" else None
+        self._ended_calls = EndedCalls()
+        self._arc = Arc()
+        self.handlers: Mapping[type, Handler] = {
+            e.LoadStarted: self._load_started,
+            e.OffloadFinished: self._offload_finished,
+            e.AppFinished: self._app_finished,
+        }
+        self._handlers = merged((self._ended_calls, self))
         self._save = save
+        self._evict = evict
         self._plan = Plan(write_through=save if evict == "lru" else "prompts")
         self.listens_to: frozenset[type] = frozenset()
-        if self._arc is not None:
+        if evict == "arc":
             self.listens_to = frozenset({e.CallFinished, e.OffloadFinished})
 
     def plan(self, view: View) -> Plan:
         """Write through; with ARC, save what ended and hold it, and make room for it."""
-        if self._arc is None:
+        if self._evict == "lru":
             return self._plan
-        self._take_in(self._arc, view)
-        agents = self._through.ended(view)
+        tell(view.news, self._handlers, view)
+        agents = self._ended_calls.ended(view)
         moves = tuple(whole_contexts(agents))
         if self._save == "prompts":
             prompts = (view.agents[move.agent].last.prompt_tokens // view.block_tokens for move in moves)
@@ -60,18 +68,15 @@ class NativeOffload:
         forget = self._arc.room_for(missing, keep={agent.id for agent in agents})
         return replace(self._plan, offload=moves, forget=forget) if moves or forget else self._plan
 
-    def _take_in(self, arc: Arc, view: View) -> None:
-        for fact in view.news:
-            tell((fact,), self._through.handlers, view)
-            self._tell(arc, fact, view)
+    def _load_started(self, fact: e.LoadStarted, view: View) -> None:
+        self._arc.hit(self._ended_calls.agent_of(fact.call))
 
-    def _tell(self, arc: Arc, fact: e.Fact, view: View) -> None:
-        if isinstance(fact, e.LoadStarted):
-            arc.hit(self._through.agent_of(fact.call))
-        elif isinstance(fact, e.OffloadFinished) and fact.upto_blocks and fact.agent in view.agents:
-            arc.saved(fact.agent, fact.upto_blocks, view.host_blocks)
-        elif isinstance(fact, e.AppFinished):
-            arc.forget(fact.app)
+    def _offload_finished(self, fact: e.OffloadFinished, view: View) -> None:
+        if fact.upto_blocks and fact.agent in view.agents:
+            self._arc.saved(fact.agent, fact.upto_blocks, view.host_blocks)
+
+    def _app_finished(self, fact: e.AppFinished, view: View) -> None:
+        self._arc.forget(fact.app)
 
 
 class Arc:

@@ -28,7 +28,7 @@ from ...traces.apps import AgentId, Application, Call, CallId
 from ...traces.events import Request
 from ...traces.format.derive import NOMINAL_TOKEN_S
 from ..interface import AgentView, Move, Plan, Status, View
-from ..tokencake.options import Options, UploadRule
+from ..tokencake.options import Options, UploadOption
 from ..tokencake.policy import Tokencake
 
 
@@ -39,7 +39,7 @@ class Oracle:
     """
 
     def __init__(
-        self, applications: Sequence[Application], space: bool = True, upload: UploadRule = "predictive"
+        self, applications: Sequence[Application], space: bool = True, upload: UploadOption = "predictive"
     ) -> None:
         self._future = Future(applications)
         options = Options(space=space, upload=upload, lead_s=0.0, gather_s=0.0)

@@ -25,6 +25,7 @@ Left open there, chosen here:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import exp, log, sqrt
 
 from ...traces import events as e
@@ -32,8 +33,9 @@ from ...traces.apps import AgentId
 from ...traces.errors import PolicyError
 from ...traces.events import Request
 from ..interface import NATIVE, Plan, View
+from ..parts.dispatch import Handler, tell
 from ..parts.tool_stalls import ToolStalls
-from ..parts.tool_times import Key, tool_kinds
+from ..parts.tool_times import ToolKey, tool_kinds
 
 UNKNOWN_GAP_S = 1.0
 FIRST_SIGMA = 0.5
@@ -46,7 +48,7 @@ class LogNormalGaps:
 
     def __init__(self, weight_share: float) -> None:
         self._weight = weight_share
-        self._seen: dict[Key, tuple[float, float]] = {}  # mu, and sigma squared
+        self._seen: dict[ToolKey, tuple[float, float]] = {}  # mu, and sigma squared
 
     def learn(self, request: Request, gap_s: float) -> None:
         """Take in how long the tools of this call really took."""
@@ -89,30 +91,39 @@ class Saga:
         self._gaps = LogNormalGaps(weight_share)
         self._stalls = ToolStalls()
         self._pins: dict[AgentId, float] = {}
+        self._handlers: Mapping[type, Handler] = {
+            e.ToolStarted: self._tool_started,
+            e.CallArrived: self._arrived,
+            e.CallAdmitted: self._closed,
+            e.CallAborted: self._closed,
+            e.AppFinished: self._app_finished,
+        }
 
     def plan(self, view: View) -> Plan:
         """Keep what is to be kept, each agent until its time or its next call's start."""
         pressure = min(1.0, max(0.0, (1 - view.free_blocks / view.gpu_blocks - 0.7) / 0.2))
-        for fact in view.news:
-            self._take_in(fact, 1 - 0.5 * pressure)
+        tell(view.news, self._handlers, 1 - 0.5 * pressure)
         self._pins = {agent: until_s for agent, until_s in self._pins.items() if until_s > view.now_s}
         return Plan(pin=self._pins) if self._pins else NATIVE
 
-    def _take_in(self, fact: e.Fact, time_share: float) -> None:
-        stalls = self._stalls
-        if isinstance(fact, e.ToolStarted):
-            stall = stalls.started(fact)
-            if stall is not None:
-                keep_s = min(self._most_s, self._gaps.percentile_95_s(stall.request) * time_share)
-                self._pins[stall.agent] = stall.since_s + keep_s
-        elif isinstance(fact, e.CallArrived):
-            stall = stalls.arrived(fact)
-            if stall is not None:
-                self._gaps.learn(stall.request, fact.at_s - stall.since_s)
-        elif isinstance(fact, (e.CallAdmitted, e.CallAborted)):
-            stall = stalls.closed(fact.call)
-            if stall is not None:
-                self._pins.pop(stall.agent, None)
-        elif isinstance(fact, e.AppFinished):
-            for stall in stalls.app_finished(fact):
-                self._pins.pop(stall.agent, None)
+    # -- facts, with the share of its time for which a context is kept
+
+    def _tool_started(self, fact: e.ToolStarted, time_share: float) -> None:
+        stall = self._stalls.started(fact)
+        if stall is not None:
+            keep_s = min(self._most_s, self._gaps.percentile_95_s(stall.request) * time_share)
+            self._pins[stall.agent] = stall.since_s + keep_s
+
+    def _arrived(self, fact: e.CallArrived, time_share: float) -> None:
+        stall = self._stalls.arrived(fact)
+        if stall is not None:
+            self._gaps.learn(stall.request, fact.at_s - stall.since_s)
+
+    def _closed(self, fact: e.CallAdmitted | e.CallAborted, time_share: float) -> None:
+        stall = self._stalls.closed(fact.call)
+        if stall is not None:
+            self._pins.pop(stall.agent, None)
+
+    def _app_finished(self, fact: e.AppFinished, time_share: float) -> None:
+        for stall in self._stalls.app_finished(fact):
+            self._pins.pop(stall.agent, None)

@@ -47,7 +47,7 @@ from ...traces.errors import PolicyError
 from ...traces.events import Request
 from ..interface import Plan, View
 from ..parts.dispatch import tell
-from ..parts.returns import Endings
+from ..parts.returns import Returns
 
 TOKENS_A_PROGRAM = 100  # published
 
@@ -162,7 +162,7 @@ class ThunderAgent:
             )
         self._period_s = period_s
         self._acting_weight = acting_weight
-        self._endings = Endings()
+        self._returns = Returns()
         self._numbers = count()  # of programs, as they come
         self._programs = Programs()  # that are not over
         self._of_agent: dict[AgentId, Program] = {}  # all of applications that go on
@@ -260,7 +260,7 @@ class ThunderAgent:
         else:
             if self._over.pop(request.agent, None) is None:
                 self._programs.take(program)
-            self._endings.learn(program.last)
+            self._returns.learn(program.last)
             program.last = request
             program.tokens = request.prompt_tokens
             program.reasoning = True
@@ -288,7 +288,7 @@ class ThunderAgent:
     def _finished(self, fact: e.CallFinished, view: View) -> None:
         program = self._left(fact.call)
         self._act(program, program.last.prompt_tokens + fact.output_tokens)
-        if self._is_counted(program) and not self._endings.calls_again(program.last):
+        if self._is_counted(program) and not self._returns.calls_again(program.last):
             self._programs.take(program)
             self._over[program.agent] = program
             self._stragglers.update(dict.fromkeys(program.calls, program))

@@ -11,8 +11,8 @@ from ...traces.events import Fact
 Handler = Callable[..., None]
 
 
-class Part(Protocol):
-    """A part of a policy that takes in facts."""
+class Listener(Protocol):
+    """A part of a policy that takes in facts, by their kinds."""
 
     @property
     def handlers(self) -> Mapping[type, Handler]: ...
@@ -26,11 +26,11 @@ def tell(news: Iterable[Fact], handlers: Mapping[type, Handler], *more: object) 
             handle(fact, *more)
 
 
-def merged(parts: Iterable[Part]) -> Mapping[type, Handler]:
-    """One handler a kind of fact: it hands a fact to each part that handles its kind, in the order of the parts."""
+def merged(listeners: Iterable[Listener]) -> Mapping[type, Handler]:
+    """One handler a kind of fact: it hands a fact to each listener that handles its kind, in their order."""
     several: dict[type, list[Handler]] = {}
-    for part in parts:
-        for kind, handle in part.handlers.items():
+    for listener in listeners:
+        for kind, handle in listener.handlers.items():
             several.setdefault(kind, []).append(handle)
     return {kind: handles[0] if len(handles) == 1 else partial(_each, handles) for kind, handles in several.items()}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ...traces.apps import CallId
 
-Key = tuple[float, ...]
+RankKey = tuple[float, ...]
 
 
 class RankedQueue:
@@ -17,14 +17,14 @@ class RankedQueue:
     """
 
     def __init__(self) -> None:
-        self._ranked: list[tuple[Key, CallId]] = []
-        self._key_of: dict[CallId, Key] = {}
+        self._ranked: list[tuple[RankKey, CallId]] = []
+        self._key_of: dict[CallId, RankKey] = {}
         self._names: tuple[CallId, ...] | None = ()  # None: no longer true
 
     def __contains__(self, call: CallId) -> bool:
         return call in self._key_of
 
-    def put(self, call: CallId, key: Key) -> None:
+    def put(self, call: CallId, key: RankKey) -> None:
         """Add a call, or give it another place."""
         self.remove(call)
         self._key_of[call] = key

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...traces.events import Request
 
 
-class Endings:
+class Returns:
     """Guesses whether an agent that ended a call comes back: a view tells of no call that has not arrived.
 
     It does after tools, and after a call whose context is declared reusable. After any other call it does if an agent

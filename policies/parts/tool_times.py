@@ -6,7 +6,7 @@ from typing import Protocol
 
 from ...traces.events import Request
 
-Key = tuple[str, ...]  # the tools' kinds in order; before them, where it matters, the agent type
+ToolKey = tuple[str, ...]  # the tools' kinds in order; before them, where it matters, the agent type
 
 
 class ToolTimes(Protocol):
@@ -32,7 +32,7 @@ class ToolTimeEstimates:
     def __init__(self, weight: float = 0.5, unknown_s: float = 1.0) -> None:
         self._weight = weight
         self._unknown_s = unknown_s
-        self._learned_s: dict[Key, float] = {}
+        self._learned_s: dict[ToolKey, float] = {}
 
     def estimate_s(self, request: Request) -> float:
         """Predicted gap after this call; `unknown_s` if its tools declare nothing and none like them was seen."""
@@ -49,10 +49,10 @@ class ToolTimeEstimates:
         self._learned_s[key] = self._weight * gap_s + (1 - self._weight) * before_s
 
 
-def tool_kinds(request: Request) -> Key:
+def tool_kinds(request: Request) -> ToolKey:
     """The kinds of the tools that a call starts side by side, in order: they are one gap."""
     return tuple(sorted(tool.kind for tool in request.tools))
 
 
-def _key(request: Request) -> Key:
+def _key(request: Request) -> ToolKey:
     return (request.agent_type, *tool_kinds(request))

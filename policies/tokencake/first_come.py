@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ...traces.events import Request
 from ..interface import View
 from ..parts.admission import Admission, first_come
-from ..parts.dispatch import Part
+from ..parts.dispatch import Listener
 from .halves import Needs
 
 
@@ -15,7 +15,7 @@ class FirstCome:
     """vLLM's own order, where nothing is uploaded ahead of need: how much room it leaves is of no interest."""
 
     listens_to: frozenset[type] = frozenset()
-    parts: Sequence[Part] = ()
+    listeners: Sequence[Listener] = ()
 
     def begin(self, view: View) -> None:
         pass

@@ -10,7 +10,7 @@ from ...traces.apps import AgentId
 from ...traces.events import Request
 from ..interface import Move, View
 from ..parts.admission import Admission, Claim
-from ..parts.dispatch import Part
+from ..parts.dispatch import Listener
 
 SPACE_FACTS = frozenset(
     {
@@ -58,13 +58,13 @@ class Wishes(NamedTuple):
 NOTHING = Wishes((), (), None)
 
 
-class Space(Protocol):
+class SpaceHalf(Protocol):
     """Which calls start, in which order, and which give way."""
 
     listens_to: frozenset[type]
 
     @property
-    def parts(self) -> Sequence[Part]:
+    def listeners(self) -> Sequence[Listener]:
         """What takes in facts."""
         ...
 
@@ -88,7 +88,7 @@ class Space(Protocol):
         ...
 
 
-class Time(Protocol):
+class TimeHalf(Protocol):
     """What is saved, brought back, kept and given up of contexts between the calls of their agents."""
 
     listens_to: frozenset[type]
@@ -99,7 +99,7 @@ class Time(Protocol):
         ...
 
     @property
-    def parts(self) -> Sequence[Part]:
+    def listeners(self) -> Sequence[Listener]:
         """What takes in facts."""
         ...
 

@@ -10,9 +10,9 @@ from typing import Literal
 
 from ...traces.errors import PolicyError
 
-UploadRule = Literal["predictive", "pause", "demand"]
-SpaceRule = Literal["score", "seniority"]
-SaveRule = Literal["stalls", "all"]
+UploadOption = Literal["predictive", "pause", "demand"]
+SpaceOption = Literal["score", "seniority"]
+SaveOption = Literal["stalls", "all"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +24,10 @@ class Options:
 
     space: bool = True  # the spatial half: which calls start, and which give way
     time: bool = True  # the temporal half: what is saved, held, brought back and kept
-    upload: UploadRule = "demand"  # ahead of need: before the predicted return, at once; demand: when a call needs it
+    upload: UploadOption = "demand"  # ahead of need: before the predicted return, at once; demand: when a call needs it
 
-    spatial: SpaceRule = "seniority"  # which spatial half; down to preempt, seniority knows skip and commit alone
-    save: SaveRule = "all"  # when contexts are saved: at the end of each call; stalls: when a tool starts, if it pays
+    spatial: SpaceOption = "seniority"  # which spatial half; down to preempt, seniority knows skip and commit alone
+    save: SaveOption = "all"  # when contexts are saved: at the end of each call; stalls: when a tool starts, if it pays
 
     order: bool = True  # by score; off: by arrival
     reserve: bool = True  # blocks for critical agent types

@@ -14,7 +14,7 @@ from ..parts.admission import Admission
 from ..parts.dispatch import merged, tell
 from ..parts.tool_times import ToolTimeEstimates, ToolTimes
 from .first_come import FirstCome, FirstComeBesideUploads
-from .halves import Needs, Space, Time, Wishes
+from .halves import Needs, SpaceHalf, TimeHalf, Wishes
 from .miss_share import MissShare
 from .options import PRESETS, Options, Preset
 from .pins import Pins
@@ -23,7 +23,7 @@ from .published.spatial import PublishedSpace
 from .published.uploads import Uploads
 from .seniority import Seniority
 from .stalls import Stalls
-from .time_half import NoPins, NoTime, NoUploads, PinRule, SavesAll, TimeHalf
+from .time_half import NoCopies, NoPins, NoUploads, PinRule, SavesAll, StalledContexts
 
 QUIET_FACTS = frozenset(  # while every call that waits may start, and nothing is on the host
     {
@@ -58,7 +58,7 @@ class Tokencake:
         if tool_times is None:
             tool_times = ToolTimeEstimates(options.gap_weight_share, options.unknown_gap_s)
         self._space, self._time = halves(options, tool_times)
-        self._handlers = merged((*self._space.parts, *self._time.parts))
+        self._handlers = merged((*self._space.listeners, *self._time.listeners))
         self._facts = self._space.listens_to | self._time.listens_to
         self._quiet_facts = QUIET_FACTS | self._time.saves_after
         self._commits = options.commit or not options.preempt
@@ -130,13 +130,13 @@ def earliest_s(times_s: Iterable[float | None]) -> float | None:
     return earliest_s
 
 
-def halves(options: Options, tool_times: ToolTimes) -> tuple[Space, Time]:
-    """The parts that the options name, put together. Raises PolicyError if both halves are off."""
+def halves(options: Options, tool_times: ToolTimes) -> tuple[SpaceHalf, TimeHalf]:
+    """What the options name, put together. Raises PolicyError if both halves are off."""
     if not (options.space or options.time):
         raise PolicyError("tokencake: options space and time are both off: expected at least one half (or policy vllm)")
     stalls = Stalls(options, tool_times)
     pins: PinRule = NoPins()
-    space: Space
+    space: SpaceHalf
     if not options.space:
         space = FirstCome() if options.upload == "demand" else FirstComeBesideUploads()
     elif options.spatial == "score":
@@ -146,10 +146,10 @@ def halves(options: Options, tool_times: ToolTimes) -> tuple[Space, Time]:
         space = seniority = Seniority(options, miss_share)
         pins = Pins(options, miss_share, stalls, seniority)
     if not options.time:
-        return space, NoTime()
+        return space, NoCopies()
     saves = SavesAll() if options.save == "all" else PublishedSaves(options, stalls, space.importance)
     uploads = NoUploads() if options.upload == "demand" else Uploads(options, stalls, space.agent_score)
-    return space, TimeHalf(stalls, saves, uploads, pins)
+    return space, StalledContexts(stalls, saves, uploads, pins)
 
 
 def tokencake(rules: Preset = "default", **options: Any) -> Tokencake:

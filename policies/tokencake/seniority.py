@@ -14,7 +14,7 @@ from ...traces.apps import AgentId, AppId, CallId
 from ...traces.events import Request
 from ..interface import CallView, Hits, View
 from ..parts.admission import LOOK_AHEAD_CALLS, Admission, Claim, Rival, needed_blocks
-from ..parts.dispatch import Part
+from ..parts.dispatch import Listener
 from .halves import SPACE_FACTS, Needs
 from .miss_share import MissShare
 from .options import Options
@@ -64,7 +64,7 @@ class Seniority:
         self._agents_of: dict[AppId, list[AgentId]] = {}
         self._hits: dict[CallId, Hits] = {}  # looked up in this plan
         self._head: tuple[CallView, int] | None = None  # the first call that did not fit, and what it needs
-        self.parts: Sequence[Part] = (miss_share, self)
+        self.listeners: Sequence[Listener] = (miss_share, self)
         self.handlers: Mapping[type, Callable[[Any, View], None]] = {
             e.AppStarted: self._app_started,
             e.AppFinished: self._app_finished,

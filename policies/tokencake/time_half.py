@@ -9,14 +9,14 @@ from ...traces import events as e
 from ...traces.apps import AgentId
 from ..interface import EMPTY, Move, View
 from ..parts.admission import Admission
-from ..parts.dispatch import Handler, Part
-from ..parts.write_through import WriteThrough, whole_contexts
+from ..parts.dispatch import Handler, Listener
+from ..parts.ended_calls import EndedCalls, whole_contexts
 from .halves import NOTHING, TIME_FACTS, Needs, Wishes
 from .published.uploads import UploadClaim
 from .stalls import Stalls
 
 
-class SaveRule(Part, Protocol):
+class SaveRule(Listener, Protocol):
     """When contexts are saved, and which."""
 
     after: frozenset[type]  # the facts after which there may be something to save
@@ -34,7 +34,7 @@ class SaveRule(Part, Protocol):
     def wake_at_s(self, view: View) -> float | None: ...
 
 
-class UploadRule(Part, Protocol):
+class UploadRule(Listener, Protocol):
     """What is brought back before a call needs it."""
 
     @property
@@ -52,8 +52,8 @@ class PinRule(Protocol):
     def pins(self, admission: Admission, view: View) -> Mapping[AgentId, float]: ...
 
 
-class TimeHalf:
-    """Copies of stalled agents' contexts. In a plan: `begin`, `saves`, `uploads`, `pins`, then the rest."""
+class StalledContexts:
+    """What becomes of contexts between two calls. In a plan: `begin`, `saves`, `uploads`, `pins`, then the rest."""
 
     listens_to = TIME_FACTS
 
@@ -63,7 +63,7 @@ class TimeHalf:
         self._uploads = uploads
         self._pins = pins
         self._claims: Sequence[UploadClaim] = ()
-        self.parts: Sequence[Part] = (saves, stalls, uploads)
+        self.listeners: Sequence[Listener] = (saves, stalls, uploads)
         self.saves_after = saves.after
 
     @property
@@ -102,18 +102,18 @@ class SavesAll:
     after: frozenset[type] = frozenset({e.CallFinished})
 
     def __init__(self) -> None:
-        self._through = WriteThrough()
-        self.handlers = self._through.handlers
+        self._ended_calls = EndedCalls()
+        self.handlers = self._ended_calls.handlers
 
     @property
     def due(self) -> bool:
-        return self._through.due
+        return self._ended_calls.due
 
     def weighs(self, view: View) -> bool:
         return False
 
     def saves(self, view: View) -> tuple[Move, ...]:
-        return tuple(whole_contexts(self._through.ended(view)))
+        return tuple(whole_contexts(self._ended_calls.ended(view)))
 
     def wake_at_s(self, view: View) -> float | None:
         return None
@@ -139,12 +139,12 @@ class NoPins:
         return EMPTY
 
 
-class NoTime:
+class NoCopies:
     """The temporal half, switched off: nothing is copied, and nothing is kept."""
 
     listens_to: frozenset[type] = frozenset()
     saves_after: frozenset[type] = frozenset()
-    parts: Sequence[Part] = ()
+    listeners: Sequence[Listener] = ()
     holds = False
 
     def begin(self, view: View) -> Needs:

@@ -17,7 +17,7 @@ MOST_LINES_OF_CLI = 500
 
 CROWDED = {"policies", "sim/engine"}
 LONG = {"policies/ledger.py", "sim/engine/engine.py"}
-TWICE = {"Batch", "Copies", "Decision", "EngineCall", "Lane", "Program", "Room", "WriteThrough"}
+TWICE = {"Copies", "EngineCall"}
 
 
 def relative(path: Path) -> str:

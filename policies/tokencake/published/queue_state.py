@@ -19,10 +19,10 @@ from ..options import Options
 from .agent_types import AgentType
 from .partition import Charge, Partition
 from .score import START_OFFSET_S, drift, waits_in_order_s
-from .waiting_lanes import Lanes, OrderClass
+from .waiting_lanes import OrderClass, WaitingLanes
 
 JoinGroup = tuple[AppId, str]
-Key = TypeVar("Key")
+BinKey = TypeVar("BinKey")
 
 REFRESH_ADMISSIONS = 16  # so many admissions, or half the queue if that is more, and every bound is forgotten
 
@@ -71,7 +71,7 @@ class QueueState:
         self.types: dict[str, AgentType] = {}
         self.waiting: dict[CallId, CallRecord] = {}
         self.waiting_of_type: dict[AgentType, dict[CallId, CallRecord]] = {}
-        self.lanes: Lanes[CallRecord] = Lanes()  # of the waiting calls
+        self.lanes: WaitingLanes[CallRecord] = WaitingLanes()  # of the waiting calls
         self.loading: dict[CallId, CallRecord] = {}
         self.running: dict[CallId, CallRecord] = {}
         self.branches: dict[JoinGroup, dict[CallId, CallRecord]] = {}  # live calls
@@ -283,7 +283,7 @@ class QueueState:
         return max(0.0, started_s - self._first_start_s)
 
 
-def _remove(calls: dict[Key, dict[CallId, CallRecord]], key: Key, call: CallId) -> None:
+def _remove(calls: dict[BinKey, dict[CallId, CallRecord]], key: BinKey, call: CallId) -> None:
     """Take a call out of its bin, and an empty bin away."""
     left = calls[key]
     del left[call]

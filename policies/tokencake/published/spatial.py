@@ -12,20 +12,20 @@ from ....traces.apps import CallId
 from ....traces.events import Request
 from ...interface import View
 from ...parts.admission import Admission, Claim, Rival
-from ...parts.dispatch import Part
+from ...parts.dispatch import Listener
 from ..halves import SPACE_FACTS, Needs
 from ..options import Options
 from .agent_types import AgentType
 from .partition import Charge, Room
 from .queue_state import CallRecord, QueueState
 from .scores import Scores
-from .waiting_lanes import Lane, in_order
+from .waiting_lanes import WaitingLane, in_order
 
 
 class PublishedSpace:
     """Orders calls by score, reserves blocks for critical agent types, and admits calls with room for their answers.
 
-    In a plan: facts to the `parts`, then `begin`, the questions about scores, and `admission`.
+    In a plan: facts to the `listeners`, then `begin`, the questions about scores, and `admission`.
     """
 
     listens_to = SPACE_FACTS
@@ -33,7 +33,7 @@ class PublishedSpace:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._state = QueueState(options)
-        self.parts: Sequence[Part] = (self._state,)
+        self.listeners: Sequence[Listener] = (self._state,)
         self._now_s = 0.0
         self._step = 0
         self._uncommitted_blocks = 0
@@ -202,7 +202,7 @@ class PublishedSpace:
     # -- order
 
     def _ordered(
-        self, lanes: list[Lane[CallRecord]], reach_blocks: Callable[[], float], view: View
+        self, lanes: list[WaitingLane[CallRecord]], reach_blocks: Callable[[], float], view: View
     ) -> Iterator[CallRecord]:
         """The lanes' calls, first to start first."""
         if not self._options.order:

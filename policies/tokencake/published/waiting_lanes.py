@@ -33,7 +33,7 @@ class Queued(Protocol):
 
 
 Call = TypeVar("Call", bound=Queued)
-Key = tuple[int, int, OrderClass]
+LaneKey = tuple[int, int, OrderClass]
 
 _need = itemgetter(0)
 
@@ -42,12 +42,12 @@ def _since(call: Queued) -> tuple[float, int]:
     return (call.since_s, call.number)
 
 
-class Lane(Generic[Call]):
+class WaitingLane(Generic[Call]):
     """Calls with the same `need_blocks` and `total_blocks`, the most urgent first."""
 
     __slots__ = ("calls", "key", "need_blocks", "serial")
 
-    def __init__(self, key: Key, serial: int) -> None:
+    def __init__(self, key: LaneKey, serial: int) -> None:
         self.key = key
         self.serial = serial
         self.need_blocks = key[0]
@@ -70,13 +70,13 @@ class Lane(Generic[Call]):
         del calls[bisect_left(calls, (call.since_s, call.number), key=_since) if len(calls) > 1 else 0]
 
 
-class Lanes(Generic[Call]):
+class WaitingLanes(Generic[Call]):
     """All waiting calls, by lane."""
 
     def __init__(self) -> None:
-        self._lanes: dict[Key, Lane[Call]] = {}
-        self._of: dict[CallId, Lane[Call]] = {}
-        self._by_need: list[tuple[int, int, Lane[Call]]] = []  # blocks, serial number, lane
+        self._lanes: dict[LaneKey, WaitingLane[Call]] = {}
+        self._of: dict[CallId, WaitingLane[Call]] = {}
+        self._by_need: list[tuple[int, int, WaitingLane[Call]]] = []  # blocks, serial number, lane
         self._serial = count()
 
     def put(self, call: Call) -> None:
@@ -97,25 +97,25 @@ class Lanes(Generic[Call]):
         """A call left the queue."""
         self._leave(call, self._of.pop(call.id))
 
-    def upto(self, blocks: int) -> list[Lane[Call]]:
-        """Lanes whose calls need at most so many blocks, as far as is known."""
+    def upto(self, blocks: int) -> list[WaitingLane[Call]]:
+        """WaitingLanes whose calls need at most so many blocks, as far as is known."""
         lanes = self._by_need
         if not lanes or lanes[0][0] > blocks:
             return []
         return [entry[2] for entry in lanes[: bisect_right(lanes, blocks, key=_need)]]
 
-    def all(self) -> list[Lane[Call]]:
+    def all(self) -> list[WaitingLane[Call]]:
         """Every lane, those that need least first."""
         return [entry[2] for entry in self._by_need]
 
-    def _lane(self, key: Key) -> Lane[Call]:
+    def _lane(self, key: LaneKey) -> WaitingLane[Call]:
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = Lane(key, next(self._serial))
+            lane = self._lanes[key] = WaitingLane(key, next(self._serial))
             insort(self._by_need, (lane.need_blocks, lane.serial, lane))
         return lane
 
-    def _leave(self, call: Call, lane: Lane[Call]) -> None:
+    def _leave(self, call: Call, lane: WaitingLane[Call]) -> None:
         lane.remove(call)
         if not lane.calls:
             del self._lanes[lane.key]
@@ -123,7 +123,7 @@ class Lanes(Generic[Call]):
 
 
 def in_order(
-    lanes: Sequence[Lane[Call]],
+    lanes: Sequence[WaitingLane[Call]],
     place: Callable[[Call], tuple[Any, ...]],
     reach_blocks: Callable[[], float],
 ) -> Iterator[Call]:

@@ -6,7 +6,7 @@ import pytest
 from crowded_runs import count, crowded, facts_of
 from views import Story
 
-from tokencake.policies.field.infercept import Batch, InferCept, StepTime
+from tokencake.policies.field.infercept import InferCept, RunningBatch, StepTime
 from tokencake.policies.interface import Move
 from tokencake.traces import events as e
 from tokencake.traces.apps import Hints
@@ -40,12 +40,12 @@ def stalls(story: Story, call: str, blocks: int = 2, tool_s: float | None = None
 
 def test_recomputation_in_chunks_holds_what_is_there_and_delays_what_runs():
     # one of 10 tokens is the running call's: chunks of 9; 32 tokens are 3 of them and a last one of 5
-    batch = Batch(calls=1, context_tokens=32, saturation_tokens=10, step_s=0.010)
+    batch = RunningBatch(calls=1, context_tokens=32, saturation_tokens=10, step_s=0.010)
     assert batch.discard_waste(32, 0.001) == pytest.approx(WASTE_OF_32)
     # one chunk, and nothing runs: f(5) * 5
-    assert Batch(0, 0, 10, 0.010).discard_waste(5, 0.001) == pytest.approx(0.015 * 5)
+    assert RunningBatch(0, 0, 10, 0.010).discard_waste(5, 0.001) == pytest.approx(0.015 * 5)
     # no room beside the running calls: one token an iteration
-    assert Batch(10, 0, 10, 0.0).discard_waste(3, 0.001) == pytest.approx(0.01 * (1 + 2) + 0.011 * 3)
+    assert RunningBatch(10, 0, 10, 0.0).discard_waste(3, 0.001) == pytest.approx(0.01 * (1 + 2) + 0.011 * 3)
 
 
 def test_what_has_just_stalled_is_preserved():

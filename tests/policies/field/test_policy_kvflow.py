@@ -10,7 +10,7 @@ from views import Story
 
 from tokencake.policies.field.kvflow import KvFlow
 from tokencake.policies.interface import Move, Plan, Status, View
-from tokencake.policies.parts.returns import Endings
+from tokencake.policies.parts.returns import Returns
 from tokencake.traces import events as e
 from tokencake.traces.apps import Hints
 from tokencake.traces.errors import PolicyError
@@ -82,7 +82,7 @@ def test_endings_believes_what_a_call_says_before_what_its_type_did():
     story.arrives("a/tool", agent_type="coder", tools=TOOL)
     story.arrives("a/last", agent_type="coder")
     last, tool = (story.view().waiting[name].request for name in ("a/last", "a/tool"))
-    endings = Endings()
+    endings = Returns()
     endings.learn(tool)  # that one comes back after a tool says nothing about calls without
     assert endings.calls_again(tool)
     assert not endings.calls_again(last)

@@ -1,4 +1,4 @@
-"""Lanes: whatever waits, calls come out in the order of their scores, and calls out of reach are left alone."""
+"""WaitingLanes: whatever waits, calls come out in the order of their scores, and calls out of reach are left alone."""
 
 from dataclasses import dataclass, field
 
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokencake.policies.tokencake.published.score import START_OFFSET_S, drift, waits_in_order_s
-from tokencake.policies.tokencake.published.waiting_lanes import Lanes, OrderClass, in_order
+from tokencake.policies.tokencake.published.waiting_lanes import OrderClass, WaitingLanes, in_order
 from tokencake.traces.apps import Hints
 
 CHAT = Hints()
@@ -39,7 +39,7 @@ class Waiting:
 
 
 def test_equal_calls_share_a_lane_and_the_first_of_it_goes_first():
-    lanes: Lanes[Waiting] = Lanes()
+    lanes: WaitingLanes[Waiting] = WaitingLanes()
     for n in (2, 0, 1):
         lanes.put(Waiting(n, 5, started_s=100.0 + n, since_s=100.0 + n))
     (lane,) = lanes.upto(5)
@@ -48,7 +48,7 @@ def test_equal_calls_share_a_lane_and_the_first_of_it_goes_first():
 
 
 def test_a_call_moves_with_its_bound():
-    lanes: Lanes[Waiting] = Lanes()
+    lanes: WaitingLanes[Waiting] = WaitingLanes()
     call = Waiting(0, 5, started_s=0.0, since_s=0.0)
     lanes.put(call)
     call.need_blocks = 9
@@ -60,7 +60,7 @@ def test_a_call_moves_with_its_bound():
 
 
 def test_a_lane_is_left_when_its_calls_are_out_of_reach():
-    lanes: Lanes[Waiting] = Lanes()
+    lanes: WaitingLanes[Waiting] = WaitingLanes()
     for n in range(3):
         lanes.put(Waiting(n, 9, started_s=100.0 + n, since_s=100.0 + n, now_s=200.0))
     lanes.put(Waiting(3, 2, started_s=150.0, since_s=150.0, now_s=200.0))
@@ -80,7 +80,7 @@ times = st.floats(0.0, 400.0).map(lambda s: round(s, 3))
     st.floats(0.0, 400.0),
 )
 def test_calls_come_by_score(rows, later_s):
-    lanes: Lanes[Waiting] = Lanes()
+    lanes: WaitingLanes[Waiting] = WaitingLanes()
     now_s = max((max(row[1], row[2]) for row in rows), default=0.0) + later_s
     calls = [
         Waiting(n, need, started_s=min(one, other), since_s=max(one, other), hints=hints, now_s=now_s)

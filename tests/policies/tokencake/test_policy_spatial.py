@@ -196,7 +196,7 @@ def importance_when_told(story: Story, after_steps: int) -> float:
 
 
 def tell(spatial: PublishedSpace, view: View) -> None:
-    dispatch.tell(view.news, dispatch.merged(spatial.parts), view)
+    dispatch.tell(view.news, dispatch.merged(spatial.listeners), view)
     spatial.begin(view)
 
 

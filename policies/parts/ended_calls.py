@@ -1,4 +1,4 @@
-"""Whose call has just ended: those contexts are written through to the host, as vLLM's own offloading does it."""
+"""Calls that have just ended: their contexts are saved, whether a tool runs or not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...traces.apps import AgentId, CallId
 from ..interface import AgentView, Move, View
 
 
-class WriteThrough:
+class EndedCalls:
     """Agents whose calls ended since it was last asked. Aborted calls leave nothing to save."""
 
     def __init__(self) -> None:
