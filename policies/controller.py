@@ -1,7 +1,8 @@
-"""The controller: keeps the ledger, asks the policy when there is news, checks and hands on what it wants.
+"""The controller stands between an engine and a policy: it keeps the ledger, asks the policy, and checks its plans.
 
-An engine reports every fact through `hear`, and calls `poll` at the start of each scheduler step; both are the same in
-the simulator and live.
+An engine reports each fact with `hear` when it happens. At the start of a scheduler step it calls `poll` if the
+controller is `due`, or if the time has come at which the last plan asked to be woken. The simulator and the live engine
+do both alike.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ Sink = Callable[[Any], None]
 
 
 class Controller:
-    """Between an engine and one policy.
+    """Runs one policy for an engine.
 
-    `sinks` get the facts in the order in which they happened; the `journal` gets them too, and between them what
-    the policy asked and what it planned, so that the run can be replayed. `policy_s` is the wall time that the policy
-    took: the only thing here that depends on a clock, and nothing depends on it.
+    Each of `sinks` gets all facts, in the order in which they happened. The `journal` also gets the policy's questions
+    with their answers, and its plans: enough to replay the run without an engine. `policy_s` is the wall time that the
+    policy took; no decision depends on it.
     """
 
     def __init__(
@@ -48,12 +49,12 @@ class Controller:
         self._turn = Turn(self._name, PLAN)
         self._plans = PlanCheck(self._name, self._ledger)
         self._news: list[Fact] = []
-        self.due = True  # whether there is news; the first step asks every policy
+        self.due = True  # whether the policy is to be asked: at the start it always is
         self._asked_once = not listens_to
         self.policy_s = 0.0
 
     def hear(self, fact: Fact) -> None:
-        """Take in a fact as it happens."""
+        """Pass a fact on, and remember it for the policy."""
         for sink in self._sinks:
             sink(fact)
         if self._asked_once:
@@ -69,7 +70,7 @@ class Controller:
             self._ledger.check(waiting, running)
 
     def poll(self, gauges: e.Polled) -> Plan:
-        """Ask the policy. `PolicyFault` for whatever it does but to return a plan that means something."""
+        """Ask the policy for a plan. Raises `PolicyFault` if it raises, or returns anything but a valid plan."""
         began = time.perf_counter()
         self.due = False
         for sink in self._sinks:
@@ -91,7 +92,7 @@ class Controller:
         self.policy_s += time.perf_counter() - began
         return plan
 
-    # -- the cache's answers go through here, so that a recorded run can be replayed without an engine
+    # -- the ledger asks the cache through the controller, which writes the answers into the journal
 
     def hits(self, call: str) -> Hits:
         hits = self._cache.hits(call)
@@ -113,8 +114,9 @@ class Controller:
 
 def as_record(plan: Plan) -> dict[str, object]:
     """A plan's fields that are not empty, as plain data."""
-    record = {field.name: getattr(plan, field.name) for field in fields(plan)}
-    record["pin"] = dict(plan.pin)
-    return {name: value for name, value in record.items() if value not in ((), {}, None, False)} | (
-        {"admit": plan.admit} if plan.admit == () else {}
-    )
+    values = {field.name: getattr(plan, field.name) for field in fields(plan)}
+    values["pin"] = dict(plan.pin)
+    record = {name: value for name, value in values.items() if value not in ((), {}, None, False)}
+    if plan.admit == ():
+        record["admit"] = ()  # it holds every call back, where None lets all of them start
+    return record

@@ -1,9 +1,9 @@
-"""Engines report facts. A policy turns facts into a plan. The engine does what it can of the plan.
+"""The port between an engine and a policy: engines report facts, a policy turns facts into a plan.
 
-Read this file first. A policy is one object with one method, `plan(view)`. It is asked when something that it listens
-to has happened, or when the time that it named has come; never once a decoded token. It sees the `View`, keeps what it
-learns to itself, and returns a `Plan`: what it wants from now on. The same object runs in the simulator and inside
-vLLM.
+Read this file first. A policy is one object with one method, `plan(view)`. It is asked at the start of a scheduler step
+if a fact that it listens to has happened since it was last asked, or if the time that it named has come; never once a
+decoded token. It sees the `View`, keeps what it learns to itself, and returns a `Plan`: what it wants from now on. The
+engine carries out as much of the plan as it can. The same object runs in the simulator and inside vLLM.
 """
 
 from __future__ import annotations
@@ -27,46 +27,69 @@ class Move(NamedTuple):
 
     agent: AgentId
     blocks: int
-    keep: bool = True  # offload only: leave the GPU's copy cached (True), or free it when the copy is done
+    keep: bool = True
+    """Offloads only. True: the GPU's copy stays cached. False: it is freed when the copy is done."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the policy wants. A wish: the engine may do less, never more.
+    """What the policy wants. The engine may do less, never more.
 
     `admit`, `skip`, `preempt`, `evict`, `pin` and `write_through` hold until the next plan. `offload`, `upload`,
     `cancel` and `forget` are done once. A field left empty gets the engine's native behaviour.
 
-    Every call is served whatever a policy wants. When calls wait and nothing runs, the engine starts what fits, even
-    calls that are held back; and while calls starve for room that is held ahead of need, it takes no new offload,
-    upload or pin until a call has finished.
+    Every call is served, whatever a policy wants. When calls wait and nothing runs, the engine starts what fits, held
+    back or not. While calls starve for room that is held ahead of need, the engine takes no new offload, upload or pin
+    until a call has finished.
     """
 
-    admit: tuple[CallId, ...] | None = (
-        None  # waiting calls, first to start first; absent = held back; None = as they came
-    )
-    skip: bool = False  # whether a call that does not fit lets those behind it try
-    # Running calls, first victim first. A call that grows takes the room of one that was admitted after it: the first
-    # of those that is named here, else the last of them; the last one of all gives up its own.
+    admit: tuple[CallId, ...] | None = None
+    """Waiting calls that may start, first to start first; the others are held back. None: first come, first served."""
+
+    skip: bool = False
+    """Whether a call that does not fit lets those behind it try."""
+
     preempt: tuple[CallId, ...] = ()
-    # Idle caches, first to give up blocks first; what two of them share goes with the later one. The rest follows by
-    # last use.
+    """Running calls, first victim first.
+
+    A call that needs another block takes it from a call that was admitted later: the first of these that is named here,
+    or else the last admitted. The call that was admitted last of all gives up its own blocks.
+    """
+
     evict: tuple[AgentId, ...] = ()
-    offload: tuple[Move, ...] = ()  # copy to the host now
-    upload: tuple[Move, ...] = ()  # copy back now, and hold until the agent's next call takes it
-    cancel: tuple[AgentId, ...] = ()  # give up these uploads
-    forget: tuple[AgentId, ...] = ()  # give up these host copies
-    pin: Mapping[AgentId, float] = field(
-        default_factory=lambda: EMPTY
-    )  # keep what is cached of these agents on the GPU until that time
-    # Copy full blocks to the host when a call has computed them, whoever it belongs to: those of its prompt, or with
-    # "contexts" also those of its answer, when it ends. The host drops what was used last the longest ago.
+    """Agents whose idle cached blocks are evicted first, in this order; all other blocks follow by last use.
+
+    A block that two of these agents share is evicted with the later one.
+    """
+
+    offload: tuple[Move, ...] = ()
+    """Copies to the host, to start now."""
+
+    upload: tuple[Move, ...] = ()
+    """Copies back to the GPU, to start now. The blocks are held until the agent's next call takes them."""
+
+    cancel: tuple[AgentId, ...] = ()
+    """Agents whose uploads are given up, under way or held."""
+
+    forget: tuple[AgentId, ...] = ()
+    """Agents whose host copies are given up."""
+
+    pin: Mapping[AgentId, float] = field(default_factory=lambda: EMPTY)
+    """Agents whose cached blocks stay on the GPU, each until a time in seconds."""
+
     write_through: Extent | None = None
-    wake_at_s: float | None = None  # ask again then even if nothing happens
+    """Copy full blocks to the host when a call has computed them, whoever it belongs to.
+
+    "prompts": the blocks of prompts. "contexts": also those of answers, when the call ends. A full host drops the least
+    recently used blocks.
+    """
+
+    wake_at_s: float | None = None
+    """Ask again at this time, even if nothing happens until then."""
 
     @property
     def moves(self) -> bool:
-        """Whether it wants anything done to blocks now; otherwise it only says who may start and who gives way."""
+        """Whether the plan does something to blocks now, beyond saying which calls start and which give way."""
         return bool(self.offload or self.upload or self.cancel or self.forget or self.evict or self.pin)
 
 
@@ -76,43 +99,75 @@ NATIVE = Plan()
 class Status(Enum):
     """Where an agent is. Derived from the facts."""
 
-    WAITING = "waiting"  # its call is in the queue
+    WAITING = "waiting"
+    """Its call is in the queue."""
+
     RUNNING = "running"
-    STALLED = "stalled"  # its last call ended and a tool runs
-    IDLE = "idle"  # neither: it waits for other agents, a person, or its client
+    """Its call runs."""
+
+    STALLED = "stalled"
+    """Its last call has ended, and a tool runs."""
+
+    IDLE = "idle"
+    """None of these: it waits for other agents, a person, or its client."""
 
     __hash__ = object.__hash__  # an Enum's own one is slow, and every fact asks for it
 
 
 class Hits(NamedTuple):
-    """What is cached of a waiting call's prompt, in blocks."""
+    """How much of a waiting call's prompt is cached, in blocks."""
 
     gpu_blocks: int
-    idle_blocks: int  # of these, held by nobody: taking them takes free blocks
-    host_blocks: int  # that follow on the GPU's
+    """On the GPU, from the start of the prompt on."""
+
+    idle_blocks: int
+    """Of these, blocks that no call holds: to take one takes a free block."""
+
+    host_blocks: int
+    """On the host, behind those on the GPU."""
 
 
 class CallView(Protocol):
-    """A call that arrived and has not finished."""
+    """A call that has arrived and has not finished."""
 
     @property
     def request(self) -> Request: ...
+
     @property
-    def number(self) -> int: ...  # calls that arrived before it: what breaks ties
+    def number(self) -> int:
+        """How many calls arrived before it. Breaks ties."""
+        ...
+
     @property
-    def place(self) -> int: ...  # orders the waiting calls, the first has the smallest
+    def place(self) -> int:
+        """Orders the waiting calls; the first has the smallest."""
+        ...
+
     @property
     def arrived_at_s(self) -> float: ...
+
     @property
-    def waiting_since_s(self) -> float: ...  # its arrival, or its last preemption
+    def waiting_since_s(self) -> float:
+        """When it arrived, or was last preempted."""
+        ...
+
     @property
-    def admitted_at_s(self) -> float | None: ...  # None while it waits
+    def admitted_at_s(self) -> float | None:
+        """None while it waits."""
+        ...
+
     @property
-    def loading(self) -> bool: ...  # waiting, its blocks are on their way from the host or have come
+    def loading(self) -> bool:
+        """Whether it waits, and its blocks are being loaded from the host or have been."""
+        ...
+
     @property
     def preemptions(self) -> int: ...
+
     @property
-    def generated_tokens(self) -> int: ...  # before its last preemption
+    def generated_tokens(self) -> int:
+        """Before its last preemption."""
+        ...
 
 
 class AgentView(Protocol):
@@ -120,30 +175,52 @@ class AgentView(Protocol):
 
     @property
     def id(self) -> AgentId: ...
+
     @property
-    def number(self) -> int: ...  # agents that arrived before it: what breaks ties
+    def number(self) -> int:
+        """How many agents arrived before it. Breaks ties."""
+        ...
+
     @property
     def app(self) -> AppId: ...
+
     @property
     def status(self) -> Status: ...
+
     @property
-    def since_s(self) -> float: ...  # when it came into this status
+    def since_s(self) -> float:
+        """When the agent came into this status."""
+        ...
+
     @property
-    def last(self) -> Request: ...  # its latest call
+    def last(self) -> Request:
+        """Its latest call."""
+        ...
+
     @property
-    def context_blocks(self) -> int: ...  # full blocks of its latest finished call, 0 before there is one
+    def context_blocks(self) -> int:
+        """Full blocks of its latest finished call; 0 before there is one."""
+        ...
+
     @property
-    def host_blocks(self) -> int: ...  # prefix that the host holds for it
+    def host_blocks(self) -> int:
+        """Blocks that the host holds of its context, from the start on."""
+        ...
+
     @property
     def offloading(self) -> bool: ...
+
     @property
     def uploading(self) -> bool: ...
+
     @property
-    def uploaded_blocks(self) -> int: ...  # on the GPU again, and held for its next call
+    def uploaded_blocks(self) -> int:
+        """Blocks that are on the GPU again, and held for its next call."""
+        ...
 
 
 class Costs(Protocol):
-    """What a policy believes that things cost. In the simulator equal to the truth unless told otherwise."""
+    """How long the policy believes that things take. In the simulator the truth, unless it is told otherwise."""
 
     def offload_s(self, blocks: int) -> float: ...
     def upload_s(self, blocks: int) -> float: ...
@@ -155,59 +232,91 @@ class View(Protocol):
 
     @property
     def now_s(self) -> float: ...
+
     @property
-    def step(self) -> int: ...  # scheduler steps so far
+    def step(self) -> int:
+        """Scheduler steps so far."""
+        ...
+
     @property
-    def block_tokens(self) -> int: ...
+    def block_tokens(self) -> int:
+        """Tokens of a block."""
+        ...
+
     @property
     def gpu_blocks(self) -> int: ...
+
     @property
-    def free_blocks(self) -> int: ...  # those in nobody's use, cached or not
+    def free_blocks(self) -> int:
+        """GPU blocks that no call holds, cached or not."""
+        ...
+
     @property
-    def growth_blocks(self) -> int: ...  # that running and loading calls will yet take until their declared budgets
+    def growth_blocks(self) -> int:
+        """GPU blocks that running and loading calls will yet take, up to their declared budgets."""
+        ...
+
     @property
     def host_blocks(self) -> int: ...
+
     @property
     def host_free_blocks(self) -> int: ...
+
     @property
     def costs(self) -> Costs: ...
+
     @property
-    def news(self) -> Sequence[Fact]: ...  # facts since the policy was last asked
+    def news(self) -> Sequence[Fact]:
+        """All facts since the policy was last asked, whether it listens to them or not."""
+        ...
+
     @property
-    def waiting(self) -> Mapping[CallId, CallView]: ...  # preempted calls are first, last preempted first
+    def waiting(self) -> Mapping[CallId, CallView]:
+        """Preempted calls come first, the last preempted at the front."""
+        ...
+
     @property
-    def loading(self) -> Mapping[CallId, CallView]: ...  # of the waiting: those that are `loading`, by the load's start
+    def loading(self) -> Mapping[CallId, CallView]:
+        """The waiting calls that are `loading`, by the start of the load."""
+        ...
+
     @property
-    def running(self) -> Mapping[CallId, CallView]: ...  # by admission
+    def running(self) -> Mapping[CallId, CallView]:
+        """By admission."""
+        ...
+
     @property
     def agents(self) -> Mapping[AgentId, AgentView]: ...
+
     @property
-    def stalled(self) -> Mapping[AgentId, AgentView]: ...  # by the start of the stall
+    def stalled(self) -> Mapping[AgentId, AgentView]:
+        """By the start of the stall."""
+        ...
 
     def app_started_s(self, app: AppId) -> float: ...
 
     def hits(self, call: CallId) -> Hits:
-        """What is cached of a waiting call's prompt. Cheap, but not free: ask for calls that may start."""
+        """How much of a waiting call's prompt is cached. Cheap, but not free: ask for calls that may start."""
         ...
 
     def shared_blocks(self, call: CallId) -> int:
-        """Blocks of a waiting call's prompt that running calls hold now."""
+        """How many blocks of a waiting call's prompt running calls hold now."""
         ...
 
 
 class Policy(Protocol):
-    """Decides who gets KV memory, and when. Deterministic: the same facts give the same plans.
+    """Decides which contexts get KV memory, and when. Deterministic: the same facts give the same plans.
 
-    Names tell one from another and nothing else: what is equal goes by `number`, or by the order in a collection of the
-    view, never by an id as text. The same workload under other names comes to the same times.
+    Names only tell calls and agents apart. Ties are broken by `number`, or by the order in a collection of the view,
+    never by comparing ids: the same workload under other names takes the same times.
     """
 
     @property
     def listens_to(self) -> frozenset[type]:
-        """The facts that are news to it: it is asked after one of these, and at the start.
+        """The kinds of facts after which the policy is asked.
 
-        Read again after each plan: a policy may listen to less while nothing is open that it could decide. One that
-        listens to nothing at the start is asked once.
+        It is asked at the start in any case. The set is read again after each plan: a policy may listen to less while
+        there is nothing to decide. One that listens to nothing at the start is asked once.
         """
         ...
 
