@@ -28,17 +28,17 @@ What the paper leaves open, or stock vLLM cannot do:
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from heapq import heappop, heappush
 from itertools import accumulate, count
 from math import isfinite
-from typing import Any, Literal
+from typing import Literal
 
 from ...traces import events as e
 from ...traces.apps import AppId, CallId
 from ...traces.errors import PolicyError
 from ..interface import Plan, View
-from ..parts.dispatch import tell
+from ..parts.dispatch import Handler, tell
 
 Place = tuple[int, float, int, CallId]  # queue, arrival, number; no two are equal in these
 
@@ -111,7 +111,7 @@ class Autellix:
         self._queue: list[Place] = []  # of the waiting calls
         self._entries = count()  # of `_rises`: a call may be in it twice for the same time
         self._rises: list[tuple[float, int, ProgramCall]] = []  # when which waiting call may rise, at the earliest
-        self._handlers: Mapping[type, Callable[[Any], None]] = {
+        self._handlers: Mapping[type, Handler] = {
             e.CallArrived: self._arrived,
             e.CallAdmitted: self._admitted,
             e.CallPreempted: self._preempted,

@@ -37,10 +37,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from math import log, sqrt
-from typing import Any, Literal
+from typing import Literal
 
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId, CallId
@@ -48,7 +48,7 @@ from ...traces.errors import PolicyError
 from ...traces.events import Request
 from ..interface import CallView, Plan, View
 from ..parts.admission import needed_blocks
-from ..parts.dispatch import tell
+from ..parts.dispatch import Handler, tell
 from ..parts.ranked_queue import RankedQueue
 from ..parts.timed_pins import TimedPins
 from ..parts.tool_stalls import ToolStall, ToolStalls
@@ -153,7 +153,7 @@ class Continuum:
         self._evicted: set[CallId] = set()  # waiting calls whose cache was not kept
         self._waits = 0
         self._wait_s = 0.0  # their mean
-        self._handlers: Mapping[type, Callable[[Any, View], None]] = {
+        self._handlers: Mapping[type, Handler] = {
             e.AppStarted: self._app_started,
             e.CallArrived: self._arrived,
             e.CallAdmitted: self._admitted,

@@ -51,17 +51,17 @@ Left open there, chosen here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import count
 from math import ceil, inf, isfinite
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId, CallId
 from ...traces.errors import PolicyError
 from ...traces.events import Request
 from ..interface import Move, Plan, View
-from ..parts.dispatch import tell
+from ..parts.dispatch import Handler, tell
 from ..parts.ranked_queue import RankedQueue
 from ..parts.timed_pins import FOREVER_S
 from ..parts.tool_stalls import ToolStall, ToolStalls
@@ -198,7 +198,7 @@ class InferCept:
         self._queue = RankedQueue()
         self._calls: dict[CallId, tuple[Request, int]] = {}  # that have not ended, and their numbers
         self._numbers = count()  # of calls, as they arrive
-        self._handlers: Mapping[type, Callable[[Any, View], None]] = {
+        self._handlers: Mapping[type, Handler] = {
             e.CallArrived: self._arrived,
             e.CallAdmitted: self._admitted,
             e.CallPreempted: self._preempted,

@@ -42,9 +42,8 @@ What else had to be chosen:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from math import inf
-from typing import Any
 
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId, CallId
@@ -52,7 +51,7 @@ from ...traces.errors import PolicyError
 from ...traces.events import Request
 from ..interface import AgentView, Move, Plan, Status, View
 from ..parts.admission import Admission, first_come
-from ..parts.dispatch import tell
+from ..parts.dispatch import Handler, tell
 from ..parts.ranked_queue import RankedQueue
 from ..parts.returns import Returns
 
@@ -80,7 +79,7 @@ class KvFlow:
         self._held_blocks: dict[AgentId, int] = {}  # prefetched, or on their way
         self._handed_out_blocks = 0  # at least, since the start
         self._retry_blocks: dict[AgentId, float] = {}  # how far that must be before a prefetch is asked for again
-        self._handlers: Mapping[type, Callable[[Any, View], None]] = {
+        self._handlers: Mapping[type, Handler] = {
             e.CallArrived: self._arrived,
             e.CallAdmitted: self._admitted,
             e.CallPreempted: self._preempted,

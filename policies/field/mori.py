@@ -27,15 +27,15 @@ What is left open:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId, CallId
 from ...traces.events import Request
 from ..interface import AgentView, Move, Plan, View
 from ..parts.admission import first_come
-from ..parts.dispatch import tell
+from ..parts.dispatch import Handler, tell
 from ..parts.returns import Returns
 
 HELD_S = 3600.0  # a pin lasts until the next plan; this is longer than any time without news
@@ -84,7 +84,7 @@ class Mori:
         self._caller: dict[CallId, AgentId] = {}  # of the calls that have not ended
         self._pinned: frozenset[AgentId] = frozenset()  # by the last plan
         self._uploads: dict[AgentId, int] = {}  # blocks that are back on the GPU for them, or on their way
-        self._handlers: Mapping[type, Callable[[Any], None]] = {
+        self._handlers: Mapping[type, Handler] = {
             e.CallArrived: self._arrived,
             e.CallFinished: self._finished,
             e.CallAborted: self._finished,

@@ -34,19 +34,18 @@ What is left open, or differs here:
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from itertools import count
 from math import isfinite
 from operator import itemgetter
-from typing import Any
 
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId, CallId
 from ...traces.errors import PolicyError
 from ...traces.events import Request
 from ..interface import Plan, View
-from ..parts.dispatch import tell
+from ..parts.dispatch import Handler, tell
 from ..parts.returns import Returns
 
 TOKENS_A_PROGRAM = 100  # published
@@ -172,7 +171,7 @@ class ThunderAgent:
         self._preempted: dict[CallId, None] = {}  # calls that wait though they had started
         self._caller: dict[CallId, Program] = {}  # of the calls that have not ended
         self._next_s = 0.0  # when to weigh again
-        self._handlers: Mapping[type, Callable[[Any, View], None]] = {
+        self._handlers: Mapping[type, Handler] = {
             e.CallArrived: self._arrived,
             e.CallAdmitted: self._admitted,
             e.CallPreempted: self._was_preempted,

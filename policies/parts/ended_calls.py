@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from ...traces import events as e
 from ...traces.apps import AgentId, CallId
 from ..interface import AgentView, Move, View
+from .dispatch import Handler
 
 
 class EndedCalls:
@@ -16,7 +16,7 @@ class EndedCalls:
     def __init__(self) -> None:
         self._agent_of: dict[CallId, AgentId] = {}  # of live calls
         self._ended: list[AgentId] = []
-        self.handlers: Mapping[type, Callable[[Any, View], None]] = {
+        self.handlers: Mapping[type, Handler] = {
             e.CallArrived: self._arrived,
             e.CallFinished: self._finished,
             e.CallAborted: self._aborted,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId, CallId
 from ..interface import View
+from ..parts.dispatch import Handler
 
 NEWEST_SHARE = 1 / 32  # of the latest return in what is learned
 
@@ -24,7 +24,7 @@ class MissShare:
         self.pinned: frozenset[AgentId] = frozenset()
         self._reusable: dict[AppId, dict[AgentId, bool]] = {}  # whether an agent's latest call is
         self._returning: dict[CallId, int] = {}  # calls that wait: tokens of their agents' contexts
-        self.handlers: Mapping[type, Callable[[Any, View], None]] = {
+        self.handlers: Mapping[type, Handler] = {
             e.CallArrived: self._arrived,
             e.CallAdmitted: self._admitted,
             e.CallAborted: self._aborted,

@@ -5,16 +5,16 @@ It takes the place of the published score, reserves and commitment (`published/`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import chain, count, islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId, CallId
 from ...traces.events import Request
 from ..interface import CallView, Hits, View
 from ..parts.admission import LOOK_AHEAD_CALLS, Admission, Claim, Rival, needed_blocks
-from ..parts.dispatch import Listener
+from ..parts.dispatch import Handler, Listener
 from .halves import SPACE_FACTS, Needs
 from .miss_share import MissShare
 from .options import Options
@@ -65,7 +65,7 @@ class Seniority:
         self._hits: dict[CallId, Hits] = {}  # looked up in this plan
         self._head: tuple[CallView, int] | None = None  # the first call that did not fit, and what it needs
         self.listeners: Sequence[Listener] = (miss_share, self)
-        self.handlers: Mapping[type, Callable[[Any, View], None]] = {
+        self.handlers: Mapping[type, Handler] = {
             e.AppStarted: self._app_started,
             e.AppFinished: self._app_finished,
             e.CallArrived: self._arrived,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import inf
-from typing import Any
 
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId
 from ...traces.events import Request
 from ..interface import View
+from ..parts.dispatch import Handler
 from ..parts.tool_times import ToolTimes
 from .options import Options
 
@@ -50,7 +50,7 @@ class Stalls:
         self._held_until_s: dict[AgentId, float] = {}  # copies on the host that are not given up
         self._expires_s = inf  # no copy sooner
         self._forget: list[AgentId] = []
-        self.handlers: Mapping[type, Callable[[Any, View], None]] = {
+        self.handlers: Mapping[type, Handler] = {
             e.CallArrived: self._arrived,
             e.ToolStarted: self._tool_started,
             e.ToolReturned: self._tool_returned,

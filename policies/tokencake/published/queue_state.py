@@ -6,15 +6,16 @@ share come onto the GPU: until then, less and less of its prompt is cached.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from heapq import heappop, heappush
 from itertools import count
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ....traces import events as e
 from ....traces.apps import AgentId, AppId, CallId
 from ....traces.events import Request
 from ...interface import View
+from ...parts.dispatch import Handler
 from ..options import Options
 from .agent_types import AgentType
 from .partition import Charge, Partition
@@ -87,7 +88,7 @@ class QueueState:
         self._first_start_s: float | None = None
         self._admissions = 0  # since all bounds were forgotten
         self._planned = (0.0, 0)  # when the last plan was made: time and step
-        self.handlers: Mapping[type, Callable[[Any, View], None]] = {
+        self.handlers: Mapping[type, Handler] = {
             e.AppStarted: self._app_started,
             e.AppFinished: self._app_finished,
             e.CallArrived: self._arrived,

@@ -8,13 +8,13 @@ blocks are free already but still cached: the copy saves their content, it does 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from ....traces import events as e
 from ....traces.apps import AgentId, AppId
 from ....traces.events import Request
 from ...interface import AgentView, Costs, Move, View
 from ...parts.admission import startable_blocks
+from ...parts.dispatch import Handler
 from ..options import Options
 from ..stalls import Stall, Stalls
 
@@ -37,7 +37,7 @@ class PublishedSaves:
         self._stalls = stalls
         self._importance = importance
         self._copies_of: dict[AppId, dict[AgentId, int]] = {}  # how many copies were made of each agent
-        self.handlers: Mapping[type, Callable[[Any, View], None]] = {
+        self.handlers: Mapping[type, Handler] = {
             e.OffloadFinished: self._offload_finished,
             e.AppFinished: self._app_finished,
         }

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
-from typing import Any
 
 from ....traces import events as e
 from ....traces.apps import AgentId, AppId
 from ....traces.events import Request
 from ...interface import Move, View
 from ...parts.admission import Admission, Claim, Rival
+from ...parts.dispatch import Handler
 from ..halves import NOTHING, Wishes
 from ..options import Options
 from ..stalls import Stall, Stalls
@@ -51,7 +51,7 @@ class Uploads:
         self._for: dict[AgentId, Request] = {}  # the last call of each of these agents
         self._refused: dict[AppId, set[AgentId]] = {}  # in this stall: there is nothing to bring back
         self._next: list[tuple[float, int]] = []  # when claims grow, and what room that takes
-        self.handlers: Mapping[type, Callable[[Any, View], None]] = {
+        self.handlers: Mapping[type, Handler] = {
             e.CallArrived: self._arrived,
             e.UploadRefused: self._refuse,
             e.UploadTaken: self._end,
