@@ -158,7 +158,7 @@ def replay(file: Path, policy: str | None, seed: int | None, machine_name: str |
 
     Exits with 0 if all are equal, and with 1 if not.
     """
-    from .policies.replay_report import replay_and_report
+    from .policies.replay.report import replay_and_report
     from .sim.machine.files import inputs_of, load_machine
 
     inputs = inputs_of(file, machine=machine_name, policies=() if policy is None else (policy,))

@@ -18,7 +18,7 @@ from tokencake import __version__
 from tokencake.live.client.in_process import InProcess
 from tokencake.policies.costs import LinearCosts
 from tokencake.policies.registry import load_policy
-from tokencake.policies.replay import replay_file
+from tokencake.policies.replay.replay import replay_file
 from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.calibration import report as calibration
 from tokencake.sim.calibration.calibrate import measure

@@ -15,7 +15,7 @@ from ... import __version__
 from ...policies.controller import Sink
 from ...policies.interface import NATIVE, Plan, Policy
 from ...policies.registry import load_policy
-from ...policies.replay import began
+from ...policies.replay.replay import began
 from ...policies.run_settings import RunSettings
 from ...traces.apps import CallId
 from ...traces.errors import EngineError

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ...policies.interface import Policy
 from ...policies.registry import DEFAULT_POLICIES, is_ours, load_policy, options_of
-from ...policies.replay import began
+from ...policies.replay.replay import began
 from ...traces.apps import Application
 from ...traces.console.progress import progress_bar, runs_watched
 from ...traces.errors import TraceError

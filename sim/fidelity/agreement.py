@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ...policies.replay import plain
+from ...policies.replay.replay import plain
 from ...traces import events as e
 from ...traces.format.events_file import Record
 

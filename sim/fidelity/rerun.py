@@ -20,7 +20,7 @@ from pathlib import Path
 from ...policies.costs import LinearCosts
 from ...policies.interface import Costs, Policy
 from ...policies.registry import load_policy
-from ...policies.replay import setup_of
+from ...policies.replay.replay import setup_of
 from ...traces import events as e
 from ...traces.apps import Application, Call, CallId
 from ...traces.errors import EngineError, PolicyError, TraceError

@@ -10,7 +10,7 @@ from typing import Any
 
 from ... import __version__
 from ...policies.registry import DEFAULT_POLICIES, load_policy, options_of
-from ...policies.replay import replay_file
+from ...policies.replay.replay import replay_file
 from ...policies.run_settings import RunSettings
 from ...policies.runs.doubts import doubts
 from ...policies.runs.playable import Playable, Progress

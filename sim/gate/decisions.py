@@ -14,7 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...policies.replay import differing, plain
+from ...policies.replay.replay import differing, plain
 from ...traces.errors import TokencakeError
 from ...traces.events import Planned
 from ...traces.files.fields import WrongField, shown

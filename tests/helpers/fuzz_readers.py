@@ -27,8 +27,8 @@ from rich.console import Console
 from tokencake import __version__
 from tokencake.live.engine.control.metadata import KEY, from_extra_args
 from tokencake.policies.registry import load_policy
-from tokencake.policies.replay import replay_file
-from tokencake.policies.replay_report import words as replay_words
+from tokencake.policies.replay.replay import replay_file
+from tokencake.policies.replay.report import words as replay_words
 from tokencake.policies.run_settings import RunSettings, from_record, server_settings
 from tokencake.sim.calibration.engine_info import limits_of as limits_told
 from tokencake.sim.calibration.fit import fit_for

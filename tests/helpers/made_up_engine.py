@@ -10,7 +10,7 @@ from tokencake.live.client.engine_options import EngineOptions
 from tokencake.live.client.in_process import EngineLimits, LiveStats
 from tokencake.policies.controller import Sink
 from tokencake.policies.registry import load_policy
-from tokencake.policies.replay import began
+from tokencake.policies.replay.replay import began
 from tokencake.policies.run_settings import RunSettings
 from tokencake.policies.runs.playable import Progress
 from tokencake.sim.engine.simulate import simulate

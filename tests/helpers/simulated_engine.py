@@ -11,7 +11,7 @@ from stepped_runs import play_stepped
 from tokencake.live.client.in_process import LiveStats
 from tokencake.policies.controller import Sink
 from tokencake.policies.registry import load_policy
-from tokencake.policies.replay import began
+from tokencake.policies.replay.replay import began
 from tokencake.policies.run_settings import RunSettings
 from tokencake.policies.runs.playable import Progress
 from tokencake.sim.machine.machine import Machine

@@ -20,7 +20,7 @@ from hard_runs import HONEST, chunks, facts_on, hard, largest_blocks, making, sm
 from runs import assert_the_same_by_all_structures, play, play_to_rest
 
 from tokencake.policies.registry import ROWS, is_bound, load_policy
-from tokencake.policies.replay import replay
+from tokencake.policies.replay.replay import replay
 from tokencake.sim.engine.simulate import simulate
 from tokencake.sim.machine.files import load_machine
 from tokencake.sim.machine.machine import Machine

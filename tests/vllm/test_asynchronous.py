@@ -26,7 +26,7 @@ from tokencake.live.client.engine_options import EngineOptions
 from tokencake.live.client.in_process import InProcess, LiveStats
 from tokencake.live.engine.control.metadata import KEY
 from tokencake.policies.registry import load_policy
-from tokencake.policies.replay import replay_file
+from tokencake.policies.replay.replay import replay_file
 from tokencake.policies.run_settings import RunSettings
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, CallId, Segment

@@ -14,7 +14,7 @@ pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an
 from tokencake.cli import run
 from tokencake.live.client.engine_options import EngineOptions
 from tokencake.live.client.in_process import InProcess
-from tokencake.policies.replay import replay_file
+from tokencake.policies.replay.replay import replay_file
 from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.calibration.engine_info import limits_of
 from tokencake.sim.fidelity.rerun import play_recorded, with_limits

@@ -36,7 +36,7 @@ from tokencake.live.client.remote.serve_args import ENVIRONMENT, serve_args
 from tokencake.live.client.remote.server import Server
 from tokencake.live.engine.control.protocol import new_name
 from tokencake.live.engine.control.versions import for_cpus
-from tokencake.policies.replay import replay_file
+from tokencake.policies.replay.replay import replay_file
 from tokencake.policies.run_settings import RunSettings
 from tokencake.traces import events as e
 from tokencake.traces.apps import NO_HINTS, Call, Prompt, Segment

@@ -15,7 +15,7 @@ from stepped_runs import play_stepped
 
 from tokencake.policies.field.vllm import Vllm
 from tokencake.policies.interface import Plan, Policy, View
-from tokencake.policies.replay import began
+from tokencake.policies.replay.replay import began
 from tokencake.policies.tokencake.policy import tokencake
 from tokencake.sim.calibration.engine_info import MachineLimits
 from tokencake.sim.fidelity.agreement import Agreement

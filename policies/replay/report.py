@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..traces.events import Began
-from ..traces.results.reports.publishing import Outputs
-from .costs import LinearCosts
-from .foreign_code import supervise_foreign
+from ...traces.events import Began
+from ...traces.results.reports.publishing import Outputs
+from ..costs import LinearCosts
+from ..foreign_code import supervise_foreign
 from .replay import Parity, replay_file
 
 LONGEST_SHOWN = 200  # characters of a field

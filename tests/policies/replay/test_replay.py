@@ -17,7 +17,7 @@ from tokencake.cli import run
 from tokencake.policies.costs import LinearCosts
 from tokencake.policies.field.vllm import Vllm
 from tokencake.policies.interface import EVERYTHING, Plan, View
-from tokencake.policies.replay import Difference, began, differing, replay, replay_file
+from tokencake.policies.replay.replay import Difference, began, differing, replay, replay_file
 from tokencake.policies.tokencake.policy import tokencake
 from tokencake.sim.machine.machine import Machine
 from tokencake.sim.machine.presets import PUBLISHED
@@ -28,7 +28,7 @@ from tokencake.traces.events import Request
 from tokencake.traces.format.events_file import EventsWriter, read_events
 from tokencake.traces.generate.workloads import code_writer
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 COSTS = LinearCosts(0.0, 0.001, 0.0001, 0.0)
 PUBLISHED_RULES = "tokencake:rules=published"
 published = partial(tokencake, rules="published")

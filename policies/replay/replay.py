@@ -15,16 +15,16 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from ..traces import events as e
-from ..traces.apps import CallId
-from ..traces.errors import FactError, PolicyError, TraceError
-from ..traces.events import Fact
-from ..traces.format.events_file import Record, read_events
-from .boundary import Unanswered
-from .controller import Controller, as_record
-from .costs import LinearCosts
-from .interface import Costs, Hits, Plan, Policy
-from .registry import load_policy
+from ...traces import events as e
+from ...traces.apps import CallId
+from ...traces.errors import FactError, PolicyError, TraceError
+from ...traces.events import Fact
+from ...traces.format.events_file import Record, read_events
+from ..boundary import Unanswered
+from ..controller import Controller, as_record
+from ..costs import LinearCosts
+from ..interface import Costs, Hits, Plan, Policy
+from ..registry import load_policy
 
 
 class Difference(NamedTuple):
