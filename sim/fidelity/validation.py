@@ -1,9 +1,9 @@
 """Did the simulator say what the engine did? Live runs beside simulated ones: errors, parity of decisions, verdicts.
 
-All of it is made of metrics (`traces.results.metrics`) and of what replays came to; this file plays nothing. A policy wins only
-by more than the repeats of live runs differ from each other; the same margin is laid on the simulated difference, so
-that both sides speak of the same thing. A policy that failed in a live run has no verdict, and the others none against
-it: the engine went on without it.
+All of it is made of metrics (`traces.results.metrics`) and of what replays came to; this file plays nothing. A policy
+wins only by more than the repeats of live runs differ from each other; the same margin is laid on the simulated
+difference, so that both sides speak of the same thing. A policy that failed in a live run has no verdict, and the
+others none against it: the engine went on without it.
 """
 
 from __future__ import annotations
