@@ -21,10 +21,8 @@ from tokencake.policies.registry import load_policy
 from tokencake.policies.replay.replay import replay_file
 from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.calibration import report as calibration
-from tokencake.sim.calibration.calibrate import measure
+from tokencake.sim.calibration.calibrate import calibrate
 from tokencake.sim.calibration.engine_info import MachineLimits, limits_of
-from tokencake.sim.calibration.fit import fit_for, rough_mix
-from tokencake.sim.calibration.host_load import HostLoad
 from tokencake.sim.calibration.samples import Samples
 from tokencake.sim.engine.simulate import simulate
 from tokencake.sim.fidelity.agreement import Agreement
@@ -62,24 +60,15 @@ def up(work: Work) -> dict[str, Any]:
 def calibrated(work: Work) -> dict[str, Any]:
     """By probes of all sizes, and of the steps that what is played will come to."""
     engine, shape = engine_of(work), setups.shape_7b(work)
-    facts: list[Any] = []
-    limits = limits_of(engine.info())
-
-    def played() -> list[Application]:
-        return shape.workload(shape.counts[0])
-
-    began_s, load = time.monotonic(), HostLoad.now()
-    measure(
+    began_s = time.monotonic()
+    fitted = calibrate(
         engine,
-        limits,
         shape.effort,
-        facts.append,
+        applications=lambda limits: shape.workload(shape.counts[0]),
         link_gbps=shape.engine.link_gbps,
-        shapes=lambda: rough_mix(facts, limits, played).shapes(),
-    )
-    took_s, host_load = time.monotonic() - began_s, load.until(HostLoad.now())
-    work.note(calibration_s=took_s, host_load=host_load)
-    fitted = fit_for(facts, limits, played, 0, host_load)
+    ).fit
+    took_s = time.monotonic() - began_s
+    work.note(calibration_s=took_s, host_load=fitted.host_load)
     machine = fitted.machine(CALIBRATED)
     warnings = fitted.warnings()
     work.note(calibration=calibration.build(__version__, engine.info(), fitted, machine), warnings=warnings)

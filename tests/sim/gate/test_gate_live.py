@@ -10,10 +10,14 @@ from made_up_engine import Engine
 
 from tokencake.cli import run
 from tokencake.live.client import engine_source
+from tokencake.live.client.engine_options import EngineOptions
 from tokencake.live.engine.control import versions
+from tokencake.sim.gate.both_sides import play_both_sides
 from tokencake.sim.gate.live_verdict import EngineRuns, compare_sides, fails, live_gates, live_policies, words
 from tokencake.sim.gate.suite.suite import Case, Gate
+from tokencake.sim.gate.suite.suite_file import load_suite
 from tokencake.traces.errors import RunError
+from tokencake.traces.results.reports.report import Run
 
 LIVE = 'live = { model = "tiny", gpu_blocks = 850, machine = "h100-llama-3.1-8b", repeats = 2 }\n'
 
@@ -95,6 +99,22 @@ def test_a_run_that_is_cut_off_is_told_and_nothing_is_compared_with_it(
     found = json.loads((folder / "found.json").read_text())
     assert found["cases"] == {}
     assert (found["partial"]["one"]["policy"], found["partial"]["one"]["partial"]) == ("vllm", why)
+
+
+def test_a_case_is_played_on_both_sides_from_python(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = load_suite(folder / "tokencake.toml")
+    (one,) = suite.cases
+    simulated, live = play_both_sides(suite, one, Engine(EngineOptions(gpu_blocks=850)))
+    assert [*simulated] == [*live] == ["vllm", one.policy]
+    assert {name: len(runs.metrics) for name, runs in live.items()} == {"vllm": 2, one.policy: 2}
+    compared = compare_sides(one, simulated, live, suite.confidence)
+    assert [verdict.agreement for verdict in compared] == ["agree", "agree"]
+
+    monkeypatch.setattr(Engine, "ends", RunError("call 'a/c' waits"))
+    ended: list[Run] = []
+    with pytest.raises(RunError, match="call 'a/c' waits"):
+        play_both_sides(suite, one, Engine(EngineOptions(gpu_blocks=850)), cut_off=ended.append)
+    assert [(run.policy, run.more["repeat"], run.metrics["calls"]) for run in ended] == [("vllm", 2, 2)]
 
 
 def test_without_vllm_it_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
