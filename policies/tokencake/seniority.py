@@ -23,8 +23,8 @@ from .seniority_queue import SeniorityQueue, WaitingCall
 MOST_STARTS = 1024  # calls of a plan: what vLLM runs at once by default, so more cannot start before one of them ends
 USUAL_WEIGHT = 0.1  # of the newest call in what is usual for its agent type
 
-HELD, ON_GPU, ON_HOST, FREE = range(4)  # where half of a call's demand is
-Place = tuple[int, float, int]  # smallest first: tier, weight, number
+HELD, ON_GPU, ON_HOST, NOWHERE = range(4)  # by running calls; cached, the latter two while contexts get lost
+Tiered = tuple[int, float, int]  # tier, weight, number: the smallest starts first
 
 
 class Blocked(NamedTuple):
@@ -77,7 +77,7 @@ class Seniority:
         }
 
     def begin(self, view: View) -> None:
-        """The news is taken in: what follows is about this moment."""
+        """All facts are taken in: what follows is about this moment."""
         self._hits.clear()
         self._head = None
 
@@ -94,8 +94,8 @@ class Seniority:
     def admission(self, view: View, needs: Needs) -> Admission:
         """Loading calls, then those that start now, in order. A call that is not named is held back.
 
-        Claims, highest score first, take their share of the room where their score stands in the order. Whoever was
-        admitted last gives way, as in the engine itself.
+        Claims, highest score first, take their share of the room where their score stands in the order. No victims are
+        named: the call that was admitted last gives way, as in vLLM.
         """
         loading = sorted(view.loading, key=lambda name: view.loading[name].place)
         room = view.free_blocks - (view.growth_blocks if self._options.commit else 0)
@@ -154,8 +154,8 @@ class Seniority:
                 break
         return chosen, fit, room
 
-    def _look(self, call: CallView, view: View) -> Hits:
-        """What is cached of a call's prompt. Asked once a plan."""
+    def _look_up(self, call: CallView, view: View) -> Hits:
+        """How much of a call's prompt is cached: looked up once a plan."""
         name = call.request.id
         hits = self._hits.get(name)
         if hits is None:
@@ -163,25 +163,25 @@ class Seniority:
         return hits
 
     def _need(self, call: CallView, view: View) -> int:
-        """Blocks that are free now and that the call takes if it starts."""
+        """How many free blocks the call takes if it starts."""
         tokens = call.request.prompt_tokens
         tokens += call.request.max_output_tokens if self._options.commit else call.generated_tokens
-        return needed_blocks(tokens, self._look(call, view), view.block_tokens)
+        return needed_blocks(tokens, self._look_up(call, view), view.block_tokens)
 
     # -- order
 
     def _ordered(self, view: View) -> Iterator[CallView]:
-        """WaitingCall calls that have no blocks yet, first to start first."""
+        """Waiting calls without blocks, in the order in which they should start."""
         apps = (call.request.app for call in view.running.values()) if self._options.prefix_affinity else ()
         running = dict.fromkeys(apps)  # in a fixed order: so are the questions about their calls
         scarce = self._miss_share.share > self._options.lost_share
         queue = iter(self._queue)
         looked_at = [*islice(queue, LOOK_AHEAD_CALLS)] if scarce else []
         related = (waiting.call for app in running for waiting in self._queue.of(app))
-        ahead: dict[CallId, Place] = {}
+        ahead: dict[CallId, Tiered] = {}
         for name in chain(related, (name for _, name in looked_at)):
             call = view.waiting[name]
-            if name not in ahead and (tier := self._tier(call, running, scarce, view)) != FREE:
+            if name not in ahead and (tier := self._tier(call, running, scarce, view)) != NOWHERE:
                 ahead[name] = (tier, self._weight(call.request.app, self._size(call)), call.number)
         for name in sorted(ahead, key=lambda name: ahead[name]):
             yield view.waiting[name]
@@ -190,15 +190,15 @@ class Seniority:
                 yield view.waiting[name]
 
     def _tier(self, call: CallView, running: Container[AppId], scarce: bool, view: View) -> int:
-        """0: running calls hold half of it; then, while contexts get lost, what the GPU has, what the host has too."""
+        """Where at least half of the call's blocks are: the tiers start in the order of their numbers."""
         request = call.request
-        related = request.app in running  # only they can hold much of its prompt
+        related = request.app in running  # only calls of its application can hold much of its prompt
         half = (request.prompt_tokens + request.max_output_tokens) / view.block_tokens / 2
-        hits = self._look(call, view)
+        hits = self._look_up(call, view)
         if related and hits.gpu_blocks - hits.idle_blocks >= half:
             return HELD
         if not scarce or hits.gpu_blocks + hits.host_blocks < half:
-            return FREE
+            return NOWHERE
         return ON_GPU if hits.gpu_blocks >= half else ON_HOST
 
     def _weight(self, app: AppId, size: float) -> float:

@@ -1,4 +1,4 @@
-"""WaitingCall calls by the seniority of their applications and their own size, found one after another."""
+"""Waiting calls by the seniority of their applications and their own size, found one after another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...traces.apps import AppId, CallId
 
 
 class WaitingCall(NamedTuple):
-    """A call that waits and has no blocks yet. Of one application the smallest goes first, then the first that came."""
+    """A call that waits and has no blocks yet. Within an application, ordered by size, then by arrival."""
 
     size: float
     number: int
@@ -20,10 +20,10 @@ class WaitingCall(NamedTuple):
 
 
 class SeniorityQueue:
-    """WaitingCall calls by application, in order of weight, found one after another: as far as somebody asks.
+    """Waiting calls in the order of their weights, found one after another: a plan pays for the calls that it reads.
 
-    All calls of an application have its rank, and the ranks of all fall when an old one ends. So what is kept is their
-    order within applications, and that of the applications.
+    The weight of a call depends on the rank of its application, and all ranks fall when an older application ends. So
+    the queue keeps two orders that do not change: of the calls within each application, and of the applications.
     """
 
     def __init__(self, age_power: float) -> None:
@@ -48,7 +48,7 @@ class SeniorityQueue:
                 self._take_out(number, waiting)
 
     def put(self, app: AppId, waiting: WaitingCall) -> None:
-        """A call waits. One of an application that is not live has no place here."""
+        """Add a call. It is left out if its application has ended."""
         number = self._numbers.get(app)
         if number is None:
             return
@@ -59,7 +59,7 @@ class SeniorityQueue:
         insort(self._sizes, waiting.size)
 
     def remove(self, app: AppId, waiting: WaitingCall) -> None:
-        """It waits no longer, or has blocks. Nothing if it is not there."""
+        """Take a call out, if it is in."""
         number = self._numbers.get(app)
         if number is not None and waiting in self.of(app):
             self._take_out(number, waiting)

@@ -98,7 +98,7 @@ class WaitingLanes(Generic[Call]):
         self._leave(call, self._of.pop(call.id))
 
     def upto(self, blocks: int) -> list[WaitingLane[Call]]:
-        """WaitingLanes whose calls need at most so many blocks, as far as is known."""
+        """Lanes whose calls need at most so many blocks, as far as is known."""
         lanes = self._by_need
         if not lanes or lanes[0][0] > blocks:
             return []

@@ -1,4 +1,4 @@
-"""WaitingLanes: whatever waits, calls come out in the order of their scores, and calls out of reach are left alone."""
+"""Lanes: whatever waits, calls come out in the order of their scores, and calls out of reach are left alone."""
 
 from dataclasses import dataclass, field
 
