@@ -1,12 +1,12 @@
 """Tokencake: write a KV-cache policy for LLM agents once, compare it in a simulator, run it inside vLLM.
 
-What is imported from here is loaded when it is asked for, so `import tokencake` loads nothing, and vLLM is needed by
-`InProcess` alone, when it starts an engine.
+What is imported from here is loaded when it is asked for, so `import tokencake` loads its version alone, and vLLM is
+needed by `InProcess` alone, when it starts an engine.
 """
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .traces.version import __version__
 
 __all__ = [
     "EngineOptions",

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from . import __version__
-from . import cli_options as shared
+from .live.client import options as engine_options
+from .sim.machine import options as machine_options
 from .traces.console.command_group import CommandGroup
 from .traces.console.exit_codes import exit_code_of
 from .traces.console.options import Number, refuse, refuse_all_but
@@ -26,6 +26,8 @@ from .traces.console.process import run_process
 from .traces.console.progress import progress_bar
 from .traces.console.terminal import say, say_named
 from .traces.errors import TokencakeError
+from .traces.options import shared
+from .traces.version import __version__
 
 if TYPE_CHECKING:
     from .live.client.engine_options import EngineOptions
@@ -58,9 +60,9 @@ def cli(context: click.Context) -> None:
 @cli.command()
 @click.argument("trace", type=click.Path(path_type=Path))
 @shared.policy_option
-@shared.machine_option("A preset or a TOML file. [default: h200-llama-3.1-8b]")
-@shared.setting_option
-@shared.as_machine
+@machine_options.machine_option("A preset or a TOML file. [default: h200-llama-3.1-8b]")
+@machine_options.setting_option
+@machine_options.as_machine
 @shared.workload_options
 @shared.timeout_option()
 @shared.output_options
@@ -86,15 +88,15 @@ def simulate(
 
 @cli.command()
 @click.argument("trace", type=click.Path(path_type=Path), required=False)
-@shared.engine_options
-@shared.connect_options
+@engine_options.engine_options
+@engine_options.connect_options
 @click.option("--print-serve-args", is_flag=True, help="Print the command that starts such a server, and stop.")
 @click.option("--control", is_flag=True, help="With --print-serve-args: a server that takes runs from --connect.")
 @shared.policy_option
 @shared.repeat_option(1, "Runs of each policy.")
 @shared.scale_option
 @shared.shrink_option
-@shared.machine_option("Whose costs the policies believe in: see calibrate.")
+@machine_options.machine_option("Whose costs the policies believe in: see calibrate.")
 @shared.workload_options
 @shared.output_options
 @shared.progress_option
@@ -124,7 +126,7 @@ def live(
     from .sim.machine.files import inputs_of, load_machine
 
     if print_serve_args:
-        own = ("print_serve_args", "control", "specs", "machine_name", *shared.engine_parameters())
+        own = ("print_serve_args", "control", "specs", "machine_name", *engine_options.engine_parameters())
         refuse_all_but("with --print-serve-args", *own)
     else:
         shared.refuse_arrivals_without(workload.rate)
@@ -141,7 +143,7 @@ def live(
         raise click.UsageError("--control: expected --print-serve-args, too")
     if trace is None:
         raise click.UsageError("Missing argument 'TRACE'.")
-    source = shared.engine_source(engine, url, chat, control_token_file)
+    source = engine_options.engine_source(engine, url, chat, control_token_file)
     inputs = inputs_of(trace, machine=machine_name, policies=specs)
     return run_live(source, trace, specs, settings, workload, outputs, inputs=inputs, repeats=repeat, progress=progress)
 
@@ -150,7 +152,7 @@ def live(
 @click.argument("file", metavar="EVENTS", type=click.Path(path_type=Path))
 @click.option("--policy", metavar="P", help="As for simulate. [default: the recorded one, if it has a name]")
 @click.option("--seed", type=click.IntRange(0), help="[default: the recorded one]")
-@shared.machine_option("What the policy believes. [default: as recorded]")
+@machine_options.machine_option("What the policy believes. [default: as recorded]")
 @shared.json_option
 @shared.as_outputs
 def replay(file: Path, policy: str | None, seed: int | None, machine_name: str | None, outputs: Outputs) -> int:
@@ -168,9 +170,9 @@ def replay(file: Path, policy: str | None, seed: int | None, machine_name: str |
 
 @cli.command()
 @click.argument("trace", type=click.Path(path_type=Path))
-@shared.engine_options
+@engine_options.engine_options
 @shared.policy_option
-@shared.machine_option("What is simulated. [default: the engine, measured now]")
+@machine_options.machine_option("What is simulated. [default: the engine, measured now]")
 @shared.repeat_option(3, "Live runs of each.")
 @shared.scale_option
 @shared.shrink_option
@@ -204,7 +206,7 @@ def validate(
 
 
 @cli.command()
-@shared.engine_options
+@engine_options.engine_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="The machine, for --machine.")
 @click.option("--name", metavar="NAME", help="The machine's. [default: the model's]")
 @click.option("--quick", is_flag=True, help="Measure less: for a small model on a CPU.")
@@ -243,7 +245,7 @@ def calibrate(
     if recorded is not None and samples is not None:
         raise TokencakeError("--samples: --from measures nothing")
     if recorded is not None:
-        refuse("with --from", "quick", *(shared.engine_parameters() - {"seed"}))
+        refuse("with --from", "quick", *(engine_options.engine_parameters() - {"seed"}))
     if output is None and json_file is None:
         refuse("without --output or --json", "name")
     if trace is None:
@@ -408,9 +410,9 @@ def check(init: bool, on_vllm: bool, progress: bool, **options: Any) -> int:
 @click.option("--metric", default="app_latency_s.mean", show_default=True, metavar="M", help="Who is best by it?")
 @click.option("--confidence", type=Number(0.5, 0.9999), default=0.95, show_default=True)
 @click.option("--margin", type=Number(0, 0.5), default=0.02, show_default=True, help="Less is no difference.")
-@shared.machine_option("As for simulate.")
-@shared.setting_option
-@shared.as_machine
+@machine_options.machine_option("As for simulate.")
+@machine_options.setting_option
+@machine_options.as_machine
 @shared.workload_options
 @shared.timeout_option()
 @shared.renamed_workers_option("Processes. [default: the cores]")
@@ -454,7 +456,7 @@ def compare(
 @shared.policy_option
 @shared.repeat_option(5, "Runs of each policy a point.")
 @click.option("--vary", metavar="A,…", help="What differs between repeats, as for compare. [default: all]")
-@shared.machine_option("As for simulate.")
+@machine_options.machine_option("As for simulate.")
 @click.option("--metric", default="app_latency_s.mean", show_default=True, metavar="M", help="What is plotted.")
 @shared.seed_option
 @shared.arrivals_option

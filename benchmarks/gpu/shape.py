@@ -22,11 +22,11 @@ from tokencake.policies.replay.replay import replay_file
 from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.calibration import report as calibration
 from tokencake.sim.calibration.calibrate import calibrate
-from tokencake.sim.calibration.engine_info import MachineLimits, limits_of
+from tokencake.sim.calibration.engine_info import MachineLimits, limits_of, with_limits
 from tokencake.sim.calibration.samples import Samples
 from tokencake.sim.engine.simulate import simulate
 from tokencake.sim.fidelity.agreement import Agreement
-from tokencake.sim.fidelity.rerun import play_recorded, with_limits
+from tokencake.sim.fidelity.rerun import play_recorded
 from tokencake.sim.machine.machine import Machine
 from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces.apps import Application

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from ... import __version__
 from ...policies.controller import Sink
 from ...policies.interface import NATIVE, Plan, Policy
 from ...policies.registry import load_policy
@@ -20,6 +19,7 @@ from ...policies.run_settings import RunSettings
 from ...traces.apps import CallId
 from ...traces.errors import EngineError
 from ...traces.events import Fact
+from ...traces.version import __version__
 from ..copier.jobs import CopyJob
 from .control.client_events import ClientEvent, event_from_record
 from .memory.copies import Copies

@@ -8,7 +8,6 @@ from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
-from ... import __version__
 from ...policies.runs.playable import Playable
 from ...traces.console.progress import progress_bar
 from ...traces.errors import MachineError, TokencakeError
@@ -18,6 +17,7 @@ from ...traces.files.whole_file import STANDARD_OUTPUT
 from ...traces.limits import Limits
 from ...traces.results.reports.publishing import publish, show
 from ...traces.variants.workload import Counts, Workload, WorkloadOptions
+from ...traces.version import __version__
 from ..machine.files import inputs_of, machine_toml
 from ..machine.machine import RULES
 from .calibrate import Applications, Calibration, calibrate, calibration_of

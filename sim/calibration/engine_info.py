@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,11 @@ def limits_of(info: Mapping[str, object]) -> MachineLimits:
     except MachineError as error:
         raise MachineError(f"{OF_ITSELF}: {error}") from None
     return limits
+
+
+def with_limits(machine: Machine, limits: MachineLimits) -> Machine:
+    """The machine with what an engine can hold and do in a step. Its client takes no time, as a live run's."""
+    return replace(machine, **limits.settings(), client_s=0.0)
 
 
 def name_of(info: Mapping[str, object]) -> str:

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ... import __version__
 from ...policies.registry import ROWS, is_bound
 from ...traces.console.progress import progress_bar
 from ...traces.console.terminal import say
@@ -21,6 +20,7 @@ from ...traces.results.reports.publishing import Outputs
 from ...traces.results.run_counts import check_count, check_repeats
 from ...traces.variants.vary import EVERYTHING, parse_variation
 from ...traces.variants.workload import WorkloadOptions
+from ...traces.version import __version__
 from ..machine.files import MachineChoice, inputs_of
 from ..machine.machine import Machine
 from .comparison_report import ComparisonError, ComparisonRuns, Method, build, csv_text

@@ -11,11 +11,11 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
-from ... import __version__
 from ...policies.registry import policy_file
 from ...traces.errors import PolicyError
 from ...traces.files.source_file import digest
 from ...traces.format.reader import trace_digest
+from ...traces.version import __version__
 from ..machine.machine import Machine
 from .run import RunSpec
 

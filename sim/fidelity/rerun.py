@@ -26,7 +26,6 @@ from ...traces.apps import Application, Call, CallId
 from ...traces.errors import EngineError, PolicyError, TraceError
 from ...traces.events import Fact
 from ...traces.format.events_file import Record, read_events
-from ..calibration.engine_info import MachineLimits
 from ..engine.memory.context_tree import ContextTree
 from ..engine.memory.link import Link
 from ..machine.machine import Machine, Timing, ps
@@ -89,11 +88,6 @@ def with_memory(machine: Machine, started: e.RunStarted) -> Machine:
         kv_bytes_per_token=started.block_bytes // started.block_tokens,
         host_gib=started.host_blocks * started.block_bytes / 2**30,
     )
-
-
-def with_limits(machine: Machine, limits: MachineLimits) -> Machine:
-    """The machine with what an engine can hold and do in a step. Its client takes no time, as a live run's."""
-    return replace(machine, **limits.settings(), client_s=0.0)
 
 
 class Rerun:

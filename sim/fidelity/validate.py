@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ... import __version__
 from ...policies.registry import DEFAULT_POLICIES, load_policy, options_of
 from ...policies.replay.replay import replay_file
 from ...policies.run_settings import RunSettings
@@ -22,11 +21,12 @@ from ...traces.files.outputs import prepare_folder
 from ...traces.results.reports.report import Run
 from ...traces.results.run_files import events_name
 from ...traces.variants.workload import Counts, Workload
+from ...traces.version import __version__
 from ..calibration.host_load import HostLoad, loaded_words
+from ..calibration.twin import twin_of
 from ..experiments.simulate_policies import Contender, simulate_each
 from ..machine.machine import Machine
 from . import rerun
-from .twin import twin_of
 from .validation import Trial, build
 
 REPEATS = 3

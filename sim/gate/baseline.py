@@ -15,7 +15,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from ... import __version__
 from ...traces.console.interrupts import uninterrupted
 from ...traces.errors import TokencakeError
 from ...traces.files.fields import MAX_NAME, WrongField, flag
@@ -38,6 +37,7 @@ from ...traces.files.source_file import check_file
 from ...traces.files.whole_file import replacing, unwritable
 from ...traces.format.reader import trace_digest
 from ...traces.results.metric import metric_names
+from ...traces.version import __version__
 from ..machine.files import REQUIRED
 from ..machine.machine import BELIEVABLE, RULES, Machine
 from .case_run import DIGITS, CaseRun, Digests

@@ -15,8 +15,8 @@ from ...traces.console.terminal import say
 from ...traces.format.reader import read_trace
 from ...traces.results.reports.report import Run
 from ...traces.variants.workload import Workload
+from ..calibration.twin import twin_of
 from ..experiments.simulate_policies import Contender, simulate_each
-from ..fidelity.twin import twin_of
 from .live_verdict import REPEATS, EngineRuns, live_policies
 from .suite.suite import Case, Suite
 

@@ -17,8 +17,7 @@ LAYERS = {
     "policies": {"traces"},
     "sim": {"traces", "policies"},
     "live": {"traces", "policies"},
-    "cli_options": {"traces", "policies", "sim", "live"},
-    "cli": {"traces", "policies", "sim", "live", "cli_options"},
+    "cli": {"traces", "policies", "sim", "live"},
 }
 EXTRAS = {  # the one file of each
     "sim/gate/pytest_plugin.py": {"pytest"},

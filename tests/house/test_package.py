@@ -73,8 +73,8 @@ def metadata(wheel: zipfile.ZipFile) -> list[str]:
     return wheel.read(f"tokencake-{tokencake.__version__}.dist-info/METADATA").decode().splitlines()
 
 
-def test_the_root_holds_three_python_files() -> None:
-    assert {file.name for file in ROOT.glob("*.py")} == {"__init__.py", "cli.py", "cli_options.py"}
+def test_the_root_holds_two_python_files() -> None:
+    assert {file.name for file in ROOT.glob("*.py")} == {"__init__.py", "cli.py"}
 
 
 def test_every_folder_with_python_is_a_listed_package_and_the_other_way_round() -> None:

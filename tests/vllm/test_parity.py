@@ -16,8 +16,8 @@ from tokencake.live.client.engine_options import EngineOptions
 from tokencake.live.client.in_process import InProcess
 from tokencake.policies.replay.replay import replay_file
 from tokencake.policies.run_settings import RunSettings
-from tokencake.sim.calibration.engine_info import limits_of
-from tokencake.sim.fidelity.rerun import play_recorded, with_limits
+from tokencake.sim.calibration.engine_info import limits_of, with_limits
+from tokencake.sim.fidelity.rerun import play_recorded
 from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces.apps import Application
 from tokencake.traces.format.events_file import EventsWriter, read_events

@@ -7,8 +7,8 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 
-from ... import __version__
 from ..errors import SUSPECT, WorkerBug
+from ..version import __version__
 
 
 def bug_message(error: BaseException, arguments: Sequence[str]) -> str:

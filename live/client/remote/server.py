@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from .... import __version__
 from ....policies.run_settings import RunSettings, to_server
 from ....traces.apps import Call
 from ....traces.errors import EngineError, RunError
 from ....traces.events import Request
 from ....traces.files.fields import WrongField, shown
+from ....traces.version import __version__
 from ...engine.control.metadata import KEY, to_metadata
 from ...engine.control.protocol import BUSY, RUN_HEADER
 from ...engine.control.versions import check_version

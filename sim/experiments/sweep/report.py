@@ -10,11 +10,11 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from .... import __version__
 from ....traces.results.csv_table import csv_table
 from ....traces.results.metric import higher_is_better, metric_value, shown
 from ....traces.results.reports.played import trace_record
 from ....traces.results.verdict import interval_of_mean, judge_paired
+from ....traces.version import __version__
 from ..comparison_report import STANDARD_METRICS, Method, finite
 from ..comparison_text import BOUND, percent
 from .grid import Point

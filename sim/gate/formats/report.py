@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from math import isinf
 from typing import Any
 
-from .... import __version__
+from ....traces.version import __version__
 from ..check import CaseResult, Check
 from ..decisions import DecisionDifference
 from ..judge import Finding

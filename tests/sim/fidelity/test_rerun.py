@@ -17,9 +17,9 @@ from tokencake.policies.field.vllm import Vllm
 from tokencake.policies.interface import Plan, Policy, View
 from tokencake.policies.replay.replay import began
 from tokencake.policies.tokencake.policy import tokencake
-from tokencake.sim.calibration.engine_info import MachineLimits
+from tokencake.sim.calibration.engine_info import MachineLimits, with_limits
 from tokencake.sim.fidelity.agreement import Agreement
-from tokencake.sim.fidelity.rerun import play_recorded, play_records, with_limits
+from tokencake.sim.fidelity.rerun import play_recorded, play_records
 from tokencake.sim.machine.machine import Machine
 from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces import events as e

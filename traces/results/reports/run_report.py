@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from .... import __version__
 from ...console.terminal import say
 from ...variants.workload import Counts, Workload
+from ...version import __version__
 from .played import played_record, played_text
 from .publishing import Outputs
 from .report import Run, build, csv_text

@@ -6,11 +6,10 @@ from ...policies.runs.playable import Playable
 from ...traces.console.progress import Bar
 from ...traces.console.terminal import say
 from ...traces.variants.workload import Counts, Workload
-from ..calibration.calibrate import calibrate
-from ..calibration.engine_info import limits_of
-from ..calibration.probes.effort import QUICK
 from ..machine.machine import Machine
-from .rerun import with_limits
+from .calibrate import calibrate
+from .engine_info import limits_of, with_limits
+from .probes.effort import QUICK
 
 
 def twin_of(
