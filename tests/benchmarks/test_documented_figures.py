@@ -80,3 +80,9 @@ def test_the_gate_says_the_same_live() -> None:
     cases = result("2026-11-24-check-live.json")["cases"]
     assert {judged["agreement"] for case in cases.values() for judged in case} == {"agree"}
     assert "live and simulated runs agree on who wins" in page("README.md")
+
+
+def test_decisions_beside_baselines_are_as_small_as_is_said() -> None:
+    sizes = [file.stat().st_size for file in (ROOT / "baselines").glob("*.decisions.gz")]
+    assert "compressed, up to 30 KB a case here" in page("DESIGN.md")
+    assert 20_000 < max(sizes) < 30_000
