@@ -1,26 +1,24 @@
-"""The engine on virtual time: it takes steps, in stretches of equal iterations, and tells what happened.
+"""The engine in simulated time: when it acts, what it takes in, what it reports.
 
-At each *boundary* (the end of a step, or an arrival at an idle engine) it takes in what ended, asks the policy if
-there is news, and schedules (see `scheduler`). News inside a stretch cuts it at the first step boundary that follows.
+It acts at *boundaries*: the end of a step, or an arrival at an idle engine. There it takes in what has ended, asks the
+policy if there is news, and schedules (see `scheduler`). What it schedules is a *stretch*: iterations in which nothing
+changes. So boundaries are rare. News inside a stretch cuts it short, at the first end of an iteration that follows.
 
-Asynchronous scheduling keeps a step ahead: while one runs, the next is scheduled already. So an arrival waits for the
-end of the running and of the scheduled step, and blocks come back one schedule later.
+With asynchronous scheduling vLLM schedules one step ahead of the one that runs. So an arrival waits for the end of two
+steps, the running one and the scheduled one, and what a call frees can be used one schedule later.
 
-`one_by_one` makes every stretch a single iteration; the facts are the same (a test holds them to it).
+`one_by_one` makes every stretch a single iteration. The facts are the same; a test holds them to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from itertools import count
 
 from ...policies.controller import Controller
 from ...policies.execution.carry_out import carry_out, wake_time
-from ...policies.execution.starvation import make_way, release_held, without_choices
 from ...policies.interface import Hits
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId, Call, CallId
-from ...traces.errors import EngineError
 from ...traces.events import Fact
 from ..machine.machine import PS_PER_S, Machine, Timing
 from .clock import BOUNDARY, PICOSECONDS, SCHEDULE, At, Clock
@@ -31,6 +29,7 @@ from .memory.link import Link
 from .memory.occupancy import OccupancyMeter
 from .requests import EngineCall, SimAgent
 from .scheduler import Scheduler
+from .starvation import Starvation
 from .step import Step, StepLog
 
 
@@ -77,6 +76,7 @@ class Engine:
         self._meter = OccupancyMeter(self.gpu)
         self._agents: dict[AgentId, SimAgent] = {}
         self._of_app: dict[AppId, list[SimAgent]] = {}
+        self._starvation = Starvation(clock, self._scheduler, self._copies, self._link, self._agents, self._schedule)
         self._wake_ps: int | None = None
         self._flight: Flight | None = None
         self._step: Step | None = None
@@ -350,54 +350,9 @@ class Engine:
             self._copies.next_step_ps = self._next_start_ps(now_ps)
             carry_out(plan, self._agents, self._copies, now_ps, PICOSECONDS)
 
-    # -- getting unstuck
-
     def _resolve(self, now_ps: int) -> Step | None:
-        """Calls wait and nothing runs: unless something is on its way to them, see to it that something does.
-
-        A schedule in which the last running call gave up its own blocks admits nobody; vLLM schedules again at once.
-        """
-        if not self._link.under_way:
-            step = self._schedule_somehow(now_ps)
-        else:
-            step = self._schedule(now_ps) if self._scheduler.preempted else None
-        if step is None and self._scheduler.is_starved():
-            self._copies.refusing = True
-        return step
-
-    def _schedule_somehow(self, now_ps: int) -> Step | None:
-        for in_vain in count(1):
-            unplanned = make_way(in_vain, self)
-            step = self._schedule_without_choices(now_ps) if unplanned else self._schedule(now_ps)
-            if step is not None or self._link.under_way:
-                return step
-            if unplanned and in_vain > 2:
-                break
-        call = next(iter(self._scheduler.waiting.calls.values()))
-        raise EngineError(
-            f"call {call.id!r}: {call.num_prefill_tokens} tokens "
-            f"do not fit into {self.gpu.num_blocks} blocks of {self._block_tokens}"
-        )
-
-    def release_held(self) -> None:
-        """Give up whatever agents have on the GPU ahead of need."""
-        release_held(self._agents.values(), self._copies, self._clock.now_ps)
-
-    def admits_anybody(self) -> bool:
-        """Whether the plan admits a call that waits."""
-        return self._scheduler.admits_anybody()
-
-    def unload_last(self) -> bool:
-        """The call that was loaded last gives up its blocks, which stay cached. False if there is none."""
-        return self._scheduler.unload_last()
-
-    def _schedule_without_choices(self, now_ps: int) -> Step | None:
-        scheduler = self._scheduler
-        kept = scheduler.plan
-        scheduler.plan = without_choices(kept)
-        step = self._schedule(now_ps)
-        scheduler.plan = kept
-        return step
+        """Calls wait and nothing runs."""
+        return self._starvation.end(now_ps)
 
     # -- bookkeeping
 

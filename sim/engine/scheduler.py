@@ -1,12 +1,14 @@
-"""vLLM V1's scheduler: who computes how many tokens in the next step, who is admitted, who is preempted.
+"""vLLM V1's scheduler: which calls compute how many tokens in the next step, which are admitted, which are preempted.
 
-Running calls come first, in order of admission, then waiting ones while tokens, places and memory last. What is
-scheduled is a stretch: as many iterations as go by before anything can change. The rules are those of `Scheduler` and
-`AsyncScheduler` of vLLM 0.26 to 0.32; tests hold every step to theirs. In two of them versions differ:
+Running calls come first, in order of admission; then waiting calls are admitted while tokens, slots and memory last.
+The rules are those of `Scheduler` and `AsyncScheduler` in vLLM 0.26 to 0.32, and tests hold every step to theirs. vLLM
+schedules one iteration; here it is a stretch of as many as pass before anything can change.
 
-- Whoever was passed over, because it waits for a copy or lets others go first, kept its place in the queue since 0.31.
-  Up to 0.30 it goes into a queue of its own, which is asked first: before a call that is preempted later, too.
-- Up to 0.30 a prompt that is the only one is cut to the threshold for long prompts like any other.
+Two rules differ between versions (`Machine.has_scheduler_of_0_30`):
+
+- A call that was passed over, because it waits for a copy or the plan lets others go first, keeps its place since 0.31.
+  Up to 0.30 it moves to a queue of its own, which comes first: even before a call that is preempted later.
+- A prompt longer than the threshold for long prompts is cut, except, since 0.31, if no other call is there.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from .write_through import WriteThrough
 
 
 class Scheduler:
-    """The queues of one engine, and what a step does to them. It has no clock."""
+    """One engine's calls, waiting and running, and what a step does to them. It has no clock: it is told the time."""
 
     def __init__(
         self,
@@ -303,6 +305,12 @@ class Scheduler:
         if not self.is_idle():
             return False
         return not any(call.state is State.LOADING or self._awaits_copy(call) for call in self.waiting.calls.values())
+
+    def why_nobody_starts(self) -> str:
+        """The first call that waits does not fit, even into an empty cache."""
+        call = next(iter(self.waiting.calls.values()))
+        blocks = f"{self._gpu.num_blocks} blocks of {self._block_tokens}"
+        return f"call {call.id!r}: {call.num_prefill_tokens} tokens do not fit into {blocks}"
 
     def admits_anybody(self) -> bool:
         """Whether the plan admits a call that waits."""

@@ -92,7 +92,7 @@ class SteppedEngine(Engine):
     def _schedule(self, now_ps: int) -> Step | None:
         if self.stuck:  # something new came first, and the policy was asked
             self.stuck = False
-            self.release_held()
+            self._starvation.release_held()
         return super()._schedule(now_ps)
 
     def _resolve(self, now_ps: int) -> Step | None:

@@ -1,14 +1,23 @@
-"""A pool of KV blocks with prefix caching, on runs of blocks instead of single ones: vLLM's rules at a cost a run.
+"""A pool of KV blocks with prefix caching: vLLM's rules, on runs of blocks instead of single blocks.
 
-The rules (vLLM 0.26 to 0.32, `BlockPool` and `KVCacheManager`):
+The rules (`BlockPool` and `KVCacheManager` of vLLM 0.26 to 0.32):
 
-- a full block is found under its content as soon as it is registered, until it is handed out again;
-- a second block of the same content stays known too: the first registered is found, the next one when that goes;
-- a released block that is registered goes to the end of the free queue, any other one to its front; a holder releases
-  its last block first; blocks are handed out from the front; a hit takes a block out of the queue wherever it is.
+- A full block is cached: look-ups find it under its content, until it is evicted.
+- A second block with the same content is cached, too. Look-ups find the first one; when that is evicted, the next one.
+- Freed blocks join the free queue: cached ones at its end, others at its front; of one holder the last block first.
+- New blocks are taken from the front of the queue, which evicts what they cache. A hit takes a block out of it.
 
-A *run* is a stretch of blocks of one node that have the same holders and lie side by side in the free queue, from which
-it gives up its last block first. Blocks that are not registered have no identity: those that are free are one number.
+A *run* is a stretch of blocks of one node of the context tree that have the same holders and lie side by side in the
+free queue. What is done to a run costs the same however long it is. Blocks that are not cached have no identity: the
+free ones are a number (`_uncached_free_blocks`), and so are a holder's.
+
+Two lists of runs a node, and a queue through them:
+
+    node.runs          [ A: held by 2 ][ B: free ]        [ C: free ]       found by look-ups
+    node.later_copies           [ D: free      ]                            found when A or B are evicted
+    free queue         head -> C -> B -> D -> head                          C is evicted first
+
+See `cached_runs` for the lists and `_promote`, `free_queue` for the queue.
 """
 
 from __future__ import annotations
@@ -30,8 +39,8 @@ class BlockPool:
         self._side = side
         self.num_blocks = blocks
         self.num_free_blocks = blocks  # in nobody's use
-        self._uncached_free_blocks = blocks  # of these, not registered
-        self.num_evicted_blocks = 0  # registered blocks that were handed out again
+        self._uncached_free_blocks = blocks  # of these, without content
+        self.num_evicted_blocks = 0  # cached blocks that were handed out again
         self.version = 0  # rises with everything that can let somebody find more, or need less, than before
         self.kept_blocks = 0  # blocks that are kept for owners without a running call, each once
         self.kept_stalled_blocks = 0  # blocks that are kept for stalled owners, each once
@@ -40,7 +49,7 @@ class BlockPool:
 
     @property
     def in_use(self) -> bool:
-        """Whether any block is held or registered."""
+        """Whether any block is held or cached."""
         return self._uncached_free_blocks < self.num_blocks
 
     @property
@@ -51,7 +60,7 @@ class BlockPool:
     # -- questions
 
     def cached_prefix(self, path: Path, limit: int, start: int = 0) -> tuple[int, int]:
-        """The end of the longest registered stretch from block `start` on, at most `limit`; and how many are free."""
+        """The end of the longest cached stretch from block `start` on, at most `limit`; and how many are free."""
         at = start
         idle = 0
         side = self._side
@@ -76,7 +85,7 @@ class BlockPool:
         return at, idle
 
     def uncached_spans(self, path: Path, first: int, end: int) -> list[Span]:
-        """The spans of the blocks `first` … `end − 1` that are not registered, by position."""
+        """The spans of the blocks `first` … `end − 1` that are not cached, by position."""
         spans: list[Span] = []
         at = first
         for node, _, upto in path:
@@ -100,14 +109,14 @@ class BlockPool:
         return spans
 
     def held_prefix(self, path: Path, limit: int) -> int:
-        """How many of the first `limit` blocks are registered from the start on and held by somebody."""
+        """How many of the first `limit` blocks are cached from the start on and held by somebody."""
         end, idle = self.cached_prefix(path, limit)
         return end - idle
 
     # -- taking
 
     def touch(self, path: Path, end: int, start: int = 0) -> BlockHold:
-        """Hold the registered blocks `start` … `end − 1`, which the caller has just found."""
+        """Hold the cached blocks `start` … `end − 1`, which the caller has just found."""
         self.version += 1
         hold = BlockHold(start)
         at = start
@@ -131,7 +140,7 @@ class BlockPool:
                 hold.runs.append((run, run.end_block))
                 at = run.end_block
         hold.cached_end_block = at
-        assert at == end, "the caller asked for blocks that are not registered"
+        assert at == end, "the caller asked for blocks that are not cached"
         return hold
 
     def allocate(self, hold: BlockHold, blocks: int) -> None:
@@ -176,7 +185,7 @@ class BlockPool:
             return
         self.version += 1
         hold.uncached_blocks -= end - at
-        assert hold.uncached_blocks >= 0, "more blocks registered than held"
+        assert hold.uncached_blocks >= 0, "more blocks cached than held"
         for node, _, upto in path:
             if upto <= at:
                 continue
@@ -237,7 +246,7 @@ class BlockPool:
         return dropped
 
     def evict_first(self, path: Path, end: int, moved: set[BlockRun]) -> None:
-        """Let the free ones of these blocks be handed out before all other registered ones, the last first.
+        """Let the free ones of these blocks be handed out before all other cached ones, the last first.
 
         But for those that were `moved` there before, which are added to: who keeps a block longest says when it goes.
         """

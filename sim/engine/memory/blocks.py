@@ -14,7 +14,7 @@ class Owner:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.idle_blocks = 0  # registered and free
+        self.idle_blocks = 0  # cached and free
         self.kept_holds: list[BlockHold] = []  # what is held for it although no call of its runs
         self.stalled = False
 
@@ -42,7 +42,7 @@ class BlockRun:
 
 
 class BlockHold:
-    """Blocks that somebody holds, from the first block of a context on: registered ones, then others."""
+    """Blocks that somebody holds, from the first block of a context on: cached ones, then others."""
 
     __slots__ = ("cached_end_block", "keeper", "runs", "start_block", "uncached_blocks")
 
@@ -50,8 +50,8 @@ class BlockHold:
         self.keeper: Owner | None = None  # for whom it is kept, if no running call holds it
         self.start_block = start  # the first block; 0 but for copies of a part
         self.runs: list[tuple[BlockRun, int]] = []  # (first run, end block): with what was split off it up to there
-        self.cached_end_block = start  # end of the registered part
-        self.uncached_blocks = 0  # blocks behind it that are not registered
+        self.cached_end_block = start  # end of the cached part
+        self.uncached_blocks = 0  # blocks behind it that are not cached
 
     @property
     def num_blocks(self) -> int:

@@ -56,7 +56,7 @@ class CachedRuns:
         for run in node.runs[self._side]:
             if run.first_block <= block < run.end_block:
                 return run
-        raise AssertionError(f"block {block} is not registered")
+        raise AssertionError(f"block {block} is not cached")
 
     def split(self, run: BlockRun, block: int) -> BlockRun:
         """Split a run before `block`; the second part is new, and whoever holds the first holds both."""
@@ -114,7 +114,7 @@ class CachedRuns:
             at = upto
 
     def forget(self, run: BlockRun, first: int, end: int) -> None:
-        """These last blocks of a run are no longer registered; the next copies of them are found instead."""
+        """These last blocks of a run are no longer cached; the next copies of them are found instead."""
         node = run.node
         if first == run.first_block:
             self.remove(run)
