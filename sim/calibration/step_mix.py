@@ -13,8 +13,8 @@ from typing import NamedTuple, Self
 from ...policies.field.vllm import Vllm
 from ...traces import events as e
 from ...traces.apps import Application, CallId
+from ..engine.scheduling.step import Scheduled
 from ..engine.simulate import simulate
-from ..engine.step import Scheduled
 from ..machine.machine import PS_PER_S, Machine
 from .costs.step_costs import kind
 from .samples import StepSample

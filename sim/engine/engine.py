@@ -28,9 +28,9 @@ from .memory.copies import Copies
 from .memory.link import Link
 from .memory.occupancy import OccupancyMeter
 from .requests import EngineCall, SimAgent
-from .scheduler import Scheduler
+from .scheduling.scheduler import Scheduler
+from .scheduling.step import Step, StepLog
 from .starvation import Starvation
-from .step import Step, StepLog
 
 
 class Flight:

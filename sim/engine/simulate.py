@@ -19,7 +19,7 @@ from .clock import Clock
 from .engine import Engine
 from .memory.block_pool import BlockPool
 from .memory.context_tree import ContextTree
-from .step import StepLog
+from .scheduling.step import StepLog
 from .world import World
 
 Progress = Callable[[int, float], None]

@@ -12,8 +12,8 @@ from .clock import Clock
 from .memory.copies import Copies
 from .memory.link import Link
 from .requests import SimAgent
-from .scheduler import Scheduler
-from .step import Step
+from .scheduling.scheduler import Scheduler
+from .scheduling.step import Step
 
 
 class Starvation:

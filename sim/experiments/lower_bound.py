@@ -13,7 +13,7 @@ from typing import Any
 
 from ...traces.apps import Application, Call, CallId
 from ...traces.results.distribution import Distribution
-from ..engine.pace import paced
+from ..engine.scheduling.pace import paced
 from ..machine.machine import PS_PER_S, Machine, Timing, ps
 
 BOUNDED = ("app_latency_s.", "makespan_s")  # the metrics that have a lower bound, or begin so

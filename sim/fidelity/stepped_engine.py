@@ -12,7 +12,7 @@ from ...traces.events import Fact
 from ..engine.clock import Clock
 from ..engine.engine import Engine, Flight
 from ..engine.requests import EngineCall
-from ..engine.step import Step
+from ..engine.scheduling.step import Step
 from ..machine.machine import ps
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from tokencake.policies.field.vllm import Vllm
 from tokencake.sim.calibration.engine_info import MachineLimits
 from tokencake.sim.calibration.samples import HostShare, StepSample
+from tokencake.sim.engine.scheduling.step import Scheduled
 from tokencake.sim.engine.simulate import simulate
-from tokencake.sim.engine.step import Scheduled
 from tokencake.sim.machine.machine import PS_PER_S, Machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from runs import Record
 
 from tokencake.policies.interface import Policy
+from tokencake.sim.engine.scheduling.step import Scheduled
 from tokencake.sim.engine.simulate import simulate
-from tokencake.sim.engine.step import Scheduled
 from tokencake.sim.machine.machine import PS_PER_S, Machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, CallId

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from ....traces.events import Occupied
 from ...machine.machine import PS_PER_S
-from ..batch import Batch
-from ..pace import Pace
+from ..scheduling.batch import Batch
+from ..scheduling.pace import Pace
 from .block_pool import BlockPool
 
 

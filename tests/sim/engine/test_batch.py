@@ -9,9 +9,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from tokencake.sim.engine.batch import Batch
-from tokencake.sim.engine.pace import Pace, paced
 from tokencake.sim.engine.requests import EngineCall, SimAgent
+from tokencake.sim.engine.scheduling.batch import Batch
+from tokencake.sim.engine.scheduling.pace import Pace, paced
 from tokencake.sim.machine.machine import Timing
 from tokencake.traces.apps import Call, Prompt
 

@@ -16,7 +16,7 @@ from tokencake.sim.engine.memory.block_pool import BlockPool
 from tokencake.sim.engine.memory.blocks import BlockHold, Owner
 from tokencake.sim.engine.memory.context_tree import ContextTree
 from tokencake.sim.engine.memory.copies import Copies
-from tokencake.sim.engine.running_calls import RunningCalls
+from tokencake.sim.engine.scheduling.running_calls import RunningCalls
 from tokencake.sim.engine.simulate import simulate
 from tokencake.traces.apps import Segment
 from tokencake.traces.errors import CheckError

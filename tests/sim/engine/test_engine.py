@@ -11,8 +11,8 @@ from runs import play
 
 from tokencake.policies.field.vllm import Vllm
 from tokencake.sim.engine.memory.link import Link
+from tokencake.sim.engine.scheduling.step import Scheduled
 from tokencake.sim.engine.simulate import simulate
-from tokencake.sim.engine.step import Scheduled
 from tokencake.sim.machine.machine import Machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, Call, CallId, Prompt, Segment, Tool

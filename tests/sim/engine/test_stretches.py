@@ -14,8 +14,8 @@ from seeds import seeds
 
 from tokencake.policies.field.vllm import Vllm
 from tokencake.policies.tokencake.policy import tokencake
+from tokencake.sim.engine.scheduling.step import Scheduled
 from tokencake.sim.engine.simulate import simulate
-from tokencake.sim.engine.step import Scheduled
 from tokencake.sim.machine.machine import Machine
 from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces import events as e

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ...traces import events as e
-from ...traces.apps import CallId
-from ...traces.arithmetic import div_ceil
-from ...traces.events import Fact
-from ..machine.machine import PS_PER_S, Machine
+from ....traces import events as e
+from ....traces.apps import CallId
+from ....traces.arithmetic import div_ceil
+from ....traces.events import Fact
+from ...machine.machine import PS_PER_S, Machine
+from ..memory.block_pool import BlockPool
+from ..memory.copies import Copies
+from ..requests import EngineCall, State
 from .batch import Batch
-from .memory.block_pool import BlockPool
-from .memory.copies import Copies
 from .prefills import Prefills
-from .requests import EngineCall, State
 from .step import Step
 from .waiting_queue import WaitingQueue
 

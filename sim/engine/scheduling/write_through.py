@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...policies.execution.copy_rules import tokens_left_behind, tokens_to_store
-from ...policies.interface import Extent
-from .memory.copies import Copies
-from .requests import EngineCall
+from ....policies.execution.copy_rules import tokens_left_behind, tokens_to_store
+from ....policies.interface import Extent
+from ..memory.copies import Copies
+from ..requests import EngineCall
 
 
 class WriteThrough:

@@ -15,16 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ...policies.interface import NATIVE, Hits, Plan
-from ...traces import events as e
-from ...traces.apps import CallId
-from ...traces.events import Fact
-from ..machine.machine import PS_PER_S, Machine, Timing
+from ....policies.interface import NATIVE, Hits, Plan
+from ....traces import events as e
+from ....traces.apps import CallId
+from ....traces.events import Fact
+from ...machine.machine import PS_PER_S, Machine, Timing
+from ..memory.block_pool import BlockPool
+from ..memory.copies import Copies
+from ..requests import EngineCall, State
 from .batch import Batch
-from .memory.block_pool import BlockPool
-from .memory.copies import Copies
 from .prefills import Prefills
-from .requests import EngineCall, State
 from .running_calls import RunningCalls
 from .step import Scheduled, Step, StepLog
 from .waiting_queue import WaitingQueue

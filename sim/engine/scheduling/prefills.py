@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ...traces.arithmetic import div_ceil
-from ..machine.machine import Machine
+from ....traces.arithmetic import div_ceil
+from ...machine.machine import Machine
+from ..memory.block_pool import BlockPool
+from ..requests import EngineCall
 from .batch import Batch
-from .memory.block_pool import BlockPool
-from .requests import EngineCall
 from .step import Step
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from itertools import cycle
 
-from ..machine.machine import Timing
+from ...machine.machine import Timing
+from ..requests import EngineCall
 from .pace import Pace, paced
-from .requests import EngineCall
 
 
 class Batch:

@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from ...traces.apps import CallId
-from .requests import EngineCall, State
+from ....traces.apps import CallId
+from ..requests import EngineCall, State
 
 
 class WaitingQueue:

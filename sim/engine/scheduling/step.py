@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ...traces.apps import CallId
+from ....traces.apps import CallId
+from ..requests import EngineCall
 from .pace import Pace
-from .requests import EngineCall
 
 
 class Scheduled(NamedTuple):
