@@ -46,16 +46,9 @@ class CallState(ReadOnly):
     """A call that arrived and has not finished: a `CallView`."""
 
     __slots__ = (
-        "admitted_at_s",
-        "arrived_at_s",
-        "generated_tokens",
-        "loading",
-        "number",
-        "place",
-        "preemptions",
-        "request",
+        "admitted_at_s", "arrived_at_s", "generated_tokens", "loading", "number", "place", "preemptions", "request",
         "waiting_since_s",
-    )
+    )  # fmt: skip
 
     request: Request
     number: int
@@ -83,18 +76,9 @@ class AgentState(ReadOnly):
     """An agent between its first call and the end of its application: an `AgentView`."""
 
     __slots__ = (
-        "app",
-        "context_blocks",
-        "host_blocks",
-        "id",
-        "last",
-        "number",
-        "offloading",
-        "since_s",
-        "status",
-        "uploaded_blocks",
-        "uploading",
-    )
+        "app", "context_blocks", "host_blocks", "id", "last", "number", "offloading", "since_s", "status",
+        "uploaded_blocks", "uploading",
+    )  # fmt: skip
 
     id: AgentId
     number: int
@@ -126,24 +110,9 @@ class LedgerView(ReadOnly):
     """The state of the engine as far as its facts tell it: a `View`."""
 
     __slots__ = (
-        "_cache",
-        "_started_s",
-        "agents",
-        "block_tokens",
-        "costs",
-        "free_blocks",
-        "gpu_blocks",
-        "growth_blocks",
-        "host_blocks",
-        "host_free_blocks",
-        "loading",
-        "news",
-        "now_s",
-        "running",
-        "stalled",
-        "step",
-        "waiting",
-    )
+        "_cache", "_started_s", "agents", "block_tokens", "costs", "free_blocks", "gpu_blocks", "growth_blocks",
+        "host_blocks", "host_free_blocks", "loading", "news", "now_s", "running", "stalled", "step", "waiting",
+    )  # fmt: skip
 
     now_s: float
     step: int

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ....traces.events import Occupied
 from ...machine.machine import PS_PER_S
-from ..scheduling.batch import Batch
+from ..scheduling.batch import DecodeBatch
 from ..scheduling.pace import Pace
 from .block_pool import BlockPool
 
@@ -36,7 +36,7 @@ class OccupancyMeter:
         self._lag = lag
         self._ahead = 1
 
-    def settle(self, now_ps: int, batch: Batch) -> int:
+    def settle(self, now_ps: int, batch: DecodeBatch) -> int:
         """Book everything before now. How many blocks the stretch took since this was last asked."""
         pace = self._pace
         taken = 0
@@ -45,7 +45,7 @@ class OccupancyMeter:
         self._integrate(now_ps)
         return taken
 
-    def _book(self, pace: Pace, until: int, now_ps: int, batch: Batch) -> int:
+    def _book(self, pace: Pace, until: int, now_ps: int, batch: DecodeBatch) -> int:
         """Hand out what the stretch's iterations before `until` need and was not handed out. How many blocks."""
         if until <= self._ahead:
             return 0
@@ -68,7 +68,7 @@ class OccupancyMeter:
         self._gpu.get_new_blocks(taken)
         return taken
 
-    def finish(self, now_ps: int, iterations: int, batch: Batch) -> int:
+    def finish(self, now_ps: int, iterations: int, batch: DecodeBatch) -> int:
         """The stretch, if there is one, ends now after so many iterations. How many blocks it took since settled."""
         pace, self._pace = self._pace, None
         taken = 0 if pace is None else self._book(pace, iterations, now_ps, batch)

@@ -15,7 +15,7 @@ from ..requests import EngineCall
 from .pace import Pace, paced
 
 
-class Batch:
+class DecodeBatch:
     """Decoding calls between iterations. `iteration` is the number of the next one to be scheduled."""
 
     def __init__(self, timing: Timing, block_tokens: int) -> None:

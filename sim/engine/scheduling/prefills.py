@@ -6,7 +6,7 @@ from ....traces.arithmetic import div_ceil
 from ...machine.machine import Machine
 from ..memory.block_pool import BlockPool
 from ..requests import EngineCall
-from .batch import Batch
+from .batch import DecodeBatch
 from .step import Step
 
 
@@ -18,7 +18,7 @@ class Prefills:
     something.
     """
 
-    def __init__(self, machine: Machine, gpu: BlockPool, batch: Batch) -> None:
+    def __init__(self, machine: Machine, gpu: BlockPool, batch: DecodeBatch) -> None:
         self._block_tokens = machine.block_tokens
         self._budget_tokens = machine.step_budget_tokens
         self._long_prompt_tokens = machine.long_prefill_token_threshold

@@ -12,7 +12,7 @@ from ...machine.machine import PS_PER_S, Machine
 from ..memory.block_pool import BlockPool
 from ..memory.copies import Copies
 from ..requests import EngineCall, State
-from .batch import Batch
+from .batch import DecodeBatch
 from .prefills import Prefills
 from .step import Step
 from .waiting_queue import WaitingQueue
@@ -26,7 +26,7 @@ class RunningCalls:
         machine: Machine,
         gpu: BlockPool,
         copies: Copies,
-        batch: Batch,
+        batch: DecodeBatch,
         prefills: Prefills,
         waiting: WaitingQueue,
     ) -> None:

@@ -23,12 +23,12 @@ from ...machine.machine import PS_PER_S, Machine, Timing
 from ..memory.block_pool import BlockPool
 from ..memory.copies import Copies
 from ..requests import EngineCall, State
-from .batch import Batch
+from .batch import DecodeBatch
 from .prefills import Prefills
 from .running_calls import RunningCalls
 from .step import Scheduled, Step, StepLog
 from .waiting_queue import WaitingQueue
-from .write_through import WriteThrough
+from .write_through import HostWriter
 
 
 class Scheduler:
@@ -54,7 +54,7 @@ class Scheduler:
         self._host = host
         self._copies = copies
         self._counts_admissions = timing.host_call_ps > 0
-        self.batch = Batch(timing, self._block_tokens)
+        self.batch = DecodeBatch(timing, self._block_tokens)
         self.waiting = WaitingQueue(as_0_30=machine.has_scheduler_of_0_30)
         self._prefills = Prefills(machine, gpu, self.batch)
         self.running = RunningCalls(machine, gpu, copies, self.batch, self._prefills, self.waiting)
@@ -62,7 +62,7 @@ class Scheduler:
         self._refused: tuple[int, int, int, int] | None = None  # the situation in which nobody could be admitted
         self.blocked = False  # nobody can be admitted before something changes that is a boundary anyway
         self.preempted = False  # whether the latest schedule took room from a running call
-        self.write_through = WriteThrough(copies, machine.block_tokens)
+        self.write_through = HostWriter(copies, machine.block_tokens)
         self._admissions = 0
         self.report: Callable[[Fact], None]
 

@@ -10,8 +10,8 @@ from ..memory.copies import Copies
 from ..requests import EngineCall
 
 
-class WriteThrough:
-    """Decides how many blocks of which call are stored. The extent is the current plan's."""
+class HostWriter:
+    """Decides how many blocks of which call are written. The extent is the current plan's."""
 
     def __init__(self, copies: Copies, block_tokens: int) -> None:
         self._copies = copies

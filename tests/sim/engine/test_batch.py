@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from tokencake.sim.engine.requests import EngineCall, SimAgent
-from tokencake.sim.engine.scheduling.batch import Batch
+from tokencake.sim.engine.scheduling.batch import DecodeBatch
 from tokencake.sim.engine.scheduling.pace import Pace, paced
 from tokencake.sim.machine.machine import Timing
 from tokencake.traces.apps import Call, Prompt
@@ -82,7 +82,7 @@ class Model:
             host_token_ps=self.rng.choice((0, 300)),
             asynchronous=self.rng.random() < 0.5,
         )
-        self.batch = Batch(self.timing, self.size)
+        self.batch = DecodeBatch(self.timing, self.size)
         self.calls: list[tuple[EngineCall, int, int]] = []
         self.joined = 0
 
