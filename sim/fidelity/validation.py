@@ -24,14 +24,14 @@ TOLD_MARGIN = 0.05  # relative; within a wider one no difference says little
 Metrics = Mapping[str, Any]
 
 
-class Judged(NamedTuple):
+class Criterion(NamedTuple):
     """A metric on which policies are compared. Less is better."""
 
     path: str  # keys of the metrics, joined by dots
     label: str
 
 
-JUDGED = (Judged("app_latency_s.mean", "mean application latency"), Judged("makespan_s", "makespan"))
+CRITERIA = (Criterion("app_latency_s.mean", "mean application latency"), Criterion("makespan_s", "makespan"))
 
 # Student's t, 97.5 %, by degrees of freedom from 1 on.
 T_975 = (
@@ -150,11 +150,15 @@ def _verdict(trials: Sequence[Trial]) -> dict[str, Any]:
         if trial.failed or trials[0].failed:
             continue
         simulated[trial.policy], live[trial.policy] = {}, {}
-        for judged in JUDGED:
-            noise = margin(trial.values(judged.path), trials[0].values(judged.path))
-            changes = _changes(trial, trials[0], judged.path)
+        for criterion in CRITERIA:
+            noise = margin(trial.values(criterion.path), trials[0].values(criterion.path))
+            changes = _changes(trial, trials[0], criterion.path)
             for side, change in zip((simulated, live), changes, strict=True):
-                side[trial.policy][judged.path] = {"outcome": outcome(change, noise), "change": change, "margin": noise}
+                side[trial.policy][criterion.path] = {
+                    "outcome": outcome(change, noise),
+                    "change": change,
+                    "margin": noise,
+                }
     return {"simulated": simulated, "live": live, "agree": _agree(_said(simulated), _said(live))}
 
 

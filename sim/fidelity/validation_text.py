@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 
 from ...traces.results.metric import metric_value
-from .validation import JUDGED
+from .validation import CRITERIA
 
 SHOWN = (
     ("makespan, s", "makespan_s"),
@@ -89,9 +89,9 @@ def words(report: Mapping[str, Any], *, verdicts: bool = True) -> list[str]:
     if len(runs) > 1 and runs[0]["failed"]:
         lines.append(f"there is no verdict: {runs[0]['policy']}, which the others are held against, failed")
     for policy in verdict["live"]:
-        for judged in JUDGED:
-            sides = (verdict[side][policy][judged.path] for side in ("simulated", "live"))
-            lines.append(f"{policy} against {runs[0]['policy']}, {judged.label}: {_sides(*sides)}")
+        for criterion in CRITERIA:
+            sides = (verdict[side][policy][criterion.path] for side in ("simulated", "live"))
+            lines.append(f"{policy} against {runs[0]['policy']}, {criterion.label}: {_sides(*sides)}")
     if verdict["live"]:
         lines.append(AGREEMENT[verdict["agree"]])
     return lines
