@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from .apps import Application, Call
+from .arithmetic import div_ceil
 
 
 class Limits(Protocol):
@@ -25,7 +26,7 @@ def problem(application: Application, limits: Limits) -> str | None:
         if tokens > limits.max_context_tokens:
             limit = limits.max_context_tokens
             return f"call {call.id!r}: {tokens} tokens of prompt and answer, but the model's context is {limit}"
-        blocks = -(-_stored(call) // limits.block_tokens)
+        blocks = div_ceil(_stored(call), limits.block_tokens)
         if blocks > limits.gpu_blocks:
             return f"call {call.id!r}: {tokens} tokens need {blocks} blocks, but the GPU has {limits.gpu_blocks}"
     return None

@@ -17,6 +17,7 @@ from typing import TextIO
 
 import torch
 
+from ...traces.arithmetic import div_ceil
 from ...traces.errors import EngineError
 from .block_views import row_bytes
 from .jobs import CopyJob
@@ -59,7 +60,7 @@ class HostMemory:
         self._pinned: list[torch.Tensor] = []
         self._unregister: Register = lambda _: None
         lengths = [slots * view.shape[1] for view in blocks]
-        padded = [-(-length // PAGE_BYTES) * PAGE_BYTES for length in lengths]
+        padded = [div_ceil(length, PAGE_BYTES) * PAGE_BYTES for length in lengths]
         try:
             allocation = torch.empty(sum(padded) + PAGE_BYTES, dtype=torch.uint8)
         except RuntimeError:

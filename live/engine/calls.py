@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ...traces import events as e
 from ...traces.apps import CallId
+from ...traces.arithmetic import div_ceil
 from ...traces.events import Fact
 from ...traces.files.fields import WrongField
 from .apps import Apps
@@ -203,5 +204,5 @@ class Calls:
         for call in self._holding.values():
             computed = call.vllm.num_computed_tokens
             if computed:
-                growth += max(0, call.final_blocks - -(-computed // self._block_tokens))
+                growth += max(0, call.final_blocks - div_ceil(computed, self._block_tokens))
         return growth

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from ...policies.interface import Hits
 from ...traces.apps import CallId
+from ...traces.arithmetic import div_ceil
 from .memory.copies import Copies
 from .memory.gpu_pool import GpuPool, idle
 from .requests import EngineCall
@@ -60,7 +61,7 @@ class PromptCache:
         """
         free = self._gpu.free
         taken = idle(self._gpu.found(request.block_hashes, 0, hits))
-        if -(-request.num_tokens // self._block_tokens) - hits + taken > free:
+        if div_ceil(request.num_tokens, self._block_tokens) - hits + taken > free:
             return False
         if upto == hits:
             return True

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 from vllm.v1.request import RequestStatus
 
 from ...policies.interface import Plan
+from ...traces.arithmetic import div_ceil
 from .vllm_surface import VllmRequest, VllmRequestQueue, VllmScheduler
 
 # Waiting requests that hold blocks, or are blocked, have a queue of their own, which vLLM looks at first.
@@ -156,7 +157,7 @@ class Queues:
             for request in self._order
             if not request.num_computed_tokens
             or request.status is RequestStatus.WAITING_FOR_REMOTE_KVS
-            or -(-request.num_tokens // size) - -(-request.num_computed_tokens // size) <= free
+            or div_ceil(request.num_tokens, size) - div_ceil(request.num_computed_tokens, size) <= free
         ]
 
 

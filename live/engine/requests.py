@@ -7,6 +7,7 @@ from typing import Any
 
 from ...policies.execution.agent_cache import AgentCache
 from ...traces.apps import AgentId, AppId, CallId
+from ...traces.arithmetic import div_ceil
 from ...traces.events import Request
 from .vllm_surface import Hash, VllmBlock, VllmRequest
 
@@ -25,7 +26,7 @@ class EngineCall:
         self.vllm = vllm
         self.agent = agent
         self.arrived_s = arrived_s
-        self.final_blocks = -(-(request.prompt_tokens + request.max_output_tokens) // block_tokens)
+        self.final_blocks = div_ceil(request.prompt_tokens + request.max_output_tokens, block_tokens)
         self.last = False  # no call of its application follows
         self.started = False  # was admitted before
         self.loading = False  # its blocks are on their way from the host

@@ -42,6 +42,7 @@ from operator import itemgetter
 
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId, CallId
+from ...traces.arithmetic import div_ceil
 from ...traces.errors import PolicyError
 from ...traces.events import Request
 from ..interface import Plan, View
@@ -329,6 +330,6 @@ def _shared_tokens(view: View) -> int:
     """Tokens that running calls hold in common, counted once less than there are holders."""
     size = view.block_tokens
     calls = [*view.running.values(), *view.loading.values()]
-    alone = sum(-(-(call.request.prompt_tokens + call.request.max_output_tokens) // size) for call in calls)
+    alone = sum(div_ceil(call.request.prompt_tokens + call.request.max_output_tokens, size) for call in calls)
     together = view.gpu_blocks - view.free_blocks + view.growth_blocks
     return max(0, alone - together) * size

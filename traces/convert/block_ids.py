@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..apps import Segment
+from ..arithmetic import div_ceil
 from ..files.fields import MAX_TOKENS, WrongField
 
 MAX_ID = 2**64 - 1
@@ -15,7 +16,7 @@ _SOURCE = 2**32  # more than a source has blocks, so that no run goes from one s
 def covers(ids: Sequence[int], tokens: int, block_tokens: int) -> bool:
     """Whether so many ids fit a prompt of so many tokens: one for each full block, and perhaps one for the rest."""
     full = tokens // block_tokens
-    return len(ids) in (full, -(-tokens // block_tokens))
+    return len(ids) in (full, div_ceil(tokens, block_tokens))
 
 
 def common_blocks(left: Sequence[int], right: Sequence[int]) -> int:
@@ -36,7 +37,7 @@ def fitting_block_tokens(prompts: Iterable[tuple[int, int]]) -> list[int]:
     """The powers of two that can be the size of a block where prompts of (ids, tokens) list so many."""
     sizes = [2**exponent for exponent in range(17)]
     for ids, tokens in prompts:
-        sizes = [size for size in sizes if ids in (tokens // size, -(-tokens // size))]
+        sizes = [size for size in sizes if ids in (tokens // size, div_ceil(tokens, size))]
     return sizes
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from ..apps import Application, Call, CallId, Prompt, Segment
+from ..arithmetic import div_ceil
 
 
 def shrunk(applications: Iterable[Application], factor: int) -> Iterator[Application]:
@@ -53,7 +54,7 @@ def _shrunk(segments: Iterable[Segment], factor: int) -> tuple[Segment, ...]:
 
 def _before(position: int, factor: int) -> int:
     """How many multiples of the factor lie before a position."""
-    return -(-position // factor)
+    return div_ceil(position, factor)
 
 
 def _first(context: Iterable[Segment], tokens: int) -> tuple[Segment, ...]:

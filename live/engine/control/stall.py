@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ....policies.run_settings import LONGEST_COPY_S
+from ....traces.arithmetic import div_ceil
 from ..adapter import Adapter
 from ..requests import EngineCall
 from ..vllm_surface import VllmRequest, VllmScheduler
@@ -82,7 +83,7 @@ def _what(call: EngineCall, scheduler: VllmScheduler, adapter: Adapter) -> str:
 def _block(request: VllmRequest, scheduler: VllmScheduler, adapter: Adapter | None) -> str:
     """The room that a request needs, and the room that there is."""
     size: int = scheduler.block_size
-    needed = -(-request.num_tokens // size)
+    needed = div_ceil(request.num_tokens, size)
     if adapter is not None and (call := adapter.call_of(request.request_id)) is not None:
         needed -= adapter.shared_blocks(call.id)
     pool = scheduler.kv_cache_manager.block_pool

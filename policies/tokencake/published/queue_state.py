@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from ....traces import events as e
 from ....traces.apps import AgentId, AppId, CallId
+from ....traces.arithmetic import div_ceil
 from ....traces.events import Request
 from ...interface import View
 from ...parts.dispatch import Handler
@@ -119,7 +120,7 @@ class QueueState:
 
     def prompt_blocks(self, call: CallRecord, block_tokens: int) -> int:
         """Blocks of a call's prompt, with what it generated before its last preemption."""
-        return -(-(call.request.prompt_tokens + call.generated_tokens) // block_tokens)
+        return div_ceil(call.request.prompt_tokens + call.generated_tokens, block_tokens)
 
     # -- facts
 
@@ -261,7 +262,7 @@ class QueueState:
         """Demand while nothing is known of the cache: at best, all full blocks before the last token are cached."""
         prompt_blocks = self.prompt_blocks(call, block_tokens)
         budget_tokens = call.request.prompt_tokens + call.request.max_output_tokens
-        call.total_blocks = -(-budget_tokens // block_tokens) if self._options.commit else prompt_blocks
+        call.total_blocks = div_ceil(budget_tokens, block_tokens) if self._options.commit else prompt_blocks
         cached = (call.request.prompt_tokens + call.generated_tokens - 1) // block_tokens
         call.floor_blocks = call.need_blocks = call.total_blocks - cached
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from ....traces import events as e
 from ....traces.apps import AgentId, AppId
+from ....traces.arithmetic import div_ceil
 from ....traces.events import Request
 from ...interface import AgentView, Costs, Move, View
 from ...parts.admission import startable_blocks
@@ -168,7 +169,7 @@ def waiting_blocks(view: View, enough_blocks: int) -> int:
     blocks = 0
     for call in view.waiting.values():
         if not call.loading:
-            blocks += -(-call.request.prompt_tokens // block_tokens)
+            blocks += div_ceil(call.request.prompt_tokens, block_tokens)
             if blocks >= enough_blocks:
                 break
     return blocks

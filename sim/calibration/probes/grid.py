@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ....traces.arithmetic import div_ceil
 from ..engine_info import MachineLimits
 from ..step_mix import Shape
 from .chain import JOINING_TOKENS, Probe
@@ -48,7 +49,7 @@ class ProbeGrid:
             min(shape.decode_calls, self._max_running - bool(prefill), self._side_by_side(shape, context, room_tokens)),
         )
         asked = shape.decode_calls + bool(prefill)
-        contexts = -(-min(shape.contexts, asked) * (calls + bool(prefill)) // max(1, asked))
+        contexts = div_ceil(min(shape.contexts, asked) * (calls + bool(prefill)), max(1, asked))
         if not prefill:
             return Probe(context, calls, self.effort.decode_steps, (), contexts=contexts) if calls else None
         if calls:  # they decode once a first prompt has joined them
@@ -65,7 +66,7 @@ class ProbeGrid:
 
     def _held(self, context_tokens: int) -> int:
         """Tokens that a context and a call behind it take room for: whole blocks."""
-        blocks = -(-context_tokens // self._block_tokens) + -(-self._added_tokens // self._block_tokens) + 1
+        blocks = div_ceil(context_tokens, self._block_tokens) + div_ceil(self._added_tokens, self._block_tokens) + 1
         return blocks * self._block_tokens
 
 

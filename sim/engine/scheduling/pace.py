@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import isqrt
 
+from ....traces.arithmetic import div_ceil
+
 
 def paced(first_ps: int, growth_ps: int, host_ps: int, *, asynchronous: bool) -> Pace:
     """A stretch whose iteration i takes the device `first_ps + growth_ps * i`, and the host `host_ps`.
@@ -21,7 +23,7 @@ def paced(first_ps: int, growth_ps: int, host_ps: int, *, asynchronous: bool) ->
         return Pace(first_ps, growth_ps)
     if not growth_ps:
         return Pace(host_ps, 0)
-    return BentPace(host_ps, -(-(host_ps - first_ps) // growth_ps), first_ps, growth_ps)
+    return BentPace(host_ps, div_ceil(host_ps - first_ps, growth_ps), first_ps, growth_ps)
 
 
 class Pace:
@@ -55,7 +57,7 @@ class Pace:
         if span_ps <= 0:
             return 0
         if not self.growth_ps:
-            return -(-span_ps // self.first_ps)
+            return div_ceil(span_ps, self.first_ps)
         # growth/2 n² + (first − growth/2) n = span, solved in whole numbers, then put right
         linear = 2 * self.first_ps - self.growth_ps
         n = (isqrt(linear * linear + 8 * self.growth_ps * span_ps) - linear) // (2 * self.growth_ps)
@@ -91,4 +93,4 @@ class BentPace(Pace):
         level_ps = self._level * self.first_ps
         if span_ps > level_ps:
             return self._level + self._rest.covering(span_ps - level_ps)
-        return max(0, -(-span_ps // self.first_ps))
+        return max(0, div_ceil(span_ps, self.first_ps))

@@ -14,6 +14,7 @@ from itertools import cycle, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ....traces.arithmetic import div_ceil
 from ....traces.errors import TokencakeError
 from ....traces.files.escaping import one_line
 from .grid import QPS, Axis, Value, written
@@ -220,7 +221,7 @@ def _logarithmic(place: Any, axis: Axis) -> None:
     """Ticks at the values themselves, if they are few enough to be read."""
     place.set_xscale("log")
     place.minorticks_off()
-    step = -(-len(axis.values) // 6)
+    step = div_ceil(len(axis.values), 6)
     place.set_xticks(axis.values[::step], [f"{value:,}" for value in axis.values[::step]])
 
 
