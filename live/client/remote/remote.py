@@ -27,12 +27,12 @@ from ....traces.limits import problem
 from ....traces.results.distribution import Distribution
 from ...engine.control.protocol import new_name
 from ..call_latencies import CallLatencies
-from ..chat import Messages
 from ..counters import Counters, FactCounters, disagreements, since
 from ..in_process import LiveStats
 from ..play import Player
 from ..tokens import Tokens
 from .answers import RunEnd, Stalled
+from .chat import Messages
 from .server import About, Server, Unauthorized
 
 FACTS_EVERY_S = 0.5

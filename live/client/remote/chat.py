@@ -7,9 +7,9 @@ with the chat template around it, is only about what the trace says.
 
 from __future__ import annotations
 
-from ...traces.apps import Application, Call, CallId, Segment
-from .remote.server import Message
-from .tokens import Tokens
+from ....traces.apps import Application, Call, CallId, Segment
+from ..tokens import Tokens
+from .server import Message
 
 # Short and common: nearly every tokenizer has each of them, with the space before it, as one token.
 _TEXT = """
