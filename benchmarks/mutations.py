@@ -37,7 +37,7 @@ from tokencake.policies.interface import Move
 from tokencake.policies.parts.tool_times import ToolTimeEstimates
 from tokencake.policies.tokencake.pins import Pins
 from tokencake.policies.tokencake.published.partition import Partition
-from tokencake.policies.tokencake.published.scores import Scores
+from tokencake.policies.tokencake.published.score_table import ScoreTable
 from tokencake.policies.tokencake.published.spatial import PublishedSpace
 from tokencake.policies.tokencake.published.uploads import Uploads
 from tokencake.policies.tokencake.seniority import Seniority
@@ -67,7 +67,7 @@ class Mutation(NamedTuple):
 
 # -- the bugs. Each replaces one method by what a slip of the hand would have made of it.
 
-_weight, _own, _charge = Seniority._weight, Scores.own, Partition.charge
+_weight, _own, _charge = Seniority._weight, ScoreTable.own, Partition.charge
 _saves, _progress, _offload_finished = StalledContexts.saves, Uploads._progress, Stalls._offload_finished
 _begin, _pins = PublishedSpace.begin, Pins.pins
 
@@ -76,7 +76,7 @@ def youngest_first(self: Seniority, app: str, size: float) -> float:
     return -_weight(self, app, size)
 
 
-def least_urgent_first(self: Scores, call: Any) -> float:
+def least_urgent_first(self: ScoreTable, call: Any) -> float:
     return -_own(self, call)
 
 
@@ -130,7 +130,7 @@ MUTATIONS: Mapping[str, Mutation] = {
         method(Seniority, "_weight", youngest_first),
     ),
     "least-urgent-first": Mutation(
-        "the published score is sorted the wrong way round", method(Scores, "own", least_urgent_first)
+        "the published score is sorted the wrong way round", method(ScoreTable, "own", least_urgent_first)
     ),
     "one-block-less": Mutation(
         "off by one: of each saved context the last block is missing", method(StalledContexts, "saves", one_block_less)

@@ -18,7 +18,7 @@ from ..options import Options
 from .agent_types import AgentType
 from .partition import Charge, Room
 from .queue_state import CallRecord, QueueState
-from .scores import Scores
+from .score_table import ScoreTable
 from .waiting_lanes import WaitingLane, in_order
 
 
@@ -37,13 +37,13 @@ class PublishedSpace:
         self._now_s = 0.0
         self._step = 0
         self._uncommitted_blocks = 0
-        self._scores = Scores(0.0, self._state.branches)
+        self._scores = ScoreTable(0.0, self._state.branches)
         self._looked_up: dict[CallId, CallRecord] = {}  # in this plan
 
     def begin(self, view: View) -> None:
         """All facts are taken in: what follows is about this moment."""
         self._now_s, self._step = view.now_s, view.step
-        self._scores = Scores(view.now_s, self._state.branches)
+        self._scores = ScoreTable(view.now_s, self._state.branches)
         self._update_lanes()
         self._looked_up.clear()
         self._state.begin(view.now_s, view.step)

@@ -1,4 +1,4 @@
-"""Scores of live calls at one moment."""
+"""The scores of live calls at one moment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .agent_types import AgentType
 from .queue_state import CallRecord, JoinGroup
 
 
-class Scores:
+class ScoreTable:
     """Each score is worked out once, when it is first asked for."""
 
     __slots__ = ("_best", "_branches", "_groups", "_now_s", "_own")
