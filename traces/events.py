@@ -259,7 +259,7 @@ class Stepped(NamedTuple):
 
     Of a step that computed nothing it is told if copies ended with it, or if another step ended between its begin and
     its end with which anything came. The four sums are those that a machine's step time is made of
-    (`sim.machine.Machine`).
+    (`sim.machine.machine.Machine`).
     """
 
     at_s: float

@@ -119,7 +119,7 @@ class InProcess:
 
     @property
     def adapter(self) -> Any:
-        """The engine's `live.adapter.Adapter`; None of a stock engine."""
+        """The engine's `live.engine.adapter.Adapter`; None of a stock engine."""
         return self._engine.adapter
 
     @property

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .engine_options import EngineOptions
     from .engine_source import EngineHere, EngineThere
 
-ENGINE_OPTIONS = (  # by the fields of live.engine_options.EngineOptions
+ENGINE_OPTIONS = (  # by the fields of live.client.engine_options.EngineOptions
     click.option("--model", metavar="M", help="A name, a folder, or tiny: a small random model.  [required]"),
     click.option("--gpu-blocks", type=click.IntRange(1), metavar="N", help="KV blocks. [default: what fits]"),
     click.option("--block-tokens", type=click.IntRange(1), metavar="N", help="Tokens of a block. [default: vLLM's]"),

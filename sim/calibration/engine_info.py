@@ -1,4 +1,4 @@
-"""What an engine tells of itself, looked at: its limits, a name for its machine, and how loaded its host was."""
+"""What an engine says of itself, checked: its limits, a name for its machine, and how loaded its host was."""
 
 from __future__ import annotations
 
@@ -86,16 +86,16 @@ def _version(vllm: object) -> str:
 
 
 def host_load_of(info: Mapping[str, object]) -> dict[str, float | None]:
-    """What is told of the host while the engine was measured; nothing of engines of earlier versions.
+    """The load of the host while the engine was measured; empty for an engine of an earlier version.
 
-    Raises MachineError for what is no share.
+    Raises MachineError for a value that is no share.
     """
-    told = info.get("host_load", {})
-    if not isinstance(told, Mapping):
-        raise MachineError(f"{OF_ITSELF}: host_load: expected an object, got {shown(told)}")
+    load = info.get("host_load", {})
+    if not isinstance(load, Mapping):
+        raise MachineError(f"{OF_ITSELF}: host_load: expected an object, got {shown(load)}")
     found: dict[str, float | None] = {}
     for name in ("waited_share", "stolen_share"):
-        value = told.get(name)
+        value = load.get(name)
         if value is not None and (problem := Real(0.0, 1.0).problem(value)):
             raise MachineError(f"{OF_ITSELF}: host_load: {name}: {problem}")
         found[name] = value

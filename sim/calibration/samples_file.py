@@ -48,9 +48,9 @@ def _engine(line: bytes, path: Path) -> dict[str, Any]:
     return found
 
 
-def _told(value: object, field: str) -> Any:
-    """What an engine tells of itself: it is shown, and a line of comment in a machine's file."""
+def _engine_field(value: object, field: str) -> Any:
+    """A value that an engine says of itself: it is shown, and is in a comment of a machine's file."""
     return printable(1000)(value, field) if isinstance(value, str) else free(value, field)
 
 
-_HEAD = record({"schema": one_of(SCHEMA), "engine": map_of(_told)})
+_HEAD = record({"schema": one_of(SCHEMA), "engine": map_of(_engine_field)})

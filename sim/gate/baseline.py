@@ -201,7 +201,7 @@ _RECORD = record(
 
 
 def _checked(value: object, field: str) -> dict[str, Any]:
-    """A check, see `traces.schema`: a baseline."""
+    """A check, see `traces.files.schema`: a baseline."""
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise WrongField(field, f"expected a baseline of schema {SCHEMA}")
     found: dict[str, Any] = _RECORD(value, field)

@@ -76,7 +76,7 @@ def check_judged(path: str) -> str:
 
 
 def run_metrics(value: object, field: str) -> dict[str, Any]:
-    """A check, see `traces.schema`: all metrics of a run as a report has them, and such as a run can have."""
+    """A check, see `traces.files.schema`: all metrics of a run as a report has them, and such as a run can have."""
     found: dict[str, Any] = _shape(Metrics().result())(value, field)
     for name, inside in found.items():
         if isinstance(inside, Mapping) and PERCENTILES.keys() <= inside.keys():

@@ -145,7 +145,7 @@ RULE_KEYS: Mapping[str, Check[object]] = {
     "not_worse_than": _text,
     "direction": one_of("lower", "higher"),
 }
-LIVE_KEYS: Mapping[str, Check[object]] = {  # of an engine: fields of live.engine_options.EngineOptions
+LIVE_KEYS: Mapping[str, Check[object]] = {  # of an engine: fields of live.client.engine_options.EngineOptions
     "model": _text,
     "gpu_blocks": whole_from(1, 10**9),
     "block_tokens": whole_from(1, 2**16),
