@@ -23,8 +23,8 @@ from exits import exit_code
 
 from tokencake.live.client.engine_options import EngineOptions
 from tokencake.live.client.in_process import InProcess
-from tokencake.live.client.launch import Started
 from tokencake.live.client.play import Player
+from tokencake.live.client.start.launch import Started
 from tokencake.live.client.tokens import Tokens
 from tokencake.policies.run_settings import RunSettings
 from tokencake.traces.apps import Application, Call, Prompt, Segment

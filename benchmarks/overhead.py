@@ -51,7 +51,7 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
 from tokencake import __version__
-from tokencake.live.client.tiny_model import LONGEST_CONTEXT_TOKENS, tiny_model
+from tokencake.live.client.start.tiny_model import LONGEST_CONTEXT_TOKENS, tiny_model
 from tokencake.live.connector import Done
 from tokencake.live.engine.control.metadata import KEY
 from tokencake.live.engine.control.versions import check_vllm

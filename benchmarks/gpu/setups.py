@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tokencake.live.client.available_memory import available_bytes
 from tokencake.live.client.engine_options import EngineOptions
+from tokencake.live.client.start.available_memory import available_bytes
 from tokencake.sim.calibration.probes.effort import QUICK, Effort
 from tokencake.sim.machine.machine import Machine
 from tokencake.sim.machine.presets import GPUS, MODELS, PUBLISHED, Model, derive

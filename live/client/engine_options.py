@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from ...policies.run_settings import STALL_S
 from ...traces.errors import EngineError
-from .available_memory import usual_host_gib
+from .start.available_memory import usual_host_gib
 
-TINY = "tiny"  # the model that needs no weights, see `live.client.tiny_model`
+TINY = "tiny"  # the model that needs no weights, see `live.client.start.tiny_model`
 CPU_BLOCK_TOKENS = 32  # what vLLM's attention for CPUs works in
 CPU_HOST_GIB = 1.0  # memory for copies, where nobody said how much: many times what a CPU computes in a minute
 CPU_ENVIRONMENT: Mapping[str, str] = {  # what we choose for an engine without a GPU where the user has not

@@ -30,8 +30,8 @@ from ..engine.vllm_surface import VllmRequestOutput
 from .call_latencies import CallLatencies
 from .counters import EngineCounters, FactCounters, disagreements
 from .engine_options import EngineOptions
-from .launch import Started, start
 from .play import Player
+from .start.launch import Started, start
 from .tokens import Tokens
 
 LONGEST_SLEEP_S = 0.1  # an interrupt is noticed at the latest after this

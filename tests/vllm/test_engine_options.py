@@ -11,7 +11,7 @@ pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an
 
 from tokencake.live.client.engine_options import MODEL_RUNNER, EngineOptions
 from tokencake.live.client.in_process import InProcess
-from tokencake.live.client.launch import start
+from tokencake.live.client.start.launch import start
 from tokencake.live.engine.control.versions import for_cpus
 from tokencake.traces.errors import EngineError
 

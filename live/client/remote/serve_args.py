@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from ....policies.run_settings import SECTION, STALL_S, RunSettings
 from ....traces.errors import EngineError
 from ..engine_options import CPU_ENVIRONMENT, MODEL_RUNNER, MODEL_RUNNERS, TINY, EngineOptions, compilation
-from ..tiny_model import tiny_model
+from ..start.tiny_model import tiny_model
 from .address import CONTROL_TOKEN
 
 SCHEDULER = "tokencake.live.scheduler.TokencakeScheduler"

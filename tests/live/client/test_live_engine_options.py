@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from tokencake.cli import run
-from tokencake.live.client import available_memory
-from tokencake.live.client.available_memory import available_bytes, usual_host_gib
 from tokencake.live.client.engine_options import MODEL_RUNNER, EngineOptions, compilation, graph_sizes, settled
-from tokencake.live.client.launch import _arguments, _choose_runner, _quiet
 from tokencake.live.client.remote.serve_args import ASYNCHRONOUS_SCHEDULER, SCHEDULER, serve_args, serve_command
+from tokencake.live.client.start import available_memory
+from tokencake.live.client.start.available_memory import available_bytes, usual_host_gib
+from tokencake.live.client.start.launch import _arguments, _choose_runner, _quiet
 from tokencake.policies.run_settings import RunSettings
 from tokencake.traces.errors import EngineError
 

@@ -12,8 +12,8 @@ import pytest
 
 from tokencake.cli import run
 from tokencake.live.client.engine_options import EngineOptions, settled
-from tokencake.live.client.launch import _arguments
 from tokencake.live.client.remote.serve_args import ENVIRONMENT, additional_config, serve_args, serve_command
+from tokencake.live.client.start.launch import _arguments
 from tokencake.policies.costs import LinearCosts
 from tokencake.policies.run_settings import (
     RunSettings,
@@ -250,7 +250,7 @@ def test_the_command_line_prints_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], on_cpu: bool
 ) -> None:
     monkeypatch.setattr("tokencake.live.client.command.for_cpus", lambda: on_cpu)
-    monkeypatch.setattr("tokencake.live.client.available_memory.available_bytes", lambda: 64 << 30)
+    monkeypatch.setattr("tokencake.live.client.start.available_memory.available_bytes", lambda: 64 << 30)
     assert (
         run(["live", "--print-serve-args", "--model", MODEL, "--policy", "tokencake-time", "--max-running", "9"]) == 0
     )

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from ...traces.errors import EngineError
-from ..engine.control.engine_limits import longest_context_tokens
-from ..engine.control.versions import check_vllm, for_cpus
-from ..engine.vllm_surface import VllmConfiguration
-from .engine_options import CPU_ENVIRONMENT, MODEL_RUNNER, MODEL_RUNNERS, TINY, EngineOptions, compilation, settled
-from .remote.serve_args import ASYNCHRONOUS_SCHEDULER, SCHEDULER, connector_config
+from ....traces.errors import EngineError
+from ...engine.control.engine_limits import longest_context_tokens
+from ...engine.control.versions import check_vllm, for_cpus
+from ...engine.vllm_surface import VllmConfiguration
+from ..engine_options import CPU_ENVIRONMENT, MODEL_RUNNER, MODEL_RUNNERS, TINY, EngineOptions, compilation, settled
+from ..remote.serve_args import ASYNCHRONOUS_SCHEDULER, SCHEDULER, connector_config
 from .tiny_model import tiny_model
 
 LONGEST_MESSAGE = 300  # characters of a message that is not ours
@@ -153,7 +153,7 @@ def _engine(options: EngineOptions, folder: str, stock: bool, stderr: TextIO) ->
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
-    from ..copier.host_memory import telling
+    from ...copier.host_memory import telling
 
     envs.disable_envs_cache()  # an engine before this one has left its own there
     config = EngineArgs(**_arguments(options, folder, stock)).create_engine_config()

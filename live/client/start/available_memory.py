@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from ...traces.errors import EngineError
+from ....traces.errors import EngineError
 
 MEMORY = Path("/proc/meminfo")
 GROUPS = Path("/sys/fs/cgroup")  # of a container: its own limit

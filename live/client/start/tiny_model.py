@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...traces.errors import EngineError
-from ...traces.files.whole_file import replacing
+from ....traces.errors import EngineError
+from ....traces.files.whole_file import replacing
 
 Tensors = dict[str, NDArray[np.float32]]
 
