@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ....traces.apps import Application, Call, CallId, Segment
-from .context_tree import Context, ContextTree, Node
+from .blocks import Node
+from .context_tree import Context, ContextTree
 
 
 class AppContexts:

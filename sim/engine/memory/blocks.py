@@ -1,10 +1,45 @@
-"""Runs of blocks, who holds them, and whose cache they are when nobody does."""
+"""Nodes of the tree of contexts, the runs of blocks that lie in them, who holds these, and whose cache they are."""
 
 from __future__ import annotations
 
-from .context_tree import Node
+from ....traces.apps import Segment
 
 Span = tuple[int, int]  # blocks of a context: the first one, and the end
+
+
+class Node:
+    """Tokens at the positions `start` … `end − 1` of every context that goes through it."""
+
+    __slots__ = (
+        "children",
+        "end_token",
+        "key",
+        "later_copies",
+        "loading",
+        "parent",
+        "ref_cnt",
+        "runs",
+        "segment_end_tokens",
+        "segments",
+        "start_token",
+        "storing",
+    )
+
+    def __init__(self, parent: Node | None, start: int, key: tuple[int, str, int]) -> None:
+        self.parent = parent
+        self.start_token = start
+        self.end_token = start
+        self.key = key  # under which its parent knows it: position, source and offset of its first token
+        self.segments: list[Segment] = []
+        self.segment_end_tokens: list[int] = []  # the position behind each segment
+        self.children: dict[tuple[int, str, int], Node] = {}
+        self.ref_cnt = 0  # contexts, children and runs that need it: at none it goes
+        # On the GPU and on the host: the runs that look-ups find, disjoint and by position, and later copies of blocks
+        # that are in these, oldest first.
+        self.runs: tuple[list[BlockRun], list[BlockRun]] = ([], [])
+        self.later_copies: tuple[list[BlockRun], list[BlockRun]] = ([], [])
+        self.storing: list[tuple[int, int]] = []  # blocks whose host copy is being written
+        self.loading: list[tuple[int, int]] = []  # blocks whose host copy is being read
 
 
 class Owner:

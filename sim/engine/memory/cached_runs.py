@@ -21,8 +21,8 @@ from __future__ import annotations
 from itertools import pairwise
 
 from ....traces.agreement import agree
-from .blocks import BlockHold, BlockRun
-from .context_tree import ContextTree, Node
+from .blocks import BlockHold, BlockRun, Node
+from .context_tree import ContextTree
 from .free_queue import FreeQueue
 
 

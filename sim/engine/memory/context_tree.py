@@ -11,52 +11,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ....traces.agreement import agree
 from ....traces.apps import Segment
-
-if TYPE_CHECKING:
-    from .blocks import BlockRun
-
-
-class Node:
-    """Tokens at the positions `start` … `end − 1` of every context that goes through it."""
-
-    __slots__ = (
-        "children",
-        "end_token",
-        "key",
-        "later_copies",
-        "loading",
-        "parent",
-        "ref_cnt",
-        "runs",
-        "segment_end_tokens",
-        "segments",
-        "start_token",
-        "storing",
-    )
-
-    def __init__(self, parent: Node | None, start: int, key: tuple[int, str, int]) -> None:
-        self.parent = parent
-        self.start_token = start
-        self.end_token = start
-        self.key = key  # under which its parent knows it: position, source and offset of its first token
-        self.segments: list[Segment] = []
-        self.segment_end_tokens: list[int] = []  # the position behind each segment
-        self.children: dict[tuple[int, str, int], Node] = {}
-        self.ref_cnt = 0  # contexts, children and runs that need it: at none it goes
-        self.runs: tuple[list[BlockRun], list[BlockRun]] = (
-            [],
-            [],
-        )  # found by look-ups: on the GPU, on the host; disjoint, by position
-        self.later_copies: tuple[list[BlockRun], list[BlockRun]] = (
-            [],
-            [],
-        )  # later copies of blocks that are in `runs`, oldest first
-        self.storing: list[tuple[int, int]] = []  # blocks whose host copy is being written
-        self.loading: list[tuple[int, int]] = []  # blocks whose host copy is being read
+from .blocks import Node
 
 
 class Context(NamedTuple):

@@ -31,8 +31,8 @@ from ....traces.events import Fact
 from ...machine.machine import PS_PER_S
 from ..requests import EngineCall, SimAgent, State
 from .block_pool import BlockPool
-from .blocks import BlockHold, BlockRun, Span
-from .context_tree import Node, Path
+from .blocks import BlockHold, BlockRun, Node, Span
+from .context_tree import Path
 from .link import Link
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ....traces.agreement import agree
-from .blocks import BlockRun, Owner
-from .context_tree import Node
+from .blocks import BlockRun, Node, Owner
 
 
 class FreeQueue:

@@ -9,8 +9,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import takewhile
 
-from tokencake.sim.engine.memory.blocks import Owner
-from tokencake.sim.engine.memory.context_tree import ContextTree, Node, Path
+from tokencake.sim.engine.memory.blocks import Node, Owner
+from tokencake.sim.engine.memory.context_tree import ContextTree, Path
 
 Key = tuple[Node, int]
 
