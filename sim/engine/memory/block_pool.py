@@ -119,7 +119,7 @@ class BlockPool:
         """Hold the cached blocks `start` … `end − 1`, which the caller has just found."""
         self.version += 1
         hold = BlockHold(start)
-        at = start
+        cached, at = self._cached, start
         for node, _, upto in path:
             if upto <= at:
                 continue
@@ -128,11 +128,11 @@ class BlockPool:
             if upto > end:
                 upto = end
             while at < upto:
-                run = self._cached.find(node, at)
+                run = cached.find(node, at)
                 if run.first_block < at:
-                    run = self._cached.split(run, at)
+                    run = cached.split(run, at)
                 if run.end_block > upto:
-                    self._cached.split(run, upto)
+                    cached.split(run, upto)
                 if not run.ref_cnt:
                     self._queue.remove(run)
                     self.num_free_blocks -= run.end_block - run.first_block
@@ -170,12 +170,13 @@ class BlockPool:
         if not self._queue.stalled_blocks:
             return True
         blocks -= self._uncached_free_blocks
-        for run in self._queue:
-            if blocks <= 0:
-                break
+        run = self._queue.head.next_free
+        while blocks > 0:
+            assert run is not None
             if run.owner is not None and run.owner.stalled:
                 return False
             blocks -= run.end_block - run.first_block
+            run = run.next_free
         return True
 
     def cache(self, hold: BlockHold, path: Path, end: int) -> None:
@@ -345,7 +346,7 @@ class BlockPool:
         end = run.end_block
         if blocks == end - run.first_block:
             self._queue.remove(run)
-        else:
+        elif run.owner is not None:
             self._queue.count(run.owner, -blocks)
         self._cached.forget(run, end - blocks, end)
 

@@ -32,8 +32,13 @@ class FreeQueue:
 
         It does if they are those right before its own, and the same owner's.
         """
-        self.count(owner, run.end_block - run.first_block)
-        last = self.head.prev_free
+        if owner is not None:
+            blocks = run.end_block - run.first_block
+            owner.idle_blocks += blocks
+            if owner.stalled:
+                self.stalled_blocks += blocks
+        head = self.head
+        last = head.prev_free
         assert last is not None
         if (
             last.first_block == run.end_block
@@ -45,21 +50,23 @@ class FreeQueue:
             last.first_block = run.first_block
             return True
         run.owner = owner
-        self.link(run, last)
+        run.prev_free, run.next_free = last, head
+        last.next_free = head.prev_free = run
         return False
 
     def remove(self, run: BlockRun) -> None:
         """Somebody holds the run now, or it was evicted whole."""
         self.unlink(run)
-        self.count(run.owner, run.first_block - run.end_block)
-        run.owner = None
-
-    def count(self, owner: Owner | None, blocks: int) -> None:
-        """An owner has so many more idle blocks."""
+        owner = run.owner
         if owner is not None:
-            owner.idle_blocks += blocks
-            if owner.stalled:
-                self.stalled_blocks += blocks
+            self.count(owner, run.first_block - run.end_block)
+            run.owner = None
+
+    def count(self, owner: Owner, blocks: int) -> None:
+        """An owner has so many more idle blocks."""
+        owner.idle_blocks += blocks
+        if owner.stalled:
+            self.stalled_blocks += blocks
 
     def check(self) -> None:
         """Raises `CheckError` if the counts are not those of the runs."""

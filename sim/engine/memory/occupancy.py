@@ -93,8 +93,9 @@ class OccupancyMeter:
             self._at_ps = at_ps
             gpu = self._gpu
             self._used += (gpu.num_blocks - gpu.num_free_blocks) * span
-            if gpu.stalled_idle_blocks or gpu.kept_blocks:  # mostly there is nothing of either kind
-                self._stalled += (gpu.stalled_idle_blocks + gpu.kept_stalled_blocks) * span
+            stalled_idle_blocks = gpu.stalled_idle_blocks
+            if stalled_idle_blocks or gpu.kept_blocks:  # mostly there is nothing of either kind
+                self._stalled += (stalled_idle_blocks + gpu.kept_stalled_blocks) * span
                 self._held += gpu.kept_blocks * span
             if self.busy:
                 self._busy_ps += span
