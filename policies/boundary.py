@@ -6,8 +6,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import MutableSequence
-from inspect import getattr_static
+from collections.abc import Iterator, Mapping, MutableSequence
+from contextlib import suppress
 from pathlib import Path
 from traceback import walk_tb
 from types import TracebackType
@@ -100,10 +100,29 @@ LISTENS_TO = ("listens_to", "hears")  # the second is its name in version 0.1, r
 
 
 def listening(policy: object) -> str:
-    """The attribute, of a policy or of its class, that says which facts it listens to. None of its code is run."""
+    """The attribute, of a policy or of its class, that says which facts it listens to. None of its code is run.
+
+    Where there are both, the nearer counts: a class derived from one of ours may say `hears`, and means it.
+    """
     first, former = LISTENS_TO
-    is_former = getattr_static(policy, first, None) is None and getattr_static(policy, former, None) is not None
-    return former if is_former else first
+    for place in _places(policy):
+        if place.get(first) is not None:
+            return first
+        if place.get(former) is not None:
+            return former
+    return first
+
+
+def _places(policy: object) -> Iterator[Mapping[str, object]]:
+    """What an object has itself, then what its classes have, the nearest first. None of its code is run."""
+    kind = type(policy)
+    if issubclass(kind, type):
+        kind = policy  # type: ignore[assignment]
+    else:
+        with suppress(AttributeError):  # of one that has slots alone
+            yield object.__getattribute__(policy, "__dict__")
+    for base in type.__dict__["__mro__"].__get__(kind):
+        yield type.__dict__["__dict__"].__get__(base)
 
 
 def told(error: BaseException) -> str:

@@ -228,7 +228,6 @@ class Mine:
 """
 
 
-@pytest.mark.parametrize("line", [" = frozenset()", ": frozenset[type]"])
 def asked_at_s(path: Path) -> list[float]:
     """When the policy of this file is asked, while one application has three calls, one after another."""
     policy = load_policy(f"{path}:Mine")
@@ -253,6 +252,44 @@ def test_the_new_name_counts_where_a_policy_has_both():
         hears: frozenset[type] = frozenset()
 
     assert listening(Both()) == "listens_to"
+
+
+DERIVED = """
+from tokencake.policies.field.vllm import Vllm
+from tokencake.traces.events import CallArrived
+
+
+class Mine(Vllm):
+    {line}
+
+    def plan(self, view):
+        self.__dict__.setdefault("asked_at_s", []).append(view.now_s)
+        return super().plan(view)
+"""
+
+
+@pytest.mark.parametrize(
+    "line", ["hears = frozenset({CallArrived})", "def __init__(self): self.hears = frozenset({CallArrived})"]
+)
+def test_hears_in_a_class_derived_from_one_of_ours_counts(tmp_path, line):
+    mine = tmp_path / "mine.py"
+    mine.write_text(DERIVED.format(line=line))
+    assert len(asked_at_s(mine)) == 4
+
+
+def test_the_nearer_name_counts():
+    class Old:
+        hears = frozenset({CallArrived})
+
+    class New(Old):
+        listens_to = frozenset({CallArrived})
+
+    class Slotted(New):
+        __slots__ = ()
+        hears = frozenset({CallArrived})
+
+    assert [listening(made) for made in (Old, New, Slotted)] == ["hears", "listens_to", "hears"]
+    assert [listening(made()) for made in (Old, New, Slotted)] == ["hears", "listens_to", "hears"]
 
 
 def test_data_may_name_registered_policies_only(mine):
