@@ -80,7 +80,7 @@ class ProgramCall:
 
 
 class Autellix:
-    """Programs that got the least service first.
+    """The programs served least so far go first.
 
     Waiting calls are ordered by a multi-level feedback queue on the attained service of whole programs.
     """

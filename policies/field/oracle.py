@@ -33,7 +33,7 @@ from ..tokencake.policy import Tokencake
 
 
 class Oracle:
-    """A bound, no contender: knows how long every tool takes.
+    """An upper bound, not a contender: knows how long every tool takes.
 
     Exact tool times, Belady's eviction, uploads just in time. `applications` are those that will be played.
     """

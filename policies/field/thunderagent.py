@@ -149,7 +149,7 @@ class Programs:
 
 
 class ThunderAgent:
-    """Pauses agents as wholes until the contexts of the others fit on the GPU."""
+    """Pauses whole agents until the contexts of the others fit on the GPU."""
 
     listens_to = frozenset({e.CallArrived, e.CallPreempted, e.CallFinished, e.CallAborted})
 

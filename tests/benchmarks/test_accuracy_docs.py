@@ -48,8 +48,20 @@ def test_the_errors_of_measured_runs_come_to_what_is_said() -> None:
     assert f"{means} {parts}" in page("docs/accuracy.md")
     first, second = (run["errors"]["output_tokens_per_s"]["mean"] for run in list(FIGURES["runs"].values())[:2])
     assert f"to the last: {percent(first)} and {percent(second)} %." in page("docs/accuracy.md")
-    (bound,) = re.findall(r"simulated seconds lie within (\d+) % of published measurements", page("README.md"))
+    (bound,) = re.findall(r"means of calls lie within (\d+) % of published measurements", page("README.md"))
     assert max(every) < int(bound) / 100
+
+
+def test_the_published_cells_lie_as_near_as_the_readme_says() -> None:
+    said = re.findall(
+        r"A800 end to end within (\S+) %, mean application latency within (\S+) %, mean TTFT within (\S+) %",
+        page("README.md"),
+    )
+    for key, bound in zip(("e2e_s", "app_mean_s", "ttft_mean_s"), *said, strict=True):
+        for mode, rate in accuracy_tables.MEASURED_CELLS:
+            known = accuracy_tables.measured_cell(mode, rate)[key]
+            error = FIGURES["cells"][mode][f"{rate:g}"][key] / known - 1
+            assert round(100 * abs(error), 1) <= float(bound)
 
 
 def test_what_one_constant_changes_is_what_is_said() -> None:
