@@ -50,23 +50,28 @@ class Controller:
         self._plans = PlanCheck(self._name, self._ledger)
         self._news: list[Fact] = []
         self.due = True  # whether the policy is to be asked: at the start it always is
-        self._asked_once = not listens_to
+        self._keeps_ledger = bool(listens_to)  # else the policy is asked once, and nobody would read it
         self.policy_s = 0.0
 
     def hear(self, fact: Fact) -> None:
         """Pass a fact on, and remember it for the policy."""
         for sink in self._sinks:
             sink(fact)
-        if self._asked_once:
-            return  # nobody would read the ledger of a policy that listens to nothing
+        if not self._keeps_ledger:
+            return
         self._ledger.fold(fact)
         self._news.append(fact)
         if type(fact) in self._listens_to:
             self.due = True
 
+    def give_up(self) -> None:
+        """The policy will not be asked again: facts are passed on, and that is all."""
+        self._keeps_ledger = False
+        self.due = False
+
     def check(self, waiting: Collection[CallId], running: Collection[CallId]) -> None:
         """Raises `CheckError` if what the policy sees is not what these calls of the engine are."""
-        if not self._asked_once:
+        if self._keeps_ledger:
             self._ledger.check(waiting, running)
 
     def poll(self, gauges: e.Polled) -> Plan:

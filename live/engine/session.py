@@ -15,7 +15,7 @@ from ...policies.execution.starvation import make_way, release_held, without_cho
 from ...policies.interface import NATIVE, Plan, Policy
 from ...policies.run_settings import RunSettings
 from ...traces import events as e
-from ...traces.errors import PolicyError, PolicyFault
+from ...traces.errors import FactError, PolicyError, PolicyFault
 from ...traces.events import Fact
 from .apps import Apps
 from .calls import Calls
@@ -94,7 +94,10 @@ class Session:
     def report(self, fact: Fact) -> None:
         """Something happened. What comes after the end is of a copy or a step that outlived its run."""
         if self._open:
-            self.controller.hear(fact)
+            try:
+                self.controller.hear(fact)
+            except FactError as error:  # a bug of ours; clients get their answers all the same
+                self._give_up(error)
             self.due = self.controller.due
 
     def begin(self, host_blocks: int, block_bytes: int) -> None:
@@ -183,8 +186,9 @@ class Session:
         self._plan = plan
         self.stores.extent = plan.write_through
 
-    def _give_up(self, error: PolicyError) -> None:
-        """The policy did something wrong: say so once, and go on as vLLM would."""
+    def _give_up(self, error: PolicyError | FactError) -> None:
+        """The policy did something wrong, or knows something wrong: say so once, and go on as vLLM would."""
+        self.controller.give_up()
         self.errors.append(str(error))
         logger.error("%s; the engine goes on without it", error)
         self._hold(NATIVE)

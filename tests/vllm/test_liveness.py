@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import random
 from dataclasses import replace
+from itertools import count
 
 import pytest
 
@@ -23,6 +24,7 @@ from tokencake.policies.registry import load_policy
 from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.machine.machine import PS_PER_S
 from tokencake.traces import events as e
+from tokencake.traces.events import Fact
 
 OPERATIONS = 1000
 
@@ -133,3 +135,29 @@ def test_an_application_of_which_nothing_is_heard_ends_in_the_end() -> None:
     engine.run_until(lambda: any(isinstance(fact, e.AppFinished) for fact in facts))
     (ended,) = [fact for fact in facts if isinstance(fact, e.AppFinished)]
     assert ended.app == "a"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["synchronous", "asynchronous"])
+def test_the_engine_goes_on_where_a_fact_has_no_place(asynchronous: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug of ours, made on purpose: every 50th fact is told twice."""
+    rng = random.Random(7)
+    engine = Virtual(machine(rng, asynchronous))
+    facts: list[object] = []
+    begin(engine, load_policy("tokencake"), facts)
+    ledger, told = engine.session.controller._ledger, count(1)
+    fold = ledger.fold
+
+    def twice(fact: Fact) -> None:
+        fold(fact)
+        if next(told) % 50 == 0 and isinstance(fact, e.CallArrived | e.CallAdmitted | e.CallFinished):
+            fold(fact)
+
+    monkeypatch.setattr(ledger, "fold", twice)
+    clients = Clients(engine, rng)
+    for _ in range(OPERATIONS):
+        clients.operate()
+    clients.come_to_an_end()
+    end(engine)
+    (error,) = engine.adapter.errors
+    assert "expected" in error
+    assert sum(isinstance(fact, e.CallFinished) for fact in facts) > 50
