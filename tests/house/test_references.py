@@ -24,12 +24,29 @@ def defined(module: str) -> set[str]:
     return found
 
 
+def members(module: str, name: str) -> set[str]:
+    """What a class at the top of a module has: methods, fields, and what is assigned to `self`."""
+    found: set[str] = set()
+    for node in tree(MODULES[module]).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            found.update(inner.name for inner in ast.walk(node) if isinstance(inner, ast.FunctionDef))
+            found.update(inner.attr for inner in ast.walk(node) if isinstance(inner, ast.Attribute))
+            found.update(
+                inner.target.id
+                for inner in node.body
+                if isinstance(inner, ast.AnnAssign) and isinstance(inner.target, ast.Name)
+            )
+    return found
+
+
 def is_there(name: str) -> bool:
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         module, rest = ".".join(parts[:length]), parts[length:]
         if module in MODULES:
-            return not rest or rest[0] in defined(module)
+            of_class = rest[1:]
+            named = not rest or rest[0] in defined(module)
+            return named and (not of_class or (len(of_class) == 1 and of_class[0] in members(module, rest[0])))
         if module in PACKAGES:
             return not rest
     return False
@@ -44,5 +61,7 @@ def test_what_a_docstring_names_is_there(module: str) -> None:
 def test_what_is_not_there_is_found() -> None:
     assert is_there("policies.runs.playable.Playable")
     assert is_there("traces.results")
+    assert is_there("policies.runs.playable.Playable.limits")
+    assert not is_there("policies.runs.playable.Playable.nonesuch")
     assert not is_there("policies.runs.playable.Playing")
     assert not is_there("live.adapter.Adapter")

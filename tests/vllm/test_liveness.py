@@ -1,6 +1,7 @@
 """Whatever policies want and clients do: each call is served, each block comes back, none has what it should not.
 
-The workers of `virtual` check every token that is computed and every copy, so a wrong block fails these tests as well.
+The workers of `virtual_engine` check every token that is computed and every copy, so a wrong block fails
+these tests as well.
 """
 
 from __future__ import annotations
