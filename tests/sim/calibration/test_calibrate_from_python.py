@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from simulated_engine import SimulatedEngine
 
-from tokencake.live.client import in_process
+import tokencake
 from tokencake.sim.calibration.calibrate import calibrate, calibration_of
 from tokencake.sim.calibration.engine_info import MachineLimits
 from tokencake.sim.calibration.probes import effort
@@ -89,7 +89,7 @@ def test_the_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     page = (Path(__file__).parents[3] / "docs" / "calibrate.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(in_process, "InProcess", lambda options: SimulatedEngine(MACHINE))
+    monkeypatch.setattr(tokencake, "InProcess", lambda options: SimulatedEngine(MACHINE))
     monkeypatch.setattr(effort, "QUICK", LITTLE)
     names: dict[str, Any] = {}
     exec(example, names)

@@ -11,7 +11,7 @@ import pytest
 from simulated_engine import SimulatedEngine
 from trace_files import one_app, one_call, written
 
-from tokencake.live.client import in_process
+import tokencake
 from tokencake.sim.calibration.host_load import HostLoad
 from tokencake.sim.fidelity.validate import same_decisions, validate
 from tokencake.sim.machine.files import load_machine
@@ -111,7 +111,7 @@ def test_the_example_of_the_page_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "validate.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(in_process, "InProcess", lambda options: SimulatedEngine(MACHINE))
+    monkeypatch.setattr(tokencake, "InProcess", lambda options: SimulatedEngine(MACHINE))
     names: dict[str, Any] = {}
     exec(example, names)
     assert names["report"]["verdict"]["agree"] is not False
