@@ -63,7 +63,7 @@ def collected(argument: str, make: Callable[..., object], parameters: Collection
 
 
 def given() -> dict[str, str]:
-    """What the command line gives of the command: an option or an argument as it is written there, by parameter."""
+    """What the command line gives of the command, by parameter: an option by its present name, or an argument."""
     context = click.get_current_context()
     return {
         parameter.name: parameter.opts[-1] if isinstance(parameter, click.Option) else parameter.human_readable_name
