@@ -32,7 +32,7 @@ from collections.abc import Mapping
 from heapq import heappop, heappush
 from itertools import accumulate, count
 from math import isfinite
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ...traces import events as e
 from ...traces.apps import AppId, CallId
@@ -85,7 +85,9 @@ class Autellix:
     Waiting calls are ordered by a multi-level feedback queue on the attained service of whole programs.
     """
 
-    listens_to = frozenset({e.CallArrived, e.CallAdmitted, e.CallPreempted, e.CallFinished, e.CallAborted})
+    listens_to: ClassVar[frozenset[type]] = frozenset(
+        {e.CallArrived, e.CallAdmitted, e.CallPreempted, e.CallFinished, e.CallAborted}
+    )
 
     def __init__(
         self,

@@ -40,7 +40,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import count
 from math import log, sqrt
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId, CallId
@@ -134,7 +134,7 @@ class Continuum:
     Raises PolicyError for an unknown rule.
     """
 
-    listens_to: frozenset[type] = frozenset({e.CallArrived, e.CallPreempted, e.CallFinished, e.ToolStarted})
+    listens_to: ClassVar[frozenset[type]] = frozenset({e.CallArrived, e.CallPreempted, e.CallFinished, e.ToolStarted})
 
     def __init__(self, rule: Rule = "paper") -> None:
         if rule not in ("paper", "released"):

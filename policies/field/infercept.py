@@ -54,7 +54,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import count
 from math import ceil, inf, isfinite
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId, CallId
@@ -169,7 +169,7 @@ class InferCept:
     Raises PolicyError for an option out of its range.
     """
 
-    listens_to: frozenset[type] = frozenset(
+    listens_to: ClassVar[frozenset[type]] = frozenset(
         {e.CallArrived, e.CallPreempted, e.LoadStarted, e.ToolStarted, e.OffloadRefused}
     )
 

@@ -44,6 +44,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from math import inf
+from typing import ClassVar
 
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId, CallId
@@ -61,7 +62,7 @@ RETRY_SHARE = 1 / 8  # of the GPU's blocks: handed out before a refused prefetch
 class KvFlow:
     """Saves every context, evicts those whose agents run last, and brings back those whose agents run next."""
 
-    listens_to = frozenset({e.CallArrived, e.CallFinished, e.CallAborted, e.OffloadFinished})
+    listens_to: ClassVar[frozenset[type]] = frozenset({e.CallArrived, e.CallFinished, e.CallAborted, e.OffloadFinished})
 
     def __init__(self, prefetch_steps: int = 1) -> None:
         if prefetch_steps < 0:

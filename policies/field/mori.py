@@ -28,7 +28,7 @@ What is left open:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId, CallId
@@ -72,7 +72,7 @@ class ContextRoom(NamedTuple):
 class Mori:
     """Keeps the contexts of the busiest agents on the GPU, and moves those of the most idle to the host."""
 
-    listens_to = frozenset(
+    listens_to: ClassVar[frozenset[type]] = frozenset(
         {e.CallArrived, e.CallFinished, e.CallPreempted, e.CallAborted, e.OffloadFinished, e.AppFinished}
     )
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import exp, log, sqrt
+from typing import ClassVar
 
 from ...traces import events as e
 from ...traces.apps import AgentId
@@ -80,7 +81,7 @@ class Saga:
     """
 
     # Arrivals and admissions lie in the news until the next tool starts; the engine ends pins by itself.
-    listens_to: frozenset[type] = frozenset({e.ToolStarted})
+    listens_to: ClassVar[frozenset[type]] = frozenset({e.ToolStarted})
 
     def __init__(self, weight_share: float = 0.2, most_s: float = 300.0) -> None:
         if not 0 < weight_share <= 1:

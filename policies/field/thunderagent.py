@@ -39,6 +39,7 @@ from enum import Enum
 from itertools import count
 from math import isfinite
 from operator import itemgetter
+from typing import ClassVar
 
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId, CallId
@@ -151,7 +152,7 @@ class Programs:
 class ThunderAgent:
     """Pauses whole agents until the contexts of the others fit on the GPU."""
 
-    listens_to = frozenset({e.CallArrived, e.CallPreempted, e.CallFinished, e.CallAborted})
+    listens_to: ClassVar[frozenset[type]] = frozenset({e.CallArrived, e.CallPreempted, e.CallFinished, e.CallAborted})
 
     def __init__(self, period_s: float = 5.0, acting_weight: float = 1.0) -> None:
         if not (isfinite(period_s) and period_s > 0):

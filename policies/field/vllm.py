@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ..interface import NATIVE, Plan, View
 
 
@@ -11,7 +13,7 @@ class Vllm:
     The baseline. It wants nothing, so every decision is the engine's own; it is asked once and never again.
     """
 
-    listens_to: frozenset[type] = frozenset()
+    listens_to: ClassVar[frozenset[type]] = frozenset()
 
     def plan(self, view: View) -> Plan:
         """Leave everything to the engine."""

@@ -40,7 +40,8 @@ class RankedQueue:
 
     def __iter__(self) -> Iterator[str]:
         """The names in order, one after another."""
-        return (name for _, name in self._ranked)
+        for _, name in self._ranked:
+            yield name
 
     def names(self) -> tuple[CallId, ...]:
         """The calls in order."""

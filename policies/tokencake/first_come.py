@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from ...traces.events import Request
 from ..interface import View
@@ -14,7 +15,7 @@ from .halves import Needs
 class FirstCome:
     """vLLM's own order, where nothing is uploaded ahead of need: how much room it leaves is of no interest."""
 
-    listens_to: frozenset[type] = frozenset()
+    listens_to: ClassVar[frozenset[type]] = frozenset()
     listeners: Sequence[Listener] = ()
 
     def begin(self, view: View) -> None:

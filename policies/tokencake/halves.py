@@ -61,7 +61,10 @@ NOTHING = Wishes((), (), None)
 class SpaceHalf(Protocol):
     """Which calls start, in which order, and which give way."""
 
-    listens_to: frozenset[type]
+    @property
+    def listens_to(self) -> frozenset[type]:
+        """The facts after which the policy is asked."""
+        ...
 
     @property
     def listeners(self) -> Sequence[Listener]:
@@ -91,7 +94,10 @@ class SpaceHalf(Protocol):
 class TimeHalf(Protocol):
     """What is saved, brought back, kept and given up of contexts between the calls of their agents."""
 
-    listens_to: frozenset[type]
+    @property
+    def listens_to(self) -> frozenset[type]:
+        """The facts after which the policy is asked."""
+        ...
 
     @property
     def saves_after(self) -> frozenset[type]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import chain, count, islice
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId, CallId
@@ -51,7 +51,7 @@ class Seniority:
     the first 128 calls by weight, are looked up in the cache, and no plan names more than 1,024 calls.
     """
 
-    listens_to = SPACE_FACTS
+    listens_to: ClassVar[frozenset[type]] = SPACE_FACTS
 
     def __init__(self, options: Options, miss_share: MissShare) -> None:
         self._options = options

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from ...traces import events as e
 from ...traces.apps import AgentId
@@ -19,7 +19,10 @@ from .stalls import Stalls
 class SaveRule(Listener, Protocol):
     """When contexts are saved, and which."""
 
-    after: frozenset[type]  # the facts after which there may be something to save
+    @property
+    def after(self) -> frozenset[type]:
+        """The facts after which there may be something to save."""
+        ...
 
     @property
     def due(self) -> bool:
@@ -55,7 +58,7 @@ class PinRule(Protocol):
 class StalledContexts:
     """What becomes of contexts between two calls. In a plan: `begin`, `saves`, `uploads`, `pins`, then the rest."""
 
-    listens_to = TIME_FACTS
+    listens_to: ClassVar[frozenset[type]] = TIME_FACTS
 
     def __init__(self, stalls: Stalls, saves: SaveRule, uploads: UploadRule, pins: PinRule) -> None:
         self._stalls = stalls
@@ -99,7 +102,7 @@ class StalledContexts:
 class SavesAll:
     """Every context when its call ends, whether a tool runs then or not."""
 
-    after: frozenset[type] = frozenset({e.CallFinished})
+    after: ClassVar[frozenset[type]] = frozenset({e.CallFinished})
 
     def __init__(self) -> None:
         self._ended_calls = EndedCalls()
@@ -123,7 +126,7 @@ class NoUploads:
     """Contexts come back when a call needs them: the engine loads them by itself."""
 
     held_blocks = 0
-    handlers: Mapping[type, Handler] = {}
+    handlers: ClassVar[Mapping[type, Handler]] = {}
 
     def claims(self, view: View) -> Sequence[UploadClaim]:
         return ()
@@ -142,8 +145,8 @@ class NoPins:
 class NoCopies:
     """The temporal half, switched off: nothing is copied, and nothing is kept."""
 
-    listens_to: frozenset[type] = frozenset()
-    saves_after: frozenset[type] = frozenset()
+    listens_to: ClassVar[frozenset[type]] = frozenset()
+    saves_after: ClassVar[frozenset[type]] = frozenset()
     listeners: Sequence[Listener] = ()
     holds = False
 

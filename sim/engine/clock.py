@@ -10,7 +10,7 @@ import simpy
 from simpy.events import EventPriority
 
 from ...policies.execution.carry_out import SOONEST_S, TimeUnit
-from ..machine.machine import PS_PER_S, ps
+from ..machine.machine import PS_PER_S, ps, seconds
 
 # The world acts first, then a step ends, then the calls arrive that follow at once, then the engine schedules.
 ARRIVALS = EventPriority(1)
@@ -42,7 +42,7 @@ class At(simpy.Event):
 def not_before_ps(at_s: float) -> int:
     """The first picosecond that is, in seconds again, not before `at_s`: who asks to be woken then is not too early."""
     at_ps = ceil(at_s * PS_PER_S)
-    return at_ps if at_ps / PS_PER_S >= at_s else at_ps + 1
+    return at_ps if seconds(at_ps) >= at_s else at_ps + 1
 
 
 PICOSECONDS = TimeUnit(ps(SOONEST_S), not_before_ps)

@@ -20,7 +20,7 @@ from ...policies.interface import Hits
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId, Call, CallId
 from ...traces.events import Fact
-from ..machine.machine import PS_PER_S, Machine, Timing
+from ..machine.machine import Machine, Timing, seconds
 from .clock import BOUNDARY, PICOSECONDS, SCHEDULE, At, Clock
 from .memory.block_pool import BlockPool
 from .memory.context_tree import Context, ContextTree
@@ -213,7 +213,7 @@ class Engine:
 
     def _outcomes(self, firsts: list[EngineCall], finished: list[EngineCall], now_ps: int) -> None:
         """A step ended: first tokens and finished calls, in the order in which they were scheduled."""
-        at_s = now_ps / PS_PER_S
+        at_s = seconds(now_ps)
         calls: Collection[EngineCall] = firsts or finished
         begun: Collection[EngineCall] = firsts
         ended: Collection[EngineCall] = finished
@@ -337,7 +337,7 @@ class Engine:
         """Ask the policy, and do at once what its plan wants done at once."""
         plan = self._controller.poll(
             e.Polled(
-                now_ps / PS_PER_S,
+                seconds(now_ps),
                 self.iterations,
                 self.gpu.num_free_blocks,
                 self._scheduler.running.growth_blocks,
@@ -361,7 +361,7 @@ class Engine:
         self._scheduler.running.growth_blocks -= self._meter.settle(self._clock.now_ps, self._scheduler.batch)
 
     def _now_s(self) -> float:
-        return self._clock.now_ps / PS_PER_S
+        return seconds(self._clock.now_ps)
 
 
 def _by_order(call: EngineCall) -> int:

@@ -13,7 +13,7 @@ from ...policies.interface import Policy
 from ...traces.apps import Application, Call
 from ...traces.errors import EngineError, TokencakeError
 from ...traces.limits import problem
-from ..machine.machine import PS_PER_S, Machine
+from ..machine.machine import Machine, seconds
 from .checked_engine import CheckedEngine
 from .clock import Clock
 from .engine import Engine
@@ -93,6 +93,6 @@ def _with_progress(world: World, clock: Clock, progress: Progress) -> Callable[[
     def finished(call: Call) -> None:
         world.finished(call)
         if world.calls % CALLS_BETWEEN_PROGRESS == 0:
-            progress(world.applications, clock.now_ps / PS_PER_S)
+            progress(world.applications, seconds(clock.now_ps))
 
     return finished

@@ -14,7 +14,7 @@ from typing import Any
 from ...traces.apps import Application, Call, CallId
 from ...traces.results.distribution import Distribution
 from ..engine.scheduling.pace import paced
-from ..machine.machine import PS_PER_S, Machine, Timing, ps
+from ..machine.machine import Machine, Timing, ps, seconds
 
 BOUNDED = ("app_latency_s.", "makespan_s")  # the metrics that have a lower bound, or begin so
 
@@ -44,7 +44,7 @@ def latency_bound_s(application: Application, machine: Machine) -> float:
         tools_ps = ps(max((tool.duration_s for tool in call.tools), default=0.0))
         served_ps = _served_ps(call, timing, machine.block_tokens)
         ends_ps[call.id] = begins_ps + ps(call.pause_s) + timing.client_ps + served_ps + tools_ps
-    return max(ends_ps.values(), default=0) / PS_PER_S
+    return seconds(max(ends_ps.values(), default=0))
 
 
 def _served_ps(call: Call, timing: Timing, block_tokens: int) -> int:

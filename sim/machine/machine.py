@@ -16,6 +16,7 @@ from ...traces.errors import MachineError
 from ...traces.files.fields import MAX_NAME, shown
 
 PS_PER_S = 1_000_000_000_000
+EXACT_IN_FLOAT = 2**53  # whole numbers up to here are floats without a loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,3 +294,11 @@ def simulated_version(vllm: object) -> str:
 def ps(seconds: float) -> int:
     """Whole picoseconds, the nearest."""
     return round(seconds * PS_PER_S)
+
+
+def seconds(ps: int) -> float:
+    """So many picoseconds, at least 0, as the nearest float.
+
+    Compiled code turns both whole numbers into floats before it divides: large ones are left to Python itself.
+    """
+    return ps / PS_PER_S if ps <= EXACT_IN_FLOAT else PS_PER_S.__rtruediv__(ps)

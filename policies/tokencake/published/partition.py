@@ -132,14 +132,14 @@ def split(blocks: int, names: Sequence[str], scores: dict[str, float], used: dic
     `s` is a type's share of the scores, `m` its share of the blocks used now. The largest remainders get what rounding
     leaves, of equal ones the first of `names`.
     """
-    all_scores = sum(scores[name] for name in names)
+    all_scores = sum((scores[name] for name in names), 0.0)
     all_used = sum(used[name] for name in names)
     weights = {}
     for name in names:
         s = scores[name] / all_scores
         m = used[name] / all_used if all_used else 0.0
         weights[name] = max(s, (m + s) / 2)
-    unit = blocks / sum(weights.values()) if weights else 0.0
+    unit = blocks / sum(weights.values(), 0.0) if weights else 0.0
     parts = {name: int(unit * weight) for name, weight in weights.items()}
     by_remainder = sorted(names, key=lambda name: parts[name] - unit * weights[name])
     for name in by_remainder[: blocks - sum(parts.values())]:

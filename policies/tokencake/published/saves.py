@@ -8,6 +8,7 @@ blocks are free already but still cached: the copy saves their content, it does 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 from ....traces import events as e
 from ....traces.apps import AgentId, AppId
@@ -30,7 +31,7 @@ class PublishedSaves:
     most 1.
     """
 
-    after: frozenset[type] = frozenset({e.ToolStarted})
+    after: ClassVar[frozenset[type]] = frozenset({e.ToolStarted})
     due = False  # a stall that is open is no debt
 
     def __init__(self, options: Options, stalls: Stalls, importance: Callable[[Request], float]) -> None:

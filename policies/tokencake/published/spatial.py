@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from math import inf
+from typing import ClassVar
 
 from ....traces.apps import CallId
 from ....traces.events import Request
@@ -28,7 +29,7 @@ class PublishedSpace:
     In a plan: facts to the `listeners`, then `begin`, the questions about scores, and `admission`.
     """
 
-    listens_to = SPACE_FACTS
+    listens_to: ClassVar[frozenset[type]] = SPACE_FACTS
 
     def __init__(self, options: Options) -> None:
         self._options = options

@@ -28,7 +28,7 @@ from ....traces import events as e
 from ....traces.agreement import agree
 from ....traces.apps import AgentId
 from ....traces.events import Fact
-from ...machine.machine import PS_PER_S
+from ...machine.machine import seconds
 from ..requests import EngineCall, SimAgent, State
 from .block_pool import BlockPool
 from .blocks import BlockHold, BlockRun, Node, Span
@@ -68,7 +68,7 @@ class Copies:
         span = offload_span(agent, first, cached_end, saved_blocks, self._host.num_free_blocks, self.refusing)
         if span is None:
             self._host.free(prefix, None)
-            self.report(e.OffloadRefused(now_ps / PS_PER_S, agent.name))
+            self.report(e.OffloadRefused(seconds(now_ps), agent.name))
             return
         end = span.end
         blocks = end - first
@@ -78,7 +78,7 @@ class Copies:
         self._gpu.keep(source, agent.owner)
         agent.offloading = True
         _mark(path, first, end, _STORING)
-        self.report(e.OffloadStarted(now_ps / PS_PER_S, agent.name, blocks, end))
+        self.report(e.OffloadStarted(seconds(now_ps), agent.name, blocks, end))
 
         def done(at_ps: int) -> None:
             _unmark(path, first, end, _STORING)
@@ -91,7 +91,7 @@ class Copies:
             self._host.free(target, None)
             self._host.free(prefix, None)
             held, _ = self._host.cached_prefix(path, end)
-            self.report(e.OffloadFinished(at_ps / PS_PER_S, agent.name, blocks, held))
+            self.report(e.OffloadFinished(seconds(at_ps), agent.name, blocks, held))
             if not agent.gone:
                 if agent.host is not None:
                     self._host.free(agent.host, None)
@@ -109,7 +109,7 @@ class Copies:
         before = self._host.num_free_blocks
         self._host.free(agent.host, None)
         agent.host = None
-        self.report(e.HostDropped(now_ps / PS_PER_S, agent.name, self._host.num_free_blocks - before))
+        self.report(e.HostDropped(seconds(now_ps), agent.name, self._host.num_free_blocks - before))
 
     # -- write-through
 
@@ -131,7 +131,7 @@ class Copies:
             for hold in reversed(kept):
                 host.free(hold, None)
             if not room:
-                self.report(e.StoreRefused(now_ps / PS_PER_S, call.id, blocks))
+                self.report(e.StoreRefused(seconds(now_ps), call.id, blocks))
                 return
             self._store(call, missing, targets, now_ps, from_ps)
         call.stored_blocks = max(first, upto)
@@ -143,7 +143,7 @@ class Copies:
             _mark(path, start, end, _STORING)
         call.store_sources += sources
         blocks = sum(end - start for start, end in spans)
-        self.report(e.StoreStarted(now_ps / PS_PER_S, call.id, blocks))
+        self.report(e.StoreStarted(seconds(now_ps), call.id, blocks))
 
         def done(at_ps: int) -> None:
             for (start, end), target, source in zip(reversed(spans), reversed(targets), reversed(sources), strict=True):
@@ -152,7 +152,7 @@ class Copies:
                 self._host.free(target, None)
                 self._gpu.free(source, owner)
                 call.store_sources.remove(source)
-            self.report(e.StoreFinished(at_ps / PS_PER_S, call.id, blocks))
+            self.report(e.StoreFinished(seconds(at_ps), call.id, blocks))
 
         self._link.to_host(blocks, from_ps, done)
 
@@ -206,7 +206,7 @@ class Copies:
         call.stored_blocks = end
         call.gpu_hit_tokens = first * self._block_tokens
         call.host_hit_tokens = (end - first) * self._block_tokens
-        self.report(e.LoadStarted(now_ps / PS_PER_S, call.id, end - first, first))
+        self.report(e.LoadStarted(seconds(now_ps), call.id, end - first, first))
 
         def done(at_ps: int) -> None:
             _unmark(path, first, end, _LOADING)
@@ -214,7 +214,7 @@ class Copies:
             self._gpu.cache(hold, path, end)
             call.num_computed_tokens = end * self._block_tokens
             call.state = State.LOADED
-            self.report(e.LoadFinished(at_ps / PS_PER_S, call.id, end - first))
+            self.report(e.LoadFinished(seconds(at_ps), call.id, end - first))
 
         self._link.to_gpu(end - first, self.next_step_ps, done)
 
@@ -230,7 +230,7 @@ class Copies:
         idle = self._gpu.cached_prefix(path, gpu_end, start.hold)[1] if gpu_end > start.hold else 0
         span = upload_span(agent, start.copy, host_end, self._gpu.num_free_blocks - idle, self.refusing)
         if span is None:
-            self.report(e.UploadRefused(now_ps / PS_PER_S, agent.name))
+            self.report(e.UploadRefused(seconds(now_ps), agent.name))
             return
         first, end = span
         hold = self._gpu.touch(path, first, start.hold)
@@ -240,18 +240,18 @@ class Copies:
         upload: Upload[BlockHold, int] = Upload(hold, first, end, now_ps)
         agent.uploads.append(upload)
         self._gpu.keep(hold, agent.owner)
-        self.report(e.UploadStarted(now_ps / PS_PER_S, agent.name, end - first))
+        self.report(e.UploadStarted(seconds(now_ps), agent.name, end - first))
 
         def done(at_ps: int) -> None:
             _unmark(path, first, end, _LOADING)
             self._host.free(source, None)
             if upload.cancelled:
                 self._give_up(agent, upload)
-                self.report(e.UploadReleased(at_ps / PS_PER_S, agent.name, upload.num_blocks))
+                self.report(e.UploadReleased(seconds(at_ps), agent.name, upload.num_blocks))
                 return
             self._gpu.cache(hold, path, end)
             upload.ready_at = at_ps
-            self.report(e.UploadFinished(at_ps / PS_PER_S, agent.name, ready_blocks(agent)))
+            self.report(e.UploadFinished(seconds(at_ps), agent.name, ready_blocks(agent)))
 
         self._link.to_gpu(end - first, self.next_step_ps, done)
 
@@ -264,8 +264,8 @@ class Copies:
         taken = take_uploads(agent, arrived_ps, now_ps)
         for upload in taken.uploads:
             self._give_up(agent, upload)
-        early_s, late_s = taken.early / PS_PER_S, taken.late / PS_PER_S
-        self.report(e.UploadTaken(now_ps / PS_PER_S, agent.name, taken.num_blocks, early_s, late_s))
+        early_s, late_s = seconds(taken.early), seconds(taken.late)
+        self.report(e.UploadTaken(seconds(now_ps), agent.name, taken.num_blocks, early_s, late_s))
 
     def cancel(self, agent: SimAgent, now_ps: int) -> None:
         """Give up an agent's uploads: ready ones now, those on their way when they have come."""
@@ -274,8 +274,8 @@ class Copies:
         cancelled = cancel_uploads(agent, now_ps)
         for upload in cancelled.ready:
             self._give_up(agent, upload)
-        held_s = cancelled.held / PS_PER_S
-        self.report(e.UploadCancelled(now_ps / PS_PER_S, agent.name, cancelled.num_blocks, held_s))
+        held_s = seconds(cancelled.held)
+        self.report(e.UploadCancelled(seconds(now_ps), agent.name, cancelled.num_blocks, held_s))
 
     def _give_up(self, agent: SimAgent, upload: Upload[BlockHold, int]) -> None:
         self._gpu.free(upload.held, agent.owner)

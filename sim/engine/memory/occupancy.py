@@ -7,7 +7,7 @@ boundary at which that iteration is scheduled, when somebody looks.
 from __future__ import annotations
 
 from ....traces.events import Occupied
-from ...machine.machine import PS_PER_S
+from ...machine.machine import seconds
 from ..scheduling.batch import DecodeBatch
 from ..scheduling.pace import Pace
 from .block_pool import BlockPool
@@ -79,11 +79,11 @@ class OccupancyMeter:
         """The integrals up to the last settled time."""
         at = self._at_ps
         return Occupied(
-            at / PS_PER_S,
-            self._used / PS_PER_S,
-            self._stalled / PS_PER_S,
-            self._held / PS_PER_S,
-            self._busy_ps / PS_PER_S,
+            seconds(at),
+            seconds(self._used),
+            seconds(self._stalled),
+            seconds(self._held),
+            seconds(self._busy_ps),
             steps,
         )
 

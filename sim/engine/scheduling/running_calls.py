@@ -8,7 +8,7 @@ from ....traces import events as e
 from ....traces.apps import CallId
 from ....traces.arithmetic import div_ceil
 from ....traces.events import Fact
-from ...machine.machine import PS_PER_S, Machine
+from ...machine.machine import Machine, seconds
 from ..memory.block_pool import BlockPool
 from ..memory.copies import Copies
 from ..requests import EngineCall, State
@@ -112,7 +112,7 @@ class RunningCalls:
         self._waiting.to_front(call)
         if self._gpu.kept_blocks:
             self._copies.refusing = True
-        self.report(e.CallPreempted(now_ps / PS_PER_S, call.id, call.generated_tokens))
+        self.report(e.CallPreempted(seconds(now_ps), call.id, call.generated_tokens))
 
     def free(self, call: EngineCall, known_blocks: int) -> None:
         """A call gives up its blocks; `known_blocks` of them are full, and their content is known."""

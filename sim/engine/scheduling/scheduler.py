@@ -19,7 +19,7 @@ from ....policies.interface import NATIVE, Hits, Plan
 from ....traces import events as e
 from ....traces.apps import CallId
 from ....traces.events import Fact
-from ...machine.machine import PS_PER_S, Machine, Timing
+from ...machine.machine import Machine, Timing, seconds
 from ..memory.block_pool import BlockPool
 from ..memory.copies import Copies
 from ..requests import EngineCall, State
@@ -280,7 +280,7 @@ class Scheduler:
         self.running.calls[call.id] = call
         resumed = call.num_prefill_tokens if call.was_admitted else 0
         call.was_admitted = True
-        self.report(e.CallAdmitted(now_ps / PS_PER_S, call.id, call.gpu_hit_tokens, call.host_hit_tokens, resumed))
+        self.report(e.CallAdmitted(seconds(now_ps), call.id, call.gpu_hit_tokens, call.host_hit_tokens, resumed))
         chunk_tokens, blocks = self._prefills.chunk(call, budget_tokens)
         self._prefills.compute(step, call, chunk_tokens, blocks)
         self.running.growth_blocks -= blocks

@@ -50,13 +50,23 @@ class WaitingQueue:
 
         Only as many as are asked for: there may be thousands.
         """
-        calls = self.calls
         if admit is not None:
-            return (calls[name] for name in admit if name in calls)
-        ordered: Iterator[EngineCall] = iter(calls.values())
+            return self._named(admit)
+        ordered: Iterator[EngineCall] = iter(self.calls.values())
         if self.loaded:
-            ordered = chain(self.loaded.values(), (call for call in calls.values() if call.state is State.WAITING))
+            ordered = chain(self.loaded.values(), self._without_blocks())
         return self._noting_passed_over(ordered) if self._as_0_30 else ordered
+
+    def _named(self, names: Sequence[CallId]) -> Iterator[EngineCall]:
+        for name in names:
+            call = self.calls.get(name)
+            if call is not None:
+                yield call
+
+    def _without_blocks(self) -> Iterator[EngineCall]:
+        for call in self.calls.values():
+            if call.state is State.WAITING:
+                yield call
 
     def _noting_passed_over(self, ordered: Iterator[EngineCall]) -> Iterator[EngineCall]:
         """The same calls. Who has been asked and is still as it was when the next one is asked was passed over."""
