@@ -263,6 +263,14 @@ class View(Protocol):
     def host_free_blocks(self) -> int: ...
 
     @property
+    def max_running(self) -> int:
+        """Calls that the engine runs at once at most (vLLM's `max_num_seqs`), those that are in no view among them.
+
+        A plan needs to name no more than `max_running - len(running)`: others start when one of these has ended.
+        """
+        ...
+
+    @property
     def costs(self) -> Costs: ...
 
     @property

@@ -22,6 +22,8 @@ from .names import Names
 
 _set = object.__setattr__  # how the ledger writes what policies only read
 
+GAUGES = ("step", "gpu_blocks", "free_blocks", "growth_blocks", "host_blocks", "host_free_blocks", "max_running")
+
 
 class Cache(Protocol):
     """What only the engine can answer."""
@@ -111,7 +113,8 @@ class LedgerView(ReadOnly):
 
     __slots__ = (
         "_cache", "_started_s", "agents", "block_tokens", "costs", "free_blocks", "gpu_blocks", "growth_blocks",
-        "host_blocks", "host_free_blocks", "loading", "news", "now_s", "running", "stalled", "step", "waiting",
+        "host_blocks", "host_free_blocks", "loading", "max_running", "news", "now_s", "running", "stalled", "step",
+        "waiting",
     )  # fmt: skip
 
     now_s: float
@@ -122,6 +125,7 @@ class LedgerView(ReadOnly):
     growth_blocks: int
     host_blocks: int
     host_free_blocks: int
+    max_running: int
     costs: Costs
     news: Sequence[Fact]
     waiting: Mapping[CallId, CallState]
@@ -187,7 +191,7 @@ class Ledger:
         _set(view, "costs", costs)
         _set(view, "now_s", 0.0)
         _set(view, "block_tokens", 1)
-        for gauge in ("step", "gpu_blocks", "free_blocks", "growth_blocks", "host_blocks", "host_free_blocks"):
+        for gauge in GAUGES:
             _set(view, gauge, 0)
         _set(view, "waiting", MappingProxyType(self._waiting))
         _set(view, "loading", MappingProxyType(self._loading))
@@ -323,6 +327,7 @@ class Ledger:
         _set(view, "free_blocks", fact.free_blocks)
         _set(view, "growth_blocks", fact.growth_blocks)
         _set(view, "host_free_blocks", fact.host_free_blocks)
+        _set(view, "max_running", fact.max_running)
 
     # -- checks
 

@@ -241,6 +241,7 @@ class Polled(NamedTuple):
     free_blocks: int
     growth_blocks: int  # blocks that the running calls will yet take until their declared budgets
     host_free_blocks: int
+    max_running: int = 1024  # calls that may run at once; vLLM's default, which older files mean
 
 
 class Occupied(NamedTuple):

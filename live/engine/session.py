@@ -166,7 +166,8 @@ class Session:
         self.occupancy.sample(now_s, self.apps.stalled)
 
     def _ask(self, now_s: float) -> None:
-        gauges = e.Polled(now_s, self.steps, self._gpu.free, self.calls.growth_blocks(), self._copies.host_free)
+        growth_blocks, max_running = self.calls.growth_blocks(), self._scheduler.max_num_running_reqs
+        gauges = e.Polled(now_s, self.steps, self._gpu.free, growth_blocks, self._copies.host_free, max_running)
         try:
             plan = self.controller.poll(gauges)
         except PolicyError as error:

@@ -342,6 +342,7 @@ class Engine:
                 self.gpu.num_free_blocks,
                 self._scheduler.running.growth_blocks,
                 self.host.num_free_blocks,
+                self._machine.max_running,
             )
         )
         self._scheduler.plan = plan

@@ -13,6 +13,7 @@ from ...traces.format.events_file import Record
 
 ADMISSIONS = "CallAdmitted"
 WHEN = ("at_s", "from_s")
+LIMIT = "max_running"  # of the engine: older records do not know it
 # What the engine decides, or what follows from it. Not compared: what the record tells the simulator.
 COMPARED = (
     e.CallAdmitted, e.CallPreempted, e.FirstToken, e.CallFinished, e.LoadStarted, e.LoadFinished, e.OffloadStarted,
@@ -103,8 +104,8 @@ class Agreement:
 
 
 def content(record: Record) -> tuple[object, ...]:
-    """All of a record but how long something took. When it was, to the last digit, says of which step it was."""
+    """All that is decided, but how long it took. When it was, to the last digit, says of which step it was."""
     if isinstance(record, e.Planned):
         return (record.__class__, record.at_s, plain(record.plan))
-    fields = zip(record._fields, record, strict=True)
+    fields = [(name, value) for name, value in zip(record._fields, record, strict=True) if name != LIMIT]
     return (record.__class__, *(value for name, value in fields if name in WHEN or not name.endswith("_s")))

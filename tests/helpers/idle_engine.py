@@ -19,6 +19,7 @@ class IdleEngine:
 
     def __init__(self) -> None:
         self.requests: dict[str, object] = {}
+        self.max_num_running_reqs = 1024
         self.emptied = True
         pool = SimpleNamespace(num_gpu_blocks=11, get_num_free_blocks=lambda: 10, enable_kv_cache_events=False)
         self.kv_cache_manager = SimpleNamespace(block_pool=pool, reset_prefix_cache=lambda: self.emptied)

@@ -54,6 +54,12 @@ def test_an_arrival_is_a_waiting_call_of_a_waiting_agent() -> None:
     assert (ledger.view.block_tokens, ledger.view.gpu_blocks, ledger.view.host_blocks) == (16, 100, 50)
 
 
+def test_gauges_are_those_of_the_latest_question() -> None:
+    view = a_ledger(e.Polled(3.0, 7, 90, 10, 40, 8)).view
+    assert (view.now_s, view.step, view.free_blocks, view.growth_blocks) == (3.0, 7, 90, 10)
+    assert (view.host_free_blocks, view.max_running) == (40, 8)
+
+
 def test_a_preempted_call_waits_before_all_others() -> None:
     later = e.CallArrived(4.0, a_request("a/3", "a/z"))
     ledger = a_ledger(*ARRIVED, *ADMITTED, later, e.CallPreempted(5.0, "a/2", 7), e.CallPreempted(6.0, "a/1", 9))

@@ -112,6 +112,24 @@ def test_other_beliefs_give_other_plans(recorded: list[Record]) -> None:
     assert not replay(recorded, published(), dear).equal
 
 
+class FillsPlaces:
+    """Starts as many calls as may run beside those that do."""
+
+    listens_to = EVERYTHING
+
+    def plan(self, view: View) -> Plan:
+        return Plan(admit=tuple(view.waiting)[: view.max_running - len(view.running)])
+
+
+def test_a_replay_knows_how_many_calls_could_run_at_once(tmp_path: Path) -> None:
+    machine = replace(PUBLISHED, max_running=3)
+    records = play(tuple(code_writer(apps=4, qps=2.0, spread=0.2)), FillsPlaces, machine)
+    file = written(tmp_path / "run.jsonl", records)
+    assert replay(read_events(file), FillsPlaces(), machine.beliefs()).equal
+    unlimited = [one._replace(max_running=1024) if isinstance(one, e.Polled) else one for one in records]
+    assert not replay(unlimited, FillsPlaces(), machine.beliefs()).equal
+
+
 class Curious:
     """Asks about every call that waits, and wants nothing."""
 

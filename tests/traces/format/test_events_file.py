@@ -18,6 +18,7 @@ from tokencake.traces.events import (
     Fact,
     FirstToken,
     Planned,
+    Polled,
     Request,
     RunStarted,
     ToolHint,
@@ -52,6 +53,11 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
             writer.add(record)
     assert list(read_events(tmp_path / "run.jsonl")) == STORY
     assert [path.name for path in tmp_path.iterdir()] == ["run.jsonl"]
+
+
+def test_a_file_from_before_a_field_is_read_with_its_default() -> None:
+    line = b'{"fact":"Polled","at_s":1.0,"step":2,"free_blocks":3,"growth_blocks":4,"host_free_blocks":5}\n'
+    assert decode(line, "f:1") == Polled(1.0, 2, 3, 4, 5, max_running=1024)
 
 
 def test_a_line_is_one_object_with_the_kind_first() -> None:
