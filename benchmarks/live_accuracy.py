@@ -17,7 +17,6 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +128,7 @@ def conversations(count: int) -> list[Application]:
     whole = convert(folder / "agentic-coding", "agentic-coding")
     some = [application for application in whole if len(application.calls) <= CALLS_OF_A_CONVERSATION]
     small = scaled(shrunk(some[:count], 50), 0.005)
-    return [replace(application, arrival_s=float(index)) for index, application in enumerate(small)]
+    return [application._replace(arrival_s=float(index)) for index, application in enumerate(small)]
 
 
 WORKLOADS = {"code-writer": code_writers, "coding": conversations}

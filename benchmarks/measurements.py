@@ -177,7 +177,7 @@ def _arriving(trace: Path, path: Path, requests: Sequence[Mapping[str, Any]]) ->
         if request["output_toks"] != tokens:
             expected = f"output_toks: expected {tokens} as application {application.id!r} of {trace.name}"
             raise TraceError(f"{path}: request {count}: {expected}, got {request['output_toks']}")
-        yield replace(application, arrival_s=request["arrival_time"] - requests[0]["arrival_time"])
+        yield application._replace(arrival_s=request["arrival_time"] - requests[0]["arrival_time"])
     if count != len(requests) or not requests:
         raise TraceError(f"{path}: expected a request for each application of {trace.name}, got {len(requests)}")
 

@@ -215,9 +215,9 @@ def _predicted(workload: Workload, label: str, variation: str, folder: Path) -> 
 
 def _undeclared(application: Application) -> Application:
     calls = tuple(
-        replace(call, tools=tuple(replace(tool, declared_s=None) for tool in call.tools)) for call in application.calls
+        call._replace(tools=tuple(tool._replace(declared_s=None) for tool in call.tools)) for call in application.calls
     )
-    return replace(application, calls=calls)
+    return application._replace(calls=calls)
 
 
 def compared(workload: Workload, policies: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ name the same tokens of the same sources. Inside an application, the answer of c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 CallId = str  # unique in a trace: "application/call"
@@ -27,8 +26,7 @@ class Segment(NamedTuple):
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(NamedTuple):
     """A prompt: the first `keep_tokens` tokens of an earlier call's context (prompt, then answer), then segments."""
 
     segments: tuple[Segment, ...]
@@ -37,8 +35,7 @@ class Prompt:
     tokens: int = 0  # the whole length, derived by the reader
 
 
-@dataclass(frozen=True, slots=True)
-class Tool:
+class Tool(NamedTuple):
     """A tool call that starts when its LLM call ends; the next calls wait for it."""
 
     kind: str
@@ -47,8 +44,7 @@ class Tool:
     result_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Hints:
+class Hints(NamedTuple):
     """What an application says about a call's place in it. Absent values are derived from the DAG by the reader."""
 
     importance: float = 1.0
@@ -69,8 +65,7 @@ class Hints:
 NO_HINTS = Hints()
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One LLM call. Its context afterwards is its prompt followed by its answer."""
 
     id: CallId
@@ -90,10 +85,9 @@ class Call:
         return self.prompt.tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Application:
+class Application(NamedTuple):
     """A DAG of calls, in an order in which every call follows all that it waits for."""
 
     id: AppId
     arrival_s: float
-    calls: tuple[Call, ...] = field(default=())
+    calls: tuple[Call, ...] = ()

@@ -127,5 +127,5 @@ def _with_agents(application: Application, rng: random.Random) -> Application:
         agents[call.id] = agents[extended] if extended is not None and follows and rng.random() < 0.8 else call.agent
         latest[agents[call.id]] = call.id
         budget = call.output_tokens + rng.choice((0, 0, 5))
-        calls.append(replace(call, agent=agents[call.id], max_output_tokens=budget))
-    return with_hints(replace(application, calls=tuple(calls)))
+        calls.append(call._replace(agent=agents[call.id], max_output_tokens=budget))
+    return with_hints(application._replace(calls=tuple(calls)))

@@ -51,7 +51,7 @@ class Names:
 
     def of_all(self, applications: Iterable[Application]) -> tuple[Application, ...]:
         """The applications under their other names."""
-        return tuple(replace(one, id=self._of[one.id], calls=tuple(map(self._call, one.calls))) for one in applications)
+        return tuple(one._replace(id=self._of[one.id], calls=tuple(map(self._call, one.calls))) for one in applications)
 
     def app(self, name: AppId) -> AppId:
         return self._of[name]
@@ -83,8 +83,7 @@ class Names:
 
     def _call(self, call: Call) -> Call:
         group = call.hints.join_group
-        return replace(
-            call,
+        return call._replace(
             id=self.id(call.id),
             app=self.app(call.app),
             agent=self.id(call.agent),
@@ -92,13 +91,13 @@ class Names:
             prompt=self._prompt(call.prompt),
             after=tuple(map(self.id, call.after)),
             tools=tuple(Tool(self._kinds[t.kind], t.duration_s, t.declared_s, t.result_tokens) for t in call.tools),
-            hints=replace(call.hints, join_group=None if group is None else self._groups[group]),
+            hints=call.hints._replace(join_group=None if group is None else self._groups[group]),
         )
 
     def _prompt(self, prompt: Prompt) -> Prompt:
         segments = tuple(Segment(self.id(one.source), one.start, one.tokens) for one in prompt.segments)
         extends = None if prompt.extends is None else self.id(prompt.extends)
-        return replace(prompt, segments=segments, extends=extends)
+        return prompt._replace(segments=segments, extends=extends)
 
     @staticmethod
     def _add(into: dict[str, str], names: Iterable[str], others: Others) -> None:

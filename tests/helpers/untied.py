@@ -44,14 +44,14 @@ def untied(workload: Workload, seed: int) -> Workload:
     for application in workload.applications:
         arrival_s += rng.uniform(1e-5, 1e-3)
         calls = tuple(_untied(call, rng) for call in _one_context_an_agent(application))
-        applications.append(replace(application, arrival_s=application.arrival_s + arrival_s, calls=calls))
+        applications.append(application._replace(arrival_s=application.arrival_s + arrival_s, calls=calls))
     machine = replace(workload.machine, client_s=0.0, asynchronous=False, engine_version=version)
     return Workload(tuple(applications), machine)
 
 
 def _untied(call: Call, rng: random.Random) -> Call:
-    tools = tuple(replace(tool, duration_s=tool.duration_s + rng.uniform(0, 1e-3)) for tool in call.tools)
-    return replace(call, tools=tools, pause_s=call.pause_s + rng.uniform(0, 1e-3) if call.pause_s else 0.0)
+    tools = tuple(tool._replace(duration_s=tool.duration_s + rng.uniform(0, 1e-3)) for tool in call.tools)
+    return call._replace(tools=tools, pause_s=call.pause_s + rng.uniform(0, 1e-3) if call.pause_s else 0.0)
 
 
 def _one_context_an_agent(application: Application) -> list[Call]:
@@ -65,5 +65,5 @@ def _one_context_an_agent(application: Application) -> list[Call]:
         agent = agents[extended] if goes_on and extended is not None else call.id
         agents[call.id] = agent
         latest[agent] = call.id
-        calls.append(replace(call, agent=agent))
+        calls.append(call._replace(agent=agent))
     return calls

@@ -152,10 +152,10 @@ def test_longer_tools_change_nothing_before_the_first_would_have_returned(spec: 
 
 def _with_longer_tools(app: Application) -> Application:
     calls = (
-        replace(call, tools=tuple(replace(tool, duration_s=tool.duration_s + 100) for tool in call.tools))
+        call._replace(tools=tuple(tool._replace(duration_s=tool.duration_s + 100) for tool in call.tools))
         for call in app.calls
     )
-    return replace(app, calls=tuple(calls))
+    return app._replace(calls=tuple(calls))
 
 
 def test_only_a_bound_sees_the_future() -> None:

@@ -34,7 +34,7 @@ every = pytest.mark.parametrize("spec", SPECS)
 
 def at_once(applications: Sequence[Application]) -> tuple[Application, ...]:
     """All of them arrive at the same instant: nothing but ties."""
-    return tuple(replace(application, arrival_s=0.0) for application in applications)
+    return tuple(application._replace(arrival_s=0.0) for application in applications)
 
 
 @cache
@@ -81,7 +81,7 @@ def test_what_is_derived_from_a_dag_does_not_depend_on_names() -> None:
             derived, others = derive_hints(application.calls), derive_hints(renamed.calls)
             groups = {one.join_group: other.join_group for one, other in zip(derived, others, strict=True)}
             assert len(set(groups.values())) == len(groups)
-            assert [replace(one, join_group=groups[one.join_group]) for one in derived] == others
+            assert [one._replace(join_group=groups[one.join_group]) for one in derived] == others
 
 
 # -- a name that comes again

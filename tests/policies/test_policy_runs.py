@@ -1,6 +1,6 @@
 """Policies in the simulator: whatever is switched off, every application ends; equal facts give equal plans."""
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -76,10 +76,9 @@ def test_a_run_repeats_exactly(apps):
 def test_the_past_decides_a_plan_not_the_future(apps):
     """Longer tools change nothing before the first of them would have returned."""
     longer = [
-        replace(
-            app,
+        app._replace(
             calls=tuple(
-                replace(call, tools=tuple(replace(tool, duration_s=tool.duration_s + 100) for tool in call.tools))
+                call._replace(tools=tuple(tool._replace(duration_s=tool.duration_s + 100) for tool in call.tools))
                 for call in app.calls
             ),
         )

@@ -1,7 +1,6 @@
 """Which calls of an application are ready when others have ended."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -86,4 +85,4 @@ def test_applications_come_in_the_order_of_their_arrivals() -> None:
 
 def test_nothing_arrives_before_the_start(diamond: Application) -> None:
     with pytest.raises(TraceError, match="got -1"):
-        next(in_arrival_order([replace(diamond, arrival_s=-1.0)]))
+        next(in_arrival_order([diamond._replace(arrival_s=-1.0)]))

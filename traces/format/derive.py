@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TypeAlias
 
 from ..apps import Application, Call, CallId, Hints
@@ -28,10 +27,10 @@ def with_hints(application: Application, stated: Mapping[CallId, Mapping[str, Hi
     derived = derive_hints(application.calls)
     said = stated or {}
     calls = (
-        replace(call, hints=replace(hints, **said[call.id]) if call.id in said else hints)  # type: ignore[arg-type]
+        call._replace(hints=Hints(**{**hints._asdict(), **said[call.id]}) if call.id in said else hints)
         for call, hints in zip(application.calls, derived, strict=True)
     )
-    return replace(application, calls=tuple(calls))
+    return application._replace(calls=tuple(calls))
 
 
 def derive_hints(calls: Sequence[Call]) -> list[Hints]:

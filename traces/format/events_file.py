@@ -14,7 +14,6 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from types import NoneType, TracebackType, UnionType
@@ -141,7 +140,7 @@ _dumps = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 def _request_fields(request: Request) -> dict[str, object]:
     tools = [tool._asdict() for tool in request.tools]
-    return request._asdict() | {"tools": tools, "hints": asdict(request.hints)}
+    return request._asdict() | {"tools": tools, "hints": request.hints._asdict()}
 
 
 def read_events(path: str | Path) -> Iterator[Record]:

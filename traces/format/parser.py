@@ -6,7 +6,6 @@ Raises `WrongField`, which knows the place in the line. The reader adds the file
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from heapq import heapify, heappop, heappush
 
 from ..apps import NO_HINTS, Application, Call, Hints, Prompt, Segment, Tool
@@ -226,7 +225,7 @@ class _Calls:
     def _with_hints(self, stated: Mapping[int, Mapping[str, HintValue]]) -> tuple[Call, ...]:
         derived = derive_hints(self._parsed)
         for at, values in stated.items():
-            derived[at] = replace(derived[at], **values)  # type: ignore[arg-type]
+            derived[at] = derived[at]._replace(**values)  # type: ignore[arg-type]
         return tuple([_hinted(call, hints) for call, hints in zip(self._parsed, derived, strict=True)])
 
     def _local(self, call: str) -> str:

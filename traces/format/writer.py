@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sized
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -24,7 +24,7 @@ from .stream_checks import ApplicationOrder
 
 Json: TypeAlias = "str | float | bool | list[Json] | dict[str, Json] | None"
 
-_HINTS = tuple(hint.name for hint in fields(Hints))
+_HINTS = Hints._fields
 _encode: Callable[[object], str] = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 

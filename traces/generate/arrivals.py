@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from itertools import count
 from typing import Literal, NamedTuple
 
@@ -50,7 +49,7 @@ def retime(
 ) -> Iterator[Application]:
     """The same applications in the same order, arriving at `rate` a second instead. Lazy. Errors as `arrival_times`."""
     times = arrival_times(rate, process, seed)
-    return (replace(application, arrival_s=at_s) for application, at_s in zip(applications, times, strict=False))
+    return (application._replace(arrival_s=at_s) for application, at_s in zip(applications, times, strict=False))
 
 
 def _in_time(times: Iterator[float], rate: float) -> Iterator[float]:

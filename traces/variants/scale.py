@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from ..apps import Application, Call, Tool
 from ..errors import TraceError
@@ -26,13 +25,13 @@ def scaled(applications: Iterable[Application], factor: float) -> Iterator[Appli
 
 def _application(application: Application, factor: float) -> Application:
     calls = tuple(_call(call, factor) for call in application.calls)
-    return replace(application, arrival_s=factor * application.arrival_s, calls=calls)
+    return application._replace(arrival_s=factor * application.arrival_s, calls=calls)
 
 
 def _call(call: Call, factor: float) -> Call:
-    return replace(call, pause_s=factor * call.pause_s, tools=tuple(_tool(tool, factor) for tool in call.tools))
+    return call._replace(pause_s=factor * call.pause_s, tools=tuple(_tool(tool, factor) for tool in call.tools))
 
 
 def _tool(tool: Tool, factor: float) -> Tool:
     declared_s = None if tool.declared_s is None else factor * tool.declared_s
-    return replace(tool, duration_s=factor * tool.duration_s, declared_s=declared_s)
+    return tool._replace(duration_s=factor * tool.duration_s, declared_s=declared_s)

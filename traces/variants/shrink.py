@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from ..apps import Application, Call, CallId, Prompt, Segment
 from ..arithmetic import div_ceil
@@ -24,7 +23,7 @@ def _application(application: Application, factor: int) -> Application:
         kept = _first(contexts[call.prompt.extends], call.prompt.keep_tokens) if call.prompt.extends else ()
         contexts[call.id] = (*kept, *call.prompt.segments, Segment(call.id, 0, call.output_tokens))
         calls.append(_call(call, kept, factor))
-    return replace(application, calls=tuple(calls))
+    return application._replace(calls=tuple(calls))
 
 
 def _call(call: Call, kept: tuple[Segment, ...], factor: int) -> Call:
@@ -34,8 +33,7 @@ def _call(call: Call, kept: tuple[Segment, ...], factor: int) -> Call:
         segments = (Segment(f"{call.id}.rest", 0, 1),)
     tokens = keep_tokens + sum(segment.tokens for segment in segments)
     output_tokens = _before(call.output_tokens, factor)
-    return replace(
-        call,
+    return call._replace(
         prompt=Prompt(segments, call.prompt.extends if keep_tokens else None, keep_tokens, tokens),
         output_tokens=output_tokens,
         max_output_tokens=max(output_tokens, call.max_output_tokens // factor),

@@ -29,7 +29,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import accumulate, groupby, pairwise
 from operator import itemgetter
@@ -133,7 +133,7 @@ def vary(applications: Sequence[Application], variation: Variation, seed: int, r
         random.Random(f"{seed} {repeat} order").shuffle(varied)
     elif variation.arrivals:
         varied = _ties_shuffled(varied, arrivals_s, random.Random(f"{seed} {repeat} ties"))
-    return tuple(replace(one, arrival_s=at_s) for one, at_s in zip(varied, arrivals_s, strict=True))
+    return tuple(one._replace(arrival_s=at_s) for one, at_s in zip(varied, arrivals_s, strict=True))
 
 
 def _arrivals_s(observed_s: Sequence[float], rng: random.Random) -> list[float]:
@@ -223,8 +223,7 @@ def _lengthened(spread: float) -> _Change:
 
 def _with_changed_tools(applications: Sequence[Application], change: _Change, stream: str) -> list[Application]:
     return [
-        replace(
-            application,
+        application._replace(
             calls=tuple(
                 _with_changed(call, change, random.Random(f"{stream} {at} {place}")) if call.tools else call
                 for place, call in enumerate(application.calls)
@@ -236,8 +235,8 @@ def _with_changed_tools(applications: Sequence[Application], change: _Change, st
 
 def _with_changed(call: Call, change: _Change, rng: random.Random) -> Call:
     changed = ((tool, change(call, tool, rng)) for tool in call.tools)
-    tools = tuple(replace(tool, duration_s=now.duration_s, declared_s=now.declared_s) for tool, now in changed)
-    return replace(call, tools=tools)
+    tools = tuple(tool._replace(duration_s=now.duration_s, declared_s=now.declared_s) for tool, now in changed)
+    return call._replace(tools=tools)
 
 
 # -- declarations
@@ -302,12 +301,12 @@ def _with_path(was: Application, now: Application) -> Application:
         return now
     before, after = derive_hints(was.calls), derive_hints(now.calls)
     calls = tuple(
-        replace(call, hints=replace(call.hints, critical_path=new.critical_path))
+        call._replace(hints=call.hints._replace(critical_path=new.critical_path))
         if call.hints.critical_path == old.critical_path != new.critical_path
         else call
         for call, old, new in zip(now.calls, before, after, strict=True)
     )
-    return replace(now, calls=calls)
+    return now._replace(calls=calls)
 
 
 def _factor(spread: float, rng: random.Random) -> float:

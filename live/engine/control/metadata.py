@@ -14,7 +14,6 @@ the application follows.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 from ....traces.apps import NO_HINTS, Hints
@@ -46,11 +45,8 @@ def to_metadata(request: Request, last: bool = False) -> dict[str, Any]:
     }
     if request.tools:
         said["tools"] = [_tool_record(tool) for tool in request.tools]
-    hints = {
-        field.name: getattr(request.hints, field.name)
-        for field in fields(Hints)
-        if getattr(request.hints, field.name) != getattr(NO_HINTS, field.name)
-    }
+    defaults = Hints._field_defaults
+    hints = {name: hint for name, hint in request.hints._asdict().items() if hint != defaults[name]}
     if hints:
         said["hints"] = hints
     if last:
@@ -87,7 +83,7 @@ def _told(said: Mapping[str, object], request_id: str, prompt_tokens: int, max_t
         prompt_tokens,
         whole(said["max_output"], "max_output", 1) if "max_output" in said else max_tokens,
         _tools(said.get("tools", [])),
-        replace(NO_HINTS, **parse_hints(said["hints"])) if "hints" in said else NO_HINTS,  # type: ignore[arg-type]
+        NO_HINTS._replace(**parse_hints(said["hints"])) if "hints" in said else NO_HINTS,  # type: ignore[arg-type]
     )
     return Told(request, flag(said["last"], "last") if "last" in said else False)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
@@ -116,12 +116,12 @@ def in_ticks(application: Application, arrival_s: float) -> Application:
         return round(seconds) % 5 / 4
 
     def tool(one: Tool) -> Tool:
-        return replace(one, duration_s=tick(one.duration_s))
+        return one._replace(duration_s=tick(one.duration_s))
 
     calls = tuple(
-        replace(call, pause_s=tick(call.pause_s), tools=tuple(map(tool, call.tools))) for call in application.calls
+        call._replace(pause_s=tick(call.pause_s), tools=tuple(map(tool, call.tools))) for call in application.calls
     )
-    return replace(application, arrival_s=arrival_s, calls=calls)
+    return application._replace(arrival_s=arrival_s, calls=calls)
 
 
 @st.composite
@@ -190,7 +190,7 @@ def test_tools_run_side_by_side_and_followers_wait_for_the_slowest(tmp_path: Pat
 def test_applications_that_go_back_in_time_are_refused(tmp_path: Path) -> None:
     made = applications(tmp_path, one_app(one_call()))[0]
     with pytest.raises(TraceError, match="expected no earlier than the one before it"):
-        played([replace(made, arrival_s=2.0), replace(made, id="b", arrival_s=1.0)], in_some_quarters)
+        played([made._replace(arrival_s=2.0), made._replace(id="b", arrival_s=1.0)], in_some_quarters)
 
 
 def test_what_was_sent_and_has_not_ended_is_known(tmp_path: Path) -> None:

@@ -260,9 +260,9 @@ def test_independent_applications_have_the_hits_of_one_agents_calls(
 ) -> None:
     calls, arrivals_s, machine = made
     make = partial(NativeOffload, save=save)
-    together = tuple(replace(call, pause_s=at_s) for call, at_s in zip(calls, arrivals_s, strict=True))
+    together = tuple(call._replace(pause_s=at_s) for call, at_s in zip(calls, arrivals_s, strict=True))
     apart = tuple(
-        Application(call.id, at_s, (replace(call, app=call.id, agent=f"{call.id}/agent"),))
+        Application(call.id, at_s, (call._replace(app=call.id, agent=f"{call.id}/agent"),))
         for call, at_s in zip(calls, arrivals_s, strict=True)
     )
     one = of_calls(play((Application("a", 0.0, together),), make, machine))
@@ -275,7 +275,7 @@ def test_independent_applications_have_the_hits_of_one_agents_calls(
 def test_stretches_iterations_and_blocks_agree(made: tuple[list[Call], list[float], Machine], save: Extent) -> None:
     calls, arrivals_s, machine = made
     apart = tuple(
-        Application(call.id, at_s, (replace(call, app=call.id, agent=f"{call.id}/agent"),))
+        Application(call.id, at_s, (call._replace(app=call.id, agent=f"{call.id}/agent"),))
         for call, at_s in zip(calls, arrivals_s, strict=True)
     )
     assert_the_same_by_all_structures(apart, partial(NativeOffload, save=save), machine)
@@ -287,7 +287,7 @@ def test_the_oracle_finds_no_less_in_an_ample_host(made: tuple[list[Call], list[
     calls, arrivals_s, machine = made
     machine = replace(machine, host_gib=1000 * BLOCK_BYTES / 2**30, link_gbps=1000.0)
     apart = tuple(
-        Application(call.id, at_s, (replace(call, app=call.id, agent=f"{call.id}/agent"),))
+        Application(call.id, at_s, (call._replace(app=call.id, agent=f"{call.id}/agent"),))
         for call, at_s in zip(calls, arrivals_s, strict=True)
     )
     native = computed_tokens(play(apart, through, machine))

@@ -75,9 +75,9 @@ def _with_slower_tool(application: Application, name: CallId) -> Application:
         tools = tuple(
             Tool(tool.kind, tool.duration_s * 3 + 1, tool.declared_s, tool.result_tokens) for tool in call.tools
         )
-        return replace(call, tools=tools)
+        return call._replace(tools=tools)
 
-    return replace(application, calls=tuple(slower(call) if call.id == name else call for call in application.calls))
+    return application._replace(calls=tuple(slower(call) if call.id == name else call for call in application.calls))
 
 
 @seeds(10, 30)
@@ -106,9 +106,9 @@ def _last_call(application: Application) -> Call:
 
 
 def _with_answer(application: Application, last: Call, output_tokens: int, most: int) -> Application:
-    call = replace(application.calls[-1], output_tokens=output_tokens, max_output_tokens=most)
+    call = application.calls[-1]._replace(output_tokens=output_tokens, max_output_tokens=most)
     assert call.id == last.id
-    return replace(application, calls=(*application.calls[:-1], call))
+    return application._replace(calls=(*application.calls[:-1], call))
 
 
 def _time(records: list[Record], kind: type[e.ToolReturned] | type[e.CallFinished], call: CallId) -> float:

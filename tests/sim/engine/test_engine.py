@@ -52,8 +52,8 @@ def after(call: Call, name: str, new_tokens: int, output_tokens: int) -> Call:
     """The same agent goes on: all of its context, then new tokens."""
     kept = call.prompt_tokens + call.output_tokens
     prompt = Prompt((Segment(f"{name}.new", 0, new_tokens),), call.id, kept, kept + new_tokens)
-    return replace(
-        call, id=name, prompt=prompt, output_tokens=output_tokens, max_output_tokens=output_tokens, after=(call.id,)
+    return call._replace(
+        id=name, prompt=prompt, output_tokens=output_tokens, max_output_tokens=output_tokens, after=(call.id,)
     )
 
 
@@ -76,7 +76,7 @@ def facts(applications: tuple[Application, ...], machine: Machine, kind: type) -
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_one_agent_and_its_tool_take_as_long_as_their_steps(asynchronous: bool) -> None:
-    first = replace(a_call("a/1", "a/task", 10, 4), tools=(Tool("search", TOOL_S),))
+    first = a_call("a/1", "a/task", 10, 4)._replace(tools=(Tool("search", TOOL_S),))
     second = after(first, "a/2", 6, 3)
     machine = a_machine(asynchronous=asynchronous)
     finished = facts((Application("a", 1.0, (first, second)),), machine, e.CallFinished)
@@ -209,7 +209,7 @@ def test_the_outcome_does_not_depend_on_how_an_application_is_written(seed: int)
     """Segments that follow each other are one content, however they are cut."""
     applications, machine = workload(seed)
     rng = random.Random(seed)
-    cut = tuple(replace(app, calls=tuple(_cut(call, rng) for call in app.calls)) for app in applications)
+    cut = tuple(app._replace(calls=tuple(_cut(call, rng) for call in app.calls)) for app in applications)
     assert play(cut, Vllm, machine) == play(applications, Vllm, machine)
 
 
@@ -218,7 +218,7 @@ def _cut(call: Call, rng: random.Random) -> Call:
     for source, start, tokens in call.prompt.segments:
         at = rng.randint(0, tokens)
         pieces += [Segment(source, start, at), Segment(source, start + at, tokens - at)]
-    return replace(call, prompt=replace(call.prompt, segments=tuple(piece for piece in pieces if piece.tokens)))
+    return call._replace(prompt=call.prompt._replace(segments=tuple(piece for piece in pieces if piece.tokens)))
 
 
 def test_copies_of_one_way_queue_and_those_of_the_other_way_do_not_wait_for_them() -> None:

@@ -114,7 +114,7 @@ def test_a_call_that_lacks_a_block_takes_it_from_one_behind_it_whatever_else_the
 
 def test_a_pin_that_is_over_does_not_stop_the_clock() -> None:
     """Each plan is news by itself here, and each names a pin that has ended: asking again at once would never end."""
-    application = Application("a", 0.0, (_call("a/1", 8, 4, tool_s=1.0), replace(_call("a/2", 8, 4), after=("a/1",))))
+    application = Application("a", 0.0, (_call("a/1", 8, 4, tool_s=1.0), _call("a/2", 8, 4)._replace(after=("a/1",))))
 
     def pins_the_past(view: View) -> Plan:
         agents = tuple(view.agents)
@@ -162,7 +162,7 @@ def test_a_load_leaves_the_room_that_a_loaded_call_needs_to_go_on() -> None:
     for name, tokens, more in (("a", 19, 22), ("b", 23, 2)):
         first = _call(f"{name}/1", tokens, 2, tool_s=30.0)
         prompt = Prompt((Segment(f"{name}/2.new", 0, more),), first.id, tokens + 2, tokens + 2 + more)
-        second = replace(first, id=f"{name}/2", prompt=prompt, output_tokens=1, after=(first.id,), tools=())
+        second = first._replace(id=f"{name}/2", prompt=prompt, output_tokens=1, after=(first.id,), tools=())
         applications.append(Application(name, 0.0, (first, second)))
     records = assert_the_same_by_all_structures(tuple(applications), lambda: Does(_saved), MACHINE)
     assert [fact.blocks for fact in records if type(fact) is e.LoadStarted] == [5, 6]
@@ -198,7 +198,7 @@ def test_a_cancelled_upload_keeps_its_blocks_until_the_copy_has_ended() -> None:
 
 def test_what_was_pinned_for_an_application_is_free_when_it_has_ended() -> None:
     """And what its calls might have grown by is no longer expected."""
-    pinned = replace(_call("a/1", 30, 2, tool_s=1.0), max_output_tokens=12)
+    pinned = _call("a/1", 30, 2, tool_s=1.0)._replace(max_output_tokens=12)
     applications = (Application("a", 0.0, (pinned,)), Application("b", 5.0, (_call("b/1", 4, 1),)))
 
     def pins(view: View) -> Plan:
@@ -277,7 +277,7 @@ def test_room_that_a_copy_leaves_is_used_at_the_next_step() -> None:
 
 def test_what_is_held_for_a_stalled_agent_stops_being_so_when_its_tool_returns() -> None:
     """Its offload outlasts its tool: the blocks are stalled ones for a second, and held ones to the end of the copy."""
-    calls = (_call("a/1", 30, 2, tool_s=1.0), replace(_call("a/2", 4, 2), after=("a/1",), pause_s=60.0))
+    calls = (_call("a/1", 30, 2, tool_s=1.0), _call("a/2", 4, 2)._replace(after=("a/1",), pause_s=60.0))
 
     def copies(view: View) -> Plan:
         return Plan(offload=tuple(Move(agent, 100) for agent in view.stalled))

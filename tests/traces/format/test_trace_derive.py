@@ -1,6 +1,5 @@
 """What the shape of an application says about its calls."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,8 +100,8 @@ def test_a_lone_call_is_its_own_critical_path(tmp_path: Path):
 @given(application=dags())
 def test_no_hint_depends_on_what_only_the_future_tells(application: Application):
     def other_future(call: Call) -> Call:
-        tools = tuple(replace(tool, duration_s=tool.duration_s * 3 + 1, result_tokens=0) for tool in call.tools)
-        return replace(call, tools=tools, output_tokens=1, pause_s=call.pause_s + 5)
+        tools = tuple(tool._replace(duration_s=tool.duration_s * 3 + 1, result_tokens=0) for tool in call.tools)
+        return call._replace(tools=tools, output_tokens=1, pause_s=call.pause_s + 5)
 
     changed = [other_future(call) for call in application.calls]
     assert derive_hints(changed) == derive_hints(application.calls)

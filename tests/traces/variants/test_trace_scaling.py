@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from trace_files import dags
@@ -26,11 +24,11 @@ def timeless(application: Application) -> Application:
 
     def call(one: Call) -> Call:
         tools = tuple(
-            replace(tool, duration_s=0.0, declared_s=None if tool.declared_s is None else 0.0) for tool in one.tools
+            tool._replace(duration_s=0.0, declared_s=None if tool.declared_s is None else 0.0) for tool in one.tools
         )
-        return replace(one, pause_s=0.0, tools=tools)
+        return one._replace(pause_s=0.0, tools=tools)
 
-    return replace(application, arrival_s=0.0, calls=tuple(map(call, application.calls)))
+    return application._replace(arrival_s=0.0, calls=tuple(map(call, application.calls)))
 
 
 @given(dags(arrival_s=8.0))

@@ -298,7 +298,7 @@ def test_an_application_less_at_the_end_leaves_the_noise_of_the_others() -> None
 @pytest.mark.parametrize("variation", [EVERYTHING, Variation(True, 0.3, 0.3, True), Variation(arrivals=True)], ids=str)
 def test_the_same_trace_under_other_names_has_the_same_days(variation: Variation) -> None:
     applications = list(read_trace(Path(__file__).parents[3] / "examples" / "deep-research.jsonl"))
-    applications += [replace(one, id=f"{one.id}+") for one in applications[-1:]]  # two at the same instant
+    applications += [one._replace(id=f"{one.id}+") for one in applications[-1:]]  # two at the same instant
     names = Names(applications, backwards)
     days = [vary(applications, variation, 3, repeat) for repeat in range(3)]
     assert [vary(names.of_all(applications), variation, 3, repeat) for repeat in range(3)] == [
@@ -337,11 +337,11 @@ def _timeless(application: Application) -> Application:
 
     def call(one: Call) -> Call:
         tools = tuple(
-            replace(tool, duration_s=0.0, declared_s=None if tool.declared_s is None else 0.0) for tool in one.tools
+            tool._replace(duration_s=0.0, declared_s=None if tool.declared_s is None else 0.0) for tool in one.tools
         )
-        return replace(one, tools=tools, hints=replace(one.hints, critical_path=False))
+        return one._replace(tools=tools, hints=one.hints._replace(critical_path=False))
 
-    return replace(application, arrival_s=0.0, calls=tuple(map(call, application.calls)))
+    return application._replace(arrival_s=0.0, calls=tuple(map(call, application.calls)))
 
 
 # -- words
