@@ -26,14 +26,13 @@ class AppContexts:
     def add(self, call: Call, tree: ContextTree) -> Context:
         """The context of a call that arrives: its prompt and its answer, kept until `release`."""
         prompt = call.prompt
-        base = tree.empty
-        if prompt.extends is not None:
-            base = tree.cut(self.of_call[prompt.extends], prompt.keep_tokens)
-        segments = (*prompt.segments, Segment(call.id, 0, call.output_tokens))
-        line, rest = cut(segments, self._continued.get(call.id, 0) - base.num_tokens)
-        trunk = tree.follow(base, line)
-        context = tree.follow(trunk, rest, aside=True)
-        tree.release(trunk.node)
+        if prompt.extends is None:
+            base, line_end_token = tree.empty, _shared_tokens(prompt.segments)
+        else:
+            base, line_end_token = tree.cut(self.of_call[prompt.extends], prompt.keep_tokens), 0
+        if (continued := self._continued.get(call.id, 0)) > line_end_token:
+            line_end_token = continued
+        context = tree.follow(base, (*prompt.segments, Segment(call.id, 0, call.output_tokens)), line_end_token)
         self.of_call[call.id] = context
         self._nodes.append(context.node)
         return context
@@ -44,15 +43,11 @@ class AppContexts:
             tree.release(node)
 
 
-def cut(segments: Iterable[Segment], tokens: int) -> tuple[list[Segment], list[Segment]]:
-    """The first `tokens` tokens of a run of segments, and the rest."""
-    line: list[Segment] = []
-    rest: list[Segment] = []
-    for segment in segments:
-        here = min(max(tokens, 0), segment.tokens)
-        if here:
-            line.append(segment if here == segment.tokens else Segment(segment.source, segment.start, here))
-        if here < segment.tokens:
-            rest.append(Segment(segment.source, segment.start + here, segment.tokens - here))
-        tokens -= segment.tokens
-    return line, rest
+def _shared_tokens(segments: Iterable[Segment]) -> int:
+    """How many tokens a prompt begins with that other applications' prompts may begin with, too, and go on."""
+    tokens = 0
+    for source, _, length in segments:
+        if not source.startswith("/"):
+            break
+        tokens += length
+    return tokens

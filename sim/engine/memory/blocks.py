@@ -13,6 +13,7 @@ class Node:
     __slots__ = (
         "children",
         "end_token",
+        "is_stub",
         "key",
         "later_copies",
         "loading",
@@ -33,6 +34,7 @@ class Node:
         self.segments: list[Segment] = []
         self.segment_end_tokens: list[int] = []  # the position behind each segment
         self.children: dict[tuple[int, str, int], Node] = {}
+        self.is_stub = False  # nothing is known to continue it
         self.ref_cnt = 0  # contexts, children and runs that need it: at none it goes
         # On the GPU and on the host: the runs that look-ups find, disjoint and by position, and later copies of blocks
         # that are in these, oldest first.

@@ -1,17 +1,19 @@
 """The tree of contexts: which prompts share which tokens, without a list of tokens or hashes anywhere.
 
 A context is a place in a tree: a node and the position up to which it goes. A node holds a run of segments; a branch
-hangs at the position where it leaves its parent, so nodes are never split. Whatever continues a node at its end extends
-it in place: a growing conversation stays one node, and answers that no later prompt repeats become stubs beside it.
+hangs at the position where it leaves its parent, so nodes are never split. What is known to be continued extends a node
+in place: a growing conversation stays one node, and answers that no later prompt repeats become stubs beside it. Without
+such knowledge, too, no chain of nodes comes of texts that grow: a stub that is continued after all grows in place; and
+where a text takes more of a source than the one before it did, which is likely to go on, what is new is no stub.
 
-A full block belongs to the node of its last token, and so does what is known of its copies (see `kv`).
+A full block belongs to the node of its last token, and so does what is known of its copies (see `cached_runs`).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ....traces.agreement import agree
 from ....traces.apps import Segment
@@ -35,6 +37,8 @@ class Piece(NamedTuple):
 
 Path = tuple[Piece, ...]
 
+ENDLESS: Final = 2**62  # tokens
+
 
 class ContextTree:
     """All contexts that somebody may still continue or that have blocks somewhere."""
@@ -49,38 +53,42 @@ class ContextTree:
     def empty(self) -> Context:
         return Context(self._root, 0)
 
-    def follow(self, context: Context, segments: Iterable[Segment], aside: bool = False) -> Context:
+    def follow(self, context: Context, segments: Iterable[Segment], line_end_token: int = ENDLESS) -> Context:
         """The context that continues `context` by these segments; the caller holds it until it calls `release`.
 
-        `aside`: nothing continues the new part, so it becomes a stub; what does continue `context` stays in its node.
+        Up to `line_end_token` it is going to be continued: what is new of that stays in the node that it continues. The
+        rest hangs beside, as a stub.
         """
         node, at = context
-        stub: Node | None = None
-        for segment in segments:
-            source, start, left = segment
+        for source, start, left in segments:
             while left:
-                if at == node.end_token:
-                    child = node.children.get((at, source, start))
-                    if child is None:
-                        if node is not self._root and (not aside or node is stub):
-                            at = self._extend(node, source, start, left)
-                            break
-                        child = stub = self._branch(node, at, source, start)
+                if at < node.end_token:
+                    ends = node.segment_end_tokens
+                    i = bisect_right(ends, at)
+                    known_source, known_start, known_tokens = node.segments[i]
+                    same = ends[i] - at
+                    if known_source == source and known_start + known_tokens - same == start:
+                        if same > left:
+                            same = left
+                        at += same
+                        start += same
+                        left -= same
+                        continue
+                child = node.children.get((at, source, start)) if node.children else None
+                if child is not None:
                     node = child
                     continue
-                i = bisect_right(node.segment_end_tokens, at)
-                known = node.segments[i]
-                offset = known[1] + at - (node.segment_end_tokens[i] - known[2])
-                if known[0] == source and offset == start:
-                    same = min(left, node.segment_end_tokens[i] - at)
-                    at += same
-                    start += same
-                    left -= same
-                else:
-                    child = node.children.get((at, source, start))
-                    if child is None:
-                        child = stub = self._branch(node, at, source, start)
-                    node = child
+                in_line = at < line_end_token or _goes_on(node, at, source, start)
+                if at < node.end_token or node is self._root or not (in_line or node.is_stub):
+                    node = self._branch(node, at, source, start)
+                    node.is_stub = not in_line
+                new = left
+                if at < line_end_token:
+                    node.is_stub = False
+                    new = min(left, line_end_token - at)
+                at = self._extend(node, source, start, new)
+                start += new
+                left -= new
         node.ref_cnt += 1
         return Context(node, at)
 
@@ -157,3 +165,12 @@ class ContextTree:
         node.segments.append(Segment(source, start, tokens))
         node.segment_end_tokens.append(node.end_token)
         return node.end_token
+
+
+def _goes_on(node: Node, at: int, source: str, start: int) -> bool:
+    """Whether the token of the source behind the one before position `at` of a node is this one."""
+    i = bisect_left(node.segment_end_tokens, at)
+    if i == len(node.segments) or node.segment_end_tokens[i] != at:
+        return False
+    known = node.segments[i]
+    return known[0] == source and known[1] + known[2] == start

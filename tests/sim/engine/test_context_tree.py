@@ -24,7 +24,7 @@ class Write(NamedTuple):
     base: int
     keep_share: float
     segments: list[Segment]
-    aside: bool  # nothing is going to continue it
+    line_share: float  # of the new part, what is said to be continued
 
 
 class Erase(NamedTuple):
@@ -33,7 +33,11 @@ class Erase(NamedTuple):
 
 segments = st.builds(Segment, st.sampled_from("ab"), st.integers(0, 6), st.integers(0, 9))
 writes = st.builds(
-    Write, st.integers(0, 20), st.sampled_from((0.0, 0.3, 0.5, 0.9, 1.0)), st.lists(segments, max_size=4), st.booleans()
+    Write,
+    st.integers(0, 20),
+    st.sampled_from((0.0, 0.3, 0.5, 0.9, 1.0)),
+    st.lists(segments, max_size=4),
+    st.sampled_from((0.0, 0.4, 1.0)),
 )
 scripts = st.lists(st.one_of(writes, writes, st.builds(Erase, st.integers(0, 20))), max_size=25)
 
@@ -62,7 +66,8 @@ def _written(tree: ContextTree, texts: list[Text], write: Write) -> Text:
     tokens = base.tokens[:keep]
     for source, start, count in write.segments:
         tokens = tokens + [(source, start + i) for i in range(count)]
-    return Text(tree.follow(tree.cut(base.context, keep), write.segments, write.aside), tokens)
+    line_end_token = keep + round(write.line_share * (len(tokens) - keep))
+    return Text(tree.follow(tree.cut(base.context, keep), write.segments, line_end_token), tokens)
 
 
 def _check_paths(tree: ContextTree, texts: list[Text], size: int) -> None:
@@ -93,8 +98,27 @@ def _common(one: list, other: list) -> int:  # type: ignore[type-arg]
 def test_a_conversation_stays_one_node_and_an_answer_that_nobody_repeats_hangs_beside_it() -> None:
     tree = ContextTree(4)
     prompt = tree.follow(tree.empty, [Segment("a/prompt", 0, 10)])
-    answered = tree.follow(prompt, [Segment("a/1", 0, 6)], aside=True)
+    answered = tree.follow(prompt, [Segment("a/1", 0, 6)], 0)
     grown = tree.follow(prompt, [Segment("a/result", 0, 8)])
     assert grown.node is prompt.node
     assert answered.node is not prompt.node
     assert tree.nodes == 3
+
+
+def test_texts_that_take_ever_more_of_one_source_make_no_chain_of_nodes() -> None:
+    """Each is followed by an answer of its own, so nothing continues the node of the one before it at its end."""
+    tree = ContextTree(4)
+    for i in range(1, 20):
+        tree.follow(tree.empty, [Segment("a/document", 0, 8 * i), Segment(f"a/{i}", 0, 4)], 0)
+    last = tree.follow(tree.empty, [Segment("a/document", 0, 160)], 0)
+    assert [(first, end) for _, first, end in tree.path(last)] == [(0, 2), (2, 40)]
+
+
+def test_a_text_that_repeats_another_and_its_answer_stays_in_its_node() -> None:
+    tree = ContextTree(4)
+    said = [Segment("a/system", 0, 8)]
+    for turn in range(20):
+        said += [Segment(f"a/{turn}.user", 0, 8), Segment(f"a/{turn}", 0, 4)]
+        context = tree.follow(tree.empty, said, 0)
+    assert len(tree.path(context)) == 1
+    assert tree.nodes == 2
