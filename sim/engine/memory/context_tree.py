@@ -1,10 +1,10 @@
 """The tree of contexts: which prompts share which tokens, without a list of tokens or hashes anywhere.
 
 A context is a place in a tree: a node and the position up to which it goes. A node holds a run of segments; a branch
-hangs at the position where it leaves its parent, so nodes are never split. What is known to be continued extends a node
-in place: a growing conversation stays one node, and answers that no later prompt repeats become stubs beside it. Without
-such knowledge, too, no chain of nodes comes of texts that grow: a stub that is continued after all grows in place; and
-where a text takes more of a source than the one before it did, which is likely to go on, what is new is no stub.
+hangs at the position where it leaves its parent, so nodes are never split. What is known to be continued extends a
+node in place: a growing conversation stays one node, and answers that no later prompt repeats become stubs beside it.
+Without such knowledge, too, texts that grow make no chain of nodes: a stub that is continued after all grows in place,
+and where a text takes more of a source than the one before it, as the next one may again, what is new is no stub.
 
 A full block belongs to the node of its last token, and so does what is known of its copies (see `cached_runs`).
 """

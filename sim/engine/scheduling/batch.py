@@ -7,6 +7,7 @@ size) say the rest. No cost here depends on the number of calls or tokens.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from heapq import heappop, heappush
 from itertools import cycle
 
@@ -25,7 +26,8 @@ class DecodeBatch:
         self.iteration = 0
         self.num_calls = 0
         self.context_tokens = 0  # sum over the calls of the tokens that have KV
-        self._needs = [0] * block_tokens  # [i % block_tokens]: calls that need a block at iteration i
+        # [i % block_tokens]: the calls that need a block at iteration i
+        self._needing: list[dict[EngineCall, None]] = [{} for _ in range(block_tokens)]
         self.chunk: tuple[int, int] | None = (
             None  # of a stretch: tokens of a prompt before it, and those that an iteration adds
         )
@@ -40,12 +42,12 @@ class DecodeBatch:
         call.num_computed_tokens = computed_tokens
         self.num_calls += 1
         self.context_tokens += computed_tokens
-        self._needs[(self.iteration - computed_tokens) % self._block_tokens] += 1
+        self._needing[(self.iteration - computed_tokens) % self._block_tokens][call] = None
         heappush(self._ends, (call.last_iteration, call.admission, call))
 
     def leave(self, call: EngineCall) -> None:
         """A call stops decoding; its `computed` is what it has KV for."""
-        self._needs[(call.joined_at_iteration - call.num_computed_tokens) % self._block_tokens] -= 1
+        del self._needing[(call.joined_at_iteration - call.num_computed_tokens) % self._block_tokens][call]
         call.num_computed_tokens += self.iteration - call.joined_at_iteration
         call.decoding = False
         self.num_calls -= 1
@@ -61,25 +63,29 @@ class DecodeBatch:
 
     def needs(self, ahead: int = 0) -> int:
         """How many calls need a block at the iteration that is `ahead` of the next."""
-        return self._needs[(self.iteration + ahead) % self._block_tokens]
+        return len(self._needing[(self.iteration + ahead) % self._block_tokens])
+
+    def needing(self) -> Iterable[EngineCall]:
+        """The calls that need a block at the next iteration."""
+        return self._needing[self.iteration % self._block_tokens]
 
     def needs_between(self, first: int, end: int) -> list[tuple[int, int]]:
         """The blocks that the iterations `first` … `end − 1` ahead need, where any: (how far ahead, blocks)."""
-        needs, size, at = self._needs, self._block_tokens, self.iteration
+        needing, size, at = self._needing, self._block_tokens, self.iteration
         if self.chunk is not None:
             before, chunk = self.chunk
             return [
                 (
                     ahead,
-                    needs[(at + ahead) % size]
+                    len(needing[(at + ahead) % size])
                     - (-(before + (ahead + 1) * chunk) // size)
                     + (-(before + ahead * chunk) // size),
                 )
                 for ahead in range(first, end)
             ]
         turn = (at + first) % size
-        coming = cycle(needs[turn:] + needs[:turn])
-        return [(ahead, need) for ahead, need in zip(range(first, end), coming, strict=False) if need]
+        coming = cycle(needing[turn:] + needing[:turn])
+        return [(ahead, len(calls)) for ahead, calls in zip(range(first, end), coming, strict=False) if calls]
 
     def until_end(self) -> int | None:
         """Iterations up to and with the next last one of a call; None if nothing decodes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ....traces import events as e
 from ....traces.apps import CallId
@@ -62,38 +62,49 @@ class RunningCalls:
 
     def _grow_one_by_one(self, step: Step, now_ps: int, preempt: Sequence[CallId]) -> bool:
         """The same in the order of admission, preempting where there are none."""
-        prefills = self._prefills
-        running = list(self.calls.values())
-        budget_tokens = self._budget_tokens
+        gpu, batch, prefills = self._gpu, self._batch, self._prefills
+        wanted = iter(preempt)
+        computed_tokens = 0
+        grown = 0  # calls that get a block each, which is not handed out yet
         preempted = False
-        at = 0
-        while at < len(running):
-            call = running[at]
-            if call in prefills.calls:
-                tokens, blocks = prefills.chunk(call, budget_tokens)
-            elif call.decoding:
-                tokens, blocks = 1, 0 if self._batch.num_computed_tokens(call) % self._block_tokens else 1
-            else:
-                tokens = blocks = 0  # its last token is on its way
-            while blocks > self._gpu.num_free_blocks:
-                victim = _victim(running[min(at + 1, len(running) - 1) :], preempt)
-                running.remove(victim)
+        for call in sorted((*batch.needing(), *prefills.calls), key=_by_admission):
+            if call.state is not State.RUNNING:
+                continue  # it gave way to one before it
+            chunk_tokens, blocks = 0, 1
+            if not call.decoding:
+                left_tokens = self._budget_tokens - batch.num_calls - computed_tokens
+                chunk_tokens, blocks = prefills.chunk(call, left_tokens)
+            while blocks > gpu.num_free_blocks - grown:
+                gpu.get_new_blocks(grown)
+                grown = 0
+                victim = self._victim(wanted, call)
                 self._preempt(victim, now_ps)
                 preempted = True
                 if victim is call:
                     break
             else:
-                at += 1
-                budget_tokens -= tokens
-                if call in prefills.calls:
-                    prefills.compute(step, call, tokens, blocks)
-                else:
-                    self._gpu.get_new_blocks(blocks)
                 self.growth_blocks -= blocks
+                if call.decoding:
+                    grown += 1
+                    continue
+                gpu.get_new_blocks(grown)
+                grown = 0
+                prefills.compute(step, call, chunk_tokens, blocks)
+                computed_tokens += chunk_tokens
+        gpu.get_new_blocks(grown)
         return preempted
 
+    def _victim(self, wanted: Iterator[CallId], call: EngineCall) -> EngineCall:
+        """Who gives way to a call, perhaps itself: no longer among the running ones. Who is not `wanted` stays so."""
+        for name in wanted:
+            victim = self.calls.get(name)
+            if victim is not None and victim.admission > call.admission:
+                del self.calls[name]
+                return victim
+        return self.calls.popitem()[1]
+
     def _preempt(self, call: EngineCall, now_ps: int) -> None:
-        """A call loses its blocks and waits again, before all others."""
+        """A call that runs no longer loses its blocks and waits again, before all others."""
         known_tokens = call.num_computed_tokens
         if call in self._prefills.calls:
             del self._prefills.calls[call]
@@ -104,7 +115,6 @@ class RunningCalls:
             if known_tokens > call.num_prefill_tokens:
                 known_tokens -= self.lag  # with a step in flight, the token of the last slot is not known yet
             call.set_prefill(call.num_computed_tokens + 1)
-        del self.calls[call.id]
         self.free(call, known_tokens // self._block_tokens)
         call.state = State.WAITING
         call.num_computed_tokens = 0
@@ -128,11 +138,5 @@ class RunningCalls:
         call.hold = None
 
 
-def _victim(calls: Sequence[EngineCall], preempt: Sequence[CallId]) -> EngineCall:
-    """Which of the calls gives way."""
-    if preempt:
-        by_id = {call.id: call for call in calls}
-        for name in preempt:
-            if name in by_id:
-                return by_id[name]
-    return calls[-1]
+def _by_admission(call: EngineCall) -> int:
+    return call.admission
