@@ -20,9 +20,12 @@ from .interface import Costs, Hits, Status
 from .lifecycle import AGENTS, APPS, CALLS, AppStatus, CallStatus, out_of_place
 from .names import Names
 
-_set = object.__setattr__  # how the ledger writes what policies only read
-
 GAUGES = ("step", "gpu_blocks", "free_blocks", "growth_blocks", "host_blocks", "host_free_blocks", "max_running")
+
+
+def _set(shown: ReadOnly, name: str, value: object) -> None:
+    """How the ledger writes what policies only read."""
+    object.__setattr__(shown, name, value)
 
 
 class Cache(Protocol):
@@ -63,15 +66,15 @@ class CallState(ReadOnly):
     generated_tokens: int
 
     def __init__(self, request: Request, number: int, at_s: float) -> None:
-        _set(self, "request", request)
-        _set(self, "number", number)
-        _set(self, "place", number)
-        _set(self, "arrived_at_s", at_s)
-        _set(self, "waiting_since_s", at_s)
-        _set(self, "admitted_at_s", None)
-        _set(self, "loading", False)
-        _set(self, "preemptions", 0)
-        _set(self, "generated_tokens", 0)
+        object.__setattr__(self, "request", request)
+        object.__setattr__(self, "number", number)
+        object.__setattr__(self, "place", number)
+        object.__setattr__(self, "arrived_at_s", at_s)
+        object.__setattr__(self, "waiting_since_s", at_s)
+        object.__setattr__(self, "admitted_at_s", None)
+        object.__setattr__(self, "loading", False)
+        object.__setattr__(self, "preemptions", 0)
+        object.__setattr__(self, "generated_tokens", 0)
 
 
 class AgentState(ReadOnly):
@@ -95,17 +98,17 @@ class AgentState(ReadOnly):
     uploaded_blocks: int
 
     def __init__(self, request: Request, number: int, at_s: float) -> None:
-        _set(self, "id", request.agent)
-        _set(self, "number", number)
-        _set(self, "app", request.app)
-        _set(self, "last", request)
-        _set(self, "status", Status.WAITING)
-        _set(self, "since_s", at_s)
-        _set(self, "context_blocks", 0)
-        _set(self, "host_blocks", 0)
-        _set(self, "offloading", False)
-        _set(self, "uploading", False)
-        _set(self, "uploaded_blocks", 0)
+        object.__setattr__(self, "id", request.agent)
+        object.__setattr__(self, "number", number)
+        object.__setattr__(self, "app", request.app)
+        object.__setattr__(self, "last", request)
+        object.__setattr__(self, "status", Status.WAITING)
+        object.__setattr__(self, "since_s", at_s)
+        object.__setattr__(self, "context_blocks", 0)
+        object.__setattr__(self, "host_blocks", 0)
+        object.__setattr__(self, "offloading", False)
+        object.__setattr__(self, "uploading", False)
+        object.__setattr__(self, "uploaded_blocks", 0)
 
 
 class LedgerView(ReadOnly):

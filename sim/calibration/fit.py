@@ -12,7 +12,8 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from ...traces.apps import Application
-from ..machine.machine import PS_PER_S, RULES, Machine, Real
+from ..machine.machine import RULES, Machine, Real
+from ..machine.timing import PS_PER_S
 from .costs.copy_costs import CopyFit, fit_copies
 from .costs.host_costs import fit_host
 from .costs.step_costs import Estimate, StepFit, fit_steps

@@ -15,7 +15,8 @@ from ...traces import events as e
 from ...traces.apps import Application, CallId
 from ..engine.scheduling.step import Scheduled
 from ..engine.simulate import simulate
-from ..machine.machine import PS_PER_S, Machine
+from ..machine.machine import Machine
+from ..machine.timing import PS_PER_S
 from .costs.step_costs import kind
 from .samples import StepSample
 

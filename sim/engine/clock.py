@@ -10,7 +10,7 @@ import simpy
 from simpy.events import EventPriority
 
 from ...policies.execution.carry_out import SOONEST_S, TimeUnit
-from ..machine.machine import PS_PER_S, ps, seconds
+from ..machine.timing import PS_PER_S, ps, seconds
 
 # The world acts first, then a step ends, then the calls arrive that follow at once, then the engine schedules.
 ARRIVALS = EventPriority(1)

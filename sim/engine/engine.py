@@ -20,7 +20,8 @@ from ...policies.interface import Hits
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId, Call, CallId
 from ...traces.events import Fact
-from ..machine.machine import Machine, Timing, seconds
+from ..machine.machine import Machine
+from ..machine.timing import Timing, seconds
 from .clock import BOUNDARY, PICOSECONDS, SCHEDULE, At, Clock
 from .memory.block_pool import BlockPool
 from .memory.context_tree import Context, ContextTree

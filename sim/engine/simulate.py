@@ -13,7 +13,8 @@ from ...policies.interface import Policy
 from ...traces.apps import Application, Call
 from ...traces.errors import EngineError, TokencakeError
 from ...traces.limits import problem
-from ..machine.machine import Machine, seconds
+from ..machine.machine import Machine
+from ..machine.timing import seconds
 from .checked_engine import CheckedEngine
 from .clock import Clock
 from .engine import Engine

@@ -14,7 +14,7 @@ import simpy
 from ...traces.apps import AppId, Application, Call
 from ...traces.dag_run import DagRun, in_arrival_order, tools_s
 from ...traces.events import request_of
-from ..machine.machine import ps
+from ..machine.timing import ps
 from .clock import ARRIVALS, LATE_ARRIVALS, At, Clock
 from .engine import Engine
 from .memory.app_contexts import AppContexts

@@ -14,7 +14,8 @@ from typing import Any
 from ...traces.apps import Application, Call, CallId
 from ...traces.results.distribution import Distribution
 from ..engine.scheduling.pace import paced
-from ..machine.machine import Machine, Timing, ps, seconds
+from ..machine.machine import Machine
+from ..machine.timing import Timing, ps, seconds
 
 BOUNDED = ("app_latency_s.", "makespan_s")  # the metrics that have a lower bound, or begin so
 

@@ -8,7 +8,7 @@ from heapq import heapify
 from ...traces import events as e
 from ...traces.events import Fact
 from ..engine.memory.link import Done, Link
-from ..machine.machine import Timing
+from ..machine.timing import Timing
 from .record_steps import CopyEnd, OfACall
 
 _Whose = tuple[type, str]  # the fact that tells of a copy's end, and the agent or call that it names

@@ -28,7 +28,8 @@ from ...traces.events import Fact
 from ...traces.format.events_file import Record, read_events
 from ..engine.memory.context_tree import ContextTree
 from ..engine.memory.link import Link
-from ..machine.machine import Machine, Timing, ps
+from ..machine.machine import Machine
+from ..machine.timing import Timing, ps
 from .agreement import COMPARED, Agreement, Tally
 from .record_steps import (
     OF_THE_POLICY,

@@ -13,7 +13,7 @@ from ..engine.clock import Clock
 from ..engine.engine import Engine, Flight
 from ..engine.requests import EngineCall
 from ..engine.scheduling.step import Step
-from ..machine.machine import ps
+from ..machine.timing import ps
 
 
 class SetClock(Clock):

@@ -7,66 +7,14 @@ closed form and the same steps one by one come to equal times.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 
 from ...policies.costs import LinearCosts
 from ...traces.errors import MachineError
 from ...traces.files.fields import MAX_NAME, shown
-
-PS_PER_S = 1_000_000_000_000
-EXACT_IN_FLOAT = 2**53  # whole numbers up to here are floats without a loss
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """A machine's costs in whole picoseconds. Meanings as in `Machine`."""
-
-    step_ps: int
-    floor_ps: int
-    token_ps: int
-    prefill_token_ps: int
-    attention_ps: int
-    decode_call_ps: int
-    context_token_ps: int
-    host_call_ps: int
-    host_token_ps: int
-    asynchronous: bool
-    copy_ps: int
-    copy_block_ps: int  # a block on the link
-    client_ps: int
-
-    def of_step(
-        self, chunks: Iterable[tuple[int, int]], contexts: Iterable[int], *, admitted: int = 0, completed: int = 0
-    ) -> int:
-        """Picoseconds of one step.
-
-        `chunks` are (tokens computed now, tokens before them) of the prefilling calls; `contexts` are the tokens that
-        each decoding call attends to. Of the calls, `admitted` were admitted to this step, and of `completed` it
-        computes the last token of the prompt, so that they, too, get a token.
-        """
-        chunks, contexts = tuple(chunks), tuple(contexts)
-        device_ps = self.of_device(chunks, contexts)
-        host_ps = self.of_host(admitted, len(contexts) + completed)
-        return max(device_ps, host_ps) if self.asynchronous else device_ps + host_ps
-
-    def of_host(self, admitted: int, sampled: int) -> int:
-        """Picoseconds of the engine's own work on the host, for so many calls admitted and tokens sampled."""
-        return self.host_call_ps * admitted + self.host_token_ps * sampled
-
-    def of_device(self, chunks: Sequence[tuple[int, int]], contexts: Sequence[int]) -> int:
-        """Picoseconds of a step on the device."""
-        prefill_tokens = sum(tokens for tokens, _ in chunks)
-        attended = sum(tokens * before + tokens * (tokens + 1) // 2 for tokens, before in chunks)
-        return (
-            self.step_ps
-            + max(self.floor_ps, self.token_ps * (prefill_tokens + len(contexts)))
-            + self.prefill_token_ps * prefill_tokens
-            + self.attention_ps * attended
-            + self.decode_call_ps * len(contexts)
-            + self.context_token_ps * sum(contexts)
-        )
+from .timing import Timing, ps
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,16 +237,3 @@ def simulated_version(vllm: object) -> str:
             f"vllm: expected a version from {ENGINE_VERSIONS[0]} to {ENGINE_VERSIONS[-1]}, got {shown(vllm)}"
         )
     return found[0]
-
-
-def ps(seconds: float) -> int:
-    """Whole picoseconds, the nearest."""
-    return round(seconds * PS_PER_S)
-
-
-def seconds(ps: int) -> float:
-    """So many picoseconds, at least 0, as the nearest float.
-
-    Compiled code turns both whole numbers into floats before it divides: large ones are left to Python itself.
-    """
-    return ps / PS_PER_S if ps <= EXACT_IN_FLOAT else PS_PER_S.__rtruediv__(ps)

@@ -41,7 +41,8 @@ from tokencake.sim.engine.memory.copies import Copies
 from tokencake.sim.engine.memory.link import Link
 from tokencake.sim.engine.requests import EngineCall
 from tokencake.sim.engine.simulate import simulate
-from tokencake.sim.machine.machine import PS_PER_S, Machine, simulated_version
+from tokencake.sim.machine.machine import Machine, simulated_version
+from tokencake.sim.machine.timing import PS_PER_S
 from tokencake.traces import events as e
 from tokencake.traces.apps import CallId
 

@@ -11,7 +11,8 @@ from tokencake.sim.calibration.engine_info import MachineLimits
 from tokencake.sim.calibration.samples import HostShare, StepSample
 from tokencake.sim.engine.scheduling.step import Scheduled
 from tokencake.sim.engine.simulate import simulate
-from tokencake.sim.machine.machine import PS_PER_S, Machine
+from tokencake.sim.machine.machine import Machine
+from tokencake.sim.machine.timing import PS_PER_S
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application
 

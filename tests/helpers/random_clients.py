@@ -7,7 +7,8 @@ import random
 from virtual_engine import MOST_ROUNDS, VOCABULARY, Virtual
 
 from tokencake.live.engine.control.metadata import KEY
-from tokencake.sim.machine.machine import PS_PER_S, Machine
+from tokencake.sim.machine.machine import Machine
+from tokencake.sim.machine.timing import PS_PER_S
 
 LONGEST_TOKENS = 60
 BLOCK_TOKENS = 4

@@ -9,7 +9,8 @@ from runs import Record
 from tokencake.policies.interface import Policy
 from tokencake.sim.engine.scheduling.step import Scheduled
 from tokencake.sim.engine.simulate import simulate
-from tokencake.sim.machine.machine import PS_PER_S, Machine
+from tokencake.sim.machine.machine import Machine
+from tokencake.sim.machine.timing import PS_PER_S
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, CallId
 

@@ -35,7 +35,8 @@ from tokencake.live.scheduler import TokencakeAsyncScheduler, TokencakeScheduler
 from tokencake.policies.controller import Sink
 from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.engine.memory.link import Link
-from tokencake.sim.machine.machine import PS_PER_S, Machine
+from tokencake.sim.machine.machine import Machine
+from tokencake.sim.machine.timing import PS_PER_S
 from tokencake.traces.apps import Application, Call, CallId
 from tokencake.traces.events import Request as Described
 

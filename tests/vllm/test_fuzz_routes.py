@@ -31,7 +31,7 @@ from tokencake.live.engine.control.metadata import KEY
 from tokencake.live.engine.control.protocol import RUN_HEADER
 from tokencake.live.route import Routes
 from tokencake.policies.run_settings import RunSettings
-from tokencake.sim.machine.machine import PS_PER_S
+from tokencake.sim.machine.timing import PS_PER_S
 
 OPERATIONS = 250
 TOKEN, USERS_KEY = "t" * 32, "k" * 10

@@ -27,7 +27,7 @@ from tokencake.live.engine.control.metadata import KEY
 from tokencake.policies.interface import EVERYTHING, Plan, Policy, View
 from tokencake.policies.registry import load_policy
 from tokencake.policies.run_settings import RunSettings
-from tokencake.sim.machine.machine import PS_PER_S
+from tokencake.sim.machine.timing import PS_PER_S
 from tokencake.traces.errors import PolicyError
 
 OPERATIONS = 700  # of each of 16 runs: 11,200 in all

@@ -23,7 +23,7 @@ from tokencake.live.engine.control.metadata import KEY
 from tokencake.policies.interface import EVERYTHING, Plan, Policy, View
 from tokencake.policies.registry import load_policy
 from tokencake.policies.run_settings import RunSettings
-from tokencake.sim.machine.machine import PS_PER_S
+from tokencake.sim.machine.timing import PS_PER_S
 from tokencake.traces import events as e
 from tokencake.traces.events import Fact
 

@@ -28,7 +28,7 @@ from ....traces import events as e
 from ....traces.agreement import agree
 from ....traces.apps import AgentId
 from ....traces.events import Fact
-from ...machine.machine import seconds
+from ...machine.timing import seconds
 from ..requests import EngineCall, SimAgent, State
 from .block_pool import BlockPool
 from .blocks import BlockHold, BlockRun, Node, Span

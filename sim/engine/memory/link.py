@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from heapq import heappop, heappush
 
-from ...machine.machine import Timing
+from ...machine.timing import Timing
 
 Done = Callable[[int], None]  # called with the time at which the engine sees the end of the copy
 

@@ -7,7 +7,7 @@ boundary at which that iteration is scheduled, when somebody looks.
 from __future__ import annotations
 
 from ....traces.events import Occupied
-from ...machine.machine import seconds
+from ...machine.timing import seconds
 from ..scheduling.batch import DecodeBatch
 from ..scheduling.pace import Pace
 from .block_pool import BlockPool

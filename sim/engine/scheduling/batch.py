@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from heapq import heappop, heappush
 from itertools import cycle
 
-from ...machine.machine import Timing
+from ...machine.timing import Timing
 from ..requests import EngineCall
 from .pace import Pace, paced
 

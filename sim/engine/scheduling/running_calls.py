@@ -8,7 +8,8 @@ from ....traces import events as e
 from ....traces.apps import CallId
 from ....traces.arithmetic import div_ceil
 from ....traces.events import Fact
-from ...machine.machine import Machine, seconds
+from ...machine.machine import Machine
+from ...machine.timing import seconds
 from ..memory.block_pool import BlockPool
 from ..memory.copies import Copies
 from ..requests import EngineCall, State

@@ -19,7 +19,8 @@ from ....policies.interface import NATIVE, Hits, Plan
 from ....traces import events as e
 from ....traces.apps import CallId
 from ....traces.events import Fact
-from ...machine.machine import Machine, Timing, seconds
+from ...machine.machine import Machine
+from ...machine.timing import Timing, seconds
 from ..memory.block_pool import BlockPool
 from ..memory.copies import Copies
 from ..requests import EngineCall, State

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import NamedTuple, Protocol
 
-from tokencake.sim.machine.machine import PS_PER_S, Machine
+from tokencake.sim.machine.machine import Machine
+from tokencake.sim.machine.timing import PS_PER_S
 from tokencake.traces.apps import Application, Call, CallId
 
 

@@ -18,7 +18,7 @@ from tokencake.live.client.tokens import Tokens
 from tokencake.sim.engine.clock import BOUNDARY, At, Clock
 from tokencake.sim.engine.memory.context_tree import ContextTree
 from tokencake.sim.engine.world import World
-from tokencake.sim.machine.machine import PS_PER_S, ps
+from tokencake.sim.machine.timing import PS_PER_S, ps
 from tokencake.traces.apps import AppId, Application, Call, Tool
 from tokencake.traces.errors import TraceError
 from tokencake.traces.events import Request

@@ -24,8 +24,8 @@ from tokencake.sim.engine.memory.context_tree import ContextTree
 from tokencake.sim.engine.memory.copies import Copies as SimCopies
 from tokencake.sim.engine.memory.link import Link
 from tokencake.sim.engine.requests import SimAgent
-from tokencake.sim.machine.machine import PS_PER_S
 from tokencake.sim.machine.presets import presets
+from tokencake.sim.machine.timing import PS_PER_S
 from tokencake.traces.apps import Segment
 from tokencake.traces.events import Fact
 

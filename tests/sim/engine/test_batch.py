@@ -12,7 +12,7 @@ from hypothesis import given
 from tokencake.sim.engine.requests import EngineCall, SimAgent
 from tokencake.sim.engine.scheduling.batch import DecodeBatch
 from tokencake.sim.engine.scheduling.pace import Pace, paced
-from tokencake.sim.machine.machine import Timing
+from tokencake.sim.machine.timing import Timing
 from tokencake.traces.apps import Call, Prompt
 
 TIMING = Timing(
