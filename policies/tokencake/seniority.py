@@ -5,8 +5,8 @@ It takes the place of the published score, reserves and commitment (`published/`
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
-from itertools import chain, count, islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count, islice
 from typing import ClassVar, NamedTuple
 
 from ...traces import events as e
@@ -23,8 +23,16 @@ from .seniority_queue import SeniorityQueue, WaitingCall
 MOST_STARTS = 1024  # calls of a plan: what vLLM runs at once by default, so more cannot start before one of them ends
 USUAL_WEIGHT = 0.1  # of the newest call in what is usual for its agent type
 
-HELD, ON_GPU, ON_HOST, NOWHERE = range(4)  # by running calls; cached, the latter two while contexts get lost
-Tiered = tuple[int, float, int]  # tier, weight, number: the smallest starts first
+
+class LiveCall:
+    """A call that arrived and has not ended."""
+
+    __slots__ = ("app", "place", "runs")
+
+    def __init__(self, app: AppId, place: WaitingCall) -> None:
+        self.app = app
+        self.place = place
+        self.runs = False
 
 
 class Blocked(NamedTuple):
@@ -47,8 +55,9 @@ class Seniority:
 
     Admission stops at the first call whose prompt does not fit, as in vLLM.
 
-    A plan costs as much with ten thousand waiting calls as with a thousand: only applications with a running call, and
-    the first 128 calls by weight, are looked up in the cache, and no plan names more than 1,024 calls.
+    A plan costs as much with ten thousand waiting calls as with a thousand: of the calls by weight, only the first 128,
+    and the first 128 whose applications have a running call, are looked up in the cache before their turn has come, and
+    no plan names more than 1,024 calls.
     """
 
     listens_to: ClassVar[frozenset[type]] = SPACE_FACTS
@@ -57,7 +66,7 @@ class Seniority:
         self._options = options
         self._miss_share = miss_share
         self._queue = SeniorityQueue(options.age_power)
-        self._calls: dict[CallId, tuple[AppId, WaitingCall]] = {}  # live ones
+        self._calls: dict[CallId, LiveCall] = {}
         self._numbers = count()  # of calls, as they arrive
         self._usual_blocks: dict[str, float] = {}  # of a call, by agent type
         self._of_agent: dict[AgentId, float] = {}  # size of its latest call
@@ -69,9 +78,9 @@ class Seniority:
             e.AppStarted: self._app_started,
             e.AppFinished: self._app_finished,
             e.CallArrived: self._arrived,
-            e.CallAdmitted: self._waits_no_more,
-            e.LoadStarted: self._waits_no_more,
-            e.CallPreempted: self._waits_again,
+            e.CallAdmitted: self._admitted,
+            e.LoadStarted: self._load_started,
+            e.CallPreempted: self._preempted,
             e.CallFinished: self._ended,
             e.CallAborted: self._ended,
         }
@@ -171,41 +180,55 @@ class Seniority:
     # -- order
 
     def _ordered(self, view: View) -> Iterator[CallView]:
-        """Waiting calls without blocks, in the order in which they should start."""
-        apps = (call.request.app for call in view.running.values()) if self._options.prefix_affinity else ()
-        running = dict.fromkeys(apps)  # in a fixed order: so are the questions about their calls
-        scarce = self._miss_share.share > self._options.lost_share
+        """Waiting calls without blocks, in the order in which they should start: found one after another."""
+        waiting = view.waiting
+        ahead: set[CallId] = set()
+        related: list[CallId] = []  # that are not ahead
+        if self._options.prefix_affinity:
+            for _, name in islice(self._queue.related(), LOOK_AHEAD_CALLS):
+                if self._is_held(waiting[name], view):
+                    ahead.add(name)
+                    yield waiting[name]
+                else:
+                    related.append(name)
         queue = iter(self._queue)
-        looked_at = [*islice(queue, LOOK_AHEAD_CALLS)] if scarce else []
-        related = (waiting.call for app in running for waiting in self._queue.of(app))
-        ahead: dict[CallId, Tiered] = {}
-        for name in chain(related, (name for _, name in looked_at)):
-            call = view.waiting[name]
-            if name not in ahead and (tier := self._tier(call, running, scarce, view)) != NOWHERE:
-                ahead[name] = (tier, self._weight(call.request.app, self._size(call)), call.number)
-        for name in sorted(ahead, key=lambda name: ahead[name]):
-            yield view.waiting[name]
-        for _, name in chain(looked_at, queue):
+        first: list[CallId] = []
+        if self._miss_share.share > self._options.lost_share:
+            first = [name for _, name in islice(queue, LOOK_AHEAD_CALLS)]
+            names = dict.fromkeys((*first, *related))  # by weight: the related ones are among the first, or follow
+            for name in self._cached([name for name in names if name not in ahead], view):
+                ahead.add(name)
+                yield waiting[name]
+        for name in first:
             if name not in ahead:
-                yield view.waiting[name]
+                yield waiting[name]
+        for _, name in queue:
+            if name not in ahead:
+                yield waiting[name]
 
-    def _tier(self, call: CallView, running: Container[AppId], scarce: bool, view: View) -> int:
-        """Where at least half of the call's blocks are: the tiers start in the order of their numbers."""
-        request = call.request
-        related = request.app in running  # only calls of its application can hold much of its prompt
-        half = (request.prompt_tokens + request.max_output_tokens) / view.block_tokens / 2
+    def _is_held(self, call: CallView, view: View) -> bool:
+        """Whether running calls hold at least half of the call's blocks: only ones of its application can."""
         hits = self._look_up(call, view)
-        if related and hits.gpu_blocks - hits.idle_blocks >= half:
-            return HELD
-        if not scarce or hits.gpu_blocks + hits.host_blocks < half:
-            return NOWHERE
-        return ON_GPU if hits.gpu_blocks >= half else ON_HOST
+        return hits.gpu_blocks - hits.idle_blocks >= _half(call, view)
+
+    def _cached(self, names: Iterable[CallId], view: View) -> Iterator[CallId]:
+        """Of these calls, those of which the GPU has at least half; then those of which GPU and host have."""
+        on_host = []
+        for name in names:
+            call = view.waiting[name]
+            half = _half(call, view)
+            hits = self._look_up(call, view)
+            if hits.gpu_blocks >= half:
+                yield name
+            elif hits.gpu_blocks + hits.host_blocks >= half:
+                on_host.append(name)
+        yield from on_host
 
     def _weight(self, app: AppId, size: float) -> float:
         return self._queue.weight(self.rank(app), size)
 
     def _size(self, call: CallView) -> float:
-        return self._calls[call.request.id][1].size
+        return self._calls[call.request.id].place.size
 
     # -- facts
 
@@ -224,17 +247,39 @@ class Seniority:
         if request.agent not in self._of_agent:
             self._agents_of.setdefault(request.app, []).append(request.agent)
         size = self._of_agent[request.agent] = blocks / usual
-        waiting = WaitingCall(size, next(self._numbers), request.id)
-        self._calls[request.id] = (request.app, waiting)
-        self._queue.put(request.app, waiting)
+        call = self._calls[request.id] = LiveCall(request.app, WaitingCall(size, next(self._numbers), request.id))
+        self._queue.put(request.app, call.place)
         self._usual_blocks[request.agent_type] = usual + USUAL_WEIGHT * (blocks - usual)
 
+    def _load_started(self, fact: e.LoadStarted, view: View) -> None:
+        call = self._calls[fact.call]
+        self._queue.remove(call.app, call.place)
+
+    def _admitted(self, fact: e.CallAdmitted, view: View) -> None:
+        call = self._calls[fact.call]
+        self._queue.remove(call.app, call.place)
+        self._queue.runs(call.app)
+        call.runs = True
+
+    def _preempted(self, fact: e.CallPreempted, view: View) -> None:
+        call = self._calls[fact.call]
+        self._stop(call)
+        self._queue.put(call.app, call.place)
+
     def _ended(self, fact: e.CallFinished | e.CallAborted, view: View) -> None:
-        app, waiting = self._calls.pop(fact.call)
-        self._queue.remove(app, waiting)
+        """It ran, or waited: its last token may come after a preemption."""
+        call = self._calls.pop(fact.call)
+        if call.runs:
+            self._stop(call)
+        else:
+            self._queue.remove(call.app, call.place)
 
-    def _waits_no_more(self, fact: e.CallAdmitted | e.LoadStarted, view: View) -> None:
-        self._queue.remove(*self._calls[fact.call])
+    def _stop(self, call: LiveCall) -> None:
+        call.runs = False
+        self._queue.runs_no_more(call.app)
 
-    def _waits_again(self, fact: e.CallPreempted, view: View) -> None:
-        self._queue.put(*self._calls[fact.call])
+
+def _half(call: CallView, view: View) -> float:
+    """Of the blocks that a call takes up to its declared budget."""
+    request = call.request
+    return (request.prompt_tokens + request.max_output_tokens) / view.block_tokens / 2

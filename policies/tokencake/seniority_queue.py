@@ -28,10 +28,13 @@ class SeniorityQueue:
 
     def __init__(self, age_power: float) -> None:
         self._age_power = age_power
+        self._factors: list[float] = []  # (1 + rank) ** age_power, by rank, as far as they were needed
         self._numbers: dict[AppId, int] = {}  # of live applications, as they started
         self._live: list[int] = []
         self._waiting: dict[int, list[WaitingCall]] = {}  # by the application's number
         self._with_calls: list[int] = []  # the numbers of those that have waiting calls
+        self._running: dict[int, int] = {}  # running calls, by the application's number
+        self._with_both: list[int] = []  # the numbers of those that have waiting and running calls
         self._sizes: list[float] = []  # of all waiting calls
         self._started = count()
 
@@ -46,27 +49,52 @@ class SeniorityQueue:
             del self._live[bisect_left(self._live, number)]
             for waiting in tuple(self._waiting.get(number, ())):
                 self._take_out(number, waiting)
+            self._running.pop(number, None)
 
     def put(self, app: AppId, waiting: WaitingCall) -> None:
         """Add a call. It is left out if its application has ended."""
         number = self._numbers.get(app)
         if number is None:
             return
-        if number not in self._waiting:
-            self._waiting[number] = []
+        calls = self._waiting.get(number)
+        if calls is None:
+            calls = self._waiting[number] = []
             insort(self._with_calls, number)
-        insort(self._waiting[number], waiting)
+            if number in self._running:
+                insort(self._with_both, number)
+        insort(calls, waiting)
         insort(self._sizes, waiting.size)
 
     def remove(self, app: AppId, waiting: WaitingCall) -> None:
         """Take a call out, if it is in."""
         number = self._numbers.get(app)
-        if number is not None and waiting in self.of(app):
+        calls = None if number is None else self._waiting.get(number)
+        if number is None or calls is None:
+            return
+        at = bisect_left(calls, waiting)
+        if at < len(calls) and calls[at] == waiting:
             self._take_out(number, waiting)
 
-    def of(self, app: AppId) -> Sequence[WaitingCall]:
-        """The waiting calls of an application."""
-        return self._waiting.get(self._numbers.get(app, -1), ())
+    def runs(self, app: AppId) -> None:
+        """One more call of the application runs."""
+        number = self._numbers.get(app)
+        if number is None:
+            return
+        calls = self._running.get(number, 0)
+        self._running[number] = calls + 1
+        if not calls and number in self._waiting:
+            insort(self._with_both, number)
+
+    def runs_no_more(self, app: AppId) -> None:
+        """One call less of the application runs."""
+        number = self._numbers.get(app)
+        if number is None:
+            return
+        self._running[number] -= 1
+        if not self._running[number]:
+            del self._running[number]
+            if number in self._waiting:
+                del self._with_both[bisect_left(self._with_both, number)]
 
     def rank(self, app: AppId) -> int:
         """How many live applications started before this one; 0 if it is not live."""
@@ -75,22 +103,32 @@ class SeniorityQueue:
 
     def weight(self, rank: int, size: float) -> float:
         """What calls are ordered by, the smallest first."""
-        weight: float = size * (1 + rank) ** self._age_power
-        return weight
+        while rank >= len(self._factors):
+            factor: float = (1 + len(self._factors)) ** self._age_power
+            self._factors.append(factor)
+        return size * self._factors[rank]
 
     def __iter__(self) -> Iterator[tuple[float, CallId]]:
         """Weights and calls, the smallest first, then the first that came."""
+        return self._in_order(self._with_calls)
+
+    def related(self) -> Iterator[tuple[float, CallId]]:
+        """Of these, the calls of applications that have a running call."""
+        return self._in_order(self._with_both)
+
+    def _in_order(self, numbers: Sequence[int]) -> Iterator[tuple[float, CallId]]:
+        """The waiting calls of these applications, which are given in the order in which they started."""
         heads: list[tuple[float, int, int, int, CallId]] = []  # weight, call's number; application's, and place there
-        coming = iter(self._with_calls)
-        number = next(coming, None)
+        next_app = 0
         while True:
-            while number is not None:
+            while next_app < len(numbers):
+                number = numbers[next_app]
                 rank = bisect_left(self._live, number)
                 if heads and self.weight(rank, self._sizes[0]) > heads[0][0]:
                     break  # nothing of it, or of those that started later, can be smaller
                 first = self._waiting[number][0]
                 heappush(heads, (self.weight(rank, first.size), first.number, number, 0, first.call))
-                number = next(coming, None)
+                next_app += 1
             if not heads:
                 return
             weight, _, of, at, call = heads[0]
@@ -110,3 +148,5 @@ class SeniorityQueue:
         if not calls:
             del self._waiting[number]
             del self._with_calls[bisect_left(self._with_calls, number)]
+            if number in self._running:
+                del self._with_both[bisect_left(self._with_both, number)]
