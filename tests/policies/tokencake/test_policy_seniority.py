@@ -354,33 +354,55 @@ def test_calls_that_were_given_up_are_not_named_and_their_applications_have_no_r
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0.25, 0.5, 1.0, 1.5, 40.0]), st.booleans()), max_size=40),
+    st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0.25, 0.5, 1.0, 1.5, 40.0])), max_size=40),
+    st.lists(st.tuples(st.integers(0, 39), st.sampled_from(["starts", "is preempted", "loads"])), max_size=60),
     st.sets(st.integers(0, 5)),
     st.sampled_from([0.0, 1.0, 1.5]),
 )
 def test_the_queue_is_in_the_order_that_sorting_all_of_it_would_give(
-    calls: list[tuple[int, float, bool]], over: set[int], age_power: float
+    calls: list[tuple[int, float]], events: list[tuple[int, str]], over: set[int], age_power: float
 ):
-    """Applications 0 to 5; a call of one of them, its size, and whether it starts; then some applications end."""
+    """Applications 0 to 5; a call of one of them and its size; what becomes of calls; then some applications end."""
     queue = SeniorityQueue(age_power)
     for n in range(6):
         queue.app_started(str(n))
-    waiting = [(str(app), WaitingCall(size, n, f"c{n}")) for n, (app, size, _) in enumerate(calls)]
-    for app, call in waiting:
+    known = [(str(app), WaitingCall(size, n, f"c{n}")) for n, (app, size) in enumerate(calls)]
+    for app, call in known:
         queue.put(app, call)
-    for (app, call), (_, _, starts) in zip(waiting, calls, strict=True):
-        if starts:
-            queue.remove(app, call)
-            queue.remove(app, call)  # nothing, the second time
+    waiting, running = set(range(len(known))), set[int]()
+    for n, event in events:
+        if n < len(known) and event == "is preempted" and n in running:
+            running.remove(n)
+            waiting.add(n)
+            queue.runs_no_more(known[n][0])
+            queue.put(*known[n])
+        elif n < len(known) and event != "is preempted" and n not in running:
+            waiting.discard(n)
+            queue.remove(*known[n])  # of one that loads, nothing the second time
+            if event == "starts":
+                running.add(n)
+                queue.runs(known[n][0])
+    for app in [known[n][0] for n in running]:
+        over.discard(int(app))  # one of its calls runs
     for n in over:
         queue.app_finished(str(n))
     live = [str(n) for n in range(6) if n not in over]
-    left = [
-        (call.size * (1 + live.index(app)) ** age_power, call.number, call.call)
-        for (app, call), (_, _, starts) in zip(waiting, calls, strict=True)
-        if not starts and app in live
-    ]
-    assert [*queue] == [(weight, name) for weight, _, name in sorted(left)]
+    left = [(app, call) for n, (app, call) in enumerate(known) if n in waiting and app in live]
+    expected = sorted((call.size * (1 + live.index(app)) ** age_power, call.number, call.call) for app, call in left)
+    assert [*queue] == [(weight, name) for weight, _, name in expected]
+    related = {call.call for app, call in left if app in {known[n][0] for n in running}}
+    assert [*queue.related()] == [(weight, name) for weight, _, name in expected if name in related]
+
+
+def test_of_an_application_that_runs_only_so_many_calls_are_looked_at():
+    """None of them is held by running calls: so they start by weight, and all but the first 128 come unasked."""
+    story = Story(gpu_blocks=10_000, free_blocks=9)
+    story.arrives("a/0")
+    story.starts("a/0")
+    for number in range(1, 300):
+        story.arrives(f"a/{number}")
+    assert order(story) == ()
+    assert story.asked == [f"a/{number}" for number in range(1, 129)]
 
 
 def test_only_so_many_are_looked_at_however_many_wait():
