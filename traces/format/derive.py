@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from ..apps import Application, Call, CallId, Hints
+from ..apps import Application, Call, CallId, Hints, Tool
 
 HintValue: TypeAlias = float | bool | str | None
 
@@ -37,47 +37,69 @@ def derive_hints(calls: Sequence[Call]) -> list[Hints]:
     """The hints of each call, in the order of `calls`, in which every call follows all that it waits for."""
     position = {call.id: at for at, call in enumerate(calls)}
     after = [[position[awaited] for awaited in call.after] for call in calls]
-    depth = _depths(after)
+    lasting_s = [expected_s(call.max_output_tokens, call.tools) for call in calls]
+    names = [call.id.partition("/")[2] for call in calls]
+    return list(map(Hints._make, hint_values(after, lasting_s, _reused(calls, position), names)))
+
+
+def expected_s(max_output_tokens: int, tools: Sequence[Tool]) -> float:
+    """How long a call and its tools take by what is declared of them."""
+    answer_s = max_output_tokens * NOMINAL_TOKEN_S
+    if not tools:
+        return answer_s
+    # Tools run side by side.
+    return answer_s + max([UNDECLARED_TOOL_S if tool.declared_s is None else tool.declared_s for tool in tools])
+
+
+def hint_values(
+    after: list[list[int]], lasting_s: list[float], reused: set[int], names: Sequence[str]
+) -> list[list[HintValue]]:
+    """The values of each call's `Hints`, in the order of its fields.
+
+    Of each call: which ones it waits for, all of them before it; how long it lasts by what is declared; whether its
+    context is used again; its name in the application.
+    """
+    if len(after) == 1:
+        return [[1.0, True, True, None, 1, 1, 0, 0, 1.0, 1, 1.0, False, 1]]  # what comes of all below
     before = _followers(after)
+    depth = _depths(after)
     remaining = _remaining_depths(before)
-    critical = _critical_path(calls, after)
-    reused = _reused(calls, position)
+    critical = _critical_path(after, lasting_s)
     width = max(Counter(depth).values(), default=0)
     deepest = max(depth, default=0)
-    branch = _branches(after, before) if len(calls) > 2 else {}  # a join takes three calls
-    return [
-        Hints(
-            1.0,  # importance
-            at in critical,
-            remaining[at] <= NEAR_DEPTH,
-            calls[branch[at]].id.partition("/")[2] if at in branch else None,
-            depth[at],
-            remaining[at],
-            len(after[at]),
-            len(before[at]),
-            1.0 / len(after[branch[at]]) if at in branch else 1.0,
-            width,
-            1.0,  # memory_weight
-            at in reused,
-            deepest,
+    branch = _branches(after, before)
+    values: list[list[HintValue]] = []
+    for at, awaited in enumerate(after):
+        join = branch.get(at)
+        values.append(
+            [
+                1.0,  # importance
+                at in critical,
+                remaining[at] <= NEAR_DEPTH,
+                None if join is None else names[join],
+                depth[at],
+                remaining[at],
+                len(awaited),
+                len(before[at]),
+                1.0 if join is None else 1.0 / len(after[join]),
+                width,
+                1.0,  # memory_weight
+                at in reused,
+                deepest,
+            ]
         )
-        for at in range(len(calls))
-    ]
-
-
-def expected_s(call: Call) -> float:
-    """How long a call and its tools take by what is declared of them."""
-    answer_s = call.max_output_tokens * NOMINAL_TOKEN_S
-    if not call.tools:
-        return answer_s
-    declared_s = (UNDECLARED_TOOL_S if tool.declared_s is None else tool.declared_s for tool in call.tools)
-    return answer_s + max(declared_s)  # tools run side by side
+    return values
 
 
 def _depths(after: list[list[int]]) -> list[int]:
     depth: list[int] = []
     for awaited in after:
-        depth.append(1 + max([depth[at] for at in awaited]) if awaited else 1)
+        if not awaited:
+            depth.append(1)
+        elif len(awaited) == 1:
+            depth.append(1 + depth[awaited[0]])
+        else:
+            depth.append(1 + max([depth[at] for at in awaited]))
     return depth
 
 
@@ -91,24 +113,33 @@ def _followers(after: list[list[int]]) -> list[list[int]]:
 
 def _remaining_depths(before: list[list[int]]) -> list[int]:
     remaining = [1] * len(before)
-    for at in reversed(range(len(before))):
-        if before[at]:
-            remaining[at] = 1 + max([remaining[later] for later in before[at]])
+    for at in range(len(before) - 1, -1, -1):
+        followers = before[at]
+        if len(followers) == 1:
+            remaining[at] = 1 + remaining[followers[0]]
+        elif followers:
+            remaining[at] = 1 + max([remaining[later] for later in followers])
     return remaining
 
 
-def _critical_path(calls: Sequence[Call], after: list[list[int]]) -> set[int]:
-    """One path that lasts longest by `expected_s`; of equal ones the one whose calls come first."""
+def _critical_path(after: list[list[int]], lasting_s: list[float]) -> set[int]:
+    """One path that lasts longest; of equal ones the one whose calls come first."""
     ends_s: list[float] = []
-    for call, awaited in zip(calls, after, strict=True):
-        begins_s = max([ends_s[at] for at in awaited]) if awaited else 0.0
-        ends_s.append(begins_s + expected_s(call))
-    path: set[int] = set()
-    behind: Sequence[int] = range(len(calls))
-    while behind:
-        last = max(behind, key=lambda at: (ends_s[at], -at))
+    for at, awaited in enumerate(after):
+        if not awaited:
+            begins_s = 0.0
+        elif len(awaited) == 1:
+            begins_s = ends_s[awaited[0]]
+        else:
+            begins_s = max([ends_s[earlier] for earlier in awaited])
+        ends_s.append(begins_s + lasting_s[at])
+    if not ends_s:
+        return set()
+    last = ends_s.index(max(ends_s))
+    path = {last}
+    while behind := after[last]:
+        last = behind[0] if len(behind) == 1 else max(behind, key=lambda at: (ends_s[at], -at))
         path.add(last)
-        behind = after[last]
     return path
 
 
@@ -131,10 +162,13 @@ def _branches(after: list[list[int]], before: list[list[int]]) -> dict[int, int]
     A branch goes from the joining call back through calls that wait for one call only and are awaited by one only.
     """
     branch: dict[int, int] = {}
-    for at in reversed(range(len(after))):
-        joins = [later for later in before[at] if len(after[later]) > 1]
+    if max(map(len, after), default=0) < 2:
+        return branch
+    for at in range(len(after) - 1, -1, -1):
+        followers = before[at]
+        joins = [later for later in followers if len(after[later]) > 1]
         if joins:
             branch[at] = max(joins, key=lambda later: (len(after[later]), -later))
-        elif len(before[at]) == 1 and before[at][0] in branch:
-            branch[at] = branch[before[at][0]]
+        elif len(followers) == 1 and followers[0] in branch:
+            branch[at] = branch[followers[0]]
     return branch

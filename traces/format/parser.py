@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from heapq import heapify, heappop, heappush
 
 from ..apps import NO_HINTS, Application, Call, Hints, Prompt, Segment, Tool
+from ..files import input_limits as limits
 from ..files.fields import MAX_TOKENS, WrongField, flag, items, members, name, number, seconds, shown, text, whole
-from ..files.input_limits import ANSWER_TOKENS, CALLS, EDGES, SEGMENTS
 from .derive import HintValue, derive_hints
 
 MAX_NUMBER = 1e9  # exclusive, of hints
@@ -63,8 +63,8 @@ def parse_application(value: object) -> Application:
     app = name(fields["id"], "id")
     arrival_s = seconds(fields["arrival_s"], "arrival_s")
     entries = items(fields["calls"], "calls")
-    if not 1 <= len(entries) <= CALLS:
-        raise WrongField("calls", f"expected 1 to {CALLS} calls, got {len(entries)}")
+    if not 1 <= len(entries) <= limits.CALLS:
+        raise WrongField("calls", f"expected 1 to {limits.CALLS} calls, got {len(entries)}")
     try:
         return Application(app, arrival_s, _Calls(app, entries).parse())
     except WrongField as wrong:
@@ -85,8 +85,8 @@ class _Calls:
                 self._collect(at, entry)
             except WrongField as wrong:
                 raise wrong.inside(f"[{at}]") from None
-        if (edges := sum(map(len, self._after))) > EDGES:
-            raise WrongField("", f"expected at most {EDGES} entries of all `after` together, got {edges}")
+        if (edges := sum(map(len, self._after))) > limits.EDGES:
+            raise WrongField("", f"expected at most {limits.EDGES} entries of all `after` together, got {edges}")
         self._order: dict[str, int] = {}  # how many calls were parsed before that one
         self._waits_for: list[
             int
@@ -140,7 +140,7 @@ class _Calls:
         agent = name(entry["agent"], "agent") if "agent" in entry else call
         self._follow(agent, position, waits_for)
         prompt = self._prompt(entry, waits_for)
-        output_tokens = whole(entry["output"], "output", 1, ANSWER_TOKENS)
+        output_tokens = whole(entry["output"], "output", 1, limits.ANSWER_TOKENS)
         self._order[call] = position
         prefix = self._prefix
         return Call(
@@ -174,8 +174,8 @@ class _Calls:
         segments = []
         if "prompt" in entry:
             parts = items(entry["prompt"], "prompt")
-            if len(parts) > SEGMENTS:
-                raise WrongField("prompt", f"expected at most {SEGMENTS} segments, got {len(parts)}")
+            if len(parts) > limits.SEGMENTS:
+                raise WrongField("prompt", f"expected at most {limits.SEGMENTS} segments, got {len(parts)}")
             for index, part in enumerate(parts):
                 try:
                     segment = self._segment(part, waits_for)

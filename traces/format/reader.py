@@ -15,8 +15,8 @@ from ..errors import TraceError
 from ..files.fields import WrongField
 from ..files.source_file import digest, lines
 from ..files.strict_json import strict_json
+from .application_line import ApplicationLines
 from .header import FORMAT, Header, parse_header
-from .parser import parse_application
 from .stream_checks import ApplicationOrder
 
 
@@ -36,12 +36,13 @@ class Trace:
     def outcomes(self) -> Iterator[Application | TraceError]:
         """The application of each line, or what is wrong with the line; goes on after it while the file can be read."""
         order = ApplicationOrder()
+        applications = ApplicationLines()
         faultless = True
         for line, data in _lines(self.path):
             if line == 1:
                 continue  # the header
             try:
-                application = parse_application(strict_json(data))
+                application = applications.read(data)
                 order.check(application)
             except WrongField as wrong:
                 faultless = False

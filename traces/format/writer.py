@@ -17,9 +17,9 @@ from ..files.fields import WrongField
 from ..files.input_limits import LINE_BYTES
 from ..files.strict_json import strict_json
 from ..files.whole_file import written
+from .application_line import ApplicationLines
 from .derive import derive_hints
 from .header import Header, header_json, parse_header
-from .parser import parse_application
 from .stream_checks import ApplicationOrder
 
 Json: TypeAlias = "str | float | bool | list[Json] | dict[str, Json] | None"
@@ -44,8 +44,9 @@ def write_trace(path: str | Path, applications: Iterable[Application], header: H
     order = ApplicationOrder()
     with written(path) as file:
         file.write(_header_line(path, header))
+        lines = ApplicationLines()
         for application in applications:
-            file.write(_application_line(path, application, order))
+            file.write(_application_line(path, application, order, lines.read))
         if header.applications not in (None, order.applications):
             raise TraceError(f"{path}: header.applications: expected {order.applications}, got {header.applications}")
     return order.applications
@@ -132,21 +133,23 @@ def _different(hints: Hints, derived: Hints) -> dict[str, Json]:
 
 def _header_line(path: Path, header: Header) -> bytes:
     try:
-        return _line(header_json(header), header, parse_header)
+        return _line(header_json(header), header, lambda data: parse_header(strict_json(data)))
     except WrongField as wrong:
         raise TraceError(f"{path}: header: {wrong}") from None
 
 
-def _application_line(path: Path, application: Application, order: ApplicationOrder) -> bytes:
+def _application_line(
+    path: Path, application: Application, order: ApplicationOrder, read: Callable[[bytes], Application]
+) -> bytes:
     try:
-        line = _line(application_json(application), application, parse_application)
+        line = _line(application_json(application), application, read)
         order.check(application)
     except WrongField as wrong:
         raise TraceError(f"{path}: application {application.id!r}: {wrong}") from None
     return line
 
 
-def _line(value: object, said: object, parse: Callable[[object], object]) -> bytes:
+def _line(value: object, said: object, read: Callable[[bytes], object]) -> bytes:
     """The line for what is `said`. Raises WrongField if a reader would refuse it or understand something else."""
     try:
         line = _encode(value)
@@ -155,6 +158,6 @@ def _line(value: object, said: object, parse: Callable[[object], object]) -> byt
         raise WrongField("", f"expected values that JSON in UTF-8 can hold: {error}") from None
     if len(data) >= LINE_BYTES:
         raise WrongField("", f"expected a line of at most {LINE_BYTES} bytes, got {len(data) + 1}")
-    if parse(strict_json(data)) != said:
+    if read(data) != said:
         raise WrongField("", f"expected what its line says, but the line means something else: {line[:200]}")
     return data + b"\n"

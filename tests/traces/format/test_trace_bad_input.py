@@ -8,8 +8,8 @@ import pytest
 from trace_files import HEADER, one_app, one_call, written
 
 from tokencake.traces.errors import TraceError
+from tokencake.traces.files import input_limits
 from tokencake.traces.files.input_limits import LINE_BYTES
-from tokencake.traces.format import parser
 from tokencake.traces.format.reader import read_trace, trace_digest
 
 WHOLE = "expected a whole number from 1 to 10000000, got"
@@ -224,7 +224,7 @@ def test_a_line_without_end(tmp_path: Path):
 
 
 def test_an_application_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(parser, "CALLS", 2)
+    monkeypatch.setattr(input_limits, "CALLS", 2)
     path = written(tmp_path, one_app(one_call(), one_call(id="d"), one_call(id="e")))
     assert refusal(path) == "2: calls: expected 1 to 2 calls, got 3"
 
@@ -235,7 +235,7 @@ def test_a_line_of_empty_lists_is_refused_before_it_takes_memory(tmp_path: Path)
 
 
 def test_calls_that_all_wait_for_all_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(parser, "EDGES", 5)
+    monkeypatch.setattr(input_limits, "EDGES", 5)
     calls = [one_call(id=f"c{at}", after=[f"c{before}" for before in range(at)]) for at in range(4)]
     assert refusal(written(tmp_path, one_app(*calls))) == (
         "2: calls: expected at most 5 entries of all `after` together, got 6"
@@ -243,7 +243,7 @@ def test_calls_that_all_wait_for_all_before(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_prompt_of_crumbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(parser, "SEGMENTS", 2)
+    monkeypatch.setattr(input_limits, "SEGMENTS", 2)
     path = written(tmp_path, one_app(one_call(prompt=[["a", 1], ["b", 1], ["c", 1]])))
     assert refusal(path) == "2: calls[0].prompt: expected at most 2 segments, got 3"
 
