@@ -87,7 +87,7 @@ def said_by(name: str, turn: int, at_s: float | None) -> str:
 def suspect(error: BaseException, policy: object) -> None:
     """Note on an error in our own code that the policy, unless it is ours, may have caused: it shares our memory.
 
-    What a policy is shown is locked, but not against `object.__setattr__` and the like. What comes of that looks like a
+    What a policy is shown is locked, but what lies behind its fields is not. What comes of that looks like a
     bug of ours; to tell one from the other would take a copy of all that a policy sees.
     """
     module: object = type.__dict__["__module__"].__get__(type(policy))

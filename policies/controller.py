@@ -19,8 +19,9 @@ from ..traces.errors import PolicyFault
 from ..traces.events import Fact
 from .boundary import CONSTRUCTOR, PLAN, Turn, listening
 from .interface import EVERYTHING, NATIVE, Costs, Hits, Plan, Policy
-from .ledger import Cache, Ledger
+from .ledger import Ledger
 from .plans import PlanCheck, plain_plan
+from .views import Cache
 
 Sink = Callable[[Any], None]
 

@@ -1,152 +1,24 @@
 """The ledger: facts go in, the view that a policy sees comes out. Simulator, live engine and replay share it.
 
 It changes with each fact and is never built anew: a policy that is asked with a thousand agents about costs no more
-than one that is asked with ten. What a policy is given is read-only: reading costs nothing more for it, and the ledger
-writes past the lock. Which fact may come when is in `lifecycle`: one that may not come raises `FactError`.
+than one that is asked with ten. Which fact may come when is in `lifecycle`: one that may not come raises `FactError`.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import MappingProxyType
-from typing import Any, NoReturn, Protocol
+from typing import Any
 
 from ..traces import events as e
 from ..traces.agreement import agree
 from ..traces.apps import AgentId, AppId, CallId
-from ..traces.events import Fact, Request
-from .interface import Costs, Hits, Status
+from ..traces.events import Fact
+from .interface import Costs, Status
 from .lifecycle import AGENTS, APPS, CALLS, AppStatus, CallStatus, out_of_place
 from .names import Names
-
-GAUGES = ("step", "gpu_blocks", "free_blocks", "growth_blocks", "host_blocks", "host_free_blocks", "max_running")
-
-
-def _set(shown: ReadOnly, name: str, value: object) -> None:
-    """How the ledger writes what policies only read."""
-    object.__setattr__(shown, name, value)
-
-
-class Cache(Protocol):
-    """What only the engine can answer."""
-
-    def hits(self, call: CallId) -> Hits: ...
-    def shared_blocks(self, call: CallId) -> int: ...
-
-
-class ReadOnly:
-    """What a policy can look at, and cannot change."""
-
-    __slots__ = ()
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"{name}: a view can be read, and not be changed")
-
-    def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"{name}: a view can be read, and not be changed")
-
-
-class CallState(ReadOnly):
-    """A call that arrived and has not finished: a `CallView`."""
-
-    __slots__ = (
-        "admitted_at_s", "arrived_at_s", "generated_tokens", "loading", "number", "place", "preemptions", "request",
-        "waiting_since_s",
-    )  # fmt: skip
-
-    request: Request
-    number: int
-    place: int
-    arrived_at_s: float
-    waiting_since_s: float
-    admitted_at_s: float | None
-    loading: bool
-    preemptions: int
-    generated_tokens: int
-
-    def __init__(self, request: Request, number: int, at_s: float) -> None:
-        object.__setattr__(self, "request", request)
-        object.__setattr__(self, "number", number)
-        object.__setattr__(self, "place", number)
-        object.__setattr__(self, "arrived_at_s", at_s)
-        object.__setattr__(self, "waiting_since_s", at_s)
-        object.__setattr__(self, "admitted_at_s", None)
-        object.__setattr__(self, "loading", False)
-        object.__setattr__(self, "preemptions", 0)
-        object.__setattr__(self, "generated_tokens", 0)
-
-
-class AgentState(ReadOnly):
-    """An agent between its first call and the end of its application: an `AgentView`."""
-
-    __slots__ = (
-        "app", "context_blocks", "host_blocks", "id", "last", "number", "offloading", "since_s", "status",
-        "uploaded_blocks", "uploading",
-    )  # fmt: skip
-
-    id: AgentId
-    number: int
-    app: AppId
-    last: Request
-    status: Status
-    since_s: float
-    context_blocks: int
-    host_blocks: int
-    offloading: bool
-    uploading: bool
-    uploaded_blocks: int
-
-    def __init__(self, request: Request, number: int, at_s: float) -> None:
-        object.__setattr__(self, "id", request.agent)
-        object.__setattr__(self, "number", number)
-        object.__setattr__(self, "app", request.app)
-        object.__setattr__(self, "last", request)
-        object.__setattr__(self, "status", Status.WAITING)
-        object.__setattr__(self, "since_s", at_s)
-        object.__setattr__(self, "context_blocks", 0)
-        object.__setattr__(self, "host_blocks", 0)
-        object.__setattr__(self, "offloading", False)
-        object.__setattr__(self, "uploading", False)
-        object.__setattr__(self, "uploaded_blocks", 0)
-
-
-class LedgerView(ReadOnly):
-    """The state of the engine as far as its facts tell it: a `View`."""
-
-    __slots__ = (
-        "_cache", "_started_s", "agents", "block_tokens", "costs", "free_blocks", "gpu_blocks", "growth_blocks",
-        "host_blocks", "host_free_blocks", "loading", "max_running", "news", "now_s", "running", "stalled", "step",
-        "waiting",
-    )  # fmt: skip
-
-    now_s: float
-    step: int
-    block_tokens: int
-    gpu_blocks: int
-    free_blocks: int
-    growth_blocks: int
-    host_blocks: int
-    host_free_blocks: int
-    max_running: int
-    costs: Costs
-    news: Sequence[Fact]
-    waiting: Mapping[CallId, CallState]
-    loading: Mapping[CallId, CallState]
-    running: Mapping[CallId, CallState]
-    agents: Mapping[AgentId, AgentState]
-    stalled: Mapping[AgentId, AgentState]
-    _cache: Cache
-    _started_s: Mapping[AppId, float]
-
-    def app_started_s(self, app: AppId) -> float:
-        return self._started_s[app]
-
-    def hits(self, call: CallId) -> Hits:
-        return self._cache.hits(call)
-
-    def shared_blocks(self, call: CallId) -> int:
-        return self._cache.shared_blocks(call)
+from .views import AgentState, Cache, CallState, LedgerView
 
 
 class Ledger:
@@ -162,7 +34,16 @@ class Ledger:
         self._started_s: dict[AppId, float] = {}
         self._of_app: dict[AppId, list[AgentId]] = {}
         self.calls_seen, self.agents_seen = Names(), Names()
-        self.view = self._make_view(costs, cache)
+        self.view = LedgerView(
+            costs,
+            cache,
+            self._started_s,
+            MappingProxyType(self._waiting),
+            MappingProxyType(self._loading),
+            MappingProxyType(self._running),
+            MappingProxyType(self._agents),
+            MappingProxyType(self._stalled),
+        )
         self._fold: dict[type, Callable[[Any], None]] = {
             e.RunStarted: self._run_started,
             e.AppStarted: self._app_started,
@@ -187,26 +68,9 @@ class Ledger:
             e.Polled: self._polled,
         }
 
-    def _make_view(self, costs: Costs, cache: Cache) -> LedgerView:
-        view = LedgerView()
-        _set(view, "_cache", cache)
-        _set(view, "_started_s", self._started_s)
-        _set(view, "costs", costs)
-        _set(view, "now_s", 0.0)
-        _set(view, "block_tokens", 1)
-        for gauge in GAUGES:
-            _set(view, gauge, 0)
-        _set(view, "waiting", MappingProxyType(self._waiting))
-        _set(view, "loading", MappingProxyType(self._loading))
-        _set(view, "running", MappingProxyType(self._running))
-        _set(view, "agents", MappingProxyType(self._agents))
-        _set(view, "stalled", MappingProxyType(self._stalled))
-        _set(view, "news", ())
-        return view
-
     def tell(self, news: Sequence[Fact]) -> None:
         """The facts since the policy was last asked."""
-        _set(self.view, "news", tuple(news))
+        self.view._news = tuple(news)
 
     def fold(self, fact: Fact) -> None:
         """Take in one fact."""
@@ -218,11 +82,11 @@ class Ledger:
 
     def _run_started(self, fact: e.RunStarted) -> None:
         view = self.view
-        _set(view, "block_tokens", fact.block_tokens)
-        _set(view, "gpu_blocks", fact.gpu_blocks)
-        _set(view, "free_blocks", fact.gpu_blocks)
-        _set(view, "host_blocks", fact.host_blocks)
-        _set(view, "host_free_blocks", fact.host_blocks)
+        view._block_tokens = fact.block_tokens
+        view._gpu_blocks = fact.gpu_blocks
+        view._free_blocks = fact.gpu_blocks
+        view._host_blocks = fact.host_blocks
+        view._host_free_blocks = fact.host_blocks
 
     def _app_started(self, fact: e.AppStarted) -> None:
         self._check_app(fact, fact.app)
@@ -250,31 +114,31 @@ class Ledger:
             self.agents_seen.add(request.agent)
             self._of_app.setdefault(request.app, []).append(request.agent)
             return
-        _set(agent, "last", request)
+        agent._last = request
         self._move_agent(fact, request.agent)
 
     def _call_admitted(self, fact: e.CallAdmitted) -> None:
         call = self._take_call(fact)
-        _set(call, "admitted_at_s", fact.at_s)
-        _set(call, "loading", False)
+        call._admitted_at_s = fact.at_s
+        call._loading = False
         self._running[fact.call] = call
         self._move_agent(fact, call.request.agent)
 
     def _call_preempted(self, fact: e.CallPreempted) -> None:
         call = self._take_call(fact)
-        _set(call, "admitted_at_s", None)
-        _set(call, "waiting_since_s", fact.at_s)
-        _set(call, "preemptions", call.preemptions + 1)
-        _set(call, "generated_tokens", fact.generated_tokens)
+        call._admitted_at_s = None
+        call._waiting_since_s = fact.at_s
+        call._preemptions += 1
+        call._generated_tokens = fact.generated_tokens
         self._preemptions += 1
-        _set(call, "place", -self._preemptions)
+        call._place = -self._preemptions
         self._waiting[fact.call] = call
         self._waiting.move_to_end(fact.call, last=False)
         self._move_agent(fact, call.request.agent)
 
     def _call_finished(self, fact: e.CallFinished) -> None:
         agent = self._move_agent(fact, self._take_call(fact).request.agent)
-        _set(agent, "context_blocks", fact.context_blocks)
+        agent._context_blocks = fact.context_blocks
 
     def _call_aborted(self, fact: e.CallAborted) -> None:
         self._move_agent(fact, self._take_call(fact).request.agent)
@@ -288,49 +152,49 @@ class Ledger:
     def _load_started(self, fact: e.LoadStarted) -> None:
         self._check_call(fact, fact.call)
         call = self._waiting[fact.call]
-        _set(call, "loading", True)
+        call._loading = True
         self._loading[fact.call] = call
 
     def _call_stays(self, fact: e.LoadFinished | e.FirstToken) -> None:
         self._check_call(fact, fact.call)
 
     def _offload_started(self, fact: e.OffloadStarted) -> None:
-        _set(self._agent_of_copy(fact), "offloading", True)
+        self._agent_of_copy(fact)._offloading = True
 
     def _offload_finished(self, fact: e.OffloadFinished) -> None:
         agent = self._agents.get(fact.agent)
         if agent is not None:
-            _set(agent, "offloading", False)
-            _set(agent, "host_blocks", fact.upto_blocks)
+            agent._offloading = False
+            agent._host_blocks = fact.upto_blocks
 
     def _host_dropped(self, fact: e.HostDropped) -> None:
         agent = self._agents.get(fact.agent)
         if agent is not None:
-            _set(agent, "host_blocks", 0)
+            agent._host_blocks = 0
 
     def _upload_started(self, fact: e.UploadStarted) -> None:
-        _set(self._agent_of_copy(fact), "uploading", True)
+        self._agent_of_copy(fact)._uploading = True
 
     def _upload_finished(self, fact: e.UploadFinished) -> None:
         agent = self._agents.get(fact.agent)
         if agent is not None:
-            _set(agent, "uploading", False)
-            _set(agent, "uploaded_blocks", fact.blocks)
+            agent._uploading = False
+            agent._uploaded_blocks = fact.blocks
 
     def _upload_ended(self, fact: e.UploadTaken | e.UploadCancelled) -> None:
         agent = self._agents.get(fact.agent)
         if agent is not None:
-            _set(agent, "uploading", False)
-            _set(agent, "uploaded_blocks", 0)
+            agent._uploading = False
+            agent._uploaded_blocks = 0
 
     def _polled(self, fact: e.Polled) -> None:
         view = self.view
-        _set(view, "now_s", fact.at_s)
-        _set(view, "step", fact.step)
-        _set(view, "free_blocks", fact.free_blocks)
-        _set(view, "growth_blocks", fact.growth_blocks)
-        _set(view, "host_free_blocks", fact.host_free_blocks)
-        _set(view, "max_running", fact.max_running)
+        view._now_s = fact.at_s
+        view._step = fact.step
+        view._free_blocks = fact.free_blocks
+        view._growth_blocks = fact.growth_blocks
+        view._host_free_blocks = fact.host_free_blocks
+        view._max_running = fact.max_running
 
     # -- checks
 
@@ -378,16 +242,17 @@ class Ledger:
     def _move_agent(self, fact: Fact, name: AgentId) -> AgentState:
         """Give an agent the status that follows from a fact."""
         agent = self._agents.get(name)
-        status = None if agent is None else agent.status
+        status = None if agent is None else agent._status
         try:
             after = AGENTS[type(fact)][status]
         except KeyError:
             raise out_of_place(AGENTS, fact, name, status) from None
         assert agent is not None
+        assert after is not None
         if status is Status.STALLED:
             del self._stalled[name]
-        _set(agent, "status", after)
-        _set(agent, "since_s", fact.at_s)
+        agent._status = after
+        agent._since_s = fact.at_s
         return agent
 
     def _agent_of_copy(self, fact: e.OffloadStarted | e.UploadStarted) -> AgentState:

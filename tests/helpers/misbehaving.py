@@ -57,7 +57,7 @@ class WritesPastTheLock(Base):
     listens_to = EVERYTHING
     def plan(self, view):
         for call in (*view.waiting.values(), *view.running.values()):
-            object.__setattr__(call, "request", None)
+            object.__setattr__(call, "_request", None)
         return Plan()
 
 class Prints(Base):

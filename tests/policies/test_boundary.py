@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import sys
@@ -324,9 +325,16 @@ def test_a_view_cannot_be_changed(change: Callable[[Any], None]) -> None:
     assert "plan() raised AttributeError" in text or "plan() raised FrozenInstanceError" in text
 
 
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+@pytest.mark.parametrize("part", [lambda view: view, lambda view: next(iter(view.agents.values()))])
+def test_a_view_cannot_be_copied_whole(copied: Callable[[object], object], part: Callable[[View], object]) -> None:
+    text = said(once_there_are_agents(lambda view: copied(part(view))))
+    assert "plan() raised TypeError: a view cannot be copied" in text
+
+
 def test_what_comes_of_a_write_past_the_lock_names_the_policy() -> None:
     def write(view: View) -> Plan:
-        object.__setattr__(next(iter({**view.waiting, **view.running}.values())), "request", None)
+        object.__setattr__(next(iter({**view.waiting, **view.running}.values())), "_request", None)
         return Plan()
 
     with pytest.raises(AttributeError) as error:
