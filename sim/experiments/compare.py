@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -151,10 +152,11 @@ def announcement(request: ComparisonRequest) -> str | None:
 def run(request: ComparisonRequest, runs: ComparisonRuns, progress: Progress) -> None:
     """Play all repeats, into `runs` as they finish. A policy that fails once is not tried again."""
     total = request.run_count
-    wanted = runs.wanted(run_specs(request.spec, request.policies, request.repeats))
-    for outcome in run_on_workers(wanted, min(request.workers or cores(), total), request.policy_timeout_s):
-        runs.add(outcome)
-        progress(outcome.spec.policy, runs.outcomes, total)
+    specs, count = run_specs(request.spec, request.policies, request.repeats), min(request.workers or cores(), total)
+    with closing(run_on_workers(specs, count, request.policy_timeout_s, runs.wants)) as outcomes:
+        for outcome in outcomes:
+            runs.add(outcome)
+            progress(outcome.spec.policy, runs.outcomes, total)
 
 
 def report(request: ComparisonRequest, runs: ComparisonRuns, version: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ policy can better, see `lower_bound.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
@@ -78,9 +78,9 @@ class ComparisonRuns:
         else:
             self.runs[spec.policy, spec.repeat] = outcome.metrics
 
-    def wanted(self, specs: Iterable[RunSpec]) -> Iterator[RunSpec]:
-        """The runs without those of policies that have failed. Lazy."""
-        return (spec for spec in specs if spec.policy not in self.failed)
+    def wants(self, spec: RunSpec) -> bool:
+        """Whether a run is worth playing: a policy that has failed is not tried again."""
+        return spec.policy not in self.failed
 
     def repeats(self) -> list[int]:
         """Those that every policy has finished, except policies that failed."""

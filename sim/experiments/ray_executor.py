@@ -11,22 +11,23 @@ import os
 import secrets
 import socket
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ...policies.registry import is_ours, policy_file
 from ...traces.errors import TokencakeError
 from ...traces.files.source_file import at_hand
-from .executors import run_on
 from .identity import code_digest
 from .run import Outcome, RunSpec, attempt, lost
 
 RETRIES = 1  # Ray's own, of a run whose worker died; the next sweep tries again
+AHEAD = 2  # runs a worker that are handed out before their turn, so that no worker waits
 CLEARING_S = 5.0  # for workers to stop
 ANSWER_S = 10.0  # for a cluster to answer at all
 
@@ -53,9 +54,20 @@ def on_ray(address: str | None, count: int | None, todo: Sequence[RunSpec]) -> G
         workers = count or max(1, int(ray.cluster_resources().get("CPU", 1)))
         pool = RayExecutor(ray, _contents(todo))
         try:
-            yield from run_on(pool, attempt, todo, workers, lost)
+            yield from _run_on(pool, todo, workers)
         finally:
             pool.shutdown()
+
+
+def _run_on(pool: RayExecutor, specs: Iterable[RunSpec], workers: int) -> Iterator[Outcome]:
+    """Hand runs to the pool, never many more than it can work on, and give back what is finished."""
+    coming = iter(specs)
+    waiting = {pool.submit(attempt, spec) for spec in islice(coming, AHEAD * workers)}
+    while waiting:
+        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        for future in done:
+            waiting |= {pool.submit(attempt, spec) for spec in islice(coming, 1)}
+            yield future.result()
 
 
 @contextmanager

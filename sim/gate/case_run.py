@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 from ...policies.registry import load_policy, owner
@@ -13,10 +12,11 @@ from ...traces.events import Asked, AskedShared, CallArrived, Planned, Polled
 from ...traces.format.events_file import encode
 from ...traces.results.metrics import Metrics
 from ..engine.simulate import simulate
-from ..experiments.executors import run_on
+from ..experiments.agenda import Agenda
+from ..experiments.executors import agenda_of
 from ..experiments.preflight import SeededPolicy, make_once
 from ..experiments.run import RunSpec, applications_of
-from ..experiments.workers import Died, Workers
+from ..experiments.workers import Workers
 from .decisions import Decision, Decisions
 
 DIGITS = 16  # of a digest: enough to tell runs apart, and short enough for a diff
@@ -95,7 +95,6 @@ class Players:
     """
 
     def __init__(self, workers: int, policy_timeout_s: float | None) -> None:
-        self._workers = workers
         self._pool = Workers(workers, policy_timeout_s, lambda item: owner(item.policy)) if workers else None
 
     def __enter__(self) -> Self:
@@ -103,36 +102,35 @@ class Players:
 
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
-            self._pool.shutdown(wait=False)
+            self._pool.end()
 
     def preflight(self, policies: Iterable[SeededPolicy]) -> Mapping[SeededPolicy, PolicyError]:
         """Makes each policy once: what is wrong with those that cannot be made."""
         wanted = list(dict.fromkeys(policies))
-        pool = self._pool
-        makes = [partial(make_once, one) if pool is None else pool.submit(make_once, one).result for one in wanted]
-        errors = {one: _error_of(one, make) for one, make in zip(wanted, makes, strict=True)}
-        return {one: error for one, error in errors.items() if error is not None}
+        if self._pool is None:
+            found = {seeded: _fault_of(seeded) for seeded in wanted}
+        else:
+            found = dict(self._pool.play(_fault_of, Agenda(wanted), _died))
+        return {seeded: fault for seeded, fault in found.items() if fault is not None}
 
     def play(self, specs: Iterable[RunSpec]) -> Iterator[CaseRun]:
         """What each run comes to, as they finish. A policy that did something wrong once is not asked again."""
+        todo = list(specs)
         failed: dict[str, CaseRun] = {}
-        passed_over: list[RunSpec] = []
-
-        def wanted() -> Iterator[RunSpec]:
-            for spec in specs:
-                if spec.policy in failed:
-                    passed_over.append(spec)
-                else:
-                    yield spec
-
-        for one in self._played(wanted()):
+        played: set[RunSpec] = set()
+        for one in self._played(agenda_of(todo, lambda spec: spec.policy not in failed)):
             if one.error is not None and not one.mendable:
                 failed.setdefault(one.spec.policy, one)
+            played.add(one.spec)
             yield one
-        yield from (failed[spec.policy]._replace(spec=spec) for spec in passed_over)
+        yield from (failed[spec.policy]._replace(spec=spec) for spec in todo if spec not in played)
 
-    def _played(self, specs: Iterator[RunSpec]) -> Iterator[CaseRun]:
-        return map(run_case, specs) if self._pool is None else run_on(self._pool, run_case, specs, self._workers, lost)
+    def _played(self, agenda: Agenda[RunSpec]) -> Iterator[CaseRun]:
+        if self._pool is not None:
+            yield from (one for _, one in self._pool.play(run_case, agenda, lost))
+            return
+        while (spec := agenda.draw(self)) is not None:
+            yield run_case(spec)
 
 
 def lost(spec: RunSpec, why: str) -> CaseRun:
@@ -140,11 +138,14 @@ def lost(spec: RunSpec, why: str) -> CaseRun:
     return CaseRun(spec, error=f"policy {spec.policy}: {why}")
 
 
-def _error_of(seeded: SeededPolicy, make: Callable[[], bool]) -> PolicyError | None:
+def _fault_of(seeded: SeededPolicy) -> PolicyError | None:
+    """What is wrong with a policy that cannot be made."""
     try:
-        make()
-    except Died as died:
-        return PolicyFault(f"policy {seeded.policy}: {died}")
+        make_once(seeded)
     except PolicyError as error:
-        return error
+        return type(error)(str(error))
     return None
+
+
+def _died(seeded: SeededPolicy, why: str) -> PolicyError:
+    return PolicyFault(f"policy {seeded.policy}: {why}")

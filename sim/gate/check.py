@@ -100,6 +100,11 @@ class CasePlan(NamedTuple):
     def rivals(self, suite: Suite) -> Mapping[str, tuple[RunSpec, ...]]:
         return {rival: tuple(self._specs(suite, rival)) for rival in self.case.rivals}
 
+    def all_specs(self, suite: Suite) -> Iterator[RunSpec]:
+        """Of its own policy and of the rivals, all runs of a repeat together."""
+        for repeat in zip(self.specs(suite), *self.rivals(suite).values(), strict=True):
+            yield from repeat
+
     def _specs(self, suite: Suite, policy: str) -> Iterator[RunSpec]:
         case = self.case
         for repeat in range(case.repeats):
@@ -205,7 +210,7 @@ def check_suite(
     """
     began = time.perf_counter()
     plans = [prepare(suite, case) for case in suite.cases]
-    wanted = [spec for plan in plans for spec in (*plan.specs(suite), *sum(plan.rivals(suite).values(), ()))]
+    wanted = [spec for plan in plans for spec in plan.all_specs(suite)]
     with _players(suite, plans, workers) as players:
         faults = _preflight(suite, players)
         baselines = [read_baseline(suite, case) for case in suite.cases]

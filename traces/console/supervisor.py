@@ -31,6 +31,11 @@ def allow_supervision() -> None:
     _allowed = True
 
 
+def is_commands_own() -> bool:
+    """Whether it is a command's own process: see `allow_supervision`."""
+    return _allowed
+
+
 def supervise() -> None:
     """From here on, this is the child, if that is allowed. What other programs print no longer goes to standard output.
 

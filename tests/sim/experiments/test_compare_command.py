@@ -117,7 +117,7 @@ def test_an_interrupt_reports_what_every_policy_has_finished(
 ) -> None:
     from tokencake.sim.experiments.run import attempt
 
-    def interrupted(specs: Iterator[RunSpec], workers: int, policy_timeout_s: float | None) -> Iterator[Outcome]:
+    def interrupted(specs: Iterator[RunSpec], *how: object) -> Iterator[Outcome]:
         for index, outcome in enumerate(map(attempt, specs)):
             if index == 5:
                 raise KeyboardInterrupt
