@@ -182,6 +182,7 @@ def _copy(path: str, data: bytes) -> Iterator[str]:
     try:
         with copy.open("xb") as file:
             file.write(data)
+        os.utime(copy, ns=(0, 0))  # it is the file that the worker has read already, if it has
         yield str(copy)
     finally:
         copy.unlink(missing_ok=True)

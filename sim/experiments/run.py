@@ -14,7 +14,7 @@ from ...policies.registry import load_policy
 from ...traces.apps import Application
 from ...traces.console.exit_codes import BUG, FAILED
 from ...traces.errors import TokencakeError, TraceError
-from ...traces.format.reader import read_trace
+from ...traces.format.reader import Trace, read_trace
 from ...traces.generate.arrivals import ArrivalProcess
 from ...traces.results.metrics import Metrics
 from ...traces.variants.vary import AS_IT_IS, Variation, vary
@@ -84,6 +84,18 @@ def lost(spec: RunSpec, why: str) -> Outcome:
     return Outcome(spec, None, " ".join(why.split()), 0.0)
 
 
+class Written(NamedTuple):
+    """A trace, and all that is in it."""
+
+    trace: Trace
+    applications: tuple[Application, ...]
+
+
+def read_once(trace: Path) -> Written:
+    """Reads a trace once in a process and its copies, and again if the file was written anew. Errors as `Trace`."""
+    return _read(trace, _written(trace))
+
+
 def applications_of(spec: RunSpec) -> tuple[tuple[Application, ...], Counts]:
     """The applications of a run as they are played, whatever its policy. `TraceError` if none is left."""
     counts = Counts()
@@ -100,12 +112,19 @@ class _Base(NamedTuple):
     counts: tuple[int, int, int]
 
 
+@lru_cache(maxsize=2)
+def _read(path: Path, written: tuple[int, int] | None) -> Written:
+    trace = read_trace(path)
+    return Written(trace, tuple(trace))
+
+
 @lru_cache(maxsize=8)
 def _base(spec: RunSpec, written: tuple[int, int] | None) -> _Base:
-    """What runs have in common, read once a process, and again if the file was `written` anew."""
+    """What runs of one load on one machine have in common."""
     counts = Counts()
-    workload = Workload(read_trace(spec.trace), spec.seed, spec.rate, spec.arrivals, spec.skip_oversized)
-    applications = tuple(workload.play(spec.machine, counts))
+    trace, applications = _read(spec.trace, written)
+    workload = Workload(trace, spec.seed, spec.rate, spec.arrivals, spec.skip_oversized)
+    applications = tuple(workload.play(spec.machine, counts, applications))
     return _Base(applications, (counts.applications, counts.calls, counts.oversized))
 
 

@@ -58,9 +58,15 @@ class Workload:
     time_scale: float = 1.0  # arrivals, tools and pauses last so many times as long
     shrink: int = 1  # of each source only one in so many tokens is there
 
-    def play(self, limits: Limits, counts: Counts) -> Iterator[Application]:
-        """The applications as they arrive, counted into `counts`. Those that are left out do not slow the rate."""
-        fitting = self._fitting(self.trace if self.shrink == 1 else shrunk(self.trace, self.shrink), limits, counts)
+    def play(
+        self, limits: Limits, counts: Counts, written: Iterable[Application] | None = None
+    ) -> Iterator[Application]:
+        """The applications as they arrive, counted into `counts`. Those that are left out do not slow the rate.
+
+        `written`: those of the trace, of who has read it already.
+        """
+        whole = self.trace if written is None else written
+        fitting = self._fitting(whole if self.shrink == 1 else shrunk(whole, self.shrink), limits, counts)
         applications = fitting if self.rate is None else retime(fitting, self.rate, self.arrivals, self.seed)
         for application in scaled(applications, self.time_scale):
             counts.applications += 1

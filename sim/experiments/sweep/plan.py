@@ -9,14 +9,13 @@ from functools import partial
 from pathlib import Path
 
 from ....traces.errors import TokencakeError
-from ....traces.format.reader import read_trace
 from ....traces.generate.arrivals import ArrivalProcess
 from ....traces.results.run_counts import check_count, check_repeats
 from ....traces.variants.vary import AS_IT_IS, Variation
 from ..executors import run_on_workers
 from ..identity import identity_of, key_of
 from ..preflight import preflight
-from ..run import Outcome, RunSpec, run_specs
+from ..run import Outcome, RunSpec, read_once, run_specs
 from ..workers import cores
 from .grid import Grid, Point
 from .result_log import Result, ResultLog
@@ -44,8 +43,7 @@ class Sweep:
         check_count(self.count(), "the grid")
         if len(set(self.policies)) < len(self.policies):
             raise TokencakeError(f"--policy: expected different policies, got {', '.join(self.policies)}")
-        for _ in read_trace(self.trace):
-            pass  # what is wrong with it is found now
+        read_once(self.trace)  # what is wrong with it is found now
         self.bounds()
 
     def bounds(self) -> Mapping[str, bool]:

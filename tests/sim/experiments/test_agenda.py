@@ -24,7 +24,7 @@ def test_who_has_nothing_left_helps_where_most_is_left() -> None:
         assert turns.draw("left") == item
         turns.took(item, seconds)
     assert [turns.draw("right"), turns.draw("left")] == [(2, "b"), (3, "b")]
-    assert [turns.draw("third") for _ in range(2)] == [(2, "c"), (3, "c")]  # 3 s are left of both days, then of one
+    assert [turns.draw("third") for _ in range(2)] == [(3, "c"), (2, "c")]  # of the two days, 3 s are left each
     assert sorted(str(turns.draw("third")) for _ in range(3)) == ["(2, 'a')", "(3, 'a')", "None"]
 
 
