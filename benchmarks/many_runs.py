@@ -27,8 +27,8 @@ from typing import NamedTuple
 from exits import exit_code
 
 from tokencake.sim.experiments.executors import run_on_workers
+from tokencake.sim.experiments.processes.workers import cores
 from tokencake.sim.experiments.run import RunSpec, applications_of, play, run_specs
-from tokencake.sim.experiments.workers import cores
 from tokencake.sim.machine.files import DEFAULT_MACHINE, load_machine
 from tokencake.traces.console.garbage import collect_seldom
 from tokencake.traces.console.supervisor import allow_supervision

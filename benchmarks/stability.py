@@ -25,8 +25,8 @@ from tokencake import __version__
 from tokencake.policies.registry import is_bound
 from tokencake.sim.experiments.compare import default_policies
 from tokencake.sim.experiments.executors import run_on_workers
+from tokencake.sim.experiments.processes.workers import cores
 from tokencake.sim.experiments.run import RunSpec, run_specs
-from tokencake.sim.experiments.workers import cores
 from tokencake.sim.machine.files import load_machine
 from tokencake.traces.files.outputs import check_outputs, outputs_of, write_whole
 from tokencake.traces.results.metric import metric_value

@@ -29,8 +29,8 @@ from .comparison_text import tables, words
 from .executors import announced, run_on_workers
 from .lower_bound import lower_bounds
 from .preflight import preflight
+from .processes.workers import cores
 from .run import RunSpec, applications_of, exit_code_for, run_specs
-from .workers import cores
 
 Progress = Callable[[str, int, int], None]  # the policy that has just been played, how many runs are done, of how many
 

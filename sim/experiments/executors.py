@@ -6,9 +6,9 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 
 from ...policies.registry import owner
-from .agenda import Agenda
+from .processes.agenda import Agenda
+from .processes.workers import Workers
 from .run import Outcome, RunSpec, attempt, lost
-from .workers import Workers
 
 MANY_RUNS = 10_000  # more are announced
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ...policies.registry import is_bound, is_ours, load_policy
-from .worker import Worker
+from .processes.worker import Worker
 
 
 class SeededPolicy(NamedTuple):

@@ -25,7 +25,7 @@ from ..engine.simulate import Progress, simulate
 from ..machine.files import MachineChoice, inputs_of
 from ..machine.machine import Machine
 from .preflight import preflight
-from .worker import Worker, tell
+from .processes.worker import Worker, tell
 
 
 @dataclass(frozen=True, slots=True)

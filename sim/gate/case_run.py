@@ -12,11 +12,11 @@ from ...traces.events import Asked, AskedShared, CallArrived, Planned, Polled
 from ...traces.format.events_file import encode
 from ...traces.results.metrics import Metrics
 from ..engine.simulate import simulate
-from ..experiments.agenda import Agenda
 from ..experiments.executors import agenda_of
 from ..experiments.preflight import SeededPolicy, make_once
+from ..experiments.processes.agenda import Agenda
+from ..experiments.processes.workers import Workers
 from ..experiments.run import RunSpec, applications_of
-from ..experiments.workers import Workers
 from .decisions import Decision, Decisions
 
 DIGITS = 16  # of a digest: enough to tell runs apart, and short enough for a diff

@@ -14,8 +14,8 @@ from ...traces.files.source_file import check_file
 from ...traces.format.reader import read_trace
 from ...traces.results.metric import metric_value
 from ..experiments.preflight import SeededPolicy
+from ..experiments.processes.workers import cores
 from ..experiments.run import RunSpec, applications_of
-from ..experiments.workers import cores
 from ..machine.machine import Machine
 from .baseline import Baseline, Inputs, baseline_of, decisions_file, inputs_of, read_baseline
 from .case_run import CaseRun, Digests, Players

@@ -17,8 +17,8 @@ from misbehaving import POLICIES, WRONG
 
 from tokencake.cli import run
 from tokencake.sim.experiments.executors import run_on_workers
+from tokencake.sim.experiments.processes.worker import Worker
 from tokencake.sim.experiments.run import RunSpec
-from tokencake.sim.experiments.worker import Worker
 from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces.console.exit_codes import BUG
 from tokencake.traces.errors import WorkerBug

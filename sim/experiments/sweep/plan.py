@@ -15,8 +15,8 @@ from ....traces.variants.vary import AS_IT_IS, Variation
 from ..executors import run_on_workers
 from ..identity import identity_of, key_of
 from ..preflight import preflight
+from ..processes.workers import cores
 from ..run import Outcome, RunSpec, read_once, run_specs
-from ..workers import cores
 from .grid import Grid, Point
 from .result_log import Result, ResultLog
 

@@ -20,8 +20,8 @@ from ....traces.variants.vary import EVERYTHING, parse_variation
 from ....traces.variants.workload import WorkloadOptions
 from ...machine.files import DEFAULT_MACHINE, inputs_of
 from ..executors import announced
+from ..processes.workers import cores
 from ..run import Outcome, RunSpec, exit_code_for
-from ..workers import cores
 from .grid import Point, make_grid
 from .plan import Play, Progress, Sweep, play_sweep, players
 from .plot import check_plot, plotted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokencake.sim.experiments.agenda import Agenda
+from tokencake.sim.experiments.processes.agenda import Agenda
 
 DAYS = [(day, kind) for day in (1, 2, 3) for kind in "abc"]  # three groups of three kinds
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tokencake.cli import run
-from tokencake.sim.experiments.worker import start_method
+from tokencake.sim.experiments.processes.worker import start_method
 
 on_linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are copied on Linux alone")
 
@@ -55,7 +55,7 @@ def test_nobody_else_s_process_is_copied() -> None:
 def test_a_command_is_copied_as_long_as_it_is_one_thread() -> None:
     code = """
 import threading
-from tokencake.sim.experiments.worker import start_method
+from tokencake.sim.experiments.processes.worker import start_method
 print(start_method())
 ends = threading.Event()
 thread = threading.Thread(target=ends.wait)
@@ -94,7 +94,7 @@ def test_a_sweep_reads_its_trace_as_often_as_one_point_does(trace: Path) -> None
 def test_a_copy_keeps_nothing_open_that_the_original_has(tmp_path: Path) -> None:
     """A lock of the original would outlive it, and a pipe to another copy would never end."""
     code = """
-from tokencake.sim.experiments.worker import Worker
+from tokencake.sim.experiments.processes.worker import Worker
 
 def targets(folder):
     return [os.readlink(f"{folder}/{number}") for number in range(3, 64) if os.path.lexists(f"{folder}/{number}")]
@@ -116,7 +116,7 @@ def test_a_copy_ends_when_it_is_asked_to_and_not_by_ctrl_c() -> None:
     code = """
 import signal, time
 from tokencake.traces.console.interrupts import heed
-from tokencake.sim.experiments.worker import Worker
+from tokencake.sim.experiments.processes.worker import Worker
 
 def tells(_):
     os.kill(os.getpid(), signal.SIGINT)

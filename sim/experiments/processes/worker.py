@@ -14,12 +14,12 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any, Literal, TypeVar
 
-from ...policies.boundary import NOBODY, PLAN, TURNS, watched_by
-from ...traces.console.garbage import collect_seldom
-from ...traces.console.interrupts import ASKED_TO_END, heed
-from ...traces.console.supervisor import is_commands_own
-from ...traces.errors import PolicyFault, TokencakeError, WorkerBug
-from ...traces.files.source_file import adopt, handed_over
+from ....policies.boundary import NOBODY, PLAN, TURNS, watched_by
+from ....traces.console.garbage import collect_seldom
+from ....traces.console.interrupts import ASKED_TO_END, heed
+from ....traces.console.supervisor import is_commands_own
+from ....traces.errors import PolicyFault, TokencakeError, WorkerBug
+from ....traces.files.source_file import adopt, handed_over
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
