@@ -9,6 +9,7 @@ from ...policies.execution.agent_cache import AgentCache
 from ...traces.apps import AgentId, AppId, CallId
 from ...traces.arithmetic import div_ceil
 from ...traces.events import Request
+from .memory.host_runs import HostHold
 from .vllm_surface import Hash, VllmBlock, VllmRequest
 
 
@@ -49,7 +50,7 @@ class Store:
         self.kept = False  # whether they are held for no running call
 
 
-class LiveAgent(AgentCache[list[VllmBlock], list[int], float]):
+class LiveAgent(AgentCache[list[VllmBlock], HostHold, float]):
     """What the engine keeps for an agent: times in seconds, blocks of vLLM's, slots of the host."""
 
     __slots__ = ("app", "calls", "hashes", "source", "stalled_by")

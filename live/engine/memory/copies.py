@@ -7,12 +7,12 @@ can be hit from then on, not before.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ....policies.execution.agent_cache import Upload
 from ....policies.execution.copy_rules import (
+    BlockSpan,
     blocks_to_move,
     cancel_uploads,
     expired_pins,
@@ -34,8 +34,8 @@ from ..requests import EngineCall, LiveAgent, Store
 from ..vllm_surface import Hash, VllmBlock
 from .gpu_pool import GpuPool, Source, idle
 from .host_pool import HostPool
+from .marks import Marks
 
-Mark = TypeVar("Mark")
 Done = Callable[[float], None]  # what to do when a copy has ended, told the time
 
 
@@ -53,14 +53,13 @@ class Copies:
         self._gpu = gpu
         self._host = host
         self.report = report  # of the run under way; a copy that outlives its run reports to nobody
-        self._storing: Counter[Hash] = Counter()  # contents on their way to the host
-        self._loading: Counter[Hash] = Counter()  # … and from it
+        self._storing: Marks[Hash] = Marks()  # contents on their way to the host
         self._under_way: dict[int, _UnderWay] = {}
         self._jobs = 0
         self.ended = 0  # copies
         self.submitted: list[CopyJob] = []
         self.pinned: dict[AgentId, LiveAgent] = {}
-        self._kept: Counter[int] = Counter()  # by id, how often a block is held for an agent without a running call
+        self._kept: Marks[int] = Marks()  # by id, blocks that are held for agents without a running call
         self.refusing = False  # calls starve for what is held ahead of need: nothing more is held until one finishes
 
     @property
@@ -95,7 +94,7 @@ class Copies:
         known = self._host.end(hashes, 0, upto)
         first = self._end_of_storing(hashes, known, upto)  # what another copy writes comes before this one ends
         cached_end = self._gpu.end(hashes, first, upto)
-        prefix = self._host.hold(hashes[:known])
+        prefix = self._host.hold(hashes, 0, known)
         saved_blocks = len(agent.host) if agent.host is not None else 0
         span = offload_span(agent, first, cached_end, saved_blocks, self._host.free, self.refusing)
         if span is None:
@@ -109,22 +108,22 @@ class Copies:
         copied = hashes[first:end]
         self._keep(blocks)
         agent.offloading = True
-        self._storing.update(copied)
+        self._storing.add(copied)
         report = self.report
         report(e.OffloadStarted(now_s, agent.name, len(blocks), end))
 
         def done(at_s: float) -> None:
-            self._unmark(self._storing, copied)
-            self._host.register(target, copied)
+            self._storing.remove(copied)
+            new = self._host.store(target, copied, range(first, end))
             self._keep_no_more(blocks)
             (self._gpu.release if move.keep else self._gpu.drop)(blocks)
             agent.offloading = False
-            self._host.release(target)
+            self._host.release_all(new)
             self._host.release(prefix)
             stored = self._host.end(hashes, 0, end)
             report(e.OffloadFinished(at_s, agent.name, len(blocks), stored))
             if not agent.gone:
-                before, agent.host = agent.host, self._host.hold(hashes[:stored])
+                before, agent.host = agent.host, self._host.hold(hashes, 0, stored)
                 if before is not None:
                     self._host.release(before)
 
@@ -150,35 +149,35 @@ class Copies:
         What another copy under way writes is not written twice.
         """
         hashes, first, host = call.vllm.block_hashes, call.stored, self._host
-        here = [at for at in range(first, upto) if host.has(hashes[at])]
-        present = set(here)
-        missing = [at for at in range(first, upto) if at not in present and hashes[at] not in self._storing]
+        here = host.stretches(hashes, first, upto)
+        missing = [at for at in _between(here, first, upto) if hashes[at] not in self._storing]
         if missing:
-            kept = host.hold(hashes[at] for at in here)
+            kept = [host.hold(hashes, *span) for span in here]
             room = host.free >= len(missing)  # without what the host has of this call
             blocks = [self._gpu.cached(hashes[at]) for at in missing]
             target = self._slots_beside(blocks) if room else []
-            host.release(kept)
+            host.release_all(kept)
             if not room:
                 self.report(e.StoreRefused(now_s, call.id, len(missing)))
                 return
-            self._store(call, [hashes[at] for at in missing], blocks, target, now_s)
+            self._store(call, missing, blocks, target, now_s)
         call.stored = max(first, upto)
 
     def _store(
-        self, call: EngineCall, copied: Sequence[Hash], blocks: list[Any], target: Sequence[int], now_s: float
+        self, call: EngineCall, places: Sequence[int], blocks: list[Any], target: Sequence[int], now_s: float
     ) -> None:
+        """Copy the blocks at these places of a call's context."""
         self._gpu.hold(blocks)
-        self._storing.update(copied)
+        copied = [call.vllm.block_hashes[at] for at in places]
+        self._storing.add(copied)
         store = Store(blocks)
         call.stores.append(store)
         report = self.report
         report(e.StoreStarted(now_s, call.id, len(blocks)))
 
         def done(at_s: float) -> None:
-            self._unmark(self._storing, copied)
-            self._host.register(target, copied)
-            self._host.release(target)
+            self._storing.remove(copied)
+            self._host.release_all(self._host.store(target, copied, places))
             call.stores.remove(store)
             if store.kept:
                 self._keep_no_more(blocks)
@@ -196,8 +195,8 @@ class Copies:
 
     def used(self, call: EngineCall, upto: int) -> None:
         """A call has ended: what the host has of its first `upto` blocks was used now, the first of them last."""
-        hashes = call.vllm.block_hashes
-        self._host.release(self._host.hold(content for content in hashes[:upto] if self._host.has(content)))
+        hashes, host = call.vllm.block_hashes, self._host
+        host.release_all([host.hold(hashes, *span) for span in host.stretches(hashes, 0, upto)])
 
     def stops(self, call: EngineCall) -> None:
         """A call has ended, or was preempted: what its copies under way hold is held for no running call."""
@@ -218,9 +217,8 @@ class Copies:
 
     def copying(self, hashes: Sequence[Hash], first: int, end: int) -> bool:
         """Whether one of these blocks is being written to the host or read from it now."""
-        if not self._storing and not self._loading:
-            return False
-        return any(content in self._storing or content in self._loading for content in hashes[first:end])
+        asked = hashes[first:end]
+        return self._storing.any_of(asked) or self._host.is_read(hashes, first, first + len(asked))
 
     def load(
         self, call: EngineCall, blocks: Sequence[Any], first: int, end: int, now_s: float, filled: Callable[[], None]
@@ -229,23 +227,20 @@ class Copies:
 
         `filled` is called when they have their content, unless the call was given up before.
         """
-        copied = call.vllm.block_hashes[first:end]
-        source = self._host.hold(copied)
-        self._loading.update(copied)
+        source = self._host.hold(call.vllm.block_hashes, first, end, to_read=True)
         call.loading = True
         call.stored = end
         report = self.report
         report(e.LoadStarted(now_s, call.id, end - first, first))
 
         def done(at_s: float) -> None:
-            self._unmark(self._loading, copied)
             self._host.release(source)
             if call.loading:  # else it was given up meanwhile
                 call.loading = False
                 filled()
                 report(e.LoadFinished(at_s, call.id, end - first))
 
-        self._submit(False, blocks[first:end], source, call.vllm.request_id, done)
+        self._submit(False, blocks[first:end], source.slots, call.vllm.request_id, done)
 
     # -- upload ahead of the call
 
@@ -263,10 +258,8 @@ class Copies:
             return
         first, end = span
         self._gpu.hold(cached)  # first: new blocks might evict them
-        copied = hashes[first:end]
-        source = self._host.hold(copied)
-        target = self._blocks_beside(source)
-        self._loading.update(copied)
+        source = self._host.hold(hashes, first, end, to_read=True)
+        target = self._blocks_beside(source.slots)
         upload: Upload[list[VllmBlock], float] = Upload([*cached, *target], first, end, now_s)
         agent.uploads.append(upload)
         self._keep(upload.held)
@@ -274,7 +267,6 @@ class Copies:
         report(e.UploadStarted(now_s, agent.name, end - first))
 
         def done(at_s: float) -> None:
-            self._unmark(self._loading, copied)
             self._host.release(source)
             if upload.cancelled:
                 self._give_up(upload)
@@ -284,7 +276,7 @@ class Copies:
             upload.ready_at = at_s
             report(e.UploadFinished(at_s, agent.name, ready_blocks(agent)))
 
-        self._submit(False, target, source, None, done)
+        self._submit(False, target, source.slots, None, done)
 
     @staticmethod
     def uploading(agent: LiveAgent) -> bool:
@@ -383,14 +375,16 @@ class Copies:
         self.submitted.append(CopyJob(self._jobs, to_host, block_ids, tuple(slots), request))
 
     def _keep(self, blocks: Sequence[Any]) -> None:
-        self._kept.update(block.block_id for block in blocks)
+        self._kept.add([block.block_id for block in blocks])
 
     def _keep_no_more(self, blocks: Sequence[Any]) -> None:
-        self._unmark(self._kept, [block.block_id for block in blocks])
+        self._kept.remove([block.block_id for block in blocks])
 
-    @staticmethod
-    def _unmark(marks: Counter[Mark], marked: Sequence[Mark]) -> None:
-        for one in marked:
-            marks[one] -= 1
-            if not marks[one]:
-                del marks[one]
+
+def _between(spans: Sequence[BlockSpan], first: int, upto: int) -> Iterator[int]:
+    """The blocks from `first` to `upto` that none of these spans has, which are disjoint and by position."""
+    at = first
+    for span in spans:
+        yield from range(at, span.first)
+        at = span.end
+    yield from range(at, upto)
