@@ -27,7 +27,7 @@ from ..machine.machine import Machine
 from .comparison_report import ComparisonError, ComparisonRuns, Method, build, csv_text
 from .comparison_text import tables, words
 from .executors import announced, run_on_workers
-from .lower_bound import lower_bounds
+from .lower_bound import attempt_with_bound, lower_bounds_of
 from .preflight import preflight
 from .processes.workers import cores
 from .run import RunSpec, applications_of, exit_code_for, run_specs
@@ -153,7 +153,8 @@ def run(request: ComparisonRequest, runs: ComparisonRuns, progress: Progress) ->
     """Play all repeats, into `runs` as they finish. A policy that fails once is not tried again."""
     total = request.run_count
     specs, count = run_specs(request.spec, request.policies, request.repeats), min(request.workers or cores(), total)
-    with closing(run_on_workers(specs, count, request.policy_timeout_s, runs.wants)) as outcomes:
+    act = partial(attempt_with_bound, request.policies[0])
+    with closing(run_on_workers(specs, count, request.policy_timeout_s, runs.wants, act)) as outcomes:
         for outcome in outcomes:
             runs.add(outcome)
             progress(outcome.spec.policy, runs.outcomes, total)
@@ -171,7 +172,7 @@ def report(request: ComparisonRequest, runs: ComparisonRuns, version: str) -> di
         runs.finished(),
         request.method,
         bounds=[policy for policy, bound in request.bounds().items() if bound],
-        lower=[lower_bounds(applications_of(replace(spec, repeat=repeat))[0], spec.machine) for repeat in repeats],
+        lower=[runs.lower.get(repeat) or lower_bounds_of(replace(spec, repeat=repeat)) for repeat in repeats],
         failed=runs.failed,
     )
 

@@ -67,6 +67,7 @@ class ComparisonRuns:
 
     policies: tuple[str, ...]
     runs: dict[tuple[str, int], Metrics] = field(default_factory=dict)
+    lower: dict[int, Metrics] = field(default_factory=dict)  # lower bounds of repeats, as far as they came with a run
     failed: dict[str, str] = field(default_factory=dict)  # policies that could not play a repeat, and why
     outcomes: int = 0
 
@@ -77,6 +78,8 @@ class ComparisonRuns:
             self.failed.setdefault(spec.policy, f"repeat {spec.repeat}: {outcome.error}")
         else:
             self.runs[spec.policy, spec.repeat] = outcome.metrics
+        if outcome.lower is not None:
+            self.lower[spec.repeat] = outcome.lower
 
     def wants(self, spec: RunSpec) -> bool:
         """Whether a run is worth playing: a policy that has failed is not tried again."""

@@ -18,11 +18,12 @@ def run_on_workers(
     count: int,
     policy_timeout_s: float | None = None,
     wanted: Callable[[RunSpec], bool] = lambda spec: True,
+    act: Callable[[RunSpec], Outcome] = attempt,
 ) -> Generator[Outcome, None, None]:
     """On so many processes, even if it is one, so that what kills a process is a failed run. As `Workers.play`."""
     pool = Workers(count, policy_timeout_s, lambda spec: owner(spec.policy))
     try:
-        for _, outcome in pool.play(attempt, agenda_of(specs, wanted), lost):
+        for _, outcome in pool.play(act, agenda_of(specs, wanted), lost):
             yield outcome
     finally:
         pool.end()

@@ -16,6 +16,7 @@ from ...traces.results.distribution import Distribution
 from ..engine.scheduling.pace import paced
 from ..machine.machine import Machine
 from ..machine.timing import Timing, ps, seconds
+from .run import Outcome, RunSpec, applications_of, attempt
 
 BOUNDED = ("app_latency_s.", "makespan_s")  # the metrics that have a lower bound, or begin so
 
@@ -34,6 +35,20 @@ def lower_bounds(applications: Sequence[Application], machine: Machine) -> Mappi
         latency_s.fold()
         last_s = max(last_s, application.arrival_s + bound_s)
     return {"app_latency_s": latency_s.summary(), "makespan_s": last_s - applications[0].arrival_s}
+
+
+def attempt_with_bound(policy: str, spec: RunSpec) -> Outcome:
+    """As `attempt`; the outcome under this policy has the run's lower bounds, too, whose applications are at hand."""
+    outcome = attempt(spec)
+    if spec.policy != policy or outcome.error is not None:
+        return outcome
+    return outcome._replace(lower=lower_bounds_of(spec))
+
+
+def lower_bounds_of(spec: RunSpec) -> Mapping[str, Any]:
+    """Of a run, whatever its policy: see `lower_bounds`."""
+    applications, _ = applications_of(spec)
+    return lower_bounds(applications, spec.machine)
 
 
 def latency_bound_s(application: Application, machine: Machine) -> float:

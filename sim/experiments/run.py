@@ -48,6 +48,7 @@ class Outcome(NamedTuple):
     error: str | None
     wall_s: float
     oversized: int = 0  # applications that were left out
+    lower: Mapping[str, Any] | None = None  # what no policy can better, as `lower_bounds` has it, if that was asked for
 
 
 def play(spec: RunSpec) -> Outcome:

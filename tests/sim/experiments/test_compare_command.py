@@ -13,8 +13,11 @@ from trace_files import one_app, one_call, written
 from tokencake.cli import run
 from tokencake.policies.registry import is_bound
 from tokencake.sim.experiments import compare as comparing
+from tokencake.sim.experiments.lower_bound import attempt_with_bound, lower_bounds_of
 from tokencake.sim.experiments.run import Outcome, RunSpec
+from tokencake.sim.machine.files import load_machine
 from tokencake.traces.results.metrics import Metrics
+from tokencake.traces.variants.vary import EVERYTHING
 
 SEARCH = {"kind": "search", "duration_s": 1.5, "declared_s": 1.0}
 EXAMPLE = Path(__file__).parents[3] / "examples" / "code-writer.jsonl"
@@ -86,6 +89,12 @@ def test_without_a_policy_all_that_have_a_name_are_compared() -> None:
     assert "tokencake" in policies
     bounds = [is_bound(policy) for policy in policies]
     assert bounds == sorted(bounds), "what sees the future comes last"
+
+
+def test_lower_bounds_come_with_the_runs_of_one_policy(trace: Path) -> None:
+    spec = RunSpec(trace, load_machine("h200-llama-3.1-8b", ()), "vllm", EVERYTHING, repeat=1)
+    assert attempt_with_bound("vllm", spec).lower == lower_bounds_of(spec)
+    assert attempt_with_bound("tokencake", spec).lower is None
 
 
 BROKEN = """
