@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from .student import upper_quantile
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -192,10 +194,8 @@ def _interval(estimate: _Estimate, confidence: float, comparisons: int) -> Inter
     """Around the estimate, as many errors as it takes for this confidence."""
     if estimate.error <= EQUAL:
         return estimate.value, estimate.value
-    from scipy.special import stdtrit  # takes a while to load, and few need it
-
     tail = (1 - confidence) / comparisons / 2
-    student = float(stdtrit(estimate.degrees, 1 - tail))
+    student = upper_quantile(tail, estimate.degrees)
     low, high = -student, student
     if estimate.values is not None and estimate.errors is not None:
         errors = np.maximum(estimate.errors, LEAST_ERROR * estimate.error)
