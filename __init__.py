@@ -6,6 +6,7 @@ needed by `InProcess` alone, when it starts an engine.
 
 from typing import TYPE_CHECKING, Any
 
+from .traces import core_build
 from .traces.version import __version__
 
 __all__ = [
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from .traces.format.reader import read_trace
     from .traces.format.writer import write_trace
     from .traces.results.metrics import Metrics
+
+core_build.choose()
 
 # Where each name is loaded from: the imports above, for a running program.
 _MODULES = {

@@ -19,6 +19,7 @@ import click
 
 from .live.client import options as engine_options
 from .sim.machine import options as machine_options
+from .traces import core_build
 from .traces.console.command_group import CommandGroup
 from .traces.console.exit_codes import exit_code_of
 from .traces.console.options import Number, refuse, refuse_all_but
@@ -49,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 @click.group(cls=CommandGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.version_option(__version__, message=f"%(prog)s %(version)s ({core_build.running} core)")
 @click.pass_context
 def cli(context: click.Context) -> None:
     """Compare KV-cache policies for LLM agents on a simulated vLLM engine, and on vLLM itself."""

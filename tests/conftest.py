@@ -7,6 +7,12 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+from tokencake.traces import core_build
+
+# The suite is about the sources, even where they are compiled, too; so are the processes that it starts.
+os.environ[core_build.PURE] = "1"
+core_build.choose()
+
 settings.register_profile(
     "repeatable",
     derandomize=True,

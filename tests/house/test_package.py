@@ -16,13 +16,14 @@ import tokencake
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LISTED = PYPROJECT["tool"]["setuptools"]["packages"]
-NOT_PACKAGES = {"tests", "benchmarks", "docs", "examples", "build", "dist", "runs"}
+NOT_PACKAGES = {"tests", "benchmarks", "docs", "examples", "packaging", "build", "dist", "runs"}
 BUILD = """
 import sys
-from setuptools import build_meta
+sys.path.insert(0, "packaging")  # as `backend-path` says
+import backend
 out = sys.argv[1]  # each build puts its own command line there
-build_meta.build_sdist(out)
-build_meta.build_wheel(out)
+backend.build_sdist(out)
+backend.build_wheel(out)
 """
 
 
@@ -42,7 +43,7 @@ def package_name(folder: Path) -> str:
 
 def shipped_files() -> set[str]:
     """Files of the package as the wheel should name them."""
-    code = {file for folder in folders_with_python() for file in folder.glob("*.py")}
+    code = {file for folder in folders_with_python() for file in folder.glob("*.py")} - {ROOT / "setup.py"}
     data = {ROOT / "py.typed"} | set((ROOT / "traces" / "generate" / "data").glob("*.json"))
     return {"tokencake/" + file.relative_to(ROOT).as_posix() for file in code | data}
 
@@ -51,13 +52,16 @@ def shipped_files() -> set[str]:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the wheel and the source distribution of a copy of this tree, some clutter in it."""
     copy = tmp_path_factory.mktemp("copy") / "a-folder-of-any-name"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist"))
+    shutil.copytree(
+        ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "*.so")
+    )
     (copy / "scratch").mkdir()
     (copy / "scratch" / "notes.py").write_text("")
     (copy / "traces" / "notes.txt").write_text("")
     out = tmp_path_factory.mktemp("dist")
     build = [sys.executable, "-W", "ignore", "-c", BUILD, str(out)]
-    done = subprocess.run(build, cwd=copy, capture_output=True, text=True, check=False)
+    pure = os.environ | {"TOKENCAKE_COMPILE": "0"}
+    done = subprocess.run(build, cwd=copy, env=pure, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -73,8 +77,8 @@ def metadata(wheel: zipfile.ZipFile) -> list[str]:
     return wheel.read(f"tokencake-{tokencake.__version__}.dist-info/METADATA").decode().splitlines()
 
 
-def test_the_root_holds_two_python_files() -> None:
-    assert {file.name for file in ROOT.glob("*.py")} == {"__init__.py", "cli.py"}
+def test_the_root_holds_two_python_files_and_the_one_that_builds_it() -> None:
+    assert {file.name for file in ROOT.glob("*.py")} == {"__init__.py", "cli.py", "setup.py"}
 
 
 def test_every_folder_with_python_is_a_listed_package_and_the_other_way_round() -> None:
@@ -98,6 +102,7 @@ def test_source_distribution_holds_the_package_its_tests_and_its_documents(built
         inside = {name.partition("/")[2] for name in archive.getnames()}
     assert {name.removeprefix("tokencake/") for name in shipped_files()} <= inside
     assert {"LICENSE", "README.md", "CHANGELOG.md", "pyproject.toml", "tests/conftest.py"} <= inside
+    assert {"setup.py", "packaging/backend.py", "packaging/core.py"} <= inside
     assert not {"scratch/notes.py", "traces/notes.txt"} & inside
     assert not [name for name in inside if "__pycache__" in name or name.startswith(".")]
 

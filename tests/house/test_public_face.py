@@ -72,7 +72,7 @@ def test_what_type_checkers_read_is_what_a_program_gets() -> None:
 def test_the_import_loads_nothing_but_the_version() -> None:
     before, after = loaded_after(""), loaded_after("import tokencake")
     loaded = {name for name in after - before if name.partition(".")[0] not in sys.stdlib_module_names}
-    assert loaded == {"tokencake", "tokencake.traces", "tokencake.traces.version"}
+    assert loaded == {"tokencake", "tokencake.traces", "tokencake.traces.core_build", "tokencake.traces.version"}
 
 
 def test_an_engine_is_not_loaded_with_its_options() -> None:
