@@ -37,6 +37,9 @@ class CheckedEngine(Engine):
             self.gpu.check_holds(self._held_on_gpu())
             self.host.check_holds((agent.host, 0) for agent in self._agents.values() if agent.host is not None)
         agree("blocks that running and loading calls will yet take", scheduler.running.growth_blocks, self._growth())
+        for call in scheduler.waiting.calls.values():
+            if call.hold is None:
+                agree(f"what is cached of {call.id!r}", scheduler.hits(call.id), scheduler.look_up(call))
         self._controller.check(scheduler.waiting.calls, scheduler.running.calls)
 
     def _held_on_gpu(self) -> Iterator[tuple[BlockHold, int]]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
 
 from ...policies.execution.agent_cache import AgentCache
+from ...policies.interface import Hits
 from ...traces.apps import Call
 from ...traces.arithmetic import div_ceil
 from .memory.blocks import BlockHold, Owner
 from .memory.context_tree import Path
+
+NO_HITS: Final = Hits(0, 0, 0)
 
 
 class State(Enum):
@@ -25,9 +29,10 @@ class EngineCall:
 
     __slots__ = (
         "_block_tokens", "admission", "agent", "arrived_ps", "decoding", "final_blocks", "generated_tokens",
-        "gpu_hit_tokens", "had_first_token", "hold", "host_hit_tokens", "id", "joined_at_iteration", "last_iteration",
-        "most_hit_blocks", "num_computed_tokens", "num_prefill_tokens", "output_tokens", "path", "prefill_blocks",
-        "prompt_tokens", "state", "store_sources", "stored_blocks", "trace_call", "was_admitted",
+        "gpu_hit_tokens", "had_first_token", "hits", "hits_changes", "hold", "host_hit_tokens", "id",
+        "joined_at_iteration", "last_iteration", "most_hit_blocks", "num_computed_tokens", "num_prefill_tokens",
+        "output_tokens", "path", "prefill_blocks", "prompt_tokens", "state", "store_sources", "stored_blocks",
+        "trace_call", "was_admitted",
     )  # fmt: skip
 
     def __init__(self, call: Call, agent: SimAgent, path: Path, block_tokens: int, arrived_ps: int) -> None:
@@ -44,6 +49,8 @@ class EngineCall:
         self.arrived_ps = arrived_ps
         self.state = State.WAITING
         self.hold: BlockHold | None = None
+        self.hits = NO_HITS  # what was found of its prompt when the changes of its path were these; -1: nothing was
+        self.hits_changes = -1
         self.was_admitted = False
         self.had_first_token = False
         self.set_prefill(self.prompt_tokens)
@@ -60,6 +67,7 @@ class EngineCall:
     def set_prefill(self, tokens: int) -> None:
         """What a prefill has to compute from now on: the prompt, and what was generated before a preemption."""
         self.num_prefill_tokens = tokens
+        self.hits_changes = -1
         self.prefill_blocks = div_ceil(tokens, self._block_tokens)
         self.most_hit_blocks = (tokens - 1) // self._block_tokens  # the last token is always computed
         self.generated_tokens = tokens - self.prompt_tokens  # of the answer, those that are computed again

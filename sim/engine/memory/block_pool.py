@@ -134,6 +134,7 @@ class BlockPool:
                 if run.end_block > upto:
                     cached.split(run, upto)
                 if not run.ref_cnt:
+                    node.changes += 1
                     self._queue.remove(run)
                     self.num_free_blocks -= run.end_block - run.first_block
                 run.ref_cnt += 1
@@ -334,6 +335,7 @@ class BlockPool:
         run.ref_cnt -= 1
         if run.ref_cnt:
             return
+        run.node.changes += 1
         self.num_free_blocks += run.end_block - run.first_block
         run.next_part = None
         if self._queue.append(run, owner):

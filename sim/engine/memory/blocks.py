@@ -11,6 +11,7 @@ class Node:
     """Tokens at the positions `start` … `end − 1` of every context that goes through it."""
 
     __slots__ = (
+        "changes",
         "children",
         "end_token",
         "is_stub",
@@ -36,6 +37,7 @@ class Node:
         self.children: dict[tuple[int, str, int], Node] = {}
         self.is_stub = False  # nothing is known to continue it
         self.ref_cnt = 0  # contexts, children and runs that need it: at none it goes
+        self.changes = 0  # rises with all that changes what a look-up finds in it, on either side
         # On the GPU and on the host: the runs that look-ups find, disjoint and by position, and later copies of blocks
         # that are in these, oldest first.
         self.runs: tuple[list[BlockRun], list[BlockRun]] = ([], [])

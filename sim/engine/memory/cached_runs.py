@@ -77,6 +77,7 @@ class CachedRuns:
 
     def add(self, hold: BlockHold, node: Node, first: int, end: int) -> None:
         """A holder's blocks `first` … `end − 1`, all of one node, are full: look-ups find them from now on."""
+        node.changes += 1
         runs = node.runs[self._side]
         i = len(runs)
         while i and runs[i - 1].first_block >= first:
@@ -116,6 +117,7 @@ class CachedRuns:
     def forget(self, run: BlockRun, first: int, end: int) -> None:
         """These last blocks of a run are no longer cached; the next copies of them are found instead."""
         node = run.node
+        node.changes += 1
         if first == run.first_block:
             self.remove(run)
         else:

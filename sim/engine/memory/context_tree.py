@@ -167,6 +167,14 @@ class ContextTree:
         return node.end_token
 
 
+def changes(path: Path) -> int:
+    """Rises with all that changes what is found of a path: while it is the same, so is what every look-up finds."""
+    count = 0
+    for node, _, _ in path:
+        count += node.changes
+    return count
+
+
 def _goes_on(node: Node, at: int, source: str, start: int) -> bool:
     """Whether the token of the source behind the one before position `at` of a node is this one."""
     i = bisect_left(node.segment_end_tokens, at)

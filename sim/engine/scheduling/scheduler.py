@@ -22,6 +22,7 @@ from ....traces.events import Fact
 from ...machine.machine import Machine
 from ...machine.timing import Timing, seconds
 from ..memory.block_pool import BlockPool
+from ..memory.context_tree import changes
 from ..memory.copies import Copies
 from ..requests import EngineCall, State
 from .batch import DecodeBatch
@@ -85,17 +86,30 @@ class Scheduler:
     # -- what a policy asks
 
     def hits(self, name: CallId) -> Hits:
-        """What is cached of a waiting call's prompt."""
+        """What is cached of a waiting call's prompt. The same object again, while nothing near it has changed."""
         call = self.waiting.calls[name]
         if call.hold is not None:
             return Hits(call.hold.num_blocks, 0, 0)
+        count = changes(call.path)
+        if call.hits_changes != count:
+            call.hits_changes = count
+            found = self.look_up(call)
+            if found != call.hits:
+                call.hits = found
+        return call.hits
+
+    def look_up(self, call: EngineCall) -> Hits:
+        """What is cached now of the prompt of a call that waits without blocks."""
         gpu, idle = self._gpu.cached_prefix(call.path, call.most_hit_blocks)
         return Hits(gpu, idle, self._copies.host_hits(call, gpu) - gpu)
 
     def shared_blocks(self, name: CallId) -> int:
         """Blocks of a waiting call's prompt that running calls hold."""
         call = self.waiting.calls[name]
-        return self._gpu.held_prefix(call.path, call.most_hit_blocks)
+        if call.hold is not None:
+            return self._gpu.held_prefix(call.path, call.most_hit_blocks)
+        hits = self.hits(name)
+        return hits.gpu_blocks - hits.idle_blocks
 
     # -- a step is scheduled
 

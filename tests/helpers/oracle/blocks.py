@@ -115,6 +115,7 @@ class PlainBlockPool:
         self.version += 1
         hold = PlainBlockHold(self, start)
         for key in _keys(path, start, end):
+            key[0].changes += 1
             block = self._known[key][0]
             if not block.ref_cnt:
                 self._unqueue(block)
@@ -144,6 +145,7 @@ class PlainBlockPool:
     def cache(self, hold: PlainBlockHold, path: Path, end: int) -> None:
         self.version += 1
         for key in _keys(path, hold.cached_end_block, end):
+            key[0].changes += 1
             block = hold.others.pop()
             block.key = key
             key[0].ref_cnt += 1
@@ -171,6 +173,8 @@ class PlainBlockPool:
         for block in reversed(hold.full):
             block.ref_cnt -= 1
             if not block.ref_cnt:
+                assert block.key is not None
+                block.key[0].changes += 1
                 self._queue[id(block)] = block
                 block.owner = owner
                 if owner is not None:
@@ -212,6 +216,7 @@ class PlainBlockPool:
 
     def _forget(self, block: Block) -> None:
         assert block.key is not None
+        block.key[0].changes += 1
         copies = self._known[block.key]
         copies.remove(block)
         if not copies:

@@ -14,7 +14,7 @@ from oracle.blocks import Block, PlainBlockHold, PlainBlockPool
 
 from tokencake.sim.engine.memory.block_pool import BlockPool
 from tokencake.sim.engine.memory.blocks import BlockHold, BlockRun, Owner
-from tokencake.sim.engine.memory.context_tree import Context, ContextTree, Path
+from tokencake.sim.engine.memory.context_tree import Context, ContextTree, Path, changes
 from tokencake.traces.apps import Segment
 
 SIDES = 2
@@ -55,6 +55,7 @@ class Twins:
         self.owners = [(Owner(name), Owner(name)) for name in names]
         self.texts: list[Text] = []
         self.holders: list[Holder] = []
+        self.found: list[tuple[Text, int, object]] = []  # how often anything near a text had changed, and look-ups
         self.longest = rng.choice((3, 12, 30)) * self.size
         for _ in range(3):
             self.write()
@@ -194,6 +195,7 @@ class Twins:
             )
             assert holder.fast.num_blocks == holder.plain.num_blocks
         self._compare_spared()
+        self._compare_unchanged()
         for text in self.rng.sample(self.texts, min(4, len(self.texts))):
             start = self.rng.randint(0, text.blocks)
             limit = self.rng.randint(start, text.blocks)
@@ -205,6 +207,17 @@ class Twins:
                     text.plain_path, first, upto
                 )
             assert fast.held_prefix(text.fast_path, limit) == plain.held_prefix(text.plain_path, limit)
+
+    def _compare_unchanged(self) -> None:
+        """While nothing near a text has changed, look-ups find what they found before."""
+        before = {id(text): (count, finds) for text, count, finds in self.found}
+        self.found = []
+        for text in self.texts:
+            finds = [self.fast.cached_prefix(text.fast_path, text.blocks, start) for start in range(text.blocks)]
+            count = changes(text.fast_path)
+            if id(text) in before and before[id(text)][0] == count:
+                assert finds == before[id(text)][1]
+            self.found.append((text, count, finds))
 
     def _compare_spared(self) -> None:
         """Whether the next blocks to be handed out are no stalled owner's."""
