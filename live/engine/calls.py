@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ...traces import events as e
 from ...traces.apps import CallId
-from ...traces.arithmetic import div_ceil
 from ...traces.events import Fact
 from ...traces.files.fields import WrongField
 from .apps import Apps
@@ -200,9 +199,11 @@ class Calls:
 
     def growth_blocks(self) -> int:
         """Blocks that running and loading calls will yet take until their declared budgets."""
-        growth = 0
+        growth, block_tokens = 0, self._block_tokens
         for call in self._holding.values():
             computed = call.vllm.num_computed_tokens
             if computed:
-                growth += max(0, call.final_blocks - div_ceil(computed, self._block_tokens))
+                left = call.final_blocks + -computed // block_tokens  # without what it has, rounded up
+                if left > 0:
+                    growth += left
         return growth

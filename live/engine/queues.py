@@ -47,8 +47,12 @@ class Queues:
         self._calls = calls
         self._side_name = next(name for name in SIDE_QUEUES if hasattr(scheduler, name))
         self._queue, self._empty = make_queue(), make_queue()  # what takes the place of vLLM's
-        self._laid_for: tuple[Plan, int] | None = None
+        self._plan: Plan | None = None  # what these were made for: a plan,
+        self._made_at = -1  # and a version
         self._order: list[VllmRequest] = []
+        self._loaded = False  # whether some of the order hold blocks, which then may not fit
+        self._holding: set[int] = set()  # by id, requests beside that hold blocks
+        self._laid: Laid | None = None  # what `_queue` has, if it is as it was laid
         self.withheld = 0  # requests that wait and are not in the queue that vLLM sees
         self.version = 0  # rises whenever a request starts or stops to wait
 
@@ -69,21 +73,33 @@ class Queues:
     def lay(self, plan: Plan) -> Laid | None:
         """Put the plan's order in place of vLLM's. What `restore` needs, or None if the order is vLLM's own."""
         if plan.admit is None:
-            self._laid_for = None
             self._let_holders_go_first()
             return None
-        if self._laid_for is None or self._laid_for[0] is not plan or self._laid_for[1] != self.version:
-            self._order = self._ordered(plan.admit)
-            self._laid_for = (plan, self.version)
-        laid = self._with_room() if plan.skip and self._order else self._order
-        vllms = (self._scheduler.waiting, self._side)
-        holding = {id(request) for request in self._side if holds_blocks(request)}
-        self.withheld = sum(map(len, vllms)) - len(laid)
-        self._queue.clear()
-        self._queue.extend(laid)
-        self._empty.clear()
+        if self._plan is not plan or self._made_at != self.version:
+            self._make(plan)
+        laid = self._laid
+        if laid is None or (plan.skip and self._loaded):
+            laid = self._laid = self._lay_out(plan)
+        waiting, side = laid.queues
+        self.withheld = len(waiting) + len(side) - len(laid.order)
         self._put(self._queue, self._empty)
-        return Laid(vllms, laid, holding)
+        return laid
+
+    def _lay_out(self, plan: Plan) -> Laid:
+        """Fill the queue that takes the place of vLLM's."""
+        order = self._with_room() if plan.skip and self._loaded else self._order
+        self._queue.clear()
+        self._queue.extend(order)
+        self._empty.clear()
+        return Laid((self._scheduler.waiting, self._side), order, self._holding)
+
+    def _make(self, plan: Plan) -> None:
+        """Take in a plan, or who waits now."""
+        assert plan.admit is not None
+        self._plan, self._made_at, self._laid = plan, self.version, None
+        self._order = self._ordered(plan.admit)
+        self._loaded = any(map(holds_blocks, self._order))
+        self._holding = {id(request) for request in self._side if holds_blocks(request)}
 
     def restore(self, laid_down: Laid) -> None:
         """Put vLLM's queues back, without those that started."""
@@ -99,13 +115,13 @@ class Queues:
         beside = set(map(id, side))
         for request in laid:
             if request.status is RequestStatus.RUNNING:
-                (side if id(request) in beside else waiting).remove(request)
+                take_out(side if id(request) in beside else waiting, request)
         emptied = [request for request in side if id(request) in holding and not holds_blocks(request)]
         for request in emptied:
             side.remove(request)
         filled = [request for request in laid if id(request) not in holding and waits_with_blocks(request)]
         for request in filled:
-            (side if id(request) in beside else waiting).remove(request)
+            take_out(side if id(request) in beside else waiting, request)
         side.extend(filled)
         waiting.extendleft(reversed([*preempted, *emptied]))
 
@@ -139,10 +155,10 @@ class Queues:
             side.extend(ordered)
 
     def _ordered(self, admit: Iterable[str]) -> list[VllmRequest]:
-        calls = self._calls
-        waiting = {id(request) for request in self._side}
-        waiting.update(map(id, self._scheduler.waiting))
-        admitted = [found for call in admit if (found := calls.request_of(call)) is not None and id(found) in waiting]
+        calls, running = self._calls, RequestStatus.RUNNING
+        admitted = [
+            found for call in admit if (found := calls.request_of(call)) is not None and found.status is not running
+        ]
         if calls.knows_all:
             return admitted
         return merged(admitted, [request for request in self if calls.call_of(request.request_id) is None])
@@ -170,6 +186,16 @@ def merged(admitted: list[VllmRequest], strangers: list[VllmRequest]) -> list[Vl
             both.append(strangers.pop(0))
         both.append(request)
     return both + strangers
+
+
+def take_out(queue: VllmRequestQueue, request: VllmRequest) -> None:
+    """Take a request out of a queue that has it: as a rule it came last, or waits for longest."""
+    if queue[-1] is request:
+        queue.pop()
+    elif queue[0] is request:
+        queue.popleft()
+    else:
+        queue.remove(request)
 
 
 def waits_with_blocks(request: VllmRequest) -> bool:
