@@ -19,11 +19,11 @@ from ...interface import View
 from ...parts.dispatch import Handler
 from ..options import Options
 from .agent_types import AgentType
+from .branches import Branches, JoinGroup
 from .partition import Charge, Partition
 from .score import START_OFFSET_S, drift, waits_in_order_s
 from .waiting_lanes import OrderClass, WaitingLanes
 
-JoinGroup = tuple[AppId, str]
 BinKey = TypeVar("BinKey")
 
 REFRESH_ADMISSIONS = 16  # so many admissions, or half the queue if that is more, and every bound is forgotten
@@ -51,7 +51,7 @@ class CallRecord:
         self.since_s = at_s  # in the queue since
         self.started_s = started_s  # its application
         self.drift = drift(request.hints, offset_s)
-        self.order_class: OrderClass = self.id if name is not None else self.drift
+        self.order_class: OrderClass = self.drift if self.group is None else (self.group, self.drift)
         self.waited_s: float | None = None  # before it was admitted
         self.admitted_s: float | None = None  # the first time
         self.generated_tokens = 0
@@ -76,7 +76,7 @@ class QueueState:
         self.lanes: WaitingLanes[CallRecord] = WaitingLanes()  # of the waiting calls
         self.loading: dict[CallId, CallRecord] = {}
         self.running: dict[CallId, CallRecord] = {}
-        self.branches: dict[JoinGroup, dict[CallId, CallRecord]] = {}  # live calls
+        self.branches: dict[JoinGroup, Branches] = {}  # live calls
         self.last: dict[AppId, dict[AgentId, CallRecord]] = {}  # the last call of each agent that finished
         self.finished_calls = 0
         self._calls: dict[CallId, CallRecord] = {}
@@ -85,7 +85,7 @@ class QueueState:
             tuple[float, int, CallRecord]
         ] = []  # of the first applications; until when each is in an early lane
         self._started_s: dict[AppId, float] = {}  # the view knows no more of one that is over when its news is read
-        self._waiting_of_app: dict[AppId, dict[CallId, CallRecord]] = {}
+        self._raised: dict[AppId, dict[CallId, CallRecord]] = {}  # waiting calls whose bounds are above their floors
         self._first_start_s: float | None = None
         self._admissions = 0  # since all bounds were forgotten
         self._planned = (0.0, 0)  # when the last plan was made: time and step
@@ -117,6 +117,8 @@ class QueueState:
         """A call's demand is known better: it goes to the lane where it belongs, if it waits."""
         if call.id in self.waiting:
             self.lanes.put(call)
+            if call.need_blocks > call.floor_blocks:
+                self._raised.setdefault(call.request.app, {})[call.id] = call
 
     def prompt_blocks(self, call: CallRecord, block_tokens: int) -> int:
         """Blocks of a call's prompt, with what it generated before its last preemption."""
@@ -139,7 +141,10 @@ class QueueState:
         self._estimate_demand(call, view.block_tokens)
         self._calls[call.id] = call
         if call.group is not None:
-            self.branches.setdefault(call.group, {})[call.id] = call
+            branches = self.branches.get(call.group)
+            if branches is None:
+                branches = self.branches[call.group] = Branches(started_s)
+            branches.add(call.drift, call.since_s, None)
         kind.enter(request, started_s)
         self._wait(call, view.step)
 
@@ -154,7 +159,7 @@ class QueueState:
             self._stop_waiting(call, step)
             self._book(call)
         call.type.run(step)
-        call.waited_s = fact.at_s - call.since_s
+        self._move_branch(call, fact.at_s - call.since_s)
         if call.admitted_s is None:
             call.admitted_s = fact.at_s
         call.preempted_when = None
@@ -163,8 +168,8 @@ class QueueState:
         self._admissions += 1
         if self._admissions >= max(REFRESH_ADMISSIONS, len(self.waiting) // 2):
             self._admissions = 0
-            for other in self.waiting.values():
-                self._set_need(other, other.floor_blocks)
+            for app in tuple(self._raised):
+                self._reset_demand(app)
 
     def _first_token(self, fact: e.FirstToken, view: View) -> None:
         call = self._calls.get(fact.call)
@@ -177,8 +182,7 @@ class QueueState:
         call.type.stop_running(view.step)
         call.type.preemptions += 1
         self._unbook(call)
-        call.since_s = fact.at_s
-        call.waited_s = None
+        self._move_branch(call, None, fact.at_s)
         call.generated_tokens = fact.generated_tokens
         call.order_class = call.id  # whether it may return is its own matter
         call.preempted_when = (self.finished_calls, view.free_blocks - view.growth_blocks)
@@ -200,7 +204,10 @@ class QueueState:
         elif self.loading.pop(call.id, None) is None:
             self._stop_waiting(call, view.step)
         if call.group is not None:
-            _remove(self.branches, call.group, call.id)
+            branches = self.branches[call.group]
+            branches.remove(call.drift, call.since_s, call.waited_s)
+            if not branches:
+                del self.branches[call.group]
         self._unbook(call)
         admitted_s = at_s if call.admitted_s is None else call.admitted_s
         call.type.leave(call.request, call.started_s, at_s - admitted_s)
@@ -236,27 +243,33 @@ class QueueState:
 
     def _wait(self, call: CallRecord, step: int) -> None:
         self.waiting[call.id] = call
-        self._waiting_of_app.setdefault(call.request.app, {})[call.id] = call
         self.waiting_of_type.setdefault(call.type, {})[call.id] = call
         self.lanes.put(call)
         call.type.wait(call.since_s, step)
 
     def _stop_waiting(self, call: CallRecord, step: int) -> None:
         del self.waiting[call.id]
-        _remove(self._waiting_of_app, call.request.app, call.id)
+        _remove(self._raised, call.request.app, call.id)
         _remove(self.waiting_of_type, call.type, call.id)
         self.lanes.remove(call)
         call.type.stop_waiting(call.since_s, step)
 
-    def _set_need(self, call: CallRecord, blocks: int) -> None:
-        """A waiting call's demand is at least so much."""
-        call.need_blocks = blocks
-        self.lanes.put(call)
+    def _move_branch(self, call: CallRecord, waited_s: float | None, since_s: float | None = None) -> None:
+        """A call starts, after it has waited for so long, or waits again."""
+        branches = None if call.group is None else self.branches[call.group]
+        if branches is not None:
+            branches.remove(call.drift, call.since_s, call.waited_s)
+        call.waited_s = waited_s
+        if since_s is not None:
+            call.since_s = since_s
+        if branches is not None:
+            branches.add(call.drift, call.since_s, call.waited_s)
 
     def _reset_demand(self, app: AppId) -> None:
-        """Blocks came onto the GPU that calls of this application may share."""
-        for call in self._waiting_of_app.get(app, {}).values():
-            self._set_need(call, call.floor_blocks)
+        """Blocks came onto the GPU that calls of this application may share: nothing is known of their demands."""
+        for call in self._raised.pop(app, {}).values():
+            call.need_blocks = call.floor_blocks
+            self.lanes.put(call)
 
     def _estimate_demand(self, call: CallRecord, block_tokens: int) -> None:
         """Demand while nothing is known of the cache: at best, all full blocks before the last token are cached."""
@@ -286,8 +299,9 @@ class QueueState:
 
 
 def _remove(calls: dict[BinKey, dict[CallId, CallRecord]], key: BinKey, call: CallId) -> None:
-    """Take a call out of its bin, and an empty bin away."""
-    left = calls[key]
-    del left[call]
-    if not left:
-        del calls[key]
+    """Take a call out of its bin, if it is there, and an empty bin away."""
+    left = calls.get(key)
+    if left is not None:
+        left.pop(call, None)
+        if not left:
+            del calls[key]

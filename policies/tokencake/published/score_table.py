@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from math import inf
 
-from ....traces.apps import CallId
 from .agent_types import AgentType
-from .queue_state import CallRecord, JoinGroup
+from .branches import Branches, JoinGroup
+from .queue_state import CallRecord
 
 
 class ScoreTable:
@@ -15,7 +15,7 @@ class ScoreTable:
 
     __slots__ = ("_best", "_branches", "_groups", "_now_s", "_own")
 
-    def __init__(self, now_s: float, branches: Mapping[JoinGroup, Mapping[CallId, CallRecord]]) -> None:
+    def __init__(self, now_s: float, branches: Mapping[JoinGroup, Branches]) -> None:
         self._now_s = now_s
         self._branches = branches  # live calls by join group
         self._own: dict[CallRecord, float] = {}
@@ -37,7 +37,7 @@ class ScoreTable:
             return self.own(call)
         score = self._groups.get(group)
         if score is None:
-            score = self._groups[group] = max(map(self.own, self._branches[group].values()))
+            score = self._groups[group] = self._branches[group].highest(self._now_s)
         return score
 
     def best(self, kind: AgentType, waiting: Iterable[CallRecord], above: float) -> float:

@@ -6,13 +6,14 @@ It is incremental: a plan looks closer only at calls that may fit, however many 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from math import inf
 from typing import ClassVar
 
 from ....traces.apps import CallId
 from ....traces.events import Request
 from ...interface import View
-from ...parts.admission import Admission, Claim, Rival
+from ...parts.admission import LOOK_AHEAD_CALLS, Admission, Claim, Rival
 from ...parts.dispatch import Listener
 from ..halves import SPACE_FACTS, Needs
 from ..options import Options
@@ -45,8 +46,6 @@ class PublishedSpace:
         """All facts are taken in: what follows is about this moment."""
         self._now_s, self._step = view.now_s, view.step
         self._scores = ScoreTable(view.now_s, self._state.branches)
-        self._update_lanes()
-        self._looked_up.clear()
         self._state.begin(view.now_s, view.step)
         self._uncommitted_blocks = view.free_blocks - (view.growth_blocks if self._options.commit else 0)
 
@@ -76,6 +75,7 @@ class PublishedSpace:
         chosen = self._fitting(view, needs.claims) if state.waiting else []
         if not chosen and state.waiting and not state.running and not state.loading:
             chosen = self._first_to_start(view)
+        self._update_lanes()
         fit = 0
         room = self._uncommitted_blocks
         for call in chosen:
@@ -90,12 +90,19 @@ class PublishedSpace:
 
     def _rival(self, admit: set[CallId], reach_blocks: int, view: View) -> Rival | None:
         """The highest-scored waiting call that was not admitted, but might have been if uploads held no room."""
-        self._update_lanes()
-        left = [call for lane in self._state.lanes.upto(reach_blocks) for call in lane.calls if call.id not in admit]
-        if not left:
+        best: CallRecord | None = None
+        for lane in self._state.lanes.upto(reach_blocks):
+            first = next((call for call in lane.calls if call.id not in admit), None)
+            if first is not None and (best is None or self._by_own_score(first) > self._by_own_score(best)):
+                best = first
+        if best is None:
             return None
-        best = max(left, key=lambda call: (self._scores.own(call), -call.number))
-        return Rival(self._scores.own(best), self._look_up(best, view))
+        need_blocks = self._look_up(best, view)
+        self._update_lanes()
+        return Rival(self._scores.own(best), need_blocks)
+
+    def _by_own_score(self, call: CallRecord) -> tuple[float, int]:
+        return (self._scores.own(call), -call.number)
 
     def _fitting(self, view: View, claims: Sequence[Claim]) -> list[CallRecord]:
         """Calls that fit, in the order in which they should start, each with what it will be charged."""
@@ -110,24 +117,29 @@ class PublishedSpace:
         refused = []
         left = list(reversed(claims))
 
+        least_blocks = min(lane.need_blocks for lane in lanes)
+        in_vain = 0  # calls that were looked up and do not start
+
         def reach_blocks() -> float:
             """No call beyond this is looked at; none is left out if claims come between, or one may block the rest."""
-            return inf if left or not skip else room.uncommitted_blocks
+            if not skip or (left and least_blocks <= room.uncommitted_blocks):
+                return inf
+            return room.uncommitted_blocks
 
         for call in self._ordered(lanes, reach_blocks, view):
             while left and left[-1].score > self._scores.rank(call):
                 room.uncommitted_blocks -= left.pop().grant(room.uncommitted_blocks)
-            if call.need_blocks > room.uncommitted_blocks or self._look_up(call, view) > room.uncommitted_blocks:
-                if skip:
+            if call.need_blocks <= room.uncommitted_blocks:
+                fits = self._look_up(call, view) <= room.uncommitted_blocks
+                charge = self._draw(call, room) if fits else None
+                if charge is not None:
+                    call.charge = charge
+                    chosen.append(call)
                     continue
-                break
-            charge = self._draw(call, room)
-            if charge is not None:
-                call.charge = charge
-                chosen.append(call)
-            elif skip:
-                refused.append(call)
-            else:
+                in_vain += 1
+                if fits and skip:
+                    refused.append(call)
+            if not skip or in_vain == LOOK_AHEAD_CALLS:
                 break
         if self._options.lend:
             for call in refused:
@@ -178,6 +190,7 @@ class PublishedSpace:
         """Put the calls that were looked up into their lanes. Not while a plan goes through the lanes."""
         for call in self._looked_up.values():
             self._state.update_lane(call)
+        self._looked_up.clear()
 
     def _may_return(self, call: CallRecord) -> bool:
         """A preempted call waits until there is more room than then, or another call has finished."""
@@ -191,8 +204,9 @@ class PublishedSpace:
 
         If no prompt fits, all calls: the engine starts what it can.
         """
-        calls = list(self._ordered(self._state.lanes.all(), lambda: inf, view))
-        for call in calls:
+        calls = []
+        for call in self._ordered(self._state.lanes.all(), lambda: inf, view):
+            calls.append(call)
             need = self._look_up(call, view)
             call.charge = ((None, need),)
             beyond_prompt = call.total_blocks - self._state.prompt_blocks(call, view.block_tokens)
@@ -212,9 +226,8 @@ class PublishedSpace:
         scarce = self._uncommitted_blocks < self._options.affinity_free_share * view.gpu_blocks
         if scarce and self._options.prefix_affinity:
             half = [lane for lane in lanes if 2 * lane.need_blocks <= lane.calls[0].total_blocks]
-            sharing = [call for lane in half for call in lane.calls if self._shares_prefix(call, view)]
-            if sharing:
-                return self._by_affinity(sorted(sharing, key=self._sort_key), calls)
+            if half:
+                return self._by_affinity(self._sharing(in_order(half, self._sort_key, reach_blocks), view), calls)
         return calls
 
     def _sort_key(self, call: CallRecord) -> tuple[float, float, float, int]:
@@ -222,19 +235,32 @@ class PublishedSpace:
         rank = own if call.group is None else self._scores.rank(call)
         return (-rank, -own, call.arrived_s, call.number)
 
-    def _by_affinity(self, sharing: list[CallRecord], calls: Iterator[CallRecord]) -> Iterator[CallRecord]:
-        """A call whose prefix running calls hold goes before a call whose score is up to `affinity_points` higher."""
+    def _by_affinity(self, sharing: Iterator[CallRecord], calls: Iterator[CallRecord]) -> Iterator[CallRecord]:
+        """A call whose prefix running calls hold goes before a call whose score is up to `affinity_points` higher.
+
+        Both are in the same order, and `sharing` are some of `calls`.
+        """
         rank, points = self._scores.rank, self._options.affinity_points
-        ahead = {call.id for call in sharing}
-        following = 0  # of `sharing`, the next to go
+        ahead: set[CallId] = set()
+        following = next(sharing, None)
         for call in calls:
             if call.id in ahead:
                 continue
-            while following < len(sharing) and rank(sharing[following]) >= rank(call) - points:
-                yield sharing[following]
-                following += 1
-            yield call
-        yield from sharing[following:]
+            while following is not None and (following is call or rank(following) >= rank(call) - points):
+                ahead.add(following.id)
+                yield following
+                following = next(sharing, None)
+            if call.id not in ahead:
+                yield call
+        while following is not None:
+            yield following
+            following = next(sharing, None)
+
+    def _sharing(self, calls: Iterator[CallRecord], view: View) -> Iterator[CallRecord]:
+        """Of the first of these calls, those whose prefixes running calls hold."""
+        for call in islice(calls, LOOK_AHEAD_CALLS):
+            if self._shares_prefix(call, view):
+                yield call
 
     def _shares_prefix(self, call: CallRecord, view: View) -> bool:
         """Whether running calls hold at least as many of the call's blocks as it needs anew."""

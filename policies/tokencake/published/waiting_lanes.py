@@ -15,9 +15,10 @@ from operator import itemgetter
 from typing import Any, Generic, Protocol, TypeVar
 
 from ....traces.apps import CallId
+from .branches import JoinGroup
 from .score import Drift
 
-OrderClass = Drift | CallId
+OrderClass = Drift | tuple[JoinGroup, Drift] | CallId
 
 
 class Queued(Protocol):
