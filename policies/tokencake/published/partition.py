@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ...parts.admission import Claim
 from ..options import Options
 from .agent_types import AgentType
 
@@ -81,6 +82,10 @@ class Room:
         self.uncommitted_blocks = uncommitted_blocks
         self.shared_blocks = shared_blocks
         self.idle_blocks = idle_blocks
+
+    def grant(self, claim: Claim) -> None:
+        """A claim takes its share, whoever it is reserved for."""
+        self.uncommitted_blocks -= claim.grant(self.uncommitted_blocks)
 
     def draw(self, blocks: int, reserves: Sequence[str]) -> Charge | None:
         """Take blocks from the shared part, then from these reserves in turn. None, and nothing taken, if too few."""

@@ -116,19 +116,20 @@ class PublishedSpace:
         chosen = []
         refused = []
         left = list(reversed(claims))
-
-        least_blocks = min(lane.need_blocks for lane in lanes)
         in_vain = 0  # calls that were looked up and do not start
+        rank = self._scores.rank
 
         def reach_blocks() -> float:
-            """No call beyond this is looked at; none is left out if claims come between, or one may block the rest."""
-            if not skip or (left and least_blocks <= room.uncommitted_blocks):
-                return inf
-            return room.uncommitted_blocks
+            """No call beyond this can start; none is left out if one may block the rest."""
+            return room.uncommitted_blocks if skip else inf
 
-        for call in self._ordered(lanes, reach_blocks, view):
-            while left and left[-1].score > self._scores.rank(call):
-                room.uncommitted_blocks -= left.pop().grant(room.uncommitted_blocks)
+        def reach_between_claims() -> float:
+            """As far as it matters which claims come before a call, where calls do not come by score."""
+            return inf if left else reach_blocks()
+
+        for call in self._ordered(lanes, reach_blocks, reach_between_claims, view):
+            while left and left[-1].score > rank(call):
+                room.grant(left.pop())
             if call.need_blocks <= room.uncommitted_blocks:
                 fits = self._look_up(call, view) <= room.uncommitted_blocks
                 charge = self._draw(call, room) if fits else None
@@ -141,7 +142,11 @@ class PublishedSpace:
                     refused.append(call)
             if not skip or in_vain == LOOK_AHEAD_CALLS:
                 break
-        if self._options.lend:
+        if self._options.lend and refused:
+            if left:  # of those that were not looked at, some come after a claim
+                lowest = min([rank(lane.calls[-1]) for lane in lanes])
+                while left and left[-1].score > lowest:
+                    room.grant(left.pop())
             for call in refused:
                 charge = room.lend(call.need_blocks)
                 if charge is not None:
@@ -204,8 +209,8 @@ class PublishedSpace:
 
         If no prompt fits, all calls: the engine starts what it can.
         """
-        calls = []
-        for call in self._ordered(self._state.lanes.all(), lambda: inf, view):
+        calls: list[CallRecord] = []
+        for call in self._ordered(self._state.lanes.all(), _everywhere, _everywhere, view):
             calls.append(call)
             need = self._look_up(call, view)
             call.charge = ((None, need),)
@@ -217,17 +222,22 @@ class PublishedSpace:
     # -- order
 
     def _ordered(
-        self, lanes: list[WaitingLane[CallRecord]], reach_blocks: Callable[[], float], view: View
+        self,
+        lanes: list[WaitingLane[CallRecord]],
+        reach_blocks: Callable[[], float],
+        reach_between_claims: Callable[[], float],
+        view: View,
     ) -> Iterator[CallRecord]:
         """The lanes' calls, first to start first."""
         if not self._options.order:
-            return in_order(lanes, lambda call: (call.arrived_s, call.number), reach_blocks)
+            return in_order(lanes, _arrival, reach_between_claims)
         calls = in_order(lanes, self._sort_key, reach_blocks)
         scarce = self._uncommitted_blocks < self._options.affinity_free_share * view.gpu_blocks
         if scarce and self._options.prefix_affinity:
             half = [lane for lane in lanes if 2 * lane.need_blocks <= lane.calls[0].total_blocks]
             if half:
-                return self._by_affinity(self._sharing(in_order(half, self._sort_key, reach_blocks), view), calls)
+                sharing = self._sharing(in_order(half, self._sort_key, reach_between_claims), view)
+                return self._by_affinity(sharing, calls)
         return calls
 
     def _sort_key(self, call: CallRecord) -> tuple[float, float, float, int]:
@@ -293,3 +303,11 @@ class PublishedSpace:
             return (False, float(freed < missing), done, tokens / freed, -call.number)
 
         return tuple(call.id for call in sorted(self._state.running.values(), key=rank))
+
+
+def _everywhere() -> float:
+    return inf
+
+
+def _arrival(call: CallRecord) -> tuple[float, int]:
+    return (call.arrived_s, call.number)

@@ -39,36 +39,35 @@ LaneKey = tuple[int, int, OrderClass]
 _need = itemgetter(0)
 
 
-def _since(call: Queued) -> tuple[float, int]:
-    return (call.since_s, call.number)
-
-
 class WaitingLane(Generic[Call]):
     """Calls with the same `need_blocks` and `total_blocks`, the most urgent first."""
 
-    __slots__ = ("calls", "key", "need_blocks", "serial")
+    __slots__ = ("_places", "calls", "key", "need_blocks", "serial")
 
     def __init__(self, key: LaneKey, serial: int) -> None:
         self.key = key
         self.serial = serial
         self.need_blocks = key[0]
         self.calls: list[Call] = []
+        self._places: list[tuple[float, int]] = []  # of the calls
 
     def insert(self, call: Call) -> bool:
         """Put a call into its place. False, and nothing done, if it might overtake another one."""
         calls = self.calls
-        i = bisect_left(calls, (call.since_s, call.number), key=_since) if calls else 0
+        place = (call.since_s, call.number)
+        i = bisect_left(self._places, place)
         if i and calls[i - 1].started_s > call.started_s:
             return False
         if i < len(calls) and calls[i].started_s < call.started_s:
             return False
         calls.insert(i, call)
+        self._places.insert(i, place)
         return True
 
     def remove(self, call: Call) -> None:
         """Take a call out."""
-        calls = self.calls
-        del calls[bisect_left(calls, (call.since_s, call.number), key=_since) if len(calls) > 1 else 0]
+        i = bisect_left(self._places, (call.since_s, call.number))
+        del self.calls[i], self._places[i]
 
 
 class WaitingLanes(Generic[Call]):
