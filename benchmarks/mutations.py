@@ -40,7 +40,7 @@ from tokencake.policies.tokencake.published.partition import Partition
 from tokencake.policies.tokencake.published.score_table import ScoreTable
 from tokencake.policies.tokencake.published.spatial import PublishedSpace
 from tokencake.policies.tokencake.published.uploads import Uploads
-from tokencake.policies.tokencake.seniority import Seniority
+from tokencake.policies.tokencake.seniority_queue import SeniorityQueue
 from tokencake.policies.tokencake.stalls import Stalls
 from tokencake.policies.tokencake.time_half import StalledContexts
 from tokencake.sim.gate.baseline import read_baseline
@@ -67,13 +67,13 @@ class Mutation(NamedTuple):
 
 # -- the bugs. Each replaces one method by what a slip of the hand would have made of it.
 
-_weight, _own, _charge = Seniority._weight, ScoreTable.own, Partition.charge
+_weight, _own, _charge = SeniorityQueue.weight, ScoreTable.own, Partition.charge
 _saves, _progress, _offload_finished = StalledContexts.saves, Uploads._progress, Stalls._offload_finished
 _begin, _pins = PublishedSpace.begin, Pins.pins
 
 
-def youngest_first(self: Seniority, app: str, size: float) -> float:
-    return -_weight(self, app, size)
+def youngest_first(self: SeniorityQueue, rank: int, size: float) -> float:
+    return -_weight(self, rank, size)
 
 
 def least_urgent_first(self: ScoreTable, call: Any) -> float:
@@ -100,8 +100,8 @@ def not_learned(self: ToolTimeEstimates, request: Any, gap_s: float) -> None:
 
 def given_up_at_once(self: Stalls, fact: Any, view: Any) -> None:
     _offload_finished(self, fact, view)
-    if fact.agent in self._held_until_s:
-        self._expires_s = self._held_until_s[fact.agent] = fact.at_s
+    if fact.agent in self._held:
+        self._hold(fact.agent, fact.at_s)
 
 
 def nothing_forgotten(self: Stalls) -> tuple[str, ...]:
@@ -127,7 +127,7 @@ def method(owner: type, name: str, new: Any) -> Callable[[], AbstractContextMana
 MUTATIONS: Mapping[str, Mutation] = {
     "youngest-first": Mutation(
         "the sign of seniority is wrong: whose application started last goes first",
-        method(Seniority, "_weight", youngest_first),
+        method(SeniorityQueue, "weight", youngest_first),
     ),
     "least-urgent-first": Mutation(
         "the published score is sorted the wrong way round", method(ScoreTable, "own", least_urgent_first)

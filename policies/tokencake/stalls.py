@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import inf
+from heapq import heappop, heappush
+from itertools import count
+from typing import NamedTuple
 
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId
@@ -17,10 +19,13 @@ from .options import Options
 class Stall:
     """An agent that waits for its tool."""
 
-    __slots__ = ("agent", "look_step", "refused", "request", "saved", "since_s", "tool_s")
+    __slots__ = ("agent", "look_step", "number", "refused", "request", "saved", "since_s", "tool_s")
 
-    def __init__(self, agent: AgentId, request: Request, since_s: float, tool_s: float, look_step: int) -> None:
+    def __init__(
+        self, agent: AgentId, number: int, request: Request, since_s: float, tool_s: float, look_step: int
+    ) -> None:
         self.agent = agent
+        self.number = number  # stalls that began before it
         self.request = request
         self.since_s = since_s
         self.tool_s = tool_s  # predicted
@@ -32,6 +37,13 @@ class Stall:
     def returns_s(self) -> float:
         """When the tool is predicted to return."""
         return self.since_s + self.tool_s
+
+
+class Hold(NamedTuple):
+    """A copy on the host that is not given up."""
+
+    number: int  # copies that were held before it
+    until_s: float
 
 
 class Stalls:
@@ -47,8 +59,10 @@ class Stalls:
         self._tool_times = tool_times
         self.open: dict[AgentId, Stall] = {}
         self._agents_of: dict[AppId, dict[AgentId, None]] = {}  # that had a stall or a copy
-        self._held_until_s: dict[AgentId, float] = {}  # copies on the host that are not given up
-        self._expires_s = inf  # no copy sooner
+        self._numbers = count()  # of stalls, as their tools start
+        self._held: dict[AgentId, Hold] = {}  # copies on the host that are not given up
+        self._holds = count()
+        self._expiring: list[tuple[float, int, AgentId]] = []  # until when, and which hold; some are no more
         self._forget: list[AgentId] = []
         self.handlers: Mapping[type, Handler] = {
             e.CallArrived: self._arrived,
@@ -67,22 +81,30 @@ class Stalls:
     @property
     def holds(self) -> bool:
         """Whether a copy is held on the host."""
-        return bool(self._held_until_s)
+        return bool(self._held)
 
     def expire(self, now_s: float) -> None:
-        """Give up the copies that were held for too long."""
-        if self._expires_s <= now_s:
-            for agent in [agent for agent, until_s in self._held_until_s.items() if until_s <= now_s]:
-                self._give_up(agent)
-            self._expires_s = min(self._held_until_s.values(), default=inf)
+        """Give up the copies that were held for too long, the one first that is held for the longest time."""
+        expired: list[tuple[int, AgentId]] = []
+        while self._expiring and self._expiring[0][0] <= now_s:
+            until_s, number, agent = heappop(self._expiring)
+            if self._held.get(agent) == (number, until_s):
+                expired.append((number, agent))
+        for _, agent in sorted(expired):
+            self._give_up(agent)
 
     def forgotten(self) -> tuple[AgentId, ...]:
         """The copies that were given up since it was last asked."""
         forget, self._forget = tuple(self._forget), []
         return forget
 
+    def _hold(self, agent: AgentId, until_s: float) -> None:
+        before = self._held.get(agent)
+        hold = self._held[agent] = Hold(next(self._holds) if before is None else before.number, until_s)
+        heappush(self._expiring, (until_s, hold.number, agent))
+
     def _give_up(self, agent: AgentId) -> None:
-        if self._held_until_s.pop(agent, None) is not None:
+        if self._held.pop(agent, None) is not None:
             self._forget.append(agent)
 
     # -- facts
@@ -93,7 +115,8 @@ class Stalls:
             return
         request = agent.last
         look_step = view.step + self._options.notice_steps
-        stall = Stall(fact.agent, request, fact.at_s, self._tool_times.estimate_s(request), look_step)
+        number = next(self._numbers)
+        stall = Stall(fact.agent, number, request, fact.at_s, self._tool_times.estimate_s(request), look_step)
         stall.saved = not request.hints.reusable
         self.open[fact.agent] = stall
         self._agents_of.setdefault(request.app, {})[fact.agent] = None
@@ -118,13 +141,12 @@ class Stalls:
         stall = self.open.get(agent.id)
         options = self._options
         hold_s = 0.0 if stall is None else min(options.hold_max_s, max(options.hold_min_s, 4 * stall.tool_s))
-        until_s = self._held_until_s[agent.id] = fact.at_s + hold_s
-        self._expires_s = min(self._expires_s, until_s)
+        self._hold(agent.id, fact.at_s + hold_s)
 
     def _host_dropped(self, fact: e.HostDropped, view: View) -> None:
-        self._held_until_s.pop(fact.agent, None)
+        self._held.pop(fact.agent, None)
 
     def _app_finished(self, fact: e.AppFinished, view: View) -> None:
         for agent in self._agents_of.pop(fact.app, ()):
-            self._held_until_s.pop(agent, None)
+            self._held.pop(agent, None)
             self.open.pop(agent, None)  # a client may leave while its tools run

@@ -66,7 +66,7 @@ class StalledContexts:
         self._uploads = uploads
         self._pins = pins
         self._claims: Sequence[UploadClaim] = ()
-        self.listeners: Sequence[Listener] = (saves, stalls, uploads)
+        self.listeners: Sequence[Listener] = (stalls, saves, uploads)  # saves and uploads go by what stalls know
         self.saves_after = saves.after
 
     @property

@@ -7,7 +7,9 @@ blocks are free already but still cached: the copy saves their content, it does 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import ClassVar
 
 from ....traces import events as e
@@ -15,7 +17,7 @@ from ....traces.apps import AgentId, AppId
 from ....traces.arithmetic import div_ceil
 from ....traces.events import Request
 from ...interface import AgentView, Costs, Move, View
-from ...parts.admission import startable_blocks
+from ...parts.admission import LOOK_AHEAD_CALLS, startable_blocks
 from ...parts.dispatch import Handler
 from ..options import Options
 from ..stalls import Stall, Stalls
@@ -39,7 +41,14 @@ class PublishedSaves:
         self._stalls = stalls
         self._importance = importance
         self._copies_of: dict[AppId, dict[AgentId, int]] = {}  # how many copies were made of each agent
+        self._agents_of: dict[AppId, dict[AgentId, None]] = {}  # that had a stall
+        self._heard_of: deque[Stall] = deque()  # by the step in which they are looked at first
+        self._refused: deque[Stall] = deque()  # by the step in which they are looked at again
+        self._due: dict[AgentId, Stall] = {}  # that may be looked at
         self.handlers: Mapping[type, Handler] = {
+            e.ToolStarted: self._tool_started,
+            e.ToolReturned: self._tool_returned,
+            e.CallArrived: self._arrived,
             e.OffloadFinished: self._offload_finished,
             e.AppFinished: self._app_finished,
         }
@@ -64,6 +73,8 @@ class PublishedSaves:
         demand = waiting_blocks(view, max(view.free_blocks, enough) + 1)
         room = view.host_free_blocks
         moves = []
+        for stall in stalls:
+            del self._due[stall.agent]
         for stall, agent in zip(stalls, agents, strict=True):
             if self._options.gate:
                 blocks = self._weigh(stall, agent, fit, demand, room, view)
@@ -73,6 +84,7 @@ class PublishedSaves:
             if new <= 0:
                 stall.refused = True
                 stall.look_step = view.step + self._options.offload_retry_steps
+                self._refused.append(stall)
                 continue
             room -= new
             stall.saved = True
@@ -83,10 +95,8 @@ class PublishedSaves:
         """When to look at stalls of which this step heard: in the next one, if they may be saved then."""
         if not (view.waiting or (view.running and not self._options.gate)):
             return None
-        step = view.step
-        for stall in reversed(self._stalls.open.values()):  # the latest of them are last
-            if not (stall.saved or stall.refused) and step < stall.look_step:
-                return view.now_s
+        if any(map(self._is_open, self._heard_of)):
+            return view.now_s
         return None
 
     def _candidates(self, view: View) -> list[Stall]:
@@ -94,10 +104,20 @@ class PublishedSaves:
 
         In that step the memory that the call gave up is handed out already; so what waits may overwrite a part of the
         context before it can be saved. One that was weighed and refused may be weighed again some steps later. To be
-        passed over because nothing that waits could be admitted is no refusal.
+        passed over because nothing that waits could be admitted is no refusal. No more than 128 are weighed in a step.
         """
-        step = view.step
-        return [stall for stall in self._stalls.open.values() if not stall.saved and step >= stall.look_step]
+        due = self._due
+        for coming in (self._heard_of, self._refused):
+            while coming and coming[0].look_step <= view.step:
+                stall = coming.popleft()
+                if self._is_open(stall):
+                    due[stall.agent] = stall
+        stalls = list(islice(due.values(), LOOK_AHEAD_CALLS))
+        stalls.sort(key=_number)
+        return stalls
+
+    def _is_open(self, stall: Stall) -> bool:
+        return self._stalls.open.get(stall.agent) is stall
 
     # -- the gate
 
@@ -154,6 +174,18 @@ class PublishedSaves:
 
     # -- facts
 
+    def _tool_started(self, fact: e.ToolStarted, view: View) -> None:
+        stall = self._stalls.open.get(fact.agent)
+        if stall is not None and stall.request.id == fact.call and not stall.saved:
+            self._heard_of.append(stall)
+            self._agents_of.setdefault(stall.request.app, {})[stall.agent] = None
+
+    def _tool_returned(self, fact: e.ToolReturned, view: View) -> None:
+        self._due.pop(fact.agent, None)
+
+    def _arrived(self, fact: e.CallArrived, view: View) -> None:
+        self._due.pop(fact.request.agent, None)
+
     def _offload_finished(self, fact: e.OffloadFinished, view: View) -> None:
         agent = view.agents.get(fact.agent)
         if agent is not None:  # its application may have ended meanwhile
@@ -162,6 +194,12 @@ class PublishedSaves:
 
     def _app_finished(self, fact: e.AppFinished, view: View) -> None:
         self._copies_of.pop(fact.app, None)
+        for agent in self._agents_of.pop(fact.app, ()):
+            self._due.pop(agent, None)  # a client may leave while its tools run
+
+
+def _number(stall: Stall) -> int:
+    return stall.number
 
 
 def waiting_blocks(view: View, enough_blocks: int) -> int:
