@@ -126,12 +126,9 @@ def _log_ratio(one: Floats, other: Floats, seed: int) -> _Estimate:
     estimate = _Estimate(log(one.mean() / other.mean()), _error(scaled[0] - scaled[1]), len(one) - 1)
     if len(one) < LEAST_REPEATS:
         return estimate
-    indices = _indices(len(one), seed)
-    first, second = scaled[0][indices], scaled[1][indices]
-    means = np.maximum(first.mean(1), LEAST_MEAN), np.maximum(second.mean(1), LEAST_MEAN)
-    logarithms = estimate.value + np.log(means[0] / means[1])
-    errors = _errors(first / means[0][:, None] - second / means[1][:, None])
-    return estimate._replace(values=logarithms, errors=errors)
+    first, second = _resamples(tuple(scaled[0]), seed), _resamples(tuple(scaled[1]), seed)
+    logarithms = estimate.value + np.log(first.means / second.means)
+    return estimate._replace(values=logarithms, errors=_errors(first.shares - second.shares))
 
 
 def _log_mean(values: Floats, floor: float, seed: int) -> _Estimate:
@@ -141,10 +138,9 @@ def _log_mean(values: Floats, floor: float, seed: int) -> _Estimate:
     estimate = _Estimate(log(values.mean()), max(_error(scaled), least), max(len(values) - 1, 1))
     if len(values) < LEAST_REPEATS:
         return estimate
-    drawn = scaled[_indices(len(values), seed)]
-    means = np.maximum(drawn.mean(1), LEAST_MEAN)
-    errors = np.maximum(_errors(drawn / means[:, None]), least)
-    return estimate._replace(values=estimate.value + np.log(means), errors=errors)
+    found = _resamples(tuple(scaled), seed)
+    errors = np.maximum(_errors(found.shares), least)
+    return estimate._replace(values=estimate.value + np.log(found.means), errors=errors)
 
 
 def _difference(one: _Estimate, other: _Estimate) -> _Estimate:
@@ -179,6 +175,20 @@ def _error(values: Floats) -> float:
 def _errors(rows: Floats) -> Floats:
     errors: Floats = rows.std(axis=1, ddof=1) / sqrt(rows.shape[1])
     return errors
+
+
+class _Resamples(NamedTuple):
+    """Of values that are shares of their mean: of each resample its mean, and its values as shares of that."""
+
+    means: Floats
+    shares: Floats
+
+
+@lru_cache(maxsize=6)  # a policy, those that it is held against, and 1
+def _resamples(values: tuple[float, ...], seed: int) -> _Resamples:
+    drawn = np.asarray(values)[_indices(len(values), seed)]
+    means = np.maximum(drawn.mean(1), LEAST_MEAN)
+    return _Resamples(means, drawn / means[:, None])
 
 
 @lru_cache(maxsize=8)
