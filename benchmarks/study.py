@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import tempfile
@@ -31,6 +32,8 @@ from tokencake.sim.experiments.comparison_report import ComparisonRuns, Method
 from tokencake.sim.experiments.run import RunSpec
 from tokencake.sim.machine.files import inputs_of, load_machine
 from tokencake.traces.apps import Application
+from tokencake.traces.console.garbage import collect_seldom
+from tokencake.traces.console.supervisor import allow_supervision
 from tokencake.traces.errors import TokencakeError, TraceError
 from tokencake.traces.files.fields import WrongField, members
 from tokencake.traces.files.input_limits import LINE_BYTES
@@ -405,4 +408,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # beside threads that wait, workers could not be copies
+    allow_supervision()
+    collect_seldom()
     sys.exit(exit_code(main))
