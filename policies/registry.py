@@ -10,73 +10,82 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from functools import partial
-from importlib.metadata import EntryPoint, entry_points
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType, ModuleType, NoneType, UnionType
-from typing import Any, Literal, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union
 
 from ..traces.apps import Application
 from ..traces.errors import PolicyError
 from ..traces.files.fields import MAX_NAME
 from .boundary import CONSTRUCTOR, IMPORT, LISTENS_TO, Turn, listening, told
-from .field.autellix import Autellix
-from .field.continuum import Continuum
-from .field.infercept import InferCept
-from .field.kvflow import KvFlow
-from .field.mori import Mori
-from .field.native_offload import NativeOffload
-from .field.oracle import Oracle
-from .field.prefetch_at_pause import PrefetchAtPause
-from .field.saga import Saga
-from .field.thunderagent import ThunderAgent
-from .field.vllm import Vllm
 from .interface import EVERYTHING, Policy
-from .tokencake.options import Options
-from .tokencake.policy import Tokencake, tokencake, tokencake_space, tokencake_time
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "tokencake.policies"
 DEFAULT_POLICIES = ("vllm", "tokencake")  # what is compared where nobody asks for others
 FUTURE = "applications"  # the parameter of a constructor that takes the applications, true durations and all
 
 
-class PolicyRow(NamedTuple):
-    """A policy that has a name."""
+class _Found(NamedTuple):
+    """A policy, loaded."""
 
     made: Callable[..., Any]  # the first line of its docstring says what the policy does
     make: Callable[..., Any]
     options: Sequence[Callable[..., Any]]  # their annotated parameters are the options that `make` takes by name
 
 
-def _plain(made: Callable[..., Any]) -> PolicyRow:
+def _plain(made: Callable[..., Any]) -> _Found:
     """A policy whose constructor takes its options."""
-    return PolicyRow(made, made, (made,))
+    return _Found(made, made, (made,))
+
+
+class PolicyRow(NamedTuple):
+    """A policy that has a name: a module of this package, which is loaded when it is asked for, and what is in it."""
+
+    module: str
+    made: str
+    make: str | None = None  # None: the class itself, which takes its options
+    options: tuple[str, ...] = ()
+
+    def load(self) -> _Found:
+        module = import_module(f".{self.module}", __package__)
+        made = getattr(module, self.made)
+        if self.make is None:
+            return _plain(made)
+        return _Found(made, getattr(module, self.make), [getattr(module, name) for name in self.options])
+
+
+def _tokencake(make: str, made: str = "") -> PolicyRow:
+    return PolicyRow("tokencake.policy", made or make, make, ("tokencake", "Options"))
 
 
 ROWS: Mapping[str, PolicyRow] = MappingProxyType(
     {
-        "vllm": _plain(Vllm),
-        "tokencake": PolicyRow(Tokencake, tokencake, (tokencake, Options)),
-        "tokencake-space": PolicyRow(tokencake_space, tokencake_space, (tokencake, Options)),
-        "tokencake-time": PolicyRow(tokencake_time, tokencake_time, (tokencake, Options)),
-        "native-offload": _plain(NativeOffload),
-        "prefetch-at-pause": _plain(PrefetchAtPause),
-        "infercept": _plain(InferCept),
-        "continuum": _plain(Continuum),
-        "autellix": _plain(Autellix),
-        "kvflow": _plain(KvFlow),
-        "saga": _plain(Saga),
-        "thunderagent": _plain(ThunderAgent),
-        "mori": _plain(Mori),
-        "oracle": _plain(Oracle),
+        "vllm": PolicyRow("field.vllm", "Vllm"),
+        "tokencake": _tokencake("tokencake", made="Tokencake"),
+        "tokencake-space": _tokencake("tokencake_space"),
+        "tokencake-time": _tokencake("tokencake_time"),
+        "native-offload": PolicyRow("field.native_offload", "NativeOffload"),
+        "prefetch-at-pause": PolicyRow("field.prefetch_at_pause", "PrefetchAtPause"),
+        "infercept": PolicyRow("field.infercept", "InferCept"),
+        "continuum": PolicyRow("field.continuum", "Continuum"),
+        "autellix": PolicyRow("field.autellix", "Autellix"),
+        "kvflow": PolicyRow("field.kvflow", "KvFlow"),
+        "saga": PolicyRow("field.saga", "Saga"),
+        "thunderagent": PolicyRow("field.thunderagent", "ThunderAgent"),
+        "mori": PolicyRow("field.mori", "Mori"),
+        "oracle": PolicyRow("field.oracle", "Oracle"),
     }
 )
 
 
 def policy_lines() -> list[tuple[str, str]]:
     """Name and one line about each policy: our own, then those of installed packages."""
-    own = [(name, (row.made.__doc__ or "").partition("\n")[0].removesuffix(".")) for name, row in ROWS.items()]
+    own = [(name, (row.load().made.__doc__ or "").partition("\n")[0].removesuffix(".")) for name, row in ROWS.items()]
     return own + [(name, f"{point.value} (installed)") for name, point in sorted(_installed().items())]
 
 
@@ -93,9 +102,9 @@ def load_policy(
     With `registered_only` a file is refused: that is for specs that a file or a request brings, for data must not say
     which code runs. Raises `PolicyError`, in one line that names the culprit.
     """
-    name, row, written = _find(spec, registered_only)
-    options = _options(name, row, written)
-    parameters = _parameters(name, row)
+    name, found, written = _find(spec, registered_only)
+    options = _options(name, found, written)
+    parameters = _parameters(name, found)
     if "seed" in parameters and "seed" not in options:
         options["seed"] = seed
     if FUTURE in parameters:
@@ -103,7 +112,7 @@ def load_policy(
             raise PolicyError(f"policy {name}: sees the future: expected a simulation of a trace, there is none here")
         options[FUTURE] = applications
     with Turn(name, CONSTRUCTOR):
-        policy = row.make(**options)
+        policy = found.make(**options)
         plan, listens_to = getattr(policy, "plan", None), getattr(policy, listening(policy), None)
     if not callable(plan):
         raise PolicyError(f"policy {name}: expected a method plan(view), {type(policy).__name__} has none")
@@ -114,8 +123,8 @@ def load_policy(
 
 def is_bound(spec: str, registered_only: bool = False) -> bool:
     """Whether the policy sees the future: then it shows what could be gained, and nobody can run it."""
-    name, row, _ = _find(spec, registered_only)
-    return FUTURE in _parameters(name, row)
+    name, found, _ = _find(spec, registered_only)
+    return FUTURE in _parameters(name, found)
 
 
 def is_ours(spec: str) -> bool:
@@ -153,7 +162,7 @@ def options_of(spec: str) -> dict[str, str]:
 # -- finding
 
 
-def _find(spec: str, registered_only: bool) -> tuple[str, PolicyRow, str]:
+def _find(spec: str, registered_only: bool) -> tuple[str, _Found, str]:
     """The policy that a spec means, and its options as they are written."""
     if registered_only and (is_file(spec) or spec.endswith(".py")):
         raise PolicyError(f"policy {spec}: data may name registered policies only: give this one with --policy")
@@ -165,7 +174,7 @@ def _find(spec: str, registered_only: bool) -> tuple[str, PolicyRow, str]:
     name, _, written = spec.partition(":")
     row = ROWS.get(name)
     if row is not None:
-        return name, row, written
+        return name, row.load(), written
     point = _installed().get(name)
     if point is not None:
         made = _loaded(point)
@@ -235,6 +244,8 @@ def _module(path: Path) -> ModuleType:
 
 
 def _installed() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # what only names of others need
+
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name not in ROWS}
 
 
@@ -250,10 +261,10 @@ def _loaded(point: EntryPoint) -> Callable[..., Any]:
 # -- options
 
 
-def _parameters(name: str, row: PolicyRow) -> dict[str, Any]:
+def _parameters(name: str, found: _Found) -> dict[str, Any]:
     """What can be given by name, and its type."""
     try:
-        signatures = [inspect.signature(made, eval_str=True) for made in row.options]
+        signatures = [inspect.signature(made, eval_str=True) for made in found.options]
     except (ValueError, NameError, TypeError, SyntaxError) as error:
         raise PolicyError(f"policy {name}: its constructor's annotations cannot be read: {told(error)}") from error
     parameters = [parameter for signature in signatures for parameter in signature.parameters.values()]
@@ -261,10 +272,10 @@ def _parameters(name: str, row: PolicyRow) -> dict[str, Any]:
     return {parameter.name: parameter.annotation for parameter in parameters if parameter.kind in named}
 
 
-def _options(name: str, row: PolicyRow, written: str) -> dict[str, Any]:
+def _options(name: str, found: _Found, written: str) -> dict[str, Any]:
     if not written:
         return {}
-    known = {key: kind for key, kind in _parameters(name, row).items() if key != FUTURE}
+    known = {key: kind for key, kind in _parameters(name, found).items() if key != FUTURE}
     options: dict[str, Any] = {}
     for item in written.split(","):
         key, equals, text = item.partition("=")
@@ -343,5 +354,7 @@ def _unreadable(text: str) -> object:
 
 
 def _near(name: str, known: list[str]) -> str:
+    from difflib import get_close_matches  # only an error needs it
+
     near = get_close_matches(name, known, n=3)
     return f" (near: {', '.join(near)})" if near else ""

@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ...policies.registry import is_bound, is_ours, load_policy
-from .processes.worker import Worker
 
 
 class SeededPolicy(NamedTuple):
@@ -26,6 +25,8 @@ def preflight(policies: tuple[str, ...], seed: int, policy_timeout_s: float | No
     theirs = [policy for policy in policies if not is_ours(policy)]
     bounds = {policy: make_once(SeededPolicy(policy, seed)) for policy in policies if is_ours(policy)}
     if theirs:
+        from .processes.worker import Worker
+
         worker = Worker(policy_timeout_s)
         try:
             for policy in theirs:

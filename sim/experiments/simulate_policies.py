@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...policies.interface import Policy
 from ...policies.registry import DEFAULT_POLICIES, is_ours, load_policy, options_of
-from ...policies.replay.replay import began
 from ...traces.apps import Application
 from ...traces.console.progress import progress_bar, runs_watched
 from ...traces.errors import TraceError
-from ...traces.format.events_file import EventsWriter
 from ...traces.results.metrics import Metrics
 from ...traces.results.reports.publishing import Outputs
 from ...traces.results.reports.report import Run
@@ -25,7 +23,9 @@ from ..engine.simulate import Progress, simulate
 from ..machine.files import MachineChoice, inputs_of
 from ..machine.machine import Machine
 from .preflight import preflight
-from .processes.worker import Worker, tell
+
+if TYPE_CHECKING:
+    from ...traces.format.events_file import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,8 @@ class _Apart(NamedTuple):
 def _run_apart(
     workload: Workload, contender: Contender, machine: Machine, events: Path | None, progress: Progress | None
 ) -> tuple[Run, Counts]:
+    from .processes.worker import Worker
+
     worker = Worker(contender.timeout_s)
     try:
         asked = _Apart(workload, contender, machine, events)
@@ -133,6 +135,8 @@ def _run_apart(
 
 
 def _play_apart(asked: _Apart) -> tuple[Run, Counts]:
+    from .processes.worker import tell
+
     return _run(*asked, lambda applications, at_s: tell((applications, at_s)))
 
 
@@ -146,13 +150,21 @@ def _run(
         played = tuple(applications) if contender.bound else None
         applications = applications if played is None else played
         policy = load_policy(contender.spec, seed=workload.seed, applications=played)
-    with EventsWriter(events) if events else nullcontext() as writer:
-        journal = writer.add if writer else None
-        if journal:
-            journal(began(contender.spec, workload.seed, machine.beliefs()))
+    with _journal(contender.spec, workload.seed, machine, events) if events else nullcontext() as journal:
         stats = simulate(applications, policy, machine, [metrics.add], journal=journal, progress=progress)
         if not counts.applications:
             raise TraceError(nothing_to_play(counts))
     more = {"bound": True} if contender.bound else {}
     run = Run(contender.spec, contender.options, workload.seed, stats.wall_s, stats.policy_s, metrics.result(), more)
     return run, counts
+
+
+@contextmanager
+def _journal(spec: str, seed: int, machine: Machine, path: Path) -> Iterator[Callable[[Record], None]]:
+    """What takes the records of a run, into an events file."""
+    from ...policies.replay.replay import began
+    from ...traces.format.events_file import EventsWriter
+
+    with EventsWriter(path) as writer:
+        writer.add(began(spec, seed, machine.beliefs()))
+        yield writer.add

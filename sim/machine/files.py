@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
@@ -193,7 +192,9 @@ def _line_of(file: TomlFile, key: str) -> int:
 def _near(name: str, known: Iterable[str]) -> str:
     """What a wrong name may have meant, else all that is known."""
     names = list(known)
-    near = difflib.get_close_matches(name[:MAX_NAME], names, n=3, cutoff=0.5)
+    from difflib import get_close_matches  # only an error needs it
+
+    near = get_close_matches(name[:MAX_NAME], names, n=3, cutoff=0.5)
     return f": did you mean {' or '.join(near)}?" if near else f": expected one of {', '.join(names)}"
 
 

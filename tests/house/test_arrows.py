@@ -32,7 +32,7 @@ KNOWS: Mapping[str, set[str]] = {
     "policies.parts": {"policies"},
     "policies.tokencake": {"policies", "policies.parts"},
     "policies.field": {"policies", "policies.parts", "policies.tokencake"},
-    "policies.registry": {"policies", "policies.field", "policies.tokencake"},
+    "policies.registry": {"policies"},  # it names the modules of the others, and loads those that are asked for
     "policies.replay": {"policies", "policies.registry"},
     "policies.runs": {"policies", "policies.registry"},
     "sim.machine": {"policies", "policies.registry"},

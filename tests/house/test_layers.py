@@ -116,10 +116,12 @@ def project() -> dict[str, Any]:
     return found
 
 
-def test_simulate_loads_nothing_heavy(tmp_path: Path) -> None:
-    """The whole command runs, and what it has loaded by then holds none of these."""
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """What a whole `simulate` of the default policies has loaded at its end."""
+    tmp_path = tmp_path_factory.mktemp("loaded")
     trace = ROOT / "examples" / "code-writer.jsonl"
-    arguments = ["tokencake", "simulate", str(trace), "--json", str(tmp_path / "report.json")]
+    arguments = ["tokencake", "simulate", str(trace), "--json", "-"]
     script = (
         "import json, sys\n"
         "from tokencake.cli import main\n"
@@ -132,6 +134,22 @@ def test_simulate_loads_nothing_heavy(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
-    loaded = set(json.loads((tmp_path / "modules").read_text()))
+    return set(json.loads((tmp_path / "modules").read_text()))
+
+
+def test_simulate_loads_nothing_heavy(loaded: set[str]) -> None:
     assert "tokencake.traces.format.reader" in loaded
     assert not loaded & {"torch", "vllm", "scipy", "pandas", "matplotlib", "pytest", "hypothesis"}
+
+
+def test_simulate_starts_with_no_more_than_it_needs(loaded: set[str]) -> None:
+    """A small trace is played in less time than it takes to load modules: those that tables, other commands, other
+    options or other policies need are not there.
+    """
+    for unneeded in ("rich", "multiprocessing", "concurrent", "logging", "tomllib", "secrets", "gzip", "numpy"):
+        assert unneeded not in loaded
+    ours = {name for name in loaded if name.split(".")[0] == "tokencake"}
+    assert {name for name in ours if name.startswith("tokencake.policies.field.")} == {"tokencake.policies.field.vllm"}
+    assert not {name for name in ours if name.startswith("tokencake.policies.replay")}
+    assert len(ours) < 155
+    assert len(loaded) < 400

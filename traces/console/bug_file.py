@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
-import traceback
 from collections.abc import Sequence
 
 from ..errors import SUSPECT, WorkerBug
@@ -16,6 +14,9 @@ def bug_message(error: BaseException, arguments: Sequence[str]) -> str:
 
     `arguments`: of the command. To be called while the error is handled.
     """
+    import tempfile
+    import traceback
+
     trace = str(error) if isinstance(error, WorkerBug) else traceback.format_exc()
     about = f"tokencake {__version__}, Python {sys.version}\n{list(arguments)}\n"
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 import unicodedata
 from collections.abc import Iterable, Sequence
 from os.path import realpath
@@ -99,6 +98,8 @@ def check_writable(path: Path) -> None:
         raise TokencakeError(f"{path}: cannot be written: is a directory")
     if path.is_fifo():
         return
+    import tempfile
+
     if path.exists() and not path.is_file():
         raise TokencakeError(f"{path}: cannot be written: expected a regular file, a pipe, or none yet")
     try:

@@ -9,12 +9,9 @@ stays what it was for as long as the process lives, or until `forget`. Messages 
 from __future__ import annotations
 
 import atexit
-import hashlib
 import io
-import lzma
 import stat
 import sys
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -83,6 +80,8 @@ def digest(path: str | Path, error: Wrong = TraceError) -> str:
 
     Of text, line ends of Windows count as those of the others: a checkout may have changed them, and they say nothing.
     """
+    import hashlib
+
     found = hashlib.sha256()
     with _raw(path, error) as raw:
         text = _compression(raw, path, error) is None
@@ -174,6 +173,8 @@ class _Spool:
     """What can be read only once, in a file as far as it has been read."""
 
     def __init__(self, source: io.BufferedReader) -> None:
+        import tempfile
+
         self._source: io.BufferedReader | None = source
         self.file = tempfile.NamedTemporaryFile(prefix="tokencake-")  # noqa: SIM115
 
@@ -330,6 +331,12 @@ class _Kind(NamedTuple):
     fed_bytes: int
 
 
+def _xz() -> _Decoder:
+    import lzma
+
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, MOST_DECODER_BYTES)
+
+
 def _zstandard() -> _Decoder:
     import zstandard
 
@@ -341,7 +348,7 @@ def _zstandard() -> _Decoder:
 _ZSTANDARD = (b"\x28\xb5\x2f\xfd", *(bytes([low]) + b"\x2a\x4d\x18" for low in range(0x50, 0x60)))
 _KINDS = (
     _Kind("gzip", (b"\x1f\x8b",), lambda: zlib.decompressobj(wbits=zlib.MAX_WBITS | 16), 16_384),
-    _Kind("xz", (b"\xfd7zXZ\x00",), lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, MOST_DECODER_BYTES), 1024),
+    _Kind("xz", (b"\xfd7zXZ\x00",), _xz, 1024),
     _Kind("zstandard", _ZSTANDARD, _zstandard, 512),
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +35,8 @@ class TomlFile(NamedTuple):
 
 def read_toml(path: Path, kind: type[TokencakeError]) -> TomlFile:
     """Reads a file. Raises an error of this kind, in one line that names the file and, if one is to blame, the line."""
+    import tomllib
+
     text = _text(path, kind)
     lines = tuple(text.splitlines())
     for number, line in enumerate(lines, 1):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import os
-import secrets
 import stat
 import sys
 import time
@@ -71,9 +68,13 @@ def compressing(file: IO[bytes], path: str | Path) -> Iterator[IO[bytes]]:
     """What goes into a file of this name, compressed as its ending says. Leaves `file` open."""
     ending = Path(path).suffix
     if ending == ".gz":
+        import gzip
+
         with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:  # no name or time: equal files
             yield cast(IO[bytes], packed)
     elif ending == ".xz":
+        import lzma
+
         with lzma.open(file, "wb") as packed:
             yield cast(IO[bytes], packed)
     elif ending == ".zst":
@@ -93,7 +94,7 @@ def replacing(path: Path) -> Iterator[BufferedWriter]:
     """
     path = Path(os.path.realpath(path))  # a link stays a link
     _clear(path.parent)
-    temporary = path.with_name(secrets.token_hex(8).join(_TEMPORARY))
+    temporary = path.with_name(os.urandom(8).hex().join(_TEMPORARY))
     held: int | None = None
     try:
         with open(temporary, "xb") as file:  # x: never what is there already, and never through a link

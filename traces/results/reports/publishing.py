@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from rich.console import RenderableType
-
-from ...console.printing import printing
+from ...console.terminal import say
 from ...files.json_file import json_text
 from ...files.outputs import check_outputs, events_outputs, outputs_of, prepare_folder, write_whole
 from ...files.whole_file import STANDARD_OUTPUT
 from ..run_files import events_name
 
-Tables = Callable[[int], RenderableType]  # tables in so many columns of characters
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Tables: TypeAlias = "Callable[[int], RenderableType]"  # tables in so many columns of characters
 
 
 def publish(files: Iterable[tuple[str | Path | None, Callable[[], str]]], show: Callable[[], None]) -> None:
@@ -33,11 +34,13 @@ def publish(files: Iterable[tuple[str | Path | None, Callable[[], str]]], show: 
 
 def show(lines: Iterable[str], tables: Tables | None = None) -> None:
     """Print tables, as wide as there is room, and what follows from them in lines."""
-    console = printing()
     if tables is not None:
+        from ...console.printing import printing  # loads rich, which nothing else needs
+
+        console = printing()
         console.print(tables(console.width))
     for line in lines:
-        console.print(line, soft_wrap=True)
+        say(line)
 
 
 class Outputs(NamedTuple):

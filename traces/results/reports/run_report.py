@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
-
-from rich.console import Group, RenderableType
+from typing import TYPE_CHECKING, Any
 
 from ...console.terminal import say
 from ...variants.workload import Counts, Workload
@@ -14,8 +12,10 @@ from ...version import __version__
 from .played import played_record, played_text
 from .publishing import Outputs
 from .report import Run, build, csv_text
-from .report_tables import tables
 from .report_text import cut_off_lines, verdict
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 def report_of(
@@ -46,4 +46,8 @@ def publish_report(report: Mapping[str, Any], outputs: Outputs) -> None:
 
 
 def _tables(report: Mapping[str, Any], width: int) -> RenderableType:
+    from rich.console import Group
+
+    from .report_tables import tables
+
     return Group(f"{played_text(report)}\n", tables(report, width))
