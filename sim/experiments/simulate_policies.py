@@ -22,6 +22,7 @@ from ...traces.variants.workload import Counts, Workload, WorkloadOptions, nothi
 from ..engine.simulate import Progress, simulate
 from ..machine.files import MachineChoice, inputs_of
 from ..machine.machine import Machine
+from .kept_applications import KeptApplications
 from .preflight import preflight
 
 if TYPE_CHECKING:
@@ -106,10 +107,14 @@ def simulate_each(
     which run starts, from 0, and answers with what is then told how far it has come: finished applications and
     simulated seconds. Raises `TraceError` if nothing is left to be played, and what `simulate` raises.
     """
+    written = KeptApplications(workload.trace) if len(policies) > 1 else None
     for index, contender in enumerate(policies):
         path = events / events_name(index, contender.spec) if events else None
-        run = _run if contender.policy is not None else _run_apart
-        yield run(workload, contender, machine, path, progress(index) if progress else None)
+        told = progress(index) if progress else None
+        if contender.policy is None:
+            yield _run_apart(workload, contender, machine, path, told)
+        else:
+            yield _run(workload, contender, machine, path, told, written)
 
 
 class _Apart(NamedTuple):
@@ -141,10 +146,15 @@ def _play_apart(asked: _Apart) -> tuple[Run, Counts]:
 
 
 def _run(
-    workload: Workload, contender: Contender, machine: Machine, events: Path | None, progress: Progress | None
+    workload: Workload,
+    contender: Contender,
+    machine: Machine,
+    events: Path | None,
+    progress: Progress | None,
+    written: Iterable[Application] | None = None,
 ) -> tuple[Run, Counts]:
     counts, metrics = Counts(), Metrics()
-    applications: Iterable[Application] = workload.play(machine, counts)
+    applications: Iterable[Application] = workload.play(machine, counts, written)
     policy = contender.policy
     if contender.bound or policy is None:
         played = tuple(applications) if contender.bound else None

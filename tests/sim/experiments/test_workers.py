@@ -90,6 +90,20 @@ def test_a_sweep_reads_its_trace_as_often_as_one_point_does(trace: Path) -> None
     assert opened[0] == opened[1]
 
 
+def opened_by(code: str, *policies: str) -> int:
+    asked = [argument for policy in policies for argument in ("--policy", policy)]
+    of_a_command(code, "simulate", "t.jsonl", *asked, "--quiet")
+    times = Path("opened").read_text().count("\n")
+    Path("opened").unlink()
+    return times
+
+
+def test_a_simulation_reads_what_is_short_once_for_all_policies(trace: Path) -> None:
+    assert opened_by(WATCHED, "vllm", "tokencake", "infercept") == opened_by(WATCHED, "vllm")
+    long = f"from tokencake.sim.experiments import kept_applications\nkept_applications.MOST_CALLS = 20\n{WATCHED}"
+    assert opened_by(long, "vllm", "tokencake", "infercept") == opened_by(WATCHED, "vllm") + 2
+
+
 @on_linux
 def test_a_copy_keeps_nothing_open_that_the_original_has(tmp_path: Path) -> None:
     """A lock of the original would outlive it, and a pipe to another copy would never end."""
