@@ -15,7 +15,6 @@ import argparse
 import gc
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from typing import NamedTuple
 
 from exits import exit_code
 from scaling_shapes import SHAPES
+from speed_run import peak_mb
 
 from tokencake.policies.registry import ROWS, is_bound, load_policy
 from tokencake.sim.engine.simulate import simulate
@@ -132,8 +132,7 @@ def measure(policy: str, shape: str, calls: int) -> Run:
     began = time.process_time()
     simulate(applications, made, machine, [metrics.add])
     cpu_s = time.process_time() - began
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Run(metrics.result()["calls"], cpu_s, peak_mb)
+    return Run(metrics.result()["calls"], cpu_s, peak_mb())
 
 
 if __name__ == "__main__":

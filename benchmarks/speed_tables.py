@@ -1,0 +1,132 @@
+"""The tables of speed in README and docs, made from the figures that `speed.py` measured."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+Figures = Mapping[str, Any]
+
+SHAPES = {
+    "dag": "24 code writers at 1.0/s, saturated",
+    "long-dag": "400 code writers at 0.03/s",
+    "coding-40k": "recorded coding conversations, 40,000 blocks",
+    "coding-400k": "the same, 400,000 blocks",
+    "chat": "10^6 short calls",
+    "alive": "10^5 agents alive at once",
+}
+POLICIES = ("vllm", "tokencake", "tokencake:rules=published")
+COMMANDS = {
+    "read": "reading a trace, µs a call",
+    "simulate": "`simulate` of one application, ms",
+    "compare": "`compare` of 3 policies, 8 repeats each, s",
+}
+UNITS = {"read": 1e6, "simulate": 1e3, "compare": 1.0}
+
+
+def filled(text: str, figures: Figures) -> str:
+    """The document with each table between `<!-- speed: NAME -->` and `<!-- end -->` written anew."""
+
+    def table(found: re.Match[str]) -> str:
+        return f"<!-- speed: {found[1]} -->\n\n" + "\n".join(TABLES[found[1]](figures)) + "\n\n<!-- end -->"
+
+    return re.sub(r"<!-- speed: (.+?) -->\n.*?<!-- end -->", table, text, flags=re.S)
+
+
+def _about(figures: Figures) -> Iterator[str]:
+    """What was measured when and where, in a sentence or two."""
+    machine, packages = figures["machine"], figures["packages"]
+    kind = "compiled" if any(run["compiled"] for run in figures["runs"]) else "pure Python"
+    slower = max(median(run["wall_s"]) / median(run["cpu_s"]) for run in figures["runs"]) - 1
+    yield (
+        f"Measured on {figures['date']} at commit {figures['revision']}, {kind}, on one core of {machine['cores']}"
+        f" ({machine['cpu']}), CPython {packages['python']}, SimPy {packages['simpy']}. By CPU time, the metrics'"
+        f" fold included; wall time was up to {100 * slower:.0f} % more."
+    )
+
+
+def _calls(figures: Figures) -> Iterator[str]:
+    """Calls a second of the installed package, and how many times as many as the earlier commit's."""
+    yield from _by_shape(figures, "installed")
+
+
+def _pure(figures: Figures) -> Iterator[str]:
+    """The same of pure Python."""
+    yield from _by_shape(figures, "pure")
+
+
+def _by_shape(figures: Figures, build: str) -> Iterator[str]:
+    before = figures["against"]
+    yield _row(["calls a second" + (f" (times those of {before})" if before else ""), *map(_code, POLICIES)])
+    yield _rule(len(POLICIES))
+    for shape, about in SHAPES.items():
+        if shape != "alive" and _run(figures, shape, POLICIES[0], build) is not None:
+            yield _row([about, *(_speed(figures, shape, policy, build) for policy in POLICIES)])
+
+
+def _speed(figures: Figures, shape: str, policy: str, build: str) -> str:
+    run, earlier = _run(figures, shape, policy, build), _run(figures, shape, policy, "against")
+    if run is None:
+        return ""
+    speed = _calls_a_second(run)
+    return f"{speed:,.0f}" if earlier is None else f"{speed:,.0f} (×{speed / _calls_a_second(earlier):.1f})"
+
+
+def _calls_a_second(run: Mapping[str, Any]) -> float:
+    return float(run["calls"] / median(run["cpu_s"]))
+
+
+def _memory(figures: Figures) -> Iterator[str]:
+    """Peak memory of whole processes."""
+    policies = POLICIES[:2]
+    yield _row(["peak memory, MB", *map(_code, policies)])
+    yield _rule(len(policies))
+    for shape in ("dag", "long-dag", "chat", "alive"):
+        runs = [_run(figures, shape, policy, "installed") for policy in policies]
+        if any(runs):
+            yield _row([SHAPES[shape], *(f"{median(run['peak_mb']):.0f}" if run else "" for run in runs)])
+
+
+def _commands(figures: Figures) -> Iterator[str]:
+    """CPU time of commands, and of the comparison, which works on all cores, wall time, too."""
+    names = {"installed": "installed", "pure": "pure Python", "against": str(figures["against"])}
+    rows = {(row["command"], row["build"]): row for row in figures["commands"]}
+    builds = [build for build in names if ("read", build) in rows]
+    yield _row(["CPU time", *(names[build] for build in builds)])
+    yield _rule(len(builds))
+    for command, about in COMMANDS.items():
+        yield _row([about, *(_took(rows[command, build], "cpu_s") for build in builds)])
+    yield _row(["its wall time, s", *(_took(rows["compare", build], "wall_s") for build in builds)])
+
+
+def _took(row: Mapping[str, Any], kind: str) -> str:
+    seconds = median(row[kind]) / row.get("calls", 1)
+    return f"{UNITS[row['command']] * seconds:.{0 if row['command'] == 'simulate' else 1}f}"
+
+
+TABLES: Mapping[str, Callable[[Figures], Iterator[str]]] = {
+    "about": _about,
+    "calls": _calls,
+    "pure": _pure,
+    "memory": _memory,
+    "commands": _commands,
+}
+
+
+def _run(figures: Figures, shape: str, policy: str, build: str) -> Mapping[str, Any] | None:
+    found = (run for run in figures["runs"] if (run["shape"], run["policy"], run["build"]) == (shape, policy, build))
+    return next(found, None)
+
+
+def _code(policy: str) -> str:
+    return f"`{policy}`"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _rule(columns: int) -> str:
+    return "|---|" + "--:|" * columns
