@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
+from collections import defaultdict
 from types import CodeType, FrameType
 from typing import Any
 
@@ -14,21 +14,40 @@ from tokencake.sim.engine.simulate import simulate
 from tokencake.traces.results.metrics import Metrics
 
 
-def lines(shape: Shape, policy: str, calls: int) -> Counter[CodeType]:
-    """Lines run for so many calls, by function. Each round of a loop counts, in a comprehension, too.
+class Lines:
+    """Lines that a run took: all, and by function."""
+
+    def __init__(self) -> None:
+        self.codes: dict[int, CodeType] = {}  # by id: a hash of code takes longer than many of its lines
+        self.counts: defaultdict[int, int] = defaultdict(int)
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    def trace(self, frame: FrameType, event: str, value: Any) -> Any:
+        """For `sys.settrace`: a function was entered."""
+        code = frame.f_code
+        counts, key = self.counts, id(code)
+        self.codes[key] = code
+
+        def line(frame: FrameType, event: str, value: Any) -> Any:
+            counts[key] += 1
+            return line
+
+        return line
+
+
+def lines(shape: Shape, policy: str, calls: int) -> Lines:
+    """Lines run for so many calls. Each round of a loop counts, in a comprehension, too.
 
     Work inside of one built-in, as sorting without a key or copying a list, does not count: see benchmarks/scaling.py.
     """
     applications = tuple(shape.make(calls))
     made = load_policy(policy, applications=applications)
-    counted: Counter[CodeType] = Counter()
-
-    def trace(frame: FrameType, event: str, value: Any) -> Any:
-        counted[frame.f_code] += 1
-        return trace
-
+    counted = Lines()
     before = sys.gettrace()
-    sys.settrace(trace)
+    sys.settrace(counted.trace)
     try:
         simulate(applications, made, shape.machine(calls), [Metrics().add])
     finally:
@@ -36,7 +55,9 @@ def lines(shape: Shape, policy: str, calls: int) -> Counter[CodeType]:
     return counted
 
 
-def steepest(few: Counter[CodeType], many: Counter[CodeType], times: int) -> str:
+def steepest(few: Lines, many: Lines, times: int) -> str:
     """Of two runs, the second of `times` as many calls: the functions that grew the most beyond that."""
-    beyond = sorted(many, key=lambda code: times * few[code] - many[code])[:3]
-    return "\n".join(f"{code.co_qualname}: {few[code]:,} lines, then {many[code]:,}" for code in beyond)
+    beyond = sorted(many.counts, key=lambda key: times * few.counts[key] - many.counts[key])[:3]
+    return "\n".join(
+        f"{many.codes[key].co_qualname}: {few.counts[key]:,} lines, then {many.counts[key]:,}" for key in beyond
+    )
