@@ -55,9 +55,13 @@ def lines(shape: Shape, policy: str, calls: int) -> Lines:
     return counted
 
 
-def steepest(few: Lines, many: Lines, times: int) -> str:
-    """Of two runs, the second of `times` as many calls: the functions that grew the most beyond that."""
-    beyond = sorted(many.counts, key=lambda key: times * few.counts[key] - many.counts[key])[:3]
-    return "\n".join(
-        f"{many.codes[key].co_qualname}: {few.counts[key]:,} lines, then {many.counts[key]:,}" for key in beyond
-    )
+def beyond(few: Lines, many: Lines, times: int) -> dict[str, float]:
+    """Of two runs, the second of `times` as many calls: what each function takes beyond `times` as many lines.
+
+    As a share of all lines of the second run; negative for functions that grew less.
+    """
+    return {
+        f"{many.codes[key].co_qualname}, {few.counts[key]:,} and {count:,} lines": (count - times * few.counts[key])
+        / many.total
+        for key, count in many.counts.items()
+    }
