@@ -148,7 +148,8 @@ def halves(options: Options, tool_times: ToolTimes) -> tuple[SpaceHalf, TimeHalf
     if not options.time:
         return space, NoCopies()
     saves = SavesAll() if options.save == "all" else PublishedSaves(options, stalls, space.importance)
-    uploads = NoUploads() if options.upload == "demand" else Uploads(options, stalls, space.agent_score)
+    score = space.agent_score if options.space else None
+    uploads = NoUploads() if options.upload == "demand" else Uploads(options, stalls, score)
     return space, StalledContexts(stalls, saves, uploads, pins)
 
 
