@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from heapq import heappop, heappush
+from typing import NamedTuple
 
+from ...traces import events as e
 from ...traces.apps import AgentId
 from ..interface import EMPTY, View
 from ..parts.admission import Admission
+from ..parts.dispatch import Handler
 from .miss_share import MissShare
 from .options import Options
 from .seniority import Blocked, Seniority
-from .stalls import Stalls
+from .stalls import Stall, Stalls
+
+
+class RecentStall(NamedTuple):
+    """A stall whose context may be worth keeping."""
+
+    stall: Stall
+    prefill_s: float  # to compute the context again
 
 
 class Pins:
@@ -30,22 +41,37 @@ class Pins:
         self._miss_share = miss_share
         self._stalls = stalls
         self._seniority = seniority
+        self._recent: dict[AgentId, RecentStall] = {}  # in the order in which their tools started
+        self._ends: list[tuple[float, int, RecentStall]] = []  # when a stall is recent no more, and its number
+        self.handlers: Mapping[type, Handler] = {
+            e.ToolStarted: self._tool_started,
+            e.ToolReturned: self._tool_returned,
+            e.CallArrived: self._arrived,
+        }
 
     def pins(self, admission: Admission, view: View) -> Mapping[AgentId, float]:
         """Agents to pin, each until a time."""
         weight = self._weight * self._miss_share.share
         pins: dict[AgentId, float] = {}
+        self._expire(view.now_s)
         if weight:
-            for stall in self._stalls.open.values():
-                tokens = view.agents[stall.agent].context_blocks * view.block_tokens
-                until_s = stall.since_s + weight * view.costs.prefill_s(tokens, 0)
-                if tokens and view.now_s < until_s:
-                    pins[stall.agent] = until_s
+            for name, (stall, prefill_s) in self._recent.items():
+                until_s = stall.since_s + weight * prefill_s
+                if view.now_s < until_s and self._stalls.open.get(name) is stall:
+                    pins[name] = until_s
             blocked = self._seniority.blocked(admission)
             if pins and blocked is not None:
                 self._give_up(pins, blocked, view)
         self._miss_share.pinned = frozenset(pins)
         return pins or EMPTY
+
+    def _expire(self, now_s: float) -> None:
+        """Leave out the stalls that would be kept no longer if contexts were lost as a whole."""
+        ends = self._ends
+        while ends and ends[0][0] <= now_s:
+            _, _, recent = heappop(ends)
+            if self._recent.get(recent.stall.agent) is recent:
+                del self._recent[recent.stall.agent]
 
     def _give_up(self, pins: dict[AgentId, float], blocked: Blocked, view: View) -> None:
         rank = self._seniority.rank
@@ -56,3 +82,22 @@ class Pins:
                 break
             missing -= view.agents[name].context_blocks
             del pins[name]
+
+    # -- facts
+
+    def _tool_started(self, fact: e.ToolStarted, view: View) -> None:
+        stall = self._stalls.open.get(fact.agent)
+        if stall is None or not self._weight:
+            return
+        self._recent.pop(fact.agent, None)
+        blocks = view.agents[fact.agent].context_blocks
+        if blocks:
+            recent = RecentStall(stall, view.costs.prefill_s(blocks * view.block_tokens, 0))
+            self._recent[fact.agent] = recent
+            heappush(self._ends, (stall.since_s + self._weight * recent.prefill_s, stall.number, recent))
+
+    def _tool_returned(self, fact: e.ToolReturned, view: View) -> None:
+        self._recent.pop(fact.agent, None)
+
+    def _arrived(self, fact: e.CallArrived, view: View) -> None:
+        self._recent.pop(fact.request.agent, None)

@@ -49,7 +49,7 @@ class UploadRule(Listener, Protocol):
     def wishes(self, claims: Sequence[UploadClaim], admission: Admission, view: View) -> Wishes: ...
 
 
-class PinRule(Protocol):
+class PinRule(Listener, Protocol):
     """What stays on the GPU while its tool runs."""
 
     def pins(self, admission: Admission, view: View) -> Mapping[AgentId, float]: ...
@@ -66,7 +66,7 @@ class StalledContexts:
         self._uploads = uploads
         self._pins = pins
         self._claims: Sequence[UploadClaim] = ()
-        self.listeners: Sequence[Listener] = (stalls, saves, uploads)  # saves and uploads go by what stalls know
+        self.listeners: Sequence[Listener] = (stalls, saves, uploads, pins)  # the others go by what stalls know
         self.saves_after = saves.after
 
     @property
@@ -137,6 +137,8 @@ class NoUploads:
 
 class NoPins:
     """What is cached on the GPU goes by last use."""
+
+    handlers: ClassVar[Mapping[type, Handler]] = {}
 
     def pins(self, admission: Admission, view: View) -> Mapping[AgentId, float]:
         return EMPTY
