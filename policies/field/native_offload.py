@@ -72,41 +72,71 @@ class NativeOffload:
         self._arc.hit(self._ended_calls.agent_of(fact.call))
 
     def _offload_finished(self, fact: e.OffloadFinished, view: View) -> None:
-        if fact.upto_blocks and fact.agent in view.agents:
-            self._arc.saved(fact.agent, fact.upto_blocks, view.host_blocks)
+        agent = view.agents.get(fact.agent)
+        if fact.upto_blocks and agent is not None:
+            self._arc.saved(agent.app, fact.agent, fact.upto_blocks, view.host_blocks)
 
     def _app_finished(self, fact: e.AppFinished, view: View) -> None:
         self._arc.forget(fact.app)
+
+
+class Copies:
+    """Copies of one kind by their last use, the oldest first, in blocks, and how many blocks they have together."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[AgentId, int] = {}
+        self.total_blocks = 0
+
+    def __contains__(self, agent: AgentId) -> bool:
+        return agent in self._blocks
+
+    def put(self, agent: AgentId, blocks: int) -> None:
+        """Add a copy; it is the latest used."""
+        self._blocks[agent] = blocks
+        self.total_blocks += blocks
+
+    def pop(self, agent: AgentId) -> int | None:
+        """Take a copy out. Its blocks, if it was in."""
+        blocks = self._blocks.pop(agent, None)
+        if blocks is not None:
+            self.total_blocks -= blocks
+        return blocks
+
+    def oldest(self, keep: set[AgentId]) -> AgentId | None:
+        """The least recently used copy that is none of `keep`."""
+        return next((name for name in self._blocks if name not in keep), None)
 
 
 class Arc:
     """Which copies to give up, by ARC's rule. Sizes are blocks."""
 
     def __init__(self) -> None:
-        self._recent: dict[AgentId, int] = {}  # copies by their last use, the oldest first
-        self._frequent: dict[AgentId, int] = {}
-        self._gone_recent: dict[AgentId, int] = {}  # copies that were given up
-        self._gone_frequent: dict[AgentId, int] = {}
+        self._recent = Copies()
+        self._frequent = Copies()
+        self._gone_recent = Copies()  # copies that were given up
+        self._gone_frequent = Copies()
+        self._agents_of: dict[AppId, dict[AgentId, None]] = {}  # that had a copy
         self.recent_target_blocks = 0.0  # how much of the host the recent ones should have
 
     def hit(self, agent: AgentId) -> None:
         """A copy was loaded: it is frequent from now on."""
-        blocks = self._recent.pop(agent, None)
+        blocks = self._recent.pop(agent)
         if blocks is None:
-            blocks = self._frequent.pop(agent, None)
+            blocks = self._frequent.pop(agent)
         if blocks is not None:
-            self._frequent[agent] = blocks
+            self._frequent.put(agent, blocks)
 
-    def saved(self, agent: AgentId, blocks: int, host_blocks: int) -> None:
+    def saved(self, app: AppId, agent: AgentId, blocks: int, host_blocks: int) -> None:
         """A copy was made, or made longer. If it was given up before, the part that it fell out of should be larger."""
-        recent, frequent = sum(self._gone_recent.values()), sum(self._gone_frequent.values())
-        if (missed := self._gone_recent.pop(agent, None)) is not None:
+        self._agents_of.setdefault(app, {})[agent] = None
+        recent, frequent = self._gone_recent.total_blocks, self._gone_frequent.total_blocks
+        if (missed := self._gone_recent.pop(agent)) is not None:
             grown = self.recent_target_blocks + missed * max(1.0, frequent / recent)
             self.recent_target_blocks = min(float(host_blocks), grown)
-        elif (missed := self._gone_frequent.pop(agent, None)) is not None:
+        elif (missed := self._gone_frequent.pop(agent)) is not None:
             self.recent_target_blocks = max(0.0, self.recent_target_blocks - missed * max(1.0, recent / frequent))
-        known = self._recent.pop(agent, None) is not None or self._frequent.pop(agent, None) is not None
-        (self._frequent if known or missed is not None else self._recent)[agent] = blocks
+        known = self._recent.pop(agent) is not None or self._frequent.pop(agent) is not None
+        (self._frequent if known or missed is not None else self._recent).put(agent, blocks)
 
     def room_for(self, blocks: int, keep: set[AgentId]) -> tuple[AgentId, ...]:
         """Give up copies until so many blocks are free, as far as they are known to be; but none of `keep`."""
@@ -114,20 +144,20 @@ class Arc:
         while blocks > 0 and (name := self._next(keep)) is not None:
             recent = name in self._recent
             size = (self._recent if recent else self._frequent).pop(name)
-            (self._gone_recent if recent else self._gone_frequent)[name] = size
+            assert size is not None
+            (self._gone_recent if recent else self._gone_frequent).put(name, size)
             blocks -= size
             given_up.append(name)
         return tuple(given_up)
 
     def forget(self, app: AppId) -> None:
         """The application ended: its agents do not come back, and the engine gives up their copies."""
-        for copies in (self._recent, self._frequent, self._gone_recent, self._gone_frequent):
-            for agent in [agent for agent in copies if agent.startswith(f"{app}/")]:
-                del copies[agent]
+        for agent in self._agents_of.pop(app, ()):
+            for copies in (self._recent, self._frequent, self._gone_recent, self._gone_frequent):
+                copies.pop(agent)
 
     def _next(self, keep: set[AgentId]) -> AgentId | None:
-        recent = next((name for name in self._recent if name not in keep), None)
-        frequent = next((name for name in self._frequent if name not in keep), None)
+        recent, frequent = self._recent.oldest(keep), self._frequent.oldest(keep)
         if recent is None or frequent is None:
             return frequent if recent is None else recent
-        return recent if sum(self._recent.values()) > self.recent_target_blocks else frequent
+        return recent if self._recent.total_blocks > self.recent_target_blocks else frequent

@@ -92,7 +92,7 @@ def test_a_call_that_is_given_up_leaves_nothing():
 def three_copies() -> Arc:
     arc = Arc()
     for agent in ("a/x", "b/x", "c/x"):
-        arc.saved(agent, 10, HOST_BLOCKS)
+        arc.saved(agent[0], agent, 10, HOST_BLOCKS)
     return arc
 
 
@@ -119,11 +119,11 @@ def test_a_recent_one_that_is_missed_raises_the_target_of_recent_ones():
     arc = three_copies()
     arc.hit("a/x")
     gives_up(arc, 10)  # b, recent
-    arc.saved("b/x", 10, HOST_BLOCKS)  # missed: 0 + 10 * max(1, 0 / 10)
+    arc.saved("b", "b/x", 10, HOST_BLOCKS)  # missed: 0 + 10 * max(1, 0 / 10)
     assert arc.recent_target_blocks == 10
     # recent: c, 10 blocks, which is not more than the target; frequent: a, then b
     assert gives_up(arc, 10) == ("a/x",)
-    arc.saved("d/x", 10, HOST_BLOCKS)
+    arc.saved("d", "d/x", 10, HOST_BLOCKS)
     # recent: c and d, 20 blocks
     assert gives_up(arc, 10) == ("c/x",)
 
@@ -132,10 +132,10 @@ def test_a_frequent_one_that_is_missed_lowers_it():
     arc = three_copies()
     arc.hit("a/x")
     gives_up(arc, 10)
-    arc.saved("b/x", 10, HOST_BLOCKS)
+    arc.saved("b", "b/x", 10, HOST_BLOCKS)
     gives_up(arc, 10)  # a, frequent
     assert arc.recent_target_blocks == 10
-    arc.saved("a/x", 10, HOST_BLOCKS)  # missed: 10 - 10 * max(1, 0 / 10)
+    arc.saved("a", "a/x", 10, HOST_BLOCKS)  # missed: 10 - 10 * max(1, 0 / 10)
     assert arc.recent_target_blocks == 0
     assert gives_up(arc, 10) == ("c/x",)  # recent ones, as many as there are, go first again
 
@@ -144,27 +144,27 @@ def test_the_step_is_larger_for_the_part_of_which_less_was_given_up():
     """Ghosts of 30 frequent blocks and 10 recent ones: a missed recent block counts three times."""
     arc = Arc()
     for agent in ("a/x", "b/x", "c/x"):
-        arc.saved(agent, 10, 100)
+        arc.saved(agent[0], agent, 10, 100)
         arc.hit(agent)
     gives_up(arc, 30)
-    arc.saved("d/x", 10, 100)
+    arc.saved("d", "d/x", 10, 100)
     gives_up(arc, 10)
-    arc.saved("d/x", 10, 100)
+    arc.saved("d", "d/x", 10, 100)
     assert arc.recent_target_blocks == 30
-    arc.saved("a/x", 10, 100)  # 30 - 10 * max(1, 0 / 30)
+    arc.saved("a", "a/x", 10, 100)  # 30 - 10 * max(1, 0 / 30)
     assert arc.recent_target_blocks == 20
 
 
 def test_the_target_is_at_most_the_host():
     arc = Arc()
     for agent in ("a/x", "b/x", "c/x"):
-        arc.saved(agent, 10, HOST_BLOCKS)
+        arc.saved(agent[0], agent, 10, HOST_BLOCKS)
         arc.hit(agent)
     gives_up(arc, 30)
     for _ in range(3):
-        arc.saved("d/x", 10, HOST_BLOCKS)
+        arc.saved("d", "d/x", 10, HOST_BLOCKS)
         gives_up(arc, 10)
-        arc.saved("d/x", 10, HOST_BLOCKS)
+        arc.saved("d", "d/x", 10, HOST_BLOCKS)
         arc.forget("d")
     assert arc.recent_target_blocks == HOST_BLOCKS
 
@@ -174,7 +174,7 @@ def test_an_application_that_ended_leaves_no_trace():
     gives_up(arc, 10)
     for app in ("a", "b"):
         arc.forget(app)
-    arc.saved("a/x", 10, HOST_BLOCKS)  # another one of that name
+    arc.saved("a", "a/x", 10, HOST_BLOCKS)  # another one of that name
     assert arc.recent_target_blocks == 0
     assert gives_up(arc, 20) == ("c/x", "a/x")
 
@@ -185,7 +185,7 @@ def test_the_target_stays_within_the_host_and_nothing_is_given_up_twice(happenin
     for what, name, blocks in happenings:
         agent = f"{name}/x"
         if what == "s":
-            arc.saved(agent, blocks, HOST_BLOCKS)
+            arc.saved(agent[0], agent, blocks, HOST_BLOCKS)
             held.add(agent)
         elif what == "h":
             arc.hit(agent)
