@@ -42,7 +42,7 @@ What else had to be chosen:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import inf
 from typing import ClassVar
 
@@ -53,10 +53,22 @@ from ...traces.events import Request
 from ..interface import AgentView, Move, Plan, Status, View
 from ..parts.admission import Admission, first_come
 from ..parts.dispatch import Handler, tell
+from ..parts.live_calls import LiveCalls
 from ..parts.ranked_queue import RankedQueue
 from ..parts.returns import Returns
 
 RETRY_SHARE = 1 / 8  # of the GPU's blocks: handed out before a refused prefetch is asked for again
+
+
+class Workflow:
+    """An application's agents."""
+
+    __slots__ = ("agents", "idle", "live")
+
+    def __init__(self) -> None:
+        self.agents: list[AgentId] = []
+        self.idle: dict[AgentId, None] = {}  # those that wait for others, and call again
+        self.live = LiveCalls()  # of all that are not idle
 
 
 class KvFlow:
@@ -70,8 +82,8 @@ class KvFlow:
         self._prefetch_steps = prefetch_steps
         self._returns = Returns()
         self._last: dict[AgentId, Request] = {}
-        self._agents_of: dict[AppId, list[AgentId]] = {}
-        self._changed: dict[AppId, None] = {}  # applications whose agents' steps may be others now
+        self._workflows: dict[AppId, Workflow] = {}
+        self._changed: dict[AgentId, None] = {}  # agents whose status or latest call may be another one now
         self._steps: dict[AgentId, float] = {}  # of agents whose calls neither wait nor run
         self._furthest = RankedQueue()  # these agents, in the order in which their caches go
         self._nearest = RankedQueue()  # those of them that are near enough to be prefetched
@@ -118,13 +130,25 @@ class KvFlow:
         return self._steps.get(name, 0)
 
     def _rank_anew(self, view: View) -> None:
-        """Find the steps of those agents again whose applications changed."""
-        for app in self._changed:
-            agents = [view.agents[name] for name in self._agents_of.get(app, ())]
-            live = [agent.last for agent in agents if agent.status is not Status.IDLE]
-            for agent in agents:
-                self._rank(agent, self._found_steps(agent, live))
+        """Find the steps again of agents that changed, and of those that wait for others where these changed."""
+        to_rank: dict[AgentId, None] = {}
+        for name in self._changed:
+            agent = view.agents.get(name)
+            if agent is None:
+                continue  # its application has ended
+            workflow = self._workflows[agent.app]
+            idle = agent.status is Status.IDLE
+            if idle and self._returns.calls_again(agent.last):
+                workflow.idle[name] = None
+            else:
+                workflow.idle.pop(name, None)
+            to_rank[name] = None
+            if workflow.live.put(name, None if idle else agent.last):
+                to_rank.update(workflow.idle)
         self._changed.clear()
+        for name in to_rank:
+            agent = view.agents[name]
+            self._rank(agent, self._found_steps(agent, self._workflows[agent.app].live))
 
     def _rank(self, agent: AgentView, steps: float) -> None:
         name = agent.id
@@ -143,7 +167,7 @@ class KvFlow:
         self._furthest.remove(name)
         self._nearest.remove(name)
 
-    def _found_steps(self, agent: AgentView, live: Iterable[Request]) -> float:
+    def _found_steps(self, agent: AgentView, live: LiveCalls) -> float:
         if agent.status is Status.WAITING or agent.status is Status.RUNNING:
             return 0
         last = agent.last
@@ -151,16 +175,10 @@ class KvFlow:
             return inf
         if agent.status is Status.STALLED:
             return 1
-        group = last.hints.join_group
-        branches = slowest = 0
-        for request in live:
-            remaining = request.hints.remaining_depth
-            slowest = max(slowest, remaining)
-            if group is not None and request.hints.join_group == group:
-                branches = max(branches, remaining)
-        if branches:
-            return max(1, branches - (last.hints.remaining_depth - 1))
-        return max(1, slowest)
+        slowest_branch = live.slowest_branch(last.hints.join_group)
+        if slowest_branch:
+            return max(1, slowest_branch - (last.hints.remaining_depth - 1))
+        return max(1, live.slowest)
 
     # -- evict
 
@@ -256,11 +274,11 @@ class KvFlow:
         request = fact.request
         before = self._last.get(request.agent)
         if before is None:
-            self._agents_of.setdefault(request.app, []).append(request.agent)
+            self._workflows.setdefault(request.app, Workflow()).agents.append(request.agent)
         elif self._returns.learn(before):
-            self._changed.update(dict.fromkeys(self._agents_of))  # once an agent type
+            self._changed.update(dict.fromkeys(self._last))  # once an agent type
         self._last[request.agent] = request
-        self._changed[request.app] = None
+        self._changed[request.agent] = None
         self._caller[request.id] = request.agent
         self._retry_blocks.pop(request.agent, None)
 
@@ -286,9 +304,7 @@ class KvFlow:
         self._touch(fact.agent)
 
     def _touch(self, agent: AgentId) -> None:
-        last = self._last.get(agent)
-        if last is not None:
-            self._changed[last.app] = None
+        self._changed[agent] = None
 
     def _upload_started(self, fact: e.UploadStarted, view: View) -> None:
         self._held_blocks[fact.agent] = self._held_blocks.get(fact.agent, 0) + fact.blocks
@@ -300,7 +316,8 @@ class KvFlow:
         self._retry_blocks[fact.agent] = self._handed_out_blocks + RETRY_SHARE * view.gpu_blocks
 
     def _app_finished(self, fact: e.AppFinished, view: View) -> None:
-        for name in self._agents_of.pop(fact.app, ()):
+        workflow = self._workflows.pop(fact.app, None)
+        for name in () if workflow is None else workflow.agents:
             del self._last[name]
             self._drop(name)
             self._held_blocks.pop(name, None)

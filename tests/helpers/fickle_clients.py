@@ -82,6 +82,8 @@ class FickleClients:
             story.happens(e.AppStarted(self._now_s, app))
         self._calls += 1
         hints = Hints(reusable=rng.random() < 0.7, remaining_depth=rng.randint(1, 4), importance=rng.randint(0, 12))
+        if hints.importance < 5:
+            hints = hints._replace(join_group="branches")
         story.arrives(
             f"{app}/{self._calls}",
             rng.randint(1, 400),

@@ -9,7 +9,7 @@ from fickle_clients import FickleClients
 from views import Story
 
 from tokencake.policies.field.kvflow import KvFlow
-from tokencake.policies.interface import Move, Plan, Status, View
+from tokencake.policies.interface import AgentView, Move, Plan, Status, View
 from tokencake.policies.parts.returns import Returns
 from tokencake.traces import events as e
 from tokencake.traces.apps import Hints
@@ -207,6 +207,21 @@ def test_what_is_saved_is_loaded():
 # -- what is known of the steps is what a look at all agents would say
 
 
+def plain_steps(agent: AgentView, live: list[Request], calls_again: bool) -> float:
+    """By all latest calls of its application whose agents are not idle."""
+    if agent.status in (Status.WAITING, Status.RUNNING):
+        return 0
+    if not calls_again:
+        return inf
+    if agent.status is Status.STALLED:
+        return 1
+    own = agent.last.hints
+    branches = [request.hints for request in live if own.join_group and request.hints.join_group == own.join_group]
+    if branches:
+        return max(1, max(branch.remaining_depth for branch in branches) - (own.remaining_depth - 1))
+    return max([1, *(request.hints.remaining_depth for request in live)])
+
+
 class LooksAtAll:
     """KVFlow, and beside it the steps of every agent found anew at each plan."""
 
@@ -220,7 +235,10 @@ class LooksAtAll:
         for agent in view.agents.values():
             if agent.status is not Status.IDLE:
                 live.setdefault(agent.app, []).append(agent.last)
-        found = {name: self.rule._found_steps(agent, live.get(agent.app, ())) for name, agent in view.agents.items()}
+        again = self.rule._returns.calls_again
+        found = {
+            name: plain_steps(agent, live.get(agent.app, []), again(agent.last)) for name, agent in view.agents.items()
+        }
         assert {name: self.rule.steps_to_execution(name) for name in view.agents} == found
         away = [view.agents[name] for name, steps in found.items() if steps]
         away.sort(key=lambda agent: (-found[agent.id], agent.since_s, agent.number))
