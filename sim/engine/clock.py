@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import ceil
-from typing import Any
+from typing import Any, Final
 
 import simpy
 from simpy.events import EventPriority
@@ -19,24 +19,50 @@ LATE_ARRIVALS = EventPriority(3)
 SCHEDULE = EventPriority(4)
 
 
-class Clock(simpy.Environment):
+class Clock:
     """SimPy's environment, on whole picoseconds: sums of times are exact, in whatever order they are added."""
 
-    @property
-    def now_ps(self) -> int:
-        return self._now  # type: ignore[return-value]  # all delays are whole numbers
+    __slots__ = ("env", "now_ps")
+
+    def __init__(self) -> None:
+        self.env = simpy.Environment(0)
+        self.now_ps = 0  # as the environment's, which takes longer to be asked
+
+    def has_more_now(self) -> bool:
+        """Whether something is still to happen at this very time."""
+        return self.env.peek() <= self.now_ps
 
 
-class At(simpy.Event):
-    """Calls `act` after `delay_ps`. A `simpy.Timeout`, triggered from the start, with a priority among equals."""
+class At:
+    """Does something after `delay_ps`: a `simpy.Timeout` with a priority among equals, as far as SimPy looks at it.
 
-    def __init__(self, clock: Clock, delay_ps: int, priority: EventPriority, act: Callable[[Any], None]) -> None:
-        self.env = clock
-        self.callbacks = [act]
-        self._value = None
+    There are some for each call, so it is no `simpy.Event`: that is several times as large, and takes as much longer.
+    """
+
+    __slots__ = ("_act", "_at_ps", "_clock", "_ok", "_what", "callbacks")
+
+    def __init__(
+        self, clock: Clock, delay_ps: int, priority: EventPriority, act: Callable[[Any], None], what: object
+    ) -> None:
+        self._clock = clock
+        self._at_ps = clock.now_ps + delay_ps
+        self._act = act
+        self._what = what
         self._ok = True
-        self._defused = False
-        clock.schedule(self, priority, delay_ps)
+        self.callbacks: list[Callable[[At], None]] | None = _HAPPENS  # None as soon as it happens
+        clock.env.schedule(self, priority, delay_ps)  # type: ignore[arg-type]
+
+    def happen(self) -> None:
+        """Its time has come."""
+        self._clock.now_ps = self._at_ps
+        self._act(self._what)
+
+
+def _happens(event: At) -> None:
+    event.happen()
+
+
+_HAPPENS: Final[list[Callable[[At], None]]] = [_happens]
 
 
 def not_before_ps(at_s: float) -> int:

@@ -82,7 +82,8 @@ class Engine:
         self._flight: Flight | None = None
         self._step: Step | None = None
         self._base_ps = 0  # the stretch's first boundary, or (asynchronous) the end of the step before it
-        self._boundary: At | None = None
+        self._boundary: int | None = None  # the number of the next one
+        self._boundaries = 0
         self._boundary_ps = 0
         self._scheduling = False
         self._lag = 1 if machine.asynchronous else 0
@@ -174,10 +175,12 @@ class Engine:
 
     def _act_at(self, at_ps: int) -> None:
         self._boundary_ps = at_ps
-        self._boundary = At(self._clock, at_ps - self._clock.now_ps, BOUNDARY, self._on_boundary)
+        self._boundaries += 1
+        self._boundary = self._boundaries
+        At(self._clock, at_ps - self._clock.now_ps, BOUNDARY, self._on_boundary, self._boundaries)
 
-    def _on_boundary(self, event: At) -> None:
-        if event is not self._boundary:
+    def _on_boundary(self, number: int) -> None:
+        if number != self._boundary:
             return  # a cut took its place
         self._boundary = None
         now_ps = self._clock.now_ps
@@ -187,11 +190,11 @@ class Engine:
             self._link.finish(now_ps)
         if self._copies.pinned:
             self._copies.unpin_expired(now_ps)
-        if self._client_ps:
+        if self._client_ps or not self._clock.has_more_now():
             self._schedule_at(now_ps)
         else:
-            At(self._clock, 0, SCHEDULE, lambda _: self._schedule_at(self._clock.now_ps))
-            self._boundary = event  # arrivals until then need no boundary of their own
+            At(self._clock, 0, SCHEDULE, self._schedule_at, now_ps)
+            self._boundary = number  # arrivals until then need no boundary of their own
 
     def _commit(self, now_ps: int) -> None:
         """Take in the iterations that were scheduled up to now, and report what the steps that ended brought."""

@@ -61,7 +61,7 @@ def simulate(
     looks, at each so many of its boundaries, whether all that it keeps twice agrees; if not, that is a `CheckError`.
     """
     began = time.perf_counter()
-    clock, timing = Clock(0), machine.timing()
+    clock, timing = Clock(), machine.timing()
     tree = ContextTree(machine.block_tokens)
     world = World(clock, _checked(applications, machine), tree, timing.client_ps)
     finished = world.finished if progress is None else _with_progress(world, clock, progress)
@@ -71,7 +71,7 @@ def simulate(
     engine.start(controller)
     world.start(engine)
     try:
-        clock.run(until=world.done)
+        clock.env.run(until=world.done)
         engine.stop()
     except TokencakeError:
         raise

@@ -5,11 +5,8 @@ Only here is the true duration of a tool known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from heapq import heappop, heappush
-from typing import Any
-
-import simpy
 
 from ...traces.apps import AppId, Application, Call
 from ...traces.dag_run import DagRun, in_arrival_order, tools_s
@@ -35,11 +32,12 @@ class World:
         self._runs: dict[AppId, DagRun] = {}
         self._contexts: dict[AppId, AppContexts] = {}
         self._due: list[tuple[int, tuple[int, int], Call]] = []
+        self._latest_ps = -1  # when the calls arrive that were sent last, if that is still to come
         # only without a client's latency can a call that just ended be followed by one that arrives now
         self._arrivals_priority = ARRIVALS if client_ps else LATE_ARRIVALS
         self._exhausted = False
         self._engine: Engine
-        self.done = clock.event()
+        self.done = clock.env.event()
         self._begun = 0
         self.applications = 0  # that ended
         self.calls = 0
@@ -55,7 +53,7 @@ class World:
             self._release_followers(call)
             return
         self._engine.tool_started(call)
-        self._later(ps(tools_s(call)), self._tools_returned, call)
+        At(self._clock, ps(tools_s(call)), ARRIVALS, self._tools_returned, call)
 
     def _tools_returned(self, call: Call) -> None:
         self._engine.tool_returned(call)
@@ -70,10 +68,14 @@ class World:
 
     def _send(self, call: Call) -> None:
         delay = ps(call.pause_s) + self._client_ps
-        heappush(self._due, (self._clock.now_ps + delay, self._runs[call.app].order[call.id], call))
-        At(self._clock, delay, self._arrivals_priority, self._arrivals)
+        at_ps = self._clock.now_ps + delay
+        heappush(self._due, (at_ps, self._runs[call.app].order[call.id], call))
+        if at_ps != self._latest_ps:
+            self._latest_ps = at_ps
+            At(self._clock, delay, self._arrivals_priority, self._arrivals, None)
 
-    def _arrivals(self, _: simpy.Event) -> None:
+    def _arrivals(self, _: None) -> None:
+        self._latest_ps = -1
         while self._due and self._due[0][0] <= self._clock.now_ps:
             self._arrive(heappop(self._due)[2])
 
@@ -89,7 +91,7 @@ class World:
             if not self._runs:
                 self.done.succeed()
             return
-        self._later(ps(app.arrival_s) - self._clock.now_ps, self._begin, app)
+        At(self._clock, ps(app.arrival_s) - self._clock.now_ps, ARRIVALS, self._begin, app)
 
     def _begin(self, app: Application) -> None:
         self._runs[app.id] = run = DagRun(app, self._begun)
@@ -110,6 +112,3 @@ class World:
         self.applications += 1
         if self._exhausted and not self._runs:
             self.done.succeed()
-
-    def _later(self, delay_ps: int, act: Callable[[Any], None], what: object) -> None:
-        At(self._clock, delay_ps, ARRIVALS, lambda _: act(what))

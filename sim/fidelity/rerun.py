@@ -95,7 +95,7 @@ class Rerun:
     """One record under way."""
 
     def __init__(self, machine: Machine, policy: Policy, costs: Costs, applications: Iterable[Application]) -> None:
-        self._clock = SetClock(0)
+        self._clock = SetClock()
         tree = ContextTree(machine.block_tokens)
         self._link: RecordedLink
         self._engine = SteppedEngine(self._clock, machine, machine.timing(), tree, self._finished, link=self._make_link)

@@ -21,7 +21,7 @@ class SetClock(Clock):
 
     def set(self, at_s: float) -> None:
         """It is that late now; what was reported late happens now."""
-        self._now = max(self.now_ps, ps(at_s))
+        self.now_ps = max(self.now_ps, ps(at_s))
 
 
 class StampedController(Controller):

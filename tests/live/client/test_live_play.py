@@ -83,11 +83,11 @@ class Simulated:
 
     def __init__(self, apps: Iterable[Application], serves: Serves) -> None:
         self.seen: list[Event] = []
-        self._clock = Clock(0)
+        self._clock = Clock()
         self._serves = serves
         self._world = World(self._clock, apps, ContextTree(16), 0)
         self._world.start(self)  # type: ignore[arg-type]  # what the world needs of an engine
-        self._clock.run(until=self._world.done)
+        self._clock.env.run(until=self._world.done)
 
     def _see(self, what: str, whom: str) -> None:
         self.seen.append((self._clock.now_ps / PS_PER_S, what, whom))
@@ -106,7 +106,7 @@ class Simulated:
 
     def arrive(self, call: Call, request: Request, context: Any) -> None:
         self._see("call", call.id)
-        At(self._clock, ps(self._serves(call)), BOUNDARY, lambda _: self._world.finished(call))
+        At(self._clock, ps(self._serves(call)), BOUNDARY, self._world.finished, call)
 
 
 def in_ticks(application: Application, arrival_s: float) -> Application:
