@@ -9,28 +9,34 @@ from .errors import TraceError
 
 
 class DagRun:
-    """One application under way, the `number`th that began.
+    """One application under way, the `number`th that began."""
 
-    `order` breaks ties between calls that arrive at once: applications in the order in which they began, and the calls
-    of one in the order of the trace.
-    """
-
-    __slots__ = ("_awaited", "_followers", "_left", "app", "order")
+    __slots__ = ("_awaited", "_followers", "_left", "_number", "_places", "app")
 
     def __init__(self, app: Application, number: int) -> None:
         self.app = app
-        self.order: dict[CallId, tuple[int, int]] = {call.id: (number, i) for i, call in enumerate(app.calls)}
+        self._number = number
         self._left = len(app.calls)
-        self._awaited = {call.id: len(call.after) for call in app.calls}
-        self._followers: dict[CallId, list[Call]] = {call.id: [] for call in app.calls}
+        self._places: dict[CallId, int] = {call.id: place for place, call in enumerate(app.calls)}
+        self._awaited: list[int] = [len(call.after) for call in app.calls]  # by place: those that have not ended
+        self._followers: list[list[Call] | None] = [None] * self._left
         for call in app.calls:
             for before in call.after:
-                self._followers[before].append(call)
+                place = self._places[before]
+                followers = self._followers[place]
+                if followers is None:
+                    self._followers[place] = [call]
+                else:
+                    followers.append(call)
 
     @property
     def over(self) -> bool:
         """Whether all calls and their tools have ended."""
         return not self._left
+
+    def order(self, call: Call) -> tuple[int, int]:
+        """Breaks ties between calls that arrive at once: by the applications' begins, then as the trace lists them."""
+        return self._number, self._places[call.id]
 
     def first(self) -> list[Call]:
         """The calls that wait for no other."""
@@ -38,12 +44,16 @@ class DagRun:
 
     def ended(self, call: Call) -> list[Call]:
         """A call and its tools have ended, once: the calls that waited for it, and now wait for no other."""
-        ready = []
-        for follower in self._followers[call.id]:
-            self._awaited[follower.id] -= 1
-            if not self._awaited[follower.id]:
-                ready.append(follower)
+        ready: list[Call] = []
         self._left -= 1
+        followers = self._followers[self._places[call.id]]
+        if followers is None:
+            return ready
+        for follower in followers:
+            place = self._places[follower.id]
+            self._awaited[place] -= 1
+            if not self._awaited[place]:
+                ready.append(follower)
         return ready
 
 

@@ -152,7 +152,7 @@ class Player:
             self._end(play, at_s)
 
     def _release(self, call: Call, at_s: float) -> None:
-        order = self._plays[call.app].run.order[call.id]
+        order = self._plays[call.app].run.order(call)
         heappush(self._heap, _Due(at_s + call.pause_s, True, order, lambda due_s: self._send(call, due_s), call.app))
 
     def _send(self, call: Call, due_s: float) -> None:

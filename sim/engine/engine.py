@@ -83,7 +83,7 @@ class Engine:
         self._step: Step | None = None
         self._base_ps = 0  # the stretch's first boundary, or (asynchronous) the end of the step before it
         self._boundary: int | None = None  # the number of the next one
-        self._boundaries = 0
+        self._boundaries_set = 0
         self._boundary_ps = 0
         self._scheduling = False
         self._lag = 1 if machine.asynchronous else 0
@@ -175,9 +175,9 @@ class Engine:
 
     def _act_at(self, at_ps: int) -> None:
         self._boundary_ps = at_ps
-        self._boundaries += 1
-        self._boundary = self._boundaries
-        At(self._clock, at_ps - self._clock.now_ps, BOUNDARY, self._on_boundary, self._boundaries)
+        self._boundaries_set += 1
+        self._boundary = self._boundaries_set
+        At(self._clock, at_ps - self._clock.now_ps, BOUNDARY, self._on_boundary, self._boundaries_set)
 
     def _on_boundary(self, number: int) -> None:
         if number != self._boundary:

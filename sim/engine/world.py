@@ -69,7 +69,7 @@ class World:
     def _send(self, call: Call) -> None:
         delay = ps(call.pause_s) + self._client_ps
         at_ps = self._clock.now_ps + delay
-        heappush(self._due, (at_ps, self._runs[call.app].order[call.id], call))
+        heappush(self._due, (at_ps, self._runs[call.app].order(call), call))
         if at_ps != self._latest_ps:
             self._latest_ps = at_ps
             At(self._clock, delay, self._arrivals_priority, self._arrivals, None)

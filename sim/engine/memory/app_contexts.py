@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ....traces.apps import Application, Call, CallId, Segment
-from .blocks import Node
 from .context_tree import Context, ContextTree
 
 
 class AppContexts:
     """Contexts by call (`of_call`): those of calls that have arrived, until the application ends."""
 
-    __slots__ = ("_continued", "_nodes", "app", "of_call")
+    __slots__ = ("_continued", "app", "of_call")
 
     def __init__(self, app: Application) -> None:
         self.app = app
@@ -21,7 +20,6 @@ class AppContexts:
             if (extended := call.prompt.extends) is not None:
                 self._continued[extended] = max(call.prompt.keep_tokens, self._continued.get(extended, 0))
         self.of_call: dict[CallId, Context] = {}
-        self._nodes: list[Node] = []  # held until the application ends
 
     def add(self, call: Call, tree: ContextTree) -> Context:
         """The context of a call that arrives: its prompt and its answer, kept until `release`."""
@@ -34,13 +32,12 @@ class AppContexts:
             line_end_token = continued
         context = tree.follow(base, (*prompt.segments, Segment(call.id, 0, call.output_tokens)), line_end_token)
         self.of_call[call.id] = context
-        self._nodes.append(context.node)
         return context
 
     def release(self, tree: ContextTree) -> None:
         """The application ended: its contexts are nobody's."""
-        for node in self._nodes:
-            tree.release(node)
+        for context in self.of_call.values():
+            tree.release(context.node)
 
 
 def _shared_tokens(segments: Iterable[Segment]) -> int:

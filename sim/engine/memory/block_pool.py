@@ -11,10 +11,10 @@ A *run* is a stretch of blocks of one node of the context tree that have the sam
 free queue. What is done to a run costs the same however long it is. Blocks that are not cached have no identity: the
 free ones are a number (`_uncached_free_blocks`), and so are a holder's.
 
-Two lists of runs a node, and a queue through them:
+Two lists of runs for a node, and a queue through them:
 
     node.runs          [ A: held by 2 ][ B: free ]        [ C: free ]       found by look-ups
-    node.later_copies           [ D: free      ]                            found when A or B are evicted
+    later copies                [ D: free      ]                            found when A or B are evicted
     free queue         head -> C -> B -> D -> head                          C is evicted first
 
 See `cached_runs` for the lists and `_promote`, `free_queue` for the queue.

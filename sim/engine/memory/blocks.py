@@ -15,35 +15,27 @@ class Node:
         "children",
         "end_token",
         "is_stub",
-        "key",
-        "later_copies",
-        "loading",
         "parent",
         "ref_cnt",
         "runs",
         "segment_end_tokens",
         "segments",
         "start_token",
-        "storing",
     )
 
-    def __init__(self, parent: Node | None, start: int, key: tuple[int, str, int]) -> None:
+    def __init__(self, parent: Node | None, start: int) -> None:
         self.parent = parent
         self.start_token = start
         self.end_token = start
-        self.key = key  # under which its parent knows it: position, source and offset of its first token
         self.segments: list[Segment] = []
         self.segment_end_tokens: list[int] = []  # the position behind each segment
-        self.children: dict[tuple[int, str, int], Node] = {}
+        # by position, source and offset of their first token; most nodes have none
+        self.children: dict[tuple[int, str, int], Node] | None = None
         self.is_stub = False  # nothing is known to continue it
         self.ref_cnt = 0  # contexts, children and runs that need it: at none it goes
         self.changes = 0  # rises with all that changes what a look-up finds in it, on either side
-        # On the GPU and on the host: the runs that look-ups find, disjoint and by position, and later copies of blocks
-        # that are in these, oldest first.
+        # On the GPU and on the host: the runs that look-ups find, disjoint and by position.
         self.runs: tuple[list[BlockRun], list[BlockRun]] = ([], [])
-        self.later_copies: tuple[list[BlockRun], list[BlockRun]] = ([], [])
-        self.storing: list[tuple[int, int]] = []  # blocks whose host copy is being written
-        self.loading: list[tuple[int, int]] = []  # blocks whose host copy is being read
 
 
 class Owner:

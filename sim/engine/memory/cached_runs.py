@@ -1,7 +1,7 @@
 """What is cached on one side, under its content: the runs of each node of the context tree.
 
-A node has two lists. `runs` are found by look-ups: disjoint, by position. `later_copies` hold the same blocks once
-more, the oldest first: calls that computed the same content beside each other have one each. No look-up finds them.
+A node's `runs` are found by look-ups: disjoint, by position. Some nodes have `later_copies` of the same blocks, the
+oldest first: calls that computed the same content beside each other have one each. No look-up finds them.
 
     block           0    1    2    3    4    5    6    7
     runs           [ A          ][ B     ]     [ C     ]
@@ -33,12 +33,13 @@ class CachedRuns:
         self._tree = tree
         self._side = side
         self._queue = queue
+        self.later_copies: dict[Node, list[BlockRun]] = {}
 
     def check(self) -> list[BlockRun]:
         """All runs. Raises `CheckError` if they are not where they belong."""
         runs: list[BlockRun] = []
         for node in self._tree.all_nodes():
-            found, later = node.runs[self._side], node.later_copies[self._side]
+            found, later = node.runs[self._side], self.later_copies.get(node, [])
             for run in (*found, *later):
                 agree("the node of a run", run.node is node, True)
                 agree("whether a run has blocks", run.first_block < run.end_block, True)
@@ -71,8 +72,8 @@ class CachedRuns:
             assert run.prev_free is not None
             self._queue.link(rest, run.prev_free)  # the last block is handed out first
         run.node.ref_cnt += 1
-        side = run.node.runs[self._side] if run.is_first_copy else run.node.later_copies[self._side]
-        side.insert(side.index(run) + 1, rest)
+        runs = run.node.runs[self._side] if run.is_first_copy else self.later_copies[run.node]
+        runs.insert(runs.index(run) + 1, rest)
         return rest
 
     def add(self, hold: BlockHold, node: Node, first: int, end: int) -> None:
@@ -108,7 +109,7 @@ class CachedRuns:
             upto = end if i == len(runs) else min(end, runs[i].end_block if known else runs[i].first_block)
             run = _new(hold, node, at, upto, not known)
             if known:
-                node.later_copies[self._side].append(run)
+                self.later_copies.setdefault(node, []).append(run)
             else:
                 runs.insert(i, run)
             hold.runs.append((run, upto))
@@ -122,7 +123,7 @@ class CachedRuns:
             self.remove(run)
         else:
             run.end_block = first
-        if run.is_first_copy and node.later_copies[self._side]:
+        if run.is_first_copy and node in self.later_copies:
             self._promote(node, first, end)
         if first == run.first_block:
             run.end_block = run.first_block
@@ -130,13 +131,21 @@ class CachedRuns:
 
     def remove(self, run: BlockRun) -> None:
         """Take a run out of the list that it is in."""
-        node = run.node
-        (node.runs if run.is_first_copy else node.later_copies)[self._side].remove(run)
+        if run.is_first_copy:
+            run.node.runs[self._side].remove(run)
+        else:
+            self._remove_later(run)
+
+    def _remove_later(self, run: BlockRun) -> None:
+        copies = self.later_copies[run.node]
+        copies.remove(run)
+        if not copies:
+            del self.later_copies[run.node]
 
     def _promote(self, node: Node, first: int, end: int) -> None:
         """The oldest later copy of each of these blocks becomes the one that is found."""
         at = first
-        copies = node.later_copies[self._side]
+        copies = self.later_copies[node]
         while at < end:
             upto = end
             oldest = None
@@ -153,7 +162,7 @@ class CachedRuns:
                 oldest = self.split(oldest, at)
             if oldest.end_block > upto:
                 self.split(oldest, upto)
-            copies.remove(oldest)
+            self._remove_later(oldest)
             oldest.is_first_copy = True
             runs = node.runs[self._side]
             i = 0

@@ -45,7 +45,7 @@ class ContextTree:
 
     def __init__(self, block_tokens: int) -> None:
         self._block_tokens = block_tokens
-        self._root = Node(None, 0, (0, "", 0))
+        self._root = Node(None, 0)
         self._root.ref_cnt = 1
         self.nodes = 1
 
@@ -105,7 +105,9 @@ class ContextTree:
         while not node.ref_cnt:
             parent = node.parent
             assert parent is not None, "the root is always needed"
-            del parent.children[node.key]
+            assert parent.children is not None, "its parent knows it"
+            first = node.segments[0]
+            del parent.children[node.start_token, first.source, first.start]
             self.nodes -= 1
             node = parent
             node.ref_cnt -= 1
@@ -129,7 +131,7 @@ class ContextTree:
         """Every node, the root first."""
         nodes = [self._root]
         for node in nodes:
-            nodes.extend(node.children.values())
+            nodes.extend((node.children or {}).values())
         return nodes
 
     def check(self) -> None:
@@ -137,18 +139,21 @@ class ContextTree:
         nodes = self.all_nodes()
         agree("nodes of the context tree", self.nodes, len(nodes))
         for node in nodes:
-            runs = sum(len(side) for side in (*node.runs, *node.later_copies))
+            children = node.children or {}
+            runs = sum(len(side) for side in node.runs)
             agree(f"whether a node is needed that begins at token {node.start_token}", node.ref_cnt > 0, True)
             agree(
                 f"whether all need a node that begins at token {node.start_token}",
-                node.ref_cnt >= runs + len(node.children),
+                node.ref_cnt >= runs + len(children),
                 True,
             )
-            agree("the parent of a node", all(child.parent is node for child in node.children.values()), True)
+            agree("the parent of a node", all(child.parent is node for child in children.values()), True)
 
     def _branch(self, parent: Node, at: int, source: str, start: int) -> Node:
-        child = Node(parent, at, (at, source, start))
-        parent.children[child.key] = child
+        child = Node(parent, at)
+        if parent.children is None:
+            parent.children = {}
+        parent.children[at, source, start] = child
         parent.ref_cnt += 1
         self.nodes += 1
         return child

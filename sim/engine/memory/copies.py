@@ -8,7 +8,6 @@ copied can be hit from then on, not before.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from operator import attrgetter
 
 from ....policies.execution.agent_cache import Upload
 from ....policies.execution.copy_rules import (
@@ -35,6 +34,8 @@ from .blocks import BlockHold, BlockRun, Node, Span
 from .context_tree import Path
 from .link import Link
 
+Marks = dict[Node, list[Span]]  # blocks of nodes that copies under way read or write
+
 
 class Copies:
     """Moves blocks between the pools. A copy is submitted with a step, and begins with it at the earliest.
@@ -50,6 +51,8 @@ class Copies:
         self._block_tokens = block_tokens
         self.report: Callable[[Fact], None]
         self.next_step_ps = 0
+        self._storing: Marks = {}  # blocks whose host copy is being written
+        self._loading: Marks = {}  # blocks whose host copy is being read
         self.pinned: dict[AgentId, SimAgent] = {}
         # Whether calls starve for what is held ahead of need: then nothing more is held until one finishes. Otherwise a
         # policy could take the room from under each call that starts, for ever.
@@ -61,7 +64,9 @@ class Copies:
         """Copy what the host lacks of the first blocks of an agent's latest context."""
         path, upto = agent.path, blocks_to_move(agent, move)
         known, _ = self._host.cached_prefix(path, upto)
-        first = min(upto, _stored(path, known))  # what another copy under way writes comes before this one
+        first = min(
+            upto, _marked_until(path, known, self._storing)
+        )  # what another copy under way writes comes before this one
         cached_end, _ = self._gpu.cached_prefix(path, upto, first)
         prefix = self._host.touch(path, known)
         saved_blocks = agent.host.cached_end_block if agent.host is not None else 0
@@ -77,11 +82,11 @@ class Copies:
         source = self._gpu.touch(path, end, first)
         self._gpu.keep(source, agent.owner)
         agent.offloading = True
-        _mark(path, first, end, _STORING)
+        _mark(path, first, end, self._storing)
         self.report(e.OffloadStarted(seconds(now_ps), agent.name, blocks, end))
 
         def done(at_ps: int) -> None:
-            _unmark(path, first, end, _STORING)
+            _unmark(path, first, end, self._storing)
             self._host.cache(target, path, end)
             if move.keep:
                 self._gpu.free(source, agent.owner)
@@ -120,7 +125,7 @@ class Copies:
         """
         path, first, host = call.path, call.stored_blocks, self._host
         absent = host.uncached_spans(path, first, upto)
-        missing = _unmarked(absent, path, _STORING)
+        missing = _unmarked(absent, path, self._storing)
         blocks = sum(end - start for start, end in missing)
         if blocks:
             kept = [host.touch(path, end, start) for start, end in _between(absent, first, upto)]
@@ -140,14 +145,14 @@ class Copies:
         path, owner = call.path, call.agent.owner
         sources = [self._gpu.touch(path, end, start) for start, end in spans]
         for start, end in spans:
-            _mark(path, start, end, _STORING)
+            _mark(path, start, end, self._storing)
         call.store_sources += sources
         blocks = sum(end - start for start, end in spans)
         self.report(e.StoreStarted(seconds(now_ps), call.id, blocks))
 
         def done(at_ps: int) -> None:
             for (start, end), target, source in zip(reversed(spans), reversed(targets), reversed(sources), strict=True):
-                _unmark(path, start, end, _STORING)
+                _unmark(path, start, end, self._storing)
                 self._host.cache(target, path, end)
                 self._host.free(target, None)
                 self._gpu.free(source, owner)
@@ -176,7 +181,7 @@ class Copies:
 
     def coming(self, call: EngineCall, at: int) -> bool:
         """Whether block `at` of a waiting call's prompt is being written to the host."""
-        return at < call.most_hit_blocks and _stored(call.path, at) > at
+        return at < call.most_hit_blocks and _marked_until(call.path, at, self._storing) > at
 
     # -- load on demand
 
@@ -192,7 +197,7 @@ class Copies:
             start < min(end, piece.end_block) and upto > max(first, piece.first_block)
             for piece in call.path
             if piece.end_block > first and piece.first_block < end
-            for start, upto in (*piece.node.storing, *piece.node.loading)
+            for start, upto in (*self._storing.get(piece.node, ()), *self._loading.get(piece.node, ()))
         )
 
     def load(self, call: EngineCall, first: int, end: int, now_ps: int) -> None:
@@ -201,7 +206,7 @@ class Copies:
         hold = call.hold = self._gpu.touch(path, first)
         self._gpu.allocate(hold, end - first)
         source = self._host.touch(path, end, first)
-        _mark(path, first, end, _LOADING)
+        _mark(path, first, end, self._loading)
         call.state = State.LOADING
         call.stored_blocks = end
         call.gpu_hit_tokens = first * self._block_tokens
@@ -209,7 +214,7 @@ class Copies:
         self.report(e.LoadStarted(seconds(now_ps), call.id, end - first, first))
 
         def done(at_ps: int) -> None:
-            _unmark(path, first, end, _LOADING)
+            _unmark(path, first, end, self._loading)
             self._host.free(source, None)
             self._gpu.cache(hold, path, end)
             call.num_computed_tokens = end * self._block_tokens
@@ -236,14 +241,14 @@ class Copies:
         hold = self._gpu.touch(path, first, start.hold)
         self._gpu.allocate(hold, end - first)
         source = self._host.touch(path, end, first)
-        _mark(path, first, end, _LOADING)
+        _mark(path, first, end, self._loading)
         upload: Upload[BlockHold, int] = Upload(hold, first, end, now_ps)
         agent.uploads.append(upload)
         self._gpu.keep(hold, agent.owner)
         self.report(e.UploadStarted(seconds(now_ps), agent.name, end - first))
 
         def done(at_ps: int) -> None:
-            _unmark(path, first, end, _LOADING)
+            _unmark(path, first, end, self._loading)
             self._host.free(source, None)
             if upload.cancelled:
                 self._give_up(agent, upload)
@@ -313,14 +318,14 @@ class Copies:
         """Raises `CheckError` if what is held for agents does not agree. `idle`: no copy is under way."""
         pinned = {agent.name for agent in agents if agent.pin is not None}
         agree("pinned agents", set(self.pinned), pinned)
+        if idle:
+            agree("nodes whose blocks are being copied", [*self._storing, *self._loading], [])
         for agent in agents:
             ready = [upload.ready_at is not None for upload in agent.uploads]
             agree(f"cancelled uploads of {agent.name!r}", any(upload.cancelled for upload in agent.uploads), False)
             if idle:
                 agree(f"whether an offload of {agent.name!r} is under way", agent.offloading, False)
                 agree(f"whether the uploads of {agent.name!r} are ready", all(ready), True)
-                marks = [mark for piece in agent.path for mark in (*piece.node.storing, *piece.node.loading)]
-                agree(f"blocks of {agent.name!r} that are being copied", marks, [])
 
     # -- the order of eviction
 
@@ -331,28 +336,26 @@ class Copies:
             self._gpu.evict_first(agent.path, agent.context_blocks, moved)
 
 
-Marks = Callable[[Node], list[tuple[int, int]]]
-_STORING: Marks = attrgetter("storing")
-_LOADING: Marks = attrgetter("loading")
-
-
 def _mark(path: Path, first: int, end: int, marks: Marks) -> None:
     for piece in path:
         if piece.end_block > first and piece.first_block < end:
-            marks(piece.node).append((max(first, piece.first_block), min(end, piece.end_block)))
+            marks.setdefault(piece.node, []).append((max(first, piece.first_block), min(end, piece.end_block)))
 
 
 def _unmark(path: Path, first: int, end: int, marks: Marks) -> None:
     for piece in path:
         if piece.end_block > first and piece.first_block < end:
-            marks(piece.node).remove((max(first, piece.first_block), min(end, piece.end_block)))
+            marked = marks[piece.node]
+            marked.remove((max(first, piece.first_block), min(end, piece.end_block)))
+            if not marked:
+                del marks[piece.node]
 
 
-def _stored(path: Path, at: int) -> int:
-    """How far the blocks from `at` on are being written to the host by copies under way."""
+def _marked_until(path: Path, at: int, marks: Marks) -> int:
+    """How far the blocks from `at` on are marked."""
     for piece in path:
         while piece.first_block <= at < piece.end_block:
-            ends = [end for start, end in piece.node.storing if start <= at < end]
+            ends = [end for start, end in marks.get(piece.node, ()) if start <= at < end]
             if not ends:
                 return at
             at = min(max(ends), piece.end_block)  # what else the node has there is another context's
@@ -364,7 +367,7 @@ def _unmarked(spans: Sequence[Span], path: Path, marks: Marks) -> list[Span]:
     marked = sorted(
         (max(first, piece.first_block), min(end, piece.end_block))
         for piece in path
-        for first, end in marks(piece.node)
+        for first, end in marks.get(piece.node, ())
         if first < piece.end_block and end > piece.first_block
     )
     if not marked:

@@ -99,7 +99,7 @@ def a_copy_without_a_first_one(it: Pool) -> None:
     run = it.hold.runs[0][0]
     run.is_first_copy = False
     run.node.runs[0].remove(run)
-    run.node.later_copies[0].append(run)
+    it.pool._cached.later_copies[run.node] = [run]
 
 
 def a_node_too_many(it: Pool) -> None:
