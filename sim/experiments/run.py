@@ -17,7 +17,7 @@ from ...traces.errors import TokencakeError, TraceError
 from ...traces.format.reader import Trace, read_trace
 from ...traces.generate.arrivals import ArrivalProcess
 from ...traces.results.metrics import Metrics
-from ...traces.variants.vary import AS_IT_IS, Variation, vary
+from ...traces.variants.vary import AS_IT_IS, Repeats, Variation
 from ...traces.variants.workload import Counts, Workload, nothing_to_play
 from ..engine.simulate import simulate
 from ..machine.machine import Machine
@@ -129,11 +129,16 @@ def _base(spec: RunSpec, written: tuple[int, int] | None) -> _Base:
     return _Base(applications, (counts.applications, counts.calls, counts.oversized))
 
 
+@lru_cache(maxsize=8)
+def _repeats(spec: RunSpec, written: tuple[int, int] | None) -> Repeats:
+    """What all repeats come from."""
+    return Repeats(_base(replace(spec, variation=AS_IT_IS), written).applications, spec.variation)
+
+
 @lru_cache(maxsize=2)
 def _varied(spec: RunSpec, written: tuple[int, int] | None) -> tuple[Application, ...]:
     """What a repeat plays, whatever the policy: policies of a repeat follow each other."""
-    base = _base(replace(spec, variation=AS_IT_IS, repeat=0), written)
-    return vary(base.applications, spec.variation, spec.seed, spec.repeat)
+    return _repeats(replace(spec, repeat=0), written).of(spec.seed, spec.repeat)
 
 
 def _written(trace: Path) -> tuple[int, int] | None:

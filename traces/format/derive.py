@@ -42,6 +42,13 @@ def derive_hints(calls: Sequence[Call]) -> list[Hints]:
     return list(map(Hints._make, hint_values(after, lasting_s, _reused(calls, position), names)))
 
 
+def critical_calls(calls: Sequence[Call]) -> set[int]:
+    """The places of the calls on the critical path: those whose derived hint says so."""
+    position = {call.id: at for at, call in enumerate(calls)}
+    after = [[position[awaited] for awaited in call.after] for call in calls]
+    return _critical_path(after, [expected_s(call.max_output_tokens, call.tools) for call in calls])
+
+
 def expected_s(max_output_tokens: int, tools: Sequence[Tool]) -> float:
     """How long a call and its tools take by what is declared of them."""
     answer_s = max_output_tokens * NOMINAL_TOKEN_S

@@ -39,7 +39,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from ..apps import Application, Call, Tool
 from ..errors import TraceError
 from ..files.fields import MAX_NAME, MAX_SECONDS
-from ..format.derive import derive_hints
+from ..format.derive import critical_calls
 
 _Wanted: TypeAlias = float | Literal["fitted"]  # a relative standard deviation, or as in the trace
 Spread: TypeAlias = _Wanted | None
@@ -110,30 +110,49 @@ def _spread(aspect: str, text: str) -> float:
     return value
 
 
-def vary(applications: Sequence[Application], variation: Variation, seed: int, repeat: int) -> tuple[Application, ...]:
-    """The applications of one repeat, in order of arrival.
+class Repeats:
+    """Applications as other days would have them. What these have in common is made once."""
 
-    What is drawn depends on the trace, `seed` and `repeat` alone, aspect by aspect and call by call: whatever policy
-    plays them gets the same, and one aspect more leaves the draws of the others as they were. A call is known by its
-    place (which application of the trace, which call of it), so the same trace under other names has the same days.
-    """
-    varied = applications
-    if variation.tools is not None:
-        varied = _with_tools(varied, variation.tools, f"{seed} {repeat} tools")
-    if variation.declared is not None:
-        change = _declarer(applications, variation.declared)
-        varied = _with_changed_tools(varied, change, f"{seed} {repeat} declared")
-    if variation.tools is not None or variation.declared is not None:
-        varied = [_with_path(was, now) for was, now in zip(applications, varied, strict=True)]
-    arrivals_s = [application.arrival_s for application in applications]
-    if variation.arrivals:
-        arrivals_s = _arrivals_s(arrivals_s, random.Random(f"{seed} {repeat} arrivals"))
-    varied = list(varied)
-    if variation.order:
-        random.Random(f"{seed} {repeat} order").shuffle(varied)
-    elif variation.arrivals:
-        varied = _ties_shuffled(varied, arrivals_s, random.Random(f"{seed} {repeat} ties"))
-    return tuple(one._replace(arrival_s=at_s) for one, at_s in zip(varied, arrivals_s, strict=True))
+    def __init__(self, applications: Sequence[Application], variation: Variation) -> None:
+        self._applications, self._variation = applications, variation
+        self._redraw = None if variation.tools is None else _redrawer(applications, variation.tools)
+        self._declare = None if variation.declared is None else _declarer(applications, variation.declared)
+        redrawn = self._redraw is not None or self._declare is not None
+        self._critical = [critical_calls(one.calls) for one in applications] if redrawn else []
+
+    def of(self, seed: int, repeat: int) -> tuple[Application, ...]:
+        """The applications of one repeat, in order of arrival.
+
+        What is drawn depends on the trace, `seed` and `repeat` alone, aspect by aspect and call by call: whatever
+        policy plays them gets the same, and one aspect more leaves the draws of the others as they were. A call is
+        known by its place (which application of the trace, which call of it), so the same trace under other names has
+        the same days.
+        """
+        varied = list(self._with_tools(seed, repeat))
+        arrivals_s = [application.arrival_s for application in self._applications]
+        if self._variation.arrivals:
+            arrivals_s = _arrivals_s(arrivals_s, random.Random(f"{seed} {repeat} arrivals"))
+        if self._variation.order:
+            random.Random(f"{seed} {repeat} order").shuffle(varied)
+        elif self._variation.arrivals:
+            varied = _ties_shuffled(varied, arrivals_s, random.Random(f"{seed} {repeat} ties"))
+        return tuple(one._replace(arrival_s=at_s) for one, at_s in zip(varied, arrivals_s, strict=True))
+
+    def _with_tools(self, seed: int, repeat: int) -> Sequence[Application]:
+        changes: list[tuple[_Change, str]] = []
+        if self._redraw is not None:
+            changes.append((self._redraw, f"{seed} {repeat} tools"))
+        if self._declare is not None:
+            changes.append((self._declare, f"{seed} {repeat} declared"))
+        if not changes:
+            return self._applications
+        varied = _with_changed_tools(self._applications, changes)
+        return list(map(_with_path, self._applications, varied, self._critical))
+
+
+def vary(applications: Sequence[Application], variation: Variation, seed: int, repeat: int) -> tuple[Application, ...]:
+    """The applications of one repeat: see `Repeats.of`."""
+    return Repeats(applications, variation).of(seed, repeat)
 
 
 def _arrivals_s(observed_s: Sequence[float], rng: random.Random) -> list[float]:
@@ -195,9 +214,8 @@ def _all_tools(applications: Sequence[Application]) -> Iterator[tuple[Call, Tool
                 yield call, tool
 
 
-def _with_tools(applications: Sequence[Application], spread: _Wanted, stream: str) -> list[Application]:
-    change = _redrawn(applications) if spread == "fitted" else _lengthened(spread)
-    return _with_changed_tools(applications, change, stream)
+def _redrawer(applications: Sequence[Application], spread: _Wanted) -> _Change:
+    return _redrawn(applications) if spread == "fitted" else _lengthened(spread)
 
 
 def _redrawn(applications: Sequence[Application]) -> _Change:
@@ -221,11 +239,14 @@ def _lengthened(spread: float) -> _Change:
     return change
 
 
-def _with_changed_tools(applications: Sequence[Application], change: _Change, stream: str) -> list[Application]:
+def _with_changed_tools(
+    applications: Sequence[Application], changes: Sequence[tuple[_Change, str]]
+) -> list[Application]:
+    """Each change, with the name of its draws, of what the one before it has left."""
     return [
         application._replace(
             calls=tuple(
-                _with_changed(call, change, random.Random(f"{stream} {at} {place}")) if call.tools else call
+                _with_changed(call, changes, f"{at} {place}") if call.tools else call
                 for place, call in enumerate(application.calls)
             ),
         )
@@ -233,10 +254,13 @@ def _with_changed_tools(applications: Sequence[Application], change: _Change, st
     ]
 
 
-def _with_changed(call: Call, change: _Change, rng: random.Random) -> Call:
-    changed = ((tool, change(call, tool, rng)) for tool in call.tools)
-    tools = tuple(tool._replace(duration_s=now.duration_s, declared_s=now.declared_s) for tool, now in changed)
-    return call._replace(tools=tools)
+def _with_changed(call: Call, changes: Sequence[tuple[_Change, str]], place: str) -> Call:
+    tools: Sequence[Tool] = call.tools
+    for change, stream in changes:
+        rng = random.Random(f"{stream} {place}")
+        changed = [(tool, change(call, tool, rng)) for tool in tools]
+        tools = [Tool(tool.kind, now.duration_s, now.declared_s, tool.result_tokens) for tool, now in changed]
+    return call._replace(tools=tuple(tools))
 
 
 # -- declarations
@@ -295,16 +319,21 @@ def _measurable(tool: Tool) -> bool:
     return tool.declared_s is not None and tool.declared_s >= LEAST_S and tool.duration_s >= LEAST_S
 
 
-def _with_path(was: Application, now: Application) -> Application:
-    """`now` with the critical path of what is declared now, at calls where `was` had that of what was declared then."""
-    if [call.tools for call in was.calls] == [call.tools for call in now.calls]:
+def _with_path(was: Application, now: Application, before: set[int]) -> Application:
+    """`now` with the critical path of what is declared now, at calls where `was` had that of what was declared then.
+
+    `before`: the places of the calls that are on that one.
+    """
+    if all(one.tools == other.tools for one, other in zip(was.calls, now.calls, strict=True)):
         return now
-    before, after = derive_hints(was.calls), derive_hints(now.calls)
+    after = critical_calls(now.calls)
+    if after == before:
+        return now
     calls = tuple(
-        call._replace(hints=call.hints._replace(critical_path=new.critical_path))
-        if call.hints.critical_path == old.critical_path != new.critical_path
+        call._replace(hints=call.hints._replace(critical_path=at in after))
+        if call.hints.critical_path == (at in before) != (at in after)
         else call
-        for call, old, new in zip(now.calls, before, after, strict=True)
+        for at, call in enumerate(now.calls)
     )
     return now._replace(calls=calls)
 
