@@ -31,6 +31,11 @@ COMPILED = (
     "traces/apps.py",
     "traces/arithmetic.py",
     "traces/dag_run.py",
+    "traces/files/fields.py",
+    "traces/format/application_line.py",
+    "traces/format/derive.py",
+    "traces/format/stream_checks.py",
+    "traces/format/well_formed_calls.py",
     "traces/results/distribution.py",
     "traces/results/metrics.py",
 )

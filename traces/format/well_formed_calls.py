@@ -1,11 +1,13 @@
 """The calls of one application, read from a line in which nothing is wrong or rare: see `application_line`.
 
 Each check says no more than that `parser` has to look. A field that is null is none, so a call whose known fields are
-fewer than its fields is unusual, whichever they are.
+fewer than its fields is unusual, whichever they are. What was not checked yet is `Any`: where it were an `int`, the
+compiled module would take `true` for 1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..apps import Application, Call, CallId, Hints, Prompt, Segment, Tool
@@ -18,12 +20,16 @@ _tuple = tuple.__new__  # of a named tuple: half the time of its own constructor
 _NO_SEGMENTS: tuple[Segment, ...] = ()
 _NO_TOOLS: tuple[Tool, ...] = ()
 
-# Of each hint: its place in `Hints`; a type, and up to which value all of this type from 0 on are right; its check.
-_HINTS = {
-    field: (place, default if default is None else type(default), MAX_TOKENS if type(default) is int else 1, check)
-    for place, (field, default) in enumerate(Hints._field_defaults.items())
-    for check in [HINT_FIELDS[field]]
-}
+
+def _known(place: int, field: str) -> tuple[int, type | None, int, Callable[[object, str], HintValue]]:
+    """Of a hint: its place in `Hints`; a type of which each value from 0 up to the next one is right; its check."""
+    kind: type = type(Hints._field_defaults[field])
+    if kind is int:
+        return place, kind, MAX_TOKENS, HINT_FIELDS[field]
+    return place, kind if kind in (bool, float) else None, 1, HINT_FIELDS[field]
+
+
+_HINTS = {field: _known(place, field) for place, field in enumerate(Hints._fields)}
 
 
 class Unusual(Exception):
@@ -203,7 +209,7 @@ class WellFormedCalls:
         for part in parts:
             if type(part) is not list:
                 raise Unusual
-            start = 0
+            start: Any = 0
             if len(part) == 2:
                 source, tokens = part
             else:
@@ -232,7 +238,7 @@ class WellFormedCalls:
         return found
 
     def _answer(self, entry: Any) -> tuple[int, int]:
-        tokens: int = entry["output"]
+        tokens = entry["output"]
         if type(tokens) is not int or not 1 <= tokens <= limits.ANSWER_TOKENS:
             raise Unusual
         if (most := entry.get("max_output")) is None:
@@ -284,6 +290,7 @@ class WellFormedCalls:
 
 
 def _state(values: list[HintValue], stated: dict[str, Any]) -> None:
+    kind: Any
     for field, value in stated.items():
         place, kind, most, check = _HINTS[field]
         values[place] = value if type(value) is kind and 0 <= value <= most else check(value, field)
