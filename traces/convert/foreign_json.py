@@ -26,7 +26,7 @@ VALUE_CHARACTERS = 48_000_000
 VALUE_PARTS = 500_000  # lists and objects
 VALUE_ENTRIES = 5_000_000  # of all its lists and objects
 
-CHUNK_BYTES = 2**18
+CHUNK_BYTES = 2**20  # most recorded conversations are smaller, and are decoded at the first try
 _CUT = 16  # characters: an error so near the end of what was read may be gone once more is read
 _BLANKS = re.compile(r"[ \t\r\n]*")
 

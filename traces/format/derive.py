@@ -16,6 +16,7 @@ HintValue: TypeAlias = float | bool | str | None
 
 NOMINAL_TOKEN_S = 0.02  # one answer token, for weighing answers against tools: 50 tokens/s, usual for a served call
 UNDECLARED_TOOL_S = 1.0  # what Tokencake assumes of a tool of which it knows nothing
+LONE = Hints(critical_path=True, near_completion=True)  # of the only call of an application
 NEAR_DEPTH = 2  # an application is near its completion in the last two calls of a path
 
 
@@ -67,7 +68,7 @@ def hint_values(
     context is used again; its name in the application.
     """
     if len(after) == 1:
-        return [[1.0, True, True, None, 1, 1, 0, 0, 1.0, 1, 1.0, False, 1]]  # what comes of all below
+        return [list(LONE)]
     before = _followers(after)
     depth = _depths(after)
     remaining = _remaining_depths(before)

@@ -13,7 +13,7 @@ from typing import Any
 from ..apps import Application, Call, CallId, Hints, Prompt, Segment, Tool
 from ..files import input_limits as limits
 from ..files.fields import MAX_NAME, MAX_TOKENS, name, seconds, text
-from .derive import HintValue, expected_s, hint_values
+from .derive import LONE, HintValue, expected_s, hint_values
 from .parser import HINT_FIELDS
 
 _tuple = tuple.__new__  # of a named tuple: half the time of its own constructor
@@ -98,6 +98,8 @@ class WellFormedCalls:
         return _tuple(Application, (self._app, arrival_s, self._with_hints()))
 
     def _with_hints(self) -> tuple[Call, ...]:
+        if len(self._read) == 1 and not self._stated:
+            return (_tuple(Call, (*self._read[0], LONE)),)
         values = hint_values(self._after, self._lasting_s, self._reused, list(self._order))
         for at, stated in self._stated:
             _state(values[at], stated)
