@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
@@ -20,7 +19,7 @@ from ..traces.events import Fact
 from .boundary import CONSTRUCTOR, PLAN, Turn, listening
 from .interface import EVERYTHING, NATIVE, Costs, Hits, Plan, Policy
 from .ledger import Ledger
-from .plans import PlanCheck, plain_plan
+from .plans import PLAN_FIELDS, PlanCheck, plain_plan
 from .views import Cache
 
 Sink = Callable[[Any], None]
@@ -120,7 +119,7 @@ class Controller:
 
 def as_record(plan: Plan) -> dict[str, object]:
     """A plan's fields that are not empty, as plain data."""
-    values = {field.name: getattr(plan, field.name) for field in fields(plan)}
+    values = {name: getattr(plan, name) for name in PLAN_FIELDS}
     values["pin"] = dict(plan.pin)
     record = {name: value for name, value in values.items() if value not in ((), {}, None, False)}
     if plan.admit == ():

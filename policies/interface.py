@@ -8,7 +8,7 @@ engine carries out as much of the plan as it can. The same object runs in the si
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
@@ -31,7 +31,7 @@ class Move(NamedTuple):
     """Offloads only. True: the GPU's copy stays cached. False: it is freed when the copy is done."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Plan:
     """What the policy wants. The engine may do less, never more.
 
@@ -87,12 +87,43 @@ class Plan:
     wake_at_s: float | None = None
     """Ask again at this time, even if nothing happens until then."""
 
+    def __init__(
+        self,
+        admit: tuple[CallId, ...] | None = None,
+        skip: bool = False,
+        preempt: tuple[CallId, ...] = (),
+        evict: tuple[AgentId, ...] = (),
+        offload: tuple[Move, ...] = (),
+        upload: tuple[Move, ...] = (),
+        cancel: tuple[AgentId, ...] = (),
+        forget: tuple[AgentId, ...] = (),
+        pin: Mapping[AgentId, float] = EMPTY,
+        write_through: Extent | None = None,
+        wake_at_s: float | None = None,
+    ) -> None:
+        # A plan is made several times a call, and what a frozen class does by itself takes half as long again.
+        _admit(self, admit)
+        _skip(self, skip)
+        _preempt(self, preempt)
+        _evict(self, evict)
+        _offload(self, offload)
+        _upload(self, upload)
+        _cancel(self, cancel)
+        _forget(self, forget)
+        _pin(self, pin)
+        _write_through(self, write_through)
+        _wake_at_s(self, wake_at_s)
+
     @property
     def moves(self) -> bool:
         """Whether the plan does something to blocks now, beyond saying which calls start and which give way."""
         return bool(self.offload or self.upload or self.cancel or self.forget or self.evict or self.pin)
 
 
+_WRITERS: tuple[Callable[[Plan, object], None], ...] = tuple(getattr(Plan, name).__set__ for name in Plan.__slots__)
+(
+    _admit, _skip, _preempt, _evict, _offload, _upload, _cancel, _forget, _pin, _write_through, _wake_at_s
+) = _WRITERS  # fmt: skip
 NATIVE = Plan()
 
 

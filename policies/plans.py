@@ -17,7 +17,7 @@ from .names import Names
 EXTENTS = (*get_args(Extent), None)
 LARGEST = 10**12  # of a number of blocks, and of a time in seconds: whatever is more is a mistake
 LONGEST_SHOWN = 60  # characters of a value
-_FIELDS = tuple(field.name for field in fields(Plan))
+PLAN_FIELDS = tuple(field.name for field in fields(Plan))
 _PLAIN = frozenset({float, int, bool, type(None)})
 
 
@@ -31,7 +31,7 @@ def plain_plan(wanted: object) -> object:
             return wanted
     elif not isinstance(wanted, Plan):
         return wanted
-    values = {name: getattr(wanted, name) for name in _FIELDS}
+    values = {name: getattr(wanted, name) for name in PLAN_FIELDS}
     values["wake_at_s"] = _plain_time(values["wake_at_s"])
     values["offload"] = _plain_moves(values["offload"])
     values["upload"] = _plain_moves(values["upload"])

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import FrozenInstanceError, dataclass, replace
 from typing import Any
 
 import pytest
@@ -67,6 +68,30 @@ def test_numpys_whole_numbers_of_blocks_become_pythons() -> None:
     assert type(plan.upload[0].blocks) is not int, "no whole number: left to the check"
     same = Plan_(offload=(Move_("a", 3),))
     assert plain_plan(same) is same
+
+
+@pytest.mark.parametrize("name", Plan.__dataclass_fields__)
+def test_a_plan_has_what_it_was_given_and_else_its_defaults(name: str) -> None:
+    given = object()
+    plan = Plan_(**{name: given})
+    assert getattr(plan, name) is given
+    others = set(Plan.__dataclass_fields__) - {name}
+    assert {other: getattr(plan, other) for other in others} == {other: getattr(Plan(), other) for other in others}
+    assert replace(Plan(), **{name: given}) == plan != Plan()
+    with pytest.raises(FrozenInstanceError):
+        setattr(plan, name, None)
+
+
+@dataclass(frozen=True)
+class Explained(Plan):
+    """A policy's own kind of plan."""
+
+    why: str = ""
+
+
+def test_a_plan_may_be_of_a_class_of_the_policy_s_own() -> None:
+    wanted = plain_plan(Explained(skip=True, why="there is room"))
+    assert (type(wanted), wanted) == (Plan, Plan(skip=True))
 
 
 class Subclass(Plan):
