@@ -47,7 +47,7 @@ class Oracle:
 
     @property
     def listens_to(self) -> frozenset[type]:
-        return self._policy.listens_to
+        return self._policy.facts
 
     def plan(self, view: View) -> Plan:
         """Tokencake's plan, with another choice of what is given up."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from ...traces.events import Request
-from ..interface import View
+from ..interface import CallView, View
 from ..parts.admission import Admission, first_come
 from ..parts.dispatch import Listener
 from .halves import Needs
@@ -20,6 +20,9 @@ class FirstCome:
 
     def begin(self, view: View) -> None:
         pass
+
+    def heeds_start(self, call: CallView, view: View) -> bool:
+        return False
 
     def admission(self, view: View, needs: Needs) -> Admission:
         return Admission(None, 0, view.free_blocks)

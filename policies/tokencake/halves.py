@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from ...traces import events as e
 from ...traces.apps import AgentId
 from ...traces.events import Request
-from ..interface import Move, View
+from ..interface import CallView, Move, View
 from ..parts.admission import Admission, Claim
 from ..parts.dispatch import Listener
 
@@ -71,6 +71,10 @@ class SpaceHalf(Protocol):
         """What takes in facts."""
         ...
 
+    def heeds_start(self, call: CallView, view: View) -> bool:
+        """Whether the start of the only call that waits may change what is planned."""
+        ...
+
     def begin(self, view: View) -> None:
         """All facts are taken in: what follows is about this moment."""
         ...
@@ -112,6 +116,11 @@ class TimeHalf(Protocol):
     @property
     def holds(self) -> bool:
         """Whether copies are held on the host, or room on the GPU for uploads."""
+        ...
+
+    @property
+    def gives_up_saves(self) -> bool:
+        """Whether some copy to the host is given up as soon as it has been made."""
         ...
 
     def begin(self, view: View) -> Needs:

@@ -31,6 +31,11 @@ class MissShare:
             e.AppFinished: self._app_finished,
         }
 
+    def learns(self, call: CallId, cached_tokens: int) -> bool:
+        """Whether the share changes if a call that waits starts, and finds so much."""
+        context_tokens = self._returning.get(call)
+        return context_tokens is not None and (self.share > 0 or cached_tokens < context_tokens)
+
     def _arrived(self, fact: e.CallArrived, view: View) -> None:
         request = fact.request
         agent = view.agents.get(request.agent)

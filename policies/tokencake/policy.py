@@ -32,6 +32,8 @@ QUIET_FACTS = frozenset(  # while every call that waits may start, and nothing i
         e.OffloadFinished,
     }
 )
+STARTS = frozenset({e.CallAdmitted})
+SAVES = frozenset({e.OffloadFinished})
 HELD_BACK = Plan(admit=(), skip=True)
 
 
@@ -59,15 +61,16 @@ class Tokencake:
             tool_times = ToolTimeEstimates(options.gap_weight_share, options.unknown_gap_s)
         self._space, self._time = halves(options, tool_times)
         self._handlers = merged((*self._space.listeners, *self._time.listeners))
-        self._facts = self._space.listens_to | self._time.listens_to
+        self._loud_facts = self._space.listens_to | self._time.listens_to
         self._quiet_facts = QUIET_FACTS | self._time.saves_after
         self._commits = options.commit or not options.preempt
-        self._quiet = False
+        self._weighs_saves = options.preempt or options.save != "all" or options.upload != "demand"
+        self._listens_to = self.facts = self._loud_facts
 
     @property
     def listens_to(self) -> frozenset[type]:
         """What may change a decision; nothing that happens once a token, and little while nobody is held back."""
-        return self._quiet_facts if self._quiet else self._facts
+        return self._listens_to
 
     def plan(self, view: View) -> Plan:
         """Calls start first; what is left over decides what is saved, brought back and kept."""
@@ -94,7 +97,9 @@ class Tokencake:
         """The plan. One that wants nothing special is not built anew."""
         admit, preempt = admission.admit, admission.preempt
         forget = self._time.forgotten()
-        self._quiet = not (offload or pin) and self._is_quiet(admission, view)
+        quiet = not (offload or pin) and self._is_quiet(admission, view)
+        self.facts = self._quiet_facts if quiet else self._loud_facts
+        self._listens_to = self._needed(admission, pin, view)
         wake_at_s = earliest_s((self._time.wake_at_s(view), uploads.wake_at_s, *pin.values()))
         if not (admit or preempt or offload or uploads.upload or uploads.cancel or forget) and wake_at_s is None:
             if admit is None:
@@ -112,6 +117,22 @@ class Tokencake:
             pin=pin,
             wake_at_s=wake_at_s,
         )
+
+    def _needed(self, admission: Admission, pin: Mapping[AgentId, float], view: View) -> frozenset[type]:
+        """The facts that can lead to another plan; all that matter to a policy like this one are in `facts`.
+
+        While one call waits and may start, its start matters if it tells how much of its context was lost, and the end
+        of a save if it is given up then. While some call is held back all facts matter, or contexts are pinned, or
+        several calls wait: each that starts changes the order of the others.
+        """
+        if self.facts is self._quiet_facts or self._weighs_saves:
+            return self.facts
+        if pin or len(view.waiting) > 1 or len(view.waiting) != len(admission.admit or ()):
+            return self.facts
+        facts = self.facts
+        if not any(self._space.heeds_start(call, view) for call in view.waiting.values()):
+            facts -= STARTS
+        return facts if self._time.gives_up_saves else facts - SAVES
 
     def _is_quiet(self, admission: Admission, view: View) -> bool:
         """Whether only a call that arrives, or a tool that starts, can lead to another plan.

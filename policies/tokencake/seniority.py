@@ -85,6 +85,10 @@ class Seniority:
             e.CallAborted: self._ended,
         }
 
+    def heeds_start(self, call: CallView, view: View) -> bool:
+        hits = self._look_up(call, view)
+        return self._miss_share.learns(call.request.id, (hits.gpu_blocks + hits.host_blocks) * view.block_tokens)
+
     def begin(self, view: View) -> None:
         """All facts are taken in: what follows is about this moment."""
         self._hits.clear()

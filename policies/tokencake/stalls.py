@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId
 from ...traces.events import Request
-from ..interface import View
+from ..interface import Move, View
 from ..parts.dispatch import Handler
 from ..parts.tool_times import ToolTimes
 from .options import Options
@@ -64,11 +64,14 @@ class Stalls:
         self._holds = count()
         self._expiring: list[tuple[float, int, AgentId]] = []  # until when, and which hold; some are no more
         self._forget: list[AgentId] = []
+        self._saving: set[AgentId] = set()  # contexts that are copied to the host
+        self._unheld: set[AgentId] = set()  # of these, whose copies will be given up at once: no tool runs
         self.handlers: Mapping[type, Handler] = {
             e.CallArrived: self._arrived,
             e.ToolStarted: self._tool_started,
             e.ToolReturned: self._tool_returned,
             e.OffloadFinished: self._offload_finished,
+            e.OffloadRefused: self._saved,
             e.HostDropped: self._host_dropped,
             e.AppFinished: self._app_finished,
         }
@@ -82,6 +85,18 @@ class Stalls:
     def holds(self) -> bool:
         """Whether a copy is held on the host."""
         return bool(self._held)
+
+    @property
+    def saves_unheld(self) -> bool:
+        """Whether a context is being saved whose copy is given up at once."""
+        return bool(self._unheld)
+
+    def saving(self, moves: Sequence[Move]) -> None:
+        """These contexts are saved from now on."""
+        for move in moves:
+            self._saving.add(move.agent)
+            if move.agent not in self.open:
+                self._unheld.add(move.agent)
 
     def expire(self, now_s: float) -> None:
         """Give up the copies that were held for too long, the one first that is held for the longest time."""
@@ -119,6 +134,7 @@ class Stalls:
         stall = Stall(fact.agent, number, request, fact.at_s, self._tool_times.estimate_s(request), look_step)
         stall.saved = not request.hints.reusable
         self.open[fact.agent] = stall
+        self._unheld.discard(fact.agent)
         self._agents_of.setdefault(request.app, {})[fact.agent] = None
 
     def _tool_returned(self, fact: e.ToolReturned, view: View) -> None:
@@ -132,8 +148,15 @@ class Stalls:
         if stall is not None:
             self._tool_times.learn(stall.request, at_s - stall.since_s)
             self._give_up(agent)
+            if agent in self._saving:
+                self._unheld.add(agent)
+
+    def _saved(self, fact: e.OffloadFinished | e.OffloadRefused, view: View) -> None:
+        self._saving.discard(fact.agent)
+        self._unheld.discard(fact.agent)
 
     def _offload_finished(self, fact: e.OffloadFinished, view: View) -> None:
+        self._saved(fact, view)
         agent = view.agents.get(fact.agent)
         if agent is None:
             return  # its application ended meanwhile
@@ -149,4 +172,6 @@ class Stalls:
     def _app_finished(self, fact: e.AppFinished, view: View) -> None:
         for agent in self._agents_of.pop(fact.app, ()):
             self._held.pop(agent, None)
+            self._saving.discard(agent)
+            self._unheld.discard(agent)
             self.open.pop(agent, None)  # a client may leave while its tools run

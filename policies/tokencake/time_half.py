@@ -73,6 +73,10 @@ class StalledContexts:
     def holds(self) -> bool:
         return self._stalls.holds or self._uploads.held_blocks > 0
 
+    @property
+    def gives_up_saves(self) -> bool:
+        return self._stalls.saves_unheld
+
     def begin(self, view: View) -> Needs:
         self._stalls.expire(view.now_s)
         self._claims = self._uploads.claims(view)
@@ -83,6 +87,7 @@ class StalledContexts:
     def saves(self, view: View) -> tuple[Move, ...]:
         moves = self._saves.saves(view)
         if moves:
+            self._stalls.saving(moves)
             self._claims = ()  # a save holds its source while it copies: no room that was free before is sure
         return moves
 
@@ -151,6 +156,7 @@ class NoCopies:
     saves_after: ClassVar[frozenset[type]] = frozenset()
     listeners: Sequence[Listener] = ()
     holds = False
+    gives_up_saves = False
 
     def begin(self, view: View) -> Needs:
         return Needs()

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from ....traces.apps import CallId
 from ....traces.events import Request
-from ...interface import View
+from ...interface import CallView, View
 from ...parts.admission import LOOK_AHEAD_CALLS, Admission, Claim, Rival
 from ...parts.dispatch import Listener
 from ..halves import SPACE_FACTS, Needs
@@ -58,6 +58,9 @@ class PublishedSpace:
         """Score that the agent's next call would have if it arrived now, judged by its last one, which has finished."""
         last = self._state.last[request.app][request.agent]
         return last.drift.points(self._now_s - last.started_s, 0.0)
+
+    def heeds_start(self, call: CallView, view: View) -> bool:
+        return True
 
     # -- admit
 
