@@ -66,20 +66,23 @@ class PublishedSaves:
         if not stalls:
             return ()
         agents = [view.agents[stall.agent] for stall in stalls]
-        enough = 2 * max(agent.context_blocks for agent in agents) + 1  # more makes no difference to any of them
+        enough = 2 * max([agent.context_blocks for agent in agents]) + 1  # more makes no difference to any of them
         fit = startable_blocks(view, enough) if self._options.gate else 0
         if self._options.gate and not fit:
             return ()
-        demand = waiting_blocks(view, max(view.free_blocks, enough) + 1)
-        room = view.host_free_blocks
-        moves = []
         for stall in stalls:
             del self._due[stall.agent]
+        demand = waiting_blocks(view, max(view.free_blocks, enough) + 1)
+        room = view.host_free_blocks
+        refuses_all = self._options.gate and self._refuses_all(demand, view)
+        moves: list[Move] = []
         for stall, agent in zip(stalls, agents, strict=True):
-            if self._options.gate:
-                blocks = self._weigh(stall, agent, fit, demand, room, view)
-            else:
+            if not self._options.gate:
                 blocks = min(agent.context_blocks, agent.host_blocks + room)
+            elif refuses_all:
+                blocks = 0
+            else:
+                blocks = self._weigh(stall, agent, fit, demand, room, view)
             new = blocks - agent.host_blocks
             if new <= 0:
                 stall.refused = True
@@ -121,6 +124,14 @@ class PublishedSaves:
 
     # -- the gate
 
+    def _refuses_all(self, demand_blocks: int, view: View) -> bool:
+        """Whether no stall is saved now, whichever it is: the GPU has room enough, or the host has none."""
+        options = self._options
+        if view.host_free_blocks <= 0:
+            return True
+        least_usage = min(options.offload_usage_share, options.emergency_usage_share)
+        return _usage(view) < least_usage and demand_blocks <= view.free_blocks
+
     def _weigh(
         self,
         stall: Stall,
@@ -141,7 +152,7 @@ class PublishedSaves:
         margin_s = gap_s - copy_s
         if margin_s <= 0:
             return 0
-        usage = 1 - view.free_blocks / view.gpu_blocks
+        usage = _usage(view)
         near = stall.request.hints.near_completion
         emergency = usage >= options.emergency_usage_share and margin_s >= max(4 * copy_s, options.emergency_margin_s)
         if not emergency:
@@ -196,6 +207,10 @@ class PublishedSaves:
         self._copies_of.pop(fact.app, None)
         for agent in self._agents_of.pop(fact.app, ()):
             self._due.pop(agent, None)  # a client may leave while its tools run
+
+
+def _usage(view: View) -> float:
+    return 1 - view.free_blocks / view.gpu_blocks
 
 
 def _number(stall: Stall) -> int:
