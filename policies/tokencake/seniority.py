@@ -20,7 +20,6 @@ from .miss_share import MissShare
 from .options import Options
 from .seniority_queue import SeniorityQueue, WaitingCall
 
-MOST_STARTS = 1024  # calls of a plan: what vLLM runs at once by default, so more cannot start before one of them ends
 USUAL_WEIGHT = 0.1  # of the newest call in what is usual for its agent type
 
 
@@ -57,7 +56,7 @@ class Seniority:
 
     A plan costs as much with ten thousand waiting calls as with a thousand: of the calls by weight, only the first 128,
     and the first 128 whose applications have a running call, are looked up in the cache before their turn has come, and
-    no plan names more than 1,024 calls.
+    no plan names more calls than the engine has places for.
     """
 
     listens_to: ClassVar[frozenset[type]] = SPACE_FACTS
@@ -114,8 +113,10 @@ class Seniority:
         room = view.free_blocks - (view.growth_blocks if self._options.commit else 0)
         chosen: list[CallId] = []
         fit = 0
-        if len(loading) < len(view.waiting) and (room > 0 or needs.claims):  # a prompt's last block is never cached
-            chosen, fit, room = self._chosen(view, room, list(reversed(needs.claims)))
+        places = view.max_running - len(view.running)
+        startable = room > 0 and places > 0  # a prompt's last block is never cached
+        if len(loading) < len(view.waiting) and (startable or needs.claims):
+            chosen, fit, room = self._chosen(view, room, places, list(reversed(needs.claims)))
         for claim in needs.claims:
             room -= claim.granted_blocks or claim.grant(room)
         if not (chosen or loading or view.running):
@@ -145,11 +146,13 @@ class Seniority:
         """How many live applications started before this one."""
         return self._queue.rank(app)
 
-    def _chosen(self, view: View, room: int, claims: list[Claim]) -> tuple[list[CallId], int, int]:
+    def _chosen(self, view: View, room: int, places: int, claims: list[Claim]) -> tuple[list[CallId], int, int]:
         """Calls that start, the blocks that they take, and those that are left. `claims`: the highest last."""
         chosen: list[CallId] = []
         fit = 0
         for call in self._ordered(view):
+            if len(chosen) >= places:
+                break
             request = call.request
             while claims and -claims[-1].score < self._weight(request.app, self._size(call)):
                 room -= claims.pop().grant(room)
@@ -158,8 +161,6 @@ class Seniority:
                 room -= need
                 fit += need
                 chosen.append(request.id)
-                if len(chosen) == MOST_STARTS:
-                    break
                 continue
             if self._head is None:
                 self._head = (call, need)

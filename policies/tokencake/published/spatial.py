@@ -110,6 +110,9 @@ class PublishedSpace:
     def _fitting(self, view: View, claims: Sequence[Claim]) -> list[CallRecord]:
         """Calls that fit, in the order in which they should start, each with what it will be charged."""
         skip, queue = self._options.skip, self._state.lanes
+        places = view.max_running - len(view.running)
+        if places <= 0:
+            return []
         lanes = queue.upto(self._uncommitted_blocks) if skip else queue.all()
         if skip:
             lanes = [lane for lane in lanes if self._may_return(lane.calls[0])]
@@ -139,6 +142,8 @@ class PublishedSpace:
                 if charge is not None:
                     call.charge = charge
                     chosen.append(call)
+                    if len(chosen) >= places:
+                        return chosen
                     continue
                 in_vain += 1
                 if fits and skip:
@@ -150,7 +155,7 @@ class PublishedSpace:
                 lowest = min([rank(lane.calls[-1]) for lane in lanes])
                 while left and left[-1].score > lowest:
                     room.grant(left.pop())
-            for call in refused:
+            for call in refused[: places - len(chosen)]:
                 charge = room.lend(call.need_blocks)
                 if charge is not None:
                     call.charge = charge
