@@ -80,7 +80,7 @@ class NativeOffload:
         self._arc.forget(fact.app)
 
 
-class Copies:
+class CopiesByUse:
     """Copies of one kind by their last use, the oldest first, in blocks, and how many blocks they have together."""
 
     def __init__(self) -> None:
@@ -111,10 +111,10 @@ class Arc:
     """Which copies to give up, by ARC's rule. Sizes are blocks."""
 
     def __init__(self) -> None:
-        self._recent = Copies()
-        self._frequent = Copies()
-        self._gone_recent = Copies()  # copies that were given up
-        self._gone_frequent = Copies()
+        self._recent = CopiesByUse()
+        self._frequent = CopiesByUse()
+        self._gone_recent = CopiesByUse()  # copies that were given up
+        self._gone_frequent = CopiesByUse()
         self._agents_of: dict[AppId, dict[AgentId, None]] = {}  # that had a copy
         self.recent_target_blocks = 0.0  # how much of the host the recent ones should have
 
