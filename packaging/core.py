@@ -19,6 +19,14 @@ LIBRARY = "core"  # all modules are in tokencake/core__mypyc, so that they call 
 STAGE = ROOT / "build" / "core"
 
 COMPILED = (
+    "live/engine/apps.py",
+    "live/engine/calls.py",
+    "live/engine/memory/*.py",
+    "live/engine/prompt_cache.py",
+    "live/engine/requests.py",
+    "live/engine/session.py",
+    "live/engine/steps.py",
+    "live/engine/stores.py",
     "policies/*.py",
     "policies/execution/*.py",
     "policies/parts/*.py",

@@ -22,7 +22,7 @@ from tokencake.traces import core_build
 
 def clean() -> None:
     suffix = EXTENSION_SUFFIXES[0]  # of this Python: others may have compiled ones here, too
-    for folder in ("policies", "sim", "traces"):
+    for folder in ("live", "policies", "sim", "traces"):
         for compiled in (core.ROOT / folder).rglob(f"*{suffix}"):
             compiled.unlink()
     (core.ROOT / f"{core_build.LIBRARY}{suffix}").unlink(missing_ok=True)

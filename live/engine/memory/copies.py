@@ -93,16 +93,16 @@ class Copies:
         hashes, upto = agent.hashes, blocks_to_move(agent, move)
         known = self._host.end(hashes, 0, upto)
         first = self._end_of_storing(hashes, known, upto)  # what another copy writes comes before this one ends
-        cached_end = self._gpu.end(hashes, first, upto)
+        cached = self._gpu.found(hashes, first, upto)
         prefix = self._host.hold(hashes, 0, known)
         saved_blocks = len(agent.host) if agent.host is not None else 0
-        span = offload_span(agent, first, cached_end, saved_blocks, self._host.free, self.refusing)
+        span = offload_span(agent, first, first + len(cached), saved_blocks, self._host.free, self.refusing)
         if span is None:
             self._host.release(prefix)
             self.report(e.OffloadRefused(now_s, agent.name))
             return
         end = span.end
-        blocks = self._gpu.found(hashes, first, end)
+        blocks = cached[: end - first]
         self._gpu.hold(blocks)
         target = self._slots_beside(blocks)
         copied = hashes[first:end]
@@ -248,9 +248,9 @@ class Copies:
         """Copy back what the GPU lacks of an agent's context, as far as there is room now."""
         hashes = agent.hashes
         upto = blocks_to_move(agent, move)
-        gpu_end = self._gpu.end(hashes, 0, upto)
-        start = upload_start(agent.uploads, gpu_end)
-        cached = self._gpu.found(hashes, start.hold, gpu_end)
+        on_gpu = self._gpu.found(hashes, 0, upto)
+        start = upload_start(agent.uploads, len(on_gpu))
+        cached = on_gpu[start.hold :]
         host_end = self._host.end(hashes, start.copy, upto)
         span = upload_span(agent, start.copy, host_end, self._gpu.free - idle(cached), self.refusing)
         if span is None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from ..vllm_surface import Hash, VllmBlock, VllmBlockPool, VllmFreeQueue, VllmRequest
 
 GROUP = 0
+GROUPS = [GROUP]
 
 
 class Source(NamedTuple):
@@ -42,7 +43,7 @@ class GpuPool:
 
     def cached(self, content: Hash) -> VllmBlock | None:
         """A block with this content, or None."""
-        blocks = self._pool.get_cached_block(content, [GROUP])
+        blocks = self._pool.get_cached_block(content, GROUPS)
         return None if blocks is None else blocks[0]
 
     def found(self, hashes: Sequence[Hash], first: int, upto: int) -> list[VllmBlock]:
@@ -50,7 +51,7 @@ class GpuPool:
         lookup = self._pool.get_cached_block
         blocks = []
         for at in range(first, upto):
-            cached = lookup(hashes[at], [GROUP])
+            cached = lookup(hashes[at], GROUPS)
             if cached is None:
                 break
             blocks.append(cached[0])
@@ -60,7 +61,7 @@ class GpuPool:
         """How far the blocks from `first` on are cached without a gap, at most to `upto`."""
         lookup = self._pool.get_cached_block
         at = first
-        while at < upto and lookup(hashes[at], [GROUP]) is not None:
+        while at < upto and lookup(hashes[at], GROUPS) is not None:
             at += 1
         return at
 
@@ -95,7 +96,7 @@ class GpuPool:
         """
         queue = self._pool.free_block_queue
         lookup = self._pool.get_cached_block
-        known = [cached[0] for at in range(upto) if (cached := lookup(hashes[at], [GROUP])) is not None]
+        known = [cached[0] for at in range(upto) if (cached := lookup(hashes[at], GROUPS)) is not None]
         idle = [block for block in known if block.ref_cnt == 0 and block.block_id not in moved]
         moved.update(block.block_id for block in idle)
         for block in idle:
