@@ -36,7 +36,6 @@ COMPILED = (
     "sim/fidelity/stepped_engine.py",
     "sim/machine/timing.py",
     "traces/agreement.py",
-    "traces/apps.py",
     "traces/arithmetic.py",
     "traces/dag_run.py",
     "traces/files/fields.py",
