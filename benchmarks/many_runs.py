@@ -7,11 +7,13 @@
 The runs are played here first, one after another, with their applications ready: that is what cannot be saved. Then
 `tokencake compare` plays the same. Printed are, of the best of a few tries each:
 
-- CPU: of all processes of the command, from its start to its end, per second of CPU of the runs. It hardly depends on
-  what else the machine does.
-- busy: the share of the time between the first run and the last in which the processes were in a run. It shows what
-  waits: for a run to be handed out, for the last one to end.
-- wall: of the whole command times processes, per second of CPU of the runs. It needs a machine that is otherwise idle.
+- playing: CPU of all processes from the start of the first one to the last result, per second of CPU of the runs: what
+  it takes to start processes, to make each repeat's applications, to hand out runs.
+- busy: the share of that time in which the processes were in a run. It shows what waits: for a run to be handed out,
+  for the last one to end.
+- command: CPU of all processes of the command, from its start to its end, with the report, per second of the runs'.
+- wall: of the whole command times processes, per second of CPU of the runs. It needs a machine that is otherwise idle,
+  which the others hardly do.
 """
 
 from __future__ import annotations
@@ -38,6 +40,13 @@ TRACE = Path(__file__).parents[1] / "examples" / "code-writer.jsonl"
 POLICIES = ("vllm", "tokencake", "infercept", "continuum")
 
 
+class Playing(NamedTuple):
+    """Runs on several processes."""
+
+    cpu_s: float  # of all of them, and of this one
+    busy: float  # share of their time in runs
+
+
 class Cost(NamedTuple):
     """Of one command."""
 
@@ -62,14 +71,16 @@ def main() -> None:
     specs = list(run_specs(spec, policies, options.repeat))
     tries = range(options.tries)
     runs_s = min(runs_cpu_s(specs) for _ in tries)
-    busy = max(busy_share(specs, options.workers) for _ in tries)
+    phases = [playing(specs, options.workers) for _ in tries]
+    playing_s, busy = min(phase.cpu_s for phase in phases), max(phase.busy for phase in phases)
     asked = ["--policy=" + policy for policy in policies]
     asked += [f"--repeat={options.repeat}", f"--workers={options.workers}", f"--machine={options.machine}"]
     costs = [command_cost("compare", str(options.trace), *asked, "--quiet") for _ in tries]
     cpu_s, wall_s = min(cost.cpu_s for cost in costs), min(cost.wall_s for cost in costs)
     print(f"{len(specs)} runs: {runs_s:.2f} s of CPU, {1000 * runs_s / len(specs):.0f} ms each")
-    print(f"CPU: {cpu_s:.2f} s, {cpu_s / runs_s:.2f} times the runs'")
+    print(f"playing: {playing_s:.2f} s of CPU, {playing_s / runs_s:.2f} times the runs'")
     print(f"busy: {100 * busy:.0f} % of {options.workers} processes")
+    print(f"command: {cpu_s:.2f} s of CPU, {cpu_s / runs_s:.2f} times the runs'")
     print(f"wall: {wall_s:.2f} s, {wall_s * options.workers / runs_s:.2f} times the runs' CPU over the processes")
 
 
@@ -85,12 +96,18 @@ def runs_cpu_s(specs: list[RunSpec]) -> float:
     return spent_s
 
 
-def busy_share(specs: list[RunSpec], workers: int) -> float:
-    """Of the time of so many processes, from the first one's start to the last result, the share that runs took."""
+def playing(specs: list[RunSpec], workers: int) -> Playing:
+    """The same on so many processes, which have what this one has read."""
     applications_of(replace(specs[0], repeat=0))
-    began_s = time.perf_counter()
+    began_s, spent_s = time.perf_counter(), _cpu_s()
     in_runs_s = sum(outcome.wall_s for outcome in run_on_workers(specs, workers))
-    return in_runs_s / workers / (time.perf_counter() - began_s)
+    return Playing(_cpu_s() - spent_s, in_runs_s / workers / (time.perf_counter() - began_s))
+
+
+def _cpu_s() -> float:
+    """Of this process and of those that it has waited for."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
 
 
 def command_cost(*arguments: str) -> Cost:
