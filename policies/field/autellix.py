@@ -127,8 +127,9 @@ class Autellix:
         tell(view.news, self._handlers)
         self._rise(view.now_s)
         scarce = view.free_blocks < view.growth_blocks
+        places = max(0, view.max_running - len(view.running))
         return Plan(
-            admit=tuple(place[-1] for place in self._queue),
+            admit=tuple([place[-1] for place in self._queue[:places]]),
             preempt=self._victims(view) if scarce else (),
         )
 
