@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from statistics import median
+from textwrap import wrap
 from typing import Any
 
 Figures = Mapping[str, Any]
@@ -23,6 +26,12 @@ COMMANDS = {
     "simulate": "`simulate` of one application, ms",
     "compare": "`compare` of 3 policies, 8 repeats each, s",
 }
+OTHERS = {
+    "tokencake": "vLLM's scheduler, every step of it, prefix cache, host memory, agents and their tools, under `vllm`",
+    "aisimulate": "vLLM in Rust on an H200 with a 32B model, operators' times from a table, clients in a closed loop",
+    "sched-sim": "iterations of chunked prefill on an A100, paged memory, time by a formula, no prefix cache",
+}
+RESULTS = Path(__file__).parent / "results"
 UNITS = {"read": 1e6, "simulate": 1e3, "compare": 1.0}
 
 
@@ -30,9 +39,12 @@ def filled(text: str, figures: Figures) -> str:
     """The document with each table between `<!-- speed: NAME -->` and `<!-- end -->` written anew."""
 
     def table(found: re.Match[str]) -> str:
-        return f"<!-- speed: {found[1]} -->\n\n" + "\n".join(TABLES[found[1]](figures)) + "\n\n<!-- end -->"
+        indent, name = found[1], found[2]
+        space = [] if indent else [""]  # text of a list's item stands as it is; a table needs room
+        lines = [f"<!-- speed: {name} -->", *space, *TABLES[name](figures), *space, "<!-- end -->"]
+        return "\n".join(indent + line for line in lines)
 
-    return re.sub(r"<!-- speed: (.+?) -->\n.*?<!-- end -->", table, text, flags=re.S)
+    return re.sub(r"( *)<!-- speed: (.+?) -->\n.*?<!-- end -->", table, text, flags=re.S)
 
 
 def _about(figures: Figures) -> Iterator[str]:
@@ -40,11 +52,21 @@ def _about(figures: Figures) -> Iterator[str]:
     machine, packages = figures["machine"], figures["packages"]
     kind = "compiled" if any(run["compiled"] for run in figures["runs"]) else "pure Python"
     slower = max(median(run["wall_s"]) / median(run["cpu_s"]) for run in figures["runs"]) - 1
-    yield (
+    yield from wrap(
         f"Measured on {figures['date']} at commit {figures['revision']}, {kind}, on one core of {machine['cores']}"
         f" ({machine['cpu']}), CPython {packages['python']}, SimPy {packages['simpy']}. By CPU time, the metrics'"
-        f" fold included; wall time was up to {100 * slower:.0f} % more."
+        f" fold included; wall time was up to {100 * slower:.0f} % more.",
+        width=120,
     )
+
+
+def _headline(figures: Figures) -> Iterator[str]:
+    """Of the first shape and the second, under two policies, in words."""
+    said = []
+    for shape in ("dag", "long-dag"):
+        speeds = (f"{_speed(figures, shape, policy, 'installed').split()[0]} (`{policy}`)" for policy in POLICIES[:2])
+        said.append(f"{' and '.join(speeds)} calls a second on {SHAPES[shape]}")
+    yield from wrap("; ".join(said) + ".", width=118)
 
 
 def _calls(figures: Figures) -> Iterator[str]:
@@ -101,6 +123,18 @@ def _commands(figures: Figures) -> Iterator[str]:
     yield _row(["its wall time, s", *(_took(rows["compare", build], "wall_s") for build in builds)])
 
 
+def _others(figures: Figures) -> Iterator[str]:
+    """Requests a second of other simulators, from the newest file of `other_simulators.py`."""
+    newest = max(RESULTS.glob("*-other-simulators.jsonl"))
+    yield _row(["simulator", "what was played", "requests a second"])
+    yield "|---|---|--:|"
+    for line in newest.read_text("utf-8").splitlines():
+        row = json.loads(line)
+        ours = {True: ", compiled", False: ", pure Python", None: ""}[row["compiled"]]
+        name = f"{row['simulator']} {row['version']}{ours}"
+        yield _row([name, OTHERS[row["simulator"]], f"{row['requests_per_s']:,}"])
+
+
 def _took(row: Mapping[str, Any], kind: str) -> str:
     seconds = median(row[kind]) / row.get("calls", 1)
     return f"{UNITS[row['command']] * seconds:.{0 if row['command'] == 'simulate' else 1}f}"
@@ -108,10 +142,12 @@ def _took(row: Mapping[str, Any], kind: str) -> str:
 
 TABLES: Mapping[str, Callable[[Figures], Iterator[str]]] = {
     "about": _about,
+    "headline": _headline,
     "calls": _calls,
     "pure": _pure,
     "memory": _memory,
     "commands": _commands,
+    "others": _others,
 }
 
 

@@ -83,7 +83,7 @@ def words(text: str) -> str:
 
 def test_the_page_is_short() -> None:
     """But for the table of policies, which grows with them."""
-    assert len([line for line in README.splitlines() if not line.startswith("| `")]) < 136
+    assert len([line for line in README.splitlines() if not line.startswith("| `")]) < 141
 
 
 def test_every_door_is_tried(printed: list[tuple[list[str], str]]) -> None:

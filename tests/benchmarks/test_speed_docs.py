@@ -1,0 +1,65 @@
+"""The tables of speed stand in README and docs as their script writes them from the figures that were measured."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import speed
+import speed_tables
+from documented import RESULTS, ROOT, result
+
+NEWEST = max(RESULTS.glob("*-speed.json"))
+DOCUMENTS = ("README.md", "docs/speed.md")
+
+
+def text(document: str) -> str:
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_no_figure_was_copied_by_hand(document):
+    assert speed_tables.filled(text(document), result(NEWEST.name)) == text(document)
+
+
+def test_every_table_is_in_a_document():
+    named = {name for document in DOCUMENTS for name in re.findall(r"<!-- speed: (.+?) -->", text(document))}
+    assert named == set(speed_tables.TABLES)
+
+
+def test_what_is_measured_has_words():
+    assert list(speed.SHAPES) == list(speed_tables.SHAPES)
+
+
+def run(build: str, cpu_s: list[float], calls: int = 1_000) -> dict[str, object]:
+    return {
+        "shape": "dag",
+        "policy": "vllm",
+        "build": build,
+        "compiled": build == "installed",
+        "calls": calls,
+        "cpu_s": cpu_s,
+        "wall_s": [1.1 * one for one in cpu_s],
+        "peak_mb": [20.0],
+    }
+
+
+def test_a_speed_is_the_median_and_its_ratio_that_of_the_same_run():
+    """Of 100,000 calls in 4 s against 1,000 calls in 0.1 s: 25,000 a second, 2.5 times as many."""
+    runs = [run("installed", [9.0, 4.0, 3.9], 100_000), run("against", [0.1, 0.1, 0.05])]
+    head, _, row = speed_tables.TABLES["calls"]({"against": "1234567", "runs": runs})
+    assert head.startswith("| calls a second (times those of 1234567) | `vllm` |")
+    assert row == "| 24 code writers at 1.0/s, saturated | 25,000 (×2.5) |  |  |"
+
+
+def test_what_an_earlier_commit_was_not_played_with_has_no_ratio():
+    *_, row = speed_tables.TABLES["calls"]({"against": None, "runs": [run("installed", [0.1])]})
+    assert "| 10,000 |" in row
+
+
+def test_one_process_measures_what_it_is_asked_for():
+    found = speed.play({"shape": "chat", "policy": "vllm", "calls": 50}, speed.Build("pure", {"TOKENCAKE_PURE": "1"}))
+    assert found["calls"] == 50
+    assert not found["compiled"]
+    assert 0 < found["cpu_s"] < 10
+    assert found["peak_mb"] > 10
