@@ -11,6 +11,7 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from setuptools import build_meta
@@ -65,11 +66,11 @@ def build_wheel(wheel_directory: str, config_settings: Settings = None, metadata
         _compiles = True
         try:
             return _built(wheel_directory, config_settings, metadata_directory)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit):
             if asked == "1":
                 raise
             shutil.rmtree("build", ignore_errors=True)
-            _notice(f"the core could not be compiled ({type(error).__name__}: {error})")
+            _notice("the core could not be compiled (`pip install -v` says why)")
         finally:
             _compiles = False
     elif asked != "0":
@@ -95,8 +96,6 @@ def _has_compiler() -> bool:
 def _notice(reason: str) -> None:
     """One line for people, past pip, which shows what a build prints only if it fails."""
     line = f"tokencake: {reason}: installed as pure Python, which simulates the same, several times slower"
-    try:
-        with open(os.devnull if os.name == "nt" else "/dev/tty", "w", encoding="utf-8") as terminal:
-            print(line, file=terminal)
-    except OSError:
-        print(line, file=sys.stderr)
+    print(line, file=sys.stderr)
+    with suppress(OSError), open("/dev/tty", "w", encoding="utf-8") as terminal:
+        print(line, file=terminal)

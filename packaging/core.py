@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 LIBRARY = "core"  # all modules are in tokencake/core__mypyc, so that they call each other as C functions do
 STAGE = ROOT / "build" / "core"
+# What is not compiled need not be right here: where a wheel is built, most of what it imports is not installed.
+MYPY_OPTIONS = ("--config-file=", "--no-namespace-packages", "--follow-imports=silent", "--ignore-missing-imports")
 
 COMPILED = (
     "live/engine/apps.py",
@@ -86,7 +88,7 @@ def extensions() -> list[Extension]:
     os.chdir(stage)
     try:
         found: list[Extension] = mypycify(
-            [*(f"tokencake/{path}" for path in modules()), f"--config-file={ROOT / 'pyproject.toml'}"],
+            [*(f"tokencake/{path}" for path in modules()), *MYPY_OPTIONS],
             opt_level=os.environ.get("TOKENCAKE_OPT_LEVEL", "2"),
             debug_level="0",
             target_dir=str(stage / "c"),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from numbers import Integral
 from types import MappingProxyType
-from typing import get_args
+from typing import Any, get_args
 
 from ..traces.errors import PolicyFault
 from .interface import EMPTY, NATIVE, Extent, Move, Plan
@@ -43,7 +43,7 @@ def plain_plan(wanted: object) -> object:
     return Plan(**values)
 
 
-def _is_plain(plan: Plan) -> bool:
+def _is_plain(plan: Any) -> bool:
     return (
         plan.pin is EMPTY
         and type(plan.wake_at_s) in _PLAIN
@@ -59,15 +59,19 @@ def _plain_time(value: object) -> object:
 
 def _plain_moves(moves: object) -> object:
     """Moves whose numbers of blocks are Python's own, where they are whole numbers of another kind (numpy's)."""
-    if type(moves) is not tuple or all(type(move) is not Move or type(move.blocks) in _PLAIN for move in moves):
+    if type(moves) is not tuple or all(type(move) is not Move or type(_blocks(move)) in _PLAIN for move in moves):
         return moves
     return tuple(map(_plain_move, moves))
+
+
+def _blocks(move: Any) -> object:
+    return move.blocks
 
 
 def _plain_move(move: object) -> object:
     if type(move) is not Move:
         return move
-    blocks: object = move.blocks
+    blocks = _blocks(move)
     return move._replace(blocks=int(blocks)) if type(blocks) not in _PLAIN and isinstance(blocks, Integral) else move
 
 
@@ -86,9 +90,10 @@ class PlanCheck:
         except _Wrong as wrong:
             raise PolicyFault(f"policy {self._name}: at {at_s:.6f} s: {wrong}") from None
 
-    def _checked(self, plan: object) -> Plan:
-        if not isinstance(plan, Plan):
-            raise _Wrong(f"plan() returned {_kind(plan)}, expected a Plan")
+    def _checked(self, wanted: object) -> Plan:
+        if not isinstance(wanted, Plan):
+            raise _Wrong(f"plan() returned {_kind(wanted)}, expected a Plan")
+        plan: Any = wanted  # nothing is known of its fields
         ledger = self._ledger
         last = NATIVE if plan is self._last else self._last  # the same plan again may have been written into
         view = ledger.view
@@ -116,8 +121,8 @@ class PlanCheck:
             raise _Wrong(f"skip: expected True or False, got {_shown(plan.skip)}")
         if plan.wake_at_s is not None and not _is_time(plan.wake_at_s):
             raise _Wrong(f"wake_at_s: expected a time in seconds or None, got {_shown(plan.wake_at_s)}")
-        self._last = plan
-        return plan
+        self._last = wanted
+        return wanted
 
 
 class _Wrong(Exception):
@@ -140,11 +145,15 @@ def _check_moves(field: str, moves: object, there: Mapping[str, object], seen: N
         where = f"{field}[{place}]"
         if type(move) is not Move:
             raise _Wrong(f"{where}: expected a Move, got {_shown(move)}")
-        _check_agent(f"{where}.agent", move.agent, there, seen)
-        if type(move.blocks) is not int or not 0 <= move.blocks <= LARGEST:
-            raise _Wrong(f"{where}.blocks: expected a number of blocks, got {_shown(move.blocks)}")
-        if type(move.keep) is not bool:
-            raise _Wrong(f"{where}.keep: expected True or False, got {_shown(move.keep)}")
+        _check_move(where, move, there, seen)
+
+
+def _check_move(where: str, move: Any, there: Mapping[str, object], seen: Names) -> None:
+    _check_agent(f"{where}.agent", move.agent, there, seen)
+    if type(move.blocks) is not int or not 0 <= move.blocks <= LARGEST:
+        raise _Wrong(f"{where}.blocks: expected a number of blocks, got {_shown(move.blocks)}")
+    if type(move.keep) is not bool:
+        raise _Wrong(f"{where}.keep: expected True or False, got {_shown(move.keep)}")
 
 
 def _check_pins(pins: object, there: Mapping[str, object], seen: Names) -> None:

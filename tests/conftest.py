@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, settings
 
 from tokencake.traces import core_build
 
-# The suite is about the sources, even where they are compiled, too; so are the processes that it starts.
-os.environ[core_build.PURE] = "1"
+# The suite is about the sources, even where they are compiled, too; so are the processes that it starts. With
+# `TOKENCAKE_PURE=0` it is about what is compiled: most tests hold there, those that look into the core do not.
+os.environ.setdefault(core_build.PURE, "1")
 core_build.choose()
 
 settings.register_profile(

@@ -49,8 +49,8 @@ def shipped_files() -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel and the source distribution of a copy of this tree, some clutter in it."""
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this tree, some clutter in it."""
     copy = tmp_path_factory.mktemp("copy") / "a-folder-of-any-name"
     shutil.copytree(
         ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "*.so")
@@ -58,11 +58,23 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (copy / "scratch").mkdir()
     (copy / "scratch" / "notes.py").write_text("")
     (copy / "traces" / "notes.txt").write_text("")
-    out = tmp_path_factory.mktemp("dist")
-    build = [sys.executable, "-W", "ignore", "-c", BUILD, str(out)]
-    pure = os.environ | {"TOKENCAKE_COMPILE": "0"}
-    done = subprocess.run(build, cwd=copy, env=pure, capture_output=True, text=True, check=False)
+    return copy
+
+
+def build(copy: Path, out: Path, **environment: str) -> list[str]:
+    """Build into the folder; what was said of Tokencake meanwhile."""
+    command = [sys.executable, "-W", "ignore", "-c", BUILD, str(out)]
+    changed = os.environ | environment
+    done = subprocess.run(command, cwd=copy, env=changed, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return [line for line in done.stderr.splitlines() if line.startswith("tokencake: ")]
+
+
+@pytest.fixture(scope="module")
+def built(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the source distribution."""
+    out = tmp_path_factory.mktemp("dist")
+    assert build(copy, out, TOKENCAKE_COMPILE="0") == []
     return out
 
 
@@ -105,6 +117,22 @@ def test_source_distribution_holds_the_package_its_tests_and_its_documents(built
     assert {"setup.py", "packaging/backend.py", "packaging/core.py"} <= inside
     assert not {"scratch/notes.py", "traces/notes.txt"} & inside
     assert not [name for name in inside if "__pycache__" in name or name.startswith(".")]
+
+
+def test_without_a_compiler_the_wheel_is_pure_python_and_one_line_says_so(copy: Path, tmp_path: Path) -> None:
+    (line,) = build(copy, tmp_path, CC="no-such-compiler")
+    assert line.startswith("tokencake: there is no C compiler: installed as pure Python")
+    assert [path.name for path in tmp_path.glob("*.whl")] == [f"tokencake-{tokencake.__version__}-py3-none-any.whl"]
+
+
+@pytest.mark.slow
+def test_nor_with_one_that_fails(copy: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mypyc")
+    (line,) = build(copy, tmp_path, CC="/bin/false")
+    assert line.startswith("tokencake: the core could not be compiled (`pip install -v` says why): ")
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")]
 
 
 def test_a_plain_install_is_light(metadata: list[str]) -> None:
