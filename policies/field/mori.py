@@ -81,6 +81,7 @@ class Mori:
         self._lives: dict[AgentId, Life] = {}
         self._agents_of: dict[AppId, list[AgentId]] = {}
         self._idle: dict[AgentId, Life] = {}  # those that wait between two calls
+        self._over: dict[AgentId, Life] = {}  # those that are not expected to call again
         self._caller: dict[CallId, AgentId] = {}  # of the calls that have not ended
         self._pinned: frozenset[AgentId] = frozenset()  # by the last plan
         self._uploads: dict[AgentId, int] = {}  # blocks that are back on the GPU for them, or on their way
@@ -111,7 +112,7 @@ class Mori:
         ranked = []
         for name, life in self._idle.items():
             agent, since_s = view.agents[name], life.idle_since_s
-            if since_s is not None and agent.context_blocks and self._returns.calls_again(life.last):
+            if since_s is not None and agent.context_blocks:
                 ranked.append((life.idleness(now_s), -since_s, agent.number, agent))
         ranked.sort()
         return [agent for _, _, _, agent in ranked]
@@ -190,12 +191,14 @@ class Mori:
             self._lives[request.agent] = Life(request, fact.at_s)
             self._agents_of.setdefault(request.app, []).append(request.agent)
             return
-        self._returns.learn(life.last)
+        if self._returns.learn(life.last):  # once an agent type
+            for agent in [name for name, other in self._over.items() if self._returns.calls_again(other.last)]:
+                self._idle[agent] = self._over.pop(agent)
         life.last = request
         if life.idle_since_s is not None:
             life.waited_s += fact.at_s - life.idle_since_s
             life.idle_since_s = None
-            del self._idle[request.agent]
+            self._take(request.agent)
         life.sent = False
 
     def _finished(self, fact: e.CallFinished | e.CallAborted) -> None:
@@ -203,7 +206,12 @@ class Mori:
         life = self._lives.get(agent)
         if life is not None:
             life.idle_since_s = fact.at_s
-            self._idle[agent] = life
+            self._take(agent)
+            (self._idle if self._returns.calls_again(life.last) else self._over)[agent] = life
+
+    def _take(self, agent: AgentId) -> None:
+        self._idle.pop(agent, None)
+        self._over.pop(agent, None)
 
     def _upload_started(self, fact: e.UploadStarted) -> None:
         self._uploads[fact.agent] = self._uploads.get(fact.agent, 0) + fact.blocks
@@ -214,5 +222,5 @@ class Mori:
     def _app_finished(self, fact: e.AppFinished) -> None:
         for agent in self._agents_of.pop(fact.app, ()):
             del self._lives[agent]
-            self._idle.pop(agent, None)
+            self._take(agent)
             self._uploads.pop(agent, None)
