@@ -21,7 +21,7 @@ LEAST_LINES = 500  # a call takes of pure Python
 QUICK = ("vllm", "tokencake")
 STEEP_BY_ANYONE = {"document", "branches"}  # not linear yet
 STEEP = {  # not linear yet
-    "tokencake": {"burst", "tools", "crowded", "shared-prefix", "same-prompt", "join", "fork", "returns"},
+    "tokencake": {"crowded", "join", "fork"},
 }
 CASES = [
     pytest.param(shape, policy, marks=() if policy in QUICK else pytest.mark.slow)
