@@ -127,10 +127,15 @@ class BlockPool:
                 break
             if upto > end:
                 upto = end
+            runs = node.runs[self._side]
+            i = cached.index(node, at)
+            if runs[i].first_block < at:
+                cached.split(runs[i], at)
+                i += 1
             while at < upto:
-                run = cached.find(node, at)
-                if run.first_block < at:
-                    run = cached.split(run, at)
+                run = runs[i]
+                i += 1
+                assert run.first_block == at, "the caller asked for blocks that are not cached"
                 if run.end_block > upto:
                     cached.split(run, upto)
                 if not run.ref_cnt:

@@ -52,11 +52,11 @@ class CachedRuns:
             runs += (*found, *later)
         return runs
 
-    def find(self, node: Node, block: int) -> BlockRun:
-        """The run in which look-ups find a block that is cached."""
-        for run in node.runs[self._side]:
+    def index(self, node: Node, block: int) -> int:
+        """Where in a node's `runs` the one is in which look-ups find a block that is cached."""
+        for i, run in enumerate(node.runs[self._side]):
             if run.first_block <= block < run.end_block:
-                return run
+                return i
         raise AssertionError(f"block {block} is not cached")
 
     def split(self, run: BlockRun, block: int) -> BlockRun:
