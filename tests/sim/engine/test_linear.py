@@ -19,13 +19,14 @@ MOST_BEYOND = 0.03  # of all work, in any one function, beyond four times that o
 LEAST_LINES = 500  # a call takes of pure Python
 
 QUICK = ("vllm", "tokencake")
+OTHERS = ("native-offload",)
 STEEP_BY_ANYONE = {"document", "branches"}  # not linear yet
 STEEP = {  # not linear yet
     "tokencake": {"crowded", "join", "fork"},
 }
 CASES = [
     pytest.param(shape, policy, marks=() if policy in QUICK else pytest.mark.slow)
-    for policy in QUICK
+    for policy in (*QUICK, *OTHERS)
     for shape in SHAPES
     if shape not in STEEP_BY_ANYONE | STEEP.get(policy, set())
 ]
