@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from ...policies.controller import Controller
 from ...policies.interface import Plan
 from ...traces import events as e
+from ...traces.apps import Call
 from ...traces.events import Fact
 from ..engine.clock import Clock
 from ..engine.engine import Engine, Flight
+from ..engine.memory.context_tree import ContextTree
+from ..engine.memory.link import Link
 from ..engine.requests import EngineCall
 from ..engine.scheduling.step import Step
-from ..machine.timing import ps
+from ..machine.machine import Machine
+from ..machine.timing import Timing, ps
 
 
 class SetClock(Clock):
@@ -50,8 +55,17 @@ class SteppedEngine(Engine):
     Between the two of one step there may be those of others, in any order that an engine has.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, one_by_one=True, **kwargs)
+    def __init__(
+        self,
+        clock: Clock,
+        machine: Machine,
+        timing: Timing,
+        tree: ContextTree,
+        finished: Callable[[Call], None],
+        *,
+        link: Callable[[Timing], Link] = Link,
+    ) -> None:
+        super().__init__(clock, machine, timing, tree, finished, link=link, one_by_one=True)
         self._lag = 0  # no step is scheduled that nobody asked for
         self._open: deque[_OpenStep] = deque()
         self.stuck = False  # calls wait, nothing runs and nothing was scheduled; nothing was given up for them yet
