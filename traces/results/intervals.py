@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .student import upper_quantile
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -204,8 +202,10 @@ def _interval(estimate: _Estimate, confidence: float, comparisons: int) -> Inter
     """Around the estimate, as many errors as it takes for this confidence."""
     if estimate.error <= EQUAL:
         return estimate.value, estimate.value
+    from scipy.special import stdtrit  # takes a while to load, and few need it
+
     tail = (1 - confidence) / comparisons / 2
-    student = upper_quantile(tail, estimate.degrees)
+    student = float(stdtrit(estimate.degrees, 1 - tail))
     low, high = -student, student
     if estimate.values is not None and estimate.errors is not None:
         errors = np.maximum(estimate.errors, LEAST_ERROR * estimate.error)

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tokencake.traces.results.student import upper_quantile
 from tokencake.traces.results.verdict import interval_of_mean, judge_paired, judge_unpaired, share_of_gain
 
 ASKED: dict[str, Any] = {"confidence": 0.95, "margin": 0.02}
@@ -250,9 +249,3 @@ def test_verdicts_do_not_hang_on_the_seed_of_the_resampling() -> None:
 
 def _verdict(values: Sequence[float], base: Sequence[float], seed: int) -> str:
     return judge_paired(values, base, **ASKED, comparisons=9, seed=seed).verdict
-
-
-@pytest.mark.parametrize("degrees", [1, 2, 4, 5.7, 7, 19, 29.5, 199])
-def test_student_s_quantiles_are_those_of_scipy(degrees: float) -> None:
-    for tail in (0.5, 0.25, 0.025, 0.025 / 9, 0.025 / 66, 1e-7):
-        assert upper_quantile(tail, degrees) == pytest.approx(stats.t.isf(tail, degrees), rel=1e-12, abs=1e-12)
