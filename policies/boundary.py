@@ -13,14 +13,10 @@ from traceback import walk_tb
 from types import TracebackType
 from typing import TextIO
 
-from ..traces.errors import SUSPECT, PolicyError, PolicyFault
+from ..traces.errors import SUSPECT, PolicyError, PolicyFault, Unanswered
 
 TURNS = ("", "import", "constructor", "plan()")  # what of a policy can be under way
 NOBODY, IMPORT, CONSTRUCTOR, PLAN = range(len(TURNS))
-
-
-class Unanswered(PolicyError):
-    """A policy asked what nobody can answer: not its fault. A replay holds the answers that were recorded alone."""
 
 
 # Where a process says what of a policy is under way, for another process that watches it: the turn, since when by

@@ -4,7 +4,8 @@
     ├── TokencakeError      2   a user can mend it
     │   ├── TraceError      2
     │   ├── PolicyError     2
-    │   │   └── PolicyFault 2
+    │   │   ├── PolicyFault 2
+    │   │   └── Unanswered  2   a replay has no answer
     │   ├── MachineError    2
     │   ├── EngineError     2
     │   └── RunError        1   nobody can: a run failed in the engine
@@ -32,6 +33,10 @@ class PolicyError(TokencakeError):
 
 class PolicyFault(PolicyError):
     """What a policy's own code did: it raised, left the process, did not come back, or wanted what means nothing."""
+
+
+class Unanswered(PolicyError):
+    """A policy asked what nobody can answer: not its fault. A replay holds the answers that were recorded alone."""
 
 
 class MachineError(TokencakeError):

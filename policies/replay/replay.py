@@ -17,10 +17,9 @@ from typing import NamedTuple
 
 from ...traces import events as e
 from ...traces.apps import CallId
-from ...traces.errors import FactError, PolicyError, TraceError
+from ...traces.errors import FactError, PolicyError, TraceError, Unanswered
 from ...traces.events import Fact
 from ...traces.format.events_file import Record, read_events
-from ..boundary import Unanswered
 from ..controller import Controller, as_record
 from ..costs import LinearCosts
 from ..interface import Costs, Hits, Plan, Policy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from ...traces.agreement import agree
 from ...traces.arithmetic import div_ceil
@@ -14,14 +13,12 @@ from .memory.blocks import BlockHold
 class CheckedEngine(Engine):
     """Looks at everything at each `check_every`-th boundary, before it schedules. Raises `CheckError`."""
 
-    def __init__(self, *args: Any, check_every: int, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._check_every = check_every
-        self._boundaries = 0
+    check_every = 1
+    _boundaries = 0
 
     def _schedule_at(self, now_ps: int) -> None:
         self._boundaries += 1
-        if self._boundaries % self._check_every == 0:
+        if self._boundaries % self.check_every == 0:
             self.check()
         super()._schedule_at(now_ps)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 from ...policies.boundary import suspect
@@ -65,8 +64,10 @@ def simulate(
     tree = ContextTree(machine.block_tokens)
     world = World(clock, _checked(applications, machine), tree, timing.client_ps)
     finished = world.finished if progress is None else _with_progress(world, clock, progress)
-    make = partial(CheckedEngine, check_every=check_every) if check_every else Engine
+    make = CheckedEngine if check_every else Engine
     engine = make(clock, machine, timing, tree, finished, pool=pool, one_by_one=one_by_one, step_log=step_log)
+    if isinstance(engine, CheckedEngine):
+        engine.check_every = check_every
     controller = Controller(policy, machine.beliefs(), engine, sinks, journal)
     engine.start(controller)
     world.start(engine)
