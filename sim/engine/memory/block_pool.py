@@ -7,9 +7,9 @@ The rules (`BlockPool` and `KVCacheManager` of vLLM 0.26 to 0.32):
 - Freed blocks join the free queue: cached ones at its end, others at its front; of one holder the last block first.
 - New blocks are taken from the front of the queue, which evicts what they cache. A hit takes a block out of it.
 
-A *run* is a stretch of blocks of one node of the context tree that have the same holders and lie side by side in the
-free queue. What is done to a run costs the same however long it is. Blocks that are not cached have no identity: the
-free ones are a number (`_uncached_free_blocks`), and so are a holder's.
+A *run* is a stretch of blocks of one node of the context tree that have as many holders or, if they have none, lie side
+by side in the free queue. What is done to a run costs the same however long it is. Blocks that are not cached have no
+identity: the free ones are a number (`_uncached_free_blocks`), and so are a holder's.
 
 Two lists of runs for a node, and a queue through them:
 
@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ....traces.agreement import agree
-from .blocks import BlockHold, BlockRun, Owner, Span, last_part_first
+from .blocks import BlockHold, BlockRun, HeldPart, Owner, Span
 from .cached_runs import CachedRuns
 from .context_tree import ContextTree, Path
 from .free_queue import FreeQueue
@@ -127,24 +127,17 @@ class BlockPool:
                 break
             if upto > end:
                 upto = end
-            runs = node.runs[self._side]
-            i = cached.index(node, at)
-            if runs[i].first_block < at:
-                cached.split(runs[i], at)
-                i += 1
-            while at < upto:
-                run = runs[i]
-                i += 1
+            part = HeldPart(node, at, upto)
+            for run in cached.found(node, at, upto):
                 assert run.first_block == at, "the caller asked for blocks that are not cached"
-                if run.end_block > upto:
-                    cached.split(run, upto)
                 if not run.ref_cnt:
                     node.changes += 1
                     self._queue.remove(run)
                     self.num_free_blocks -= run.end_block - run.first_block
                 run.ref_cnt += 1
-                hold.runs.append((run, run.end_block))
                 at = run.end_block
+            cached.join(part)
+            hold.parts.append(part)
         hold.cached_end_block = at
         assert at == end, "the caller asked for blocks that are not cached"
         return hold
@@ -222,10 +215,11 @@ class BlockPool:
         self._uncached_free_blocks += hold.uncached_blocks
         self.num_free_blocks += hold.uncached_blocks
         hold.uncached_blocks = 0
-        for first, end in reversed(hold.runs):
-            for run in last_part_first(first, end):
+        for part in reversed(hold.parts):
+            for run in reversed(self._cached.runs_of(part)):
                 self._give_back(run, owner)
-        hold.runs.clear()
+            self._cached.join(part)
+        hold.parts.clear()
         hold.cached_end_block = hold.start_block
 
     def discard(self, hold: BlockHold, owner: Owner | None) -> int:
@@ -234,8 +228,8 @@ class BlockPool:
         if hold.keeper is not None:
             self._stop_keeping(hold, hold.keeper)
         dropped = 0
-        for first, end in reversed(hold.runs):
-            for run in last_part_first(first, end):
+        for part in reversed(hold.parts):
+            for run in reversed(self._cached.runs_of(part)):
                 if run.ref_cnt > 1:
                     run.ref_cnt -= 1
                     continue
@@ -245,10 +239,11 @@ class BlockPool:
                 self._uncached_free_blocks += num_blocks
                 self.num_free_blocks += num_blocks
                 dropped += num_blocks
+            self._cached.join(part)
         self._uncached_free_blocks += hold.uncached_blocks
         self.num_free_blocks += hold.uncached_blocks
         hold.uncached_blocks = 0
-        hold.runs.clear()
+        hold.parts.clear()
         hold.cached_end_block = hold.start_block
         return dropped
 
@@ -321,9 +316,8 @@ class BlockPool:
         """So many more keep these blocks, and so many more stalled ones."""
         self.kept_blocks += kept * hold.uncached_blocks
         self.kept_stalled_blocks += stalled * hold.uncached_blocks
-        for first, end in hold.runs:
-            run = first
-            while True:
+        for part in hold.parts:
+            for run in self._cached.runs_of(part):
                 num_blocks = run.end_block - run.first_block
                 if kept:
                     was, run.keepers = run.keepers, run.keepers + kept
@@ -331,10 +325,7 @@ class BlockPool:
                 if stalled:
                     was, run.stalled_keepers = run.stalled_keepers, run.stalled_keepers + stalled
                     self.kept_stalled_blocks += num_blocks * ((run.stalled_keepers > 0) - (was > 0))
-                if run.end_block == end:
-                    break
-                assert run.next_part is not None
-                run = run.next_part
+            self._cached.join(part)
 
     def _give_back(self, run: BlockRun, owner: Owner | None) -> None:
         run.ref_cnt -= 1
@@ -343,6 +334,7 @@ class BlockPool:
         run.node.changes += 1
         self.num_free_blocks += run.end_block - run.first_block
         run.next_part = None
+        run.is_named = False
         if self._queue.append(run, owner):
             self._cached.remove(run)
             run.node.ref_cnt -= 1  # the run that has its blocks now still needs it

@@ -51,10 +51,10 @@ class Owner:
 
 
 class BlockRun:
-    """Blocks `first` … `end − 1` of a node's contexts: one copy of each, all with the same holders."""
+    """Blocks `first` … `end − 1` of a node's contexts: one copy of each, all with as many holders."""
 
     __slots__ = (
-        "end_block", "first_block", "is_first_copy", "keepers", "next_free", "next_part", "node", "owner",
+        "end_block", "first_block", "is_first_copy", "is_named", "keepers", "next_free", "next_part", "node", "owner",
         "prev_free", "ref_cnt", "stalled_keepers",
     )  # fmt: skip
 
@@ -66,21 +66,38 @@ class BlockRun:
         self.keepers = 0  # of the holders, those that keep it for an owner (see `BlockPool.keep`)
         self.stalled_keepers = 0  # of these, those that keep it for a stalled one
         self.is_first_copy = found  # by look-ups; otherwise an earlier copy is
-        self.next_part: BlockRun | None = None  # what a holder of the run before it was split holds too
+        self.is_named = not found  # a holder names this very run, so it stays apart (see `HeldPart`)
+        self.next_part: BlockRun | None = None  # what a holder that names the run held before it was split
         self.prev_free: BlockRun | None = None  # neighbours in the free queue
         self.next_free: BlockRun | None = None
         self.owner: Owner | None = None  # while it is free
 
 
+class HeldPart:
+    """Blocks `first` … `end − 1` of a node that somebody holds: those that look-ups find there, or a later copy.
+
+    Who holds what look-ups find says only where: nothing takes it away while it is held, and its runs may be split and
+    joined as its holders come and go. A later copy may be found one day; so its holder names its first run.
+    """
+
+    __slots__ = ("end_block", "first_block", "later_copy", "node")
+
+    def __init__(self, node: Node, first: int, end: int, later_copy: BlockRun | None = None) -> None:
+        self.node = node
+        self.first_block = first
+        self.end_block = end
+        self.later_copy = later_copy
+
+
 class BlockHold:
     """Blocks that somebody holds, from the first block of a context on: cached ones, then others."""
 
-    __slots__ = ("cached_end_block", "keeper", "runs", "start_block", "uncached_blocks")
+    __slots__ = ("cached_end_block", "keeper", "parts", "start_block", "uncached_blocks")
 
     def __init__(self, start: int) -> None:
         self.keeper: Owner | None = None  # for whom it is kept, if no running call holds it
         self.start_block = start  # the first block; 0 but for copies of a part
-        self.runs: list[tuple[BlockRun, int]] = []  # (first run, end block): with what was split off it up to there
+        self.parts: list[HeldPart] = []  # by position
         self.cached_end_block = start  # end of the cached part
         self.uncached_blocks = 0  # blocks behind it that are not cached
 
@@ -89,13 +106,12 @@ class BlockHold:
         return self.cached_end_block - self.start_block + self.uncached_blocks
 
 
-def last_part_first(run: BlockRun, end: int) -> list[BlockRun]:
-    """A run and what was split off it up to block `end`, the last part first."""
+def split_off(run: BlockRun, end: int) -> list[BlockRun]:
+    """A run and what was split off it up to block `end`, by position."""
     chain = [run]
     while run.end_block != end:
         rest = run.next_part
         assert rest is not None
         chain.append(rest)
         run = rest
-    chain.reverse()
     return chain

@@ -21,7 +21,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from ....traces.agreement import agree
-from .blocks import BlockHold, BlockRun, Node
+from .blocks import BlockHold, BlockRun, HeldPart, Node, split_off
 from .context_tree import ContextTree
 from .free_queue import FreeQueue
 
@@ -46,27 +46,65 @@ class CachedRuns:
                 agree("whether look-ups find a run", run.is_first_copy, any(run is other for other in found))
             for one, other in pairwise(found):
                 agree("whether runs are disjoint, by position", one.end_block <= other.first_block, True)
+                agree("whether neighbours with the same counts are one run", _are_alike(one, other), False)
             cached = {block for run in found for block in range(run.first_block, run.end_block)}
             copied = {block for run in later for block in range(run.first_block, run.end_block)}
             agree("later copies without a first one", set(), copied - cached)
             runs += (*found, *later)
         return runs
 
-    def index(self, node: Node, block: int) -> int:
-        """Where in a node's `runs` the one is in which look-ups find a block that is cached."""
-        for i, run in enumerate(node.runs[self._side]):
-            if run.first_block <= block < run.end_block:
-                return i
-        raise AssertionError(f"block {block} is not cached")
+    def runs_of(self, part: HeldPart) -> list[BlockRun]:
+        """The runs of what somebody holds, by position."""
+        if part.later_copy is not None:
+            return split_off(part.later_copy, part.end_block)
+        return self.found(part.node, part.first_block, part.end_block)
+
+    def found(self, node: Node, first: int, end: int) -> list[BlockRun]:
+        """The runs in which look-ups find the blocks `first` … `end − 1`, all of them cached; split at both ends."""
+        runs = node.runs[self._side]
+        i = 0
+        run = runs[0]
+        if run.first_block == first and run.end_block == end:  # as a rule
+            return [run]
+        while runs[i].end_block <= first:
+            i += 1
+        if runs[i].first_block < first:
+            self.split(runs[i], first)
+            i += 1
+        upto = i
+        while runs[upto].end_block < end:
+            upto += 1
+        if runs[upto].end_block > end:
+            self.split(runs[upto], end)
+        return runs[i : upto + 1]
+
+    def join(self, part: HeldPart) -> None:
+        """Make one run of neighbours that have come to have the same counts: those of a part, and beside it."""
+        if part.later_copy is None and len(part.node.runs[self._side]) > 1:
+            self._join(part.node, part.first_block, part.end_block)
+
+    def _join(self, node: Node, first: int, end: int) -> None:
+        runs = node.runs[self._side]
+        i = 0
+        while i < len(runs) and runs[i].end_block < first:
+            i += 1
+        while i + 1 < len(runs) and runs[i].first_block <= end:
+            run, following = runs[i], runs[i + 1]
+            if _are_alike(run, following):
+                run.end_block = following.end_block
+                del runs[i + 1]
+                node.ref_cnt -= 1  # the run that has its blocks now still needs it
+            else:
+                i += 1
 
     def split(self, run: BlockRun, block: int) -> BlockRun:
         """Split a run before `block`; the second part is new, and whoever holds the first holds both."""
         rest = BlockRun(run.node, block, run.end_block, run.ref_cnt, run.is_first_copy)
-        rest.keepers, rest.stalled_keepers = run.keepers, run.stalled_keepers
+        rest.keepers, rest.stalled_keepers, rest.is_named = run.keepers, run.stalled_keepers, run.is_named
         run.end_block = block
         if run.ref_cnt:
             rest.next_part = run.next_part
-            run.next_part = rest
+            run.next_part = rest if run.is_named else None
         else:
             rest.owner = run.owner
             assert run.prev_free is not None
@@ -87,15 +125,14 @@ class CachedRuns:
         if overlap:
             self._add_later_copies(hold, node, first, end)
             return
-        if hold.runs:
-            last, last_end = hold.runs[-1]
-            if last.node is node and last.ref_cnt == 1 and last.is_first_copy and last.end_block == first == last_end:
-                last.end_block = end
-                hold.runs[-1] = (last, end)
-                return
-        run = _new(hold, node, first, end, True)
-        runs.insert(i, run)
-        hold.runs.append((run, end))
+        _hold_found(hold, node, first, end)
+        if i and _is_held_alike(runs[i - 1], hold, first):
+            runs[i - 1].end_block = end
+        else:
+            runs.insert(i, _new(hold, node, first, end, True))
+            i += 1
+        if i < len(runs):
+            self._join(node, first, end)
 
     def _add_later_copies(self, hold: BlockHold, node: Node, first: int, end: int) -> None:
         """Register blocks some of which are known already: those become later copies."""
@@ -110,10 +147,12 @@ class CachedRuns:
             run = _new(hold, node, at, upto, not known)
             if known:
                 self.later_copies.setdefault(node, []).append(run)
+                hold.parts.append(HeldPart(node, at, upto, run))
             else:
                 runs.insert(i, run)
-            hold.runs.append((run, upto))
+                _hold_found(hold, node, at, upto)
             at = upto
+        self._join(node, first, end)
 
     def forget(self, run: BlockRun, first: int, end: int) -> None:
         """These last blocks of a run are no longer cached; the next copies of them are found instead."""
@@ -170,6 +209,37 @@ class CachedRuns:
                 i += 1
             runs.insert(i, oldest)
             at = oldest.end_block
+
+
+def _are_alike(run: BlockRun, following: BlockRun) -> bool:
+    """Whether two runs that look-ups find can be one: who holds them says only where."""
+    return (
+        run.end_block == following.first_block
+        and run.ref_cnt == following.ref_cnt
+        and run.ref_cnt > 0
+        and not run.is_named
+        and not following.is_named
+        and run.keepers == following.keepers
+        and run.stalled_keepers == following.stalled_keepers
+    )
+
+
+def _is_held_alike(run: BlockRun, hold: BlockHold, block: int) -> bool:
+    """Whether a run ends before a block and has the counts of one that this holder has alone."""
+    if run.end_block != block or run.ref_cnt != 1 or run.is_named:
+        return False
+    keeper = hold.keeper
+    return not run.keepers if keeper is None else run.keepers == 1 and run.stalled_keepers == int(keeper.stalled)
+
+
+def _hold_found(hold: BlockHold, node: Node, first: int, end: int) -> None:
+    """A holder has more of what look-ups find."""
+    if hold.parts:
+        last = hold.parts[-1]
+        if last.node is node and last.later_copy is None and last.end_block == first:
+            last.end_block = end
+            return
+    hold.parts.append(HeldPart(node, first, end))
 
 
 def _new(hold: BlockHold, node: Node, first: int, end: int, found: bool) -> BlockRun:

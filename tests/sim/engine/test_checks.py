@@ -13,7 +13,7 @@ from tokencake.policies.controller import Controller
 from tokencake.policies.ledger import Ledger
 from tokencake.sim.engine.checked_engine import CheckedEngine
 from tokencake.sim.engine.memory.block_pool import BlockPool
-from tokencake.sim.engine.memory.blocks import BlockHold, Owner
+from tokencake.sim.engine.memory.blocks import BlockHold, BlockRun, Owner
 from tokencake.sim.engine.memory.context_tree import ContextTree
 from tokencake.sim.engine.memory.copies import Copies
 from tokencake.sim.engine.scheduling.running_calls import RunningCalls
@@ -58,6 +58,9 @@ class Pool:
         self.pool.cache(hold, self.path, 4)
         return hold
 
+    def first_run(self, hold: BlockHold) -> BlockRun:
+        return self.pool._cached.runs_of(hold.parts[0])[0]
+
     def check(self) -> None:
         self.tree.check()
         self.pool.check()
@@ -88,15 +91,15 @@ def wrongly_stalled(it: Pool) -> None:
 
 
 def not_in_the_queue(it: Pool) -> None:
-    it.hold.runs[0][0].ref_cnt = 0
+    it.first_run(it.hold).ref_cnt = 0
 
 
 def a_copy_that_is_found(it: Pool) -> None:
-    it.fill().runs[0][0].is_first_copy = True
+    it.first_run(it.fill()).is_first_copy = True
 
 
 def a_copy_without_a_first_one(it: Pool) -> None:
-    run = it.hold.runs[0][0]
+    run = it.first_run(it.hold)
     run.is_first_copy = False
     run.node.runs[0].remove(run)
     it.pool._cached.later_copies[run.node] = [run]
