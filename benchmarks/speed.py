@@ -26,6 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from documents import text_of
 from exits import exit_code
 from speed_tables import POLICIES, filled
 
@@ -81,9 +82,13 @@ def main() -> None:
     parser.add_argument("--write", type=Path, nargs="*", default=[], help="documents whose tables are to be filled in")
     parser.add_argument("--no-commands", action="store_true", help="leave out reading, start-up and comparison")
     arguments = parser.parse_args()
+    if arguments.times < 1:
+        parser.error(f"argument --times: expected at least 1, got {arguments.times}")
     for policy in arguments.policy or ():
         is_bound(policy)  # raises for one that there is not
-    texts = {document: document.read_text("utf-8") for document in arguments.write}
+    if arguments.against is not None and not _is_commit(arguments.against):
+        parser.error(f"argument --against: there is no commit {arguments.against!r}")
+    texts = {document: text_of(document) for document in arguments.write}
     check_outputs([*outputs_of(output=arguments.output), *(Output("--write", document) for document in texts)])
     figures: Mapping[str, Any] = (
         measured(arguments) if arguments.figures is None else read_json(arguments.figures, _figures)
@@ -218,6 +223,11 @@ def _rounded(value: float) -> float:
 
 def _git(*words: str) -> str:
     return subprocess.run(["git", "-C", ROOT, *words], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def _is_commit(revision: str) -> bool:
+    command = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
+    return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
 
 
 def _cpu() -> str:

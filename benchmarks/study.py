@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from documents import text_of
 from exits import exit_code
 
 from tokencake import __version__
@@ -36,10 +37,8 @@ from tokencake.traces.console.garbage import collect_seldom
 from tokencake.traces.console.supervisor import allow_supervision
 from tokencake.traces.errors import TokencakeError, TraceError
 from tokencake.traces.files.fields import WrongField, members
-from tokencake.traces.files.input_limits import LINE_BYTES
 from tokencake.traces.files.json_file import read_json
 from tokencake.traces.files.outputs import Output, check_outputs, outputs_of, write_whole
-from tokencake.traces.files.source_file import whole
 from tokencake.traces.format.reader import read_trace
 from tokencake.traces.format.writer import write_trace
 from tokencake.traces.variants.vary import parse_variation
@@ -113,7 +112,7 @@ def main() -> None:
     parser.add_argument("--from", dest="figures", type=Path, help="figures of before, instead of playing")
     parser.add_argument("--write", type=Path, nargs="*", default=[], help="documents whose tables are to be filled in")
     arguments = parser.parse_args()
-    texts = {document: _text(document) for document in arguments.write}
+    texts = {document: text_of(document) for document in arguments.write}
     check_outputs([Output("--write", document) for document in texts])
     if arguments.figures is None:
         figures = arguments.json or Path("study.json")
@@ -130,13 +129,6 @@ def main() -> None:
     written = {document: filled(text, study) for document, text in texts.items()}
     for document, text in written.items():
         write_whole(document, text)
-
-
-def _text(document: Path) -> str:
-    try:
-        return whole(document, LINE_BYTES).decode()
-    except UnicodeDecodeError:
-        raise TraceError(f"{document}: expected text in UTF-8") from None
 
 
 class Figures(dict[str, Any]):
