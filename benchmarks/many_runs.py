@@ -26,8 +26,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from counts import count
 from exits import exit_code
 
+from tokencake.policies.registry import is_bound
 from tokencake.sim.experiments.executors import run_on_workers
 from tokencake.sim.experiments.processes.workers import cores
 from tokencake.sim.experiments.run import RunSpec, applications_of, play, run_specs
@@ -60,11 +62,13 @@ def main() -> None:
     parser.add_argument("--trace", type=Path, default=TRACE)
     parser.add_argument("--machine", default=DEFAULT_MACHINE)
     parser.add_argument("--policy", action="append", help="[default: vllm, tokencake, infercept, continuum]")
-    parser.add_argument("--repeat", type=int, default=8)
-    parser.add_argument("--workers", type=int, default=cores())
-    parser.add_argument("--tries", type=int, default=3)
+    parser.add_argument("--repeat", type=count, default=8)
+    parser.add_argument("--workers", type=count, default=cores())
+    parser.add_argument("--tries", type=count, default=3)
     options = parser.parse_args()
     policies = tuple(options.policy or POLICIES)
+    for policy in policies:
+        is_bound(policy)  # raises for one that there is not
     allow_supervision()  # as in a command, processes are copies of this one
     collect_seldom()
     spec = RunSpec(options.trace, load_machine(options.machine), "", EVERYTHING)

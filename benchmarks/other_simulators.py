@@ -23,6 +23,8 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
+from counts import count
+
 PROMPT_TOKENS, OUTPUT_TOKENS, AT_A_TIME = 1_000, 200, 10
 RATES = {"sched-sim": 3.8, "tokencake": 1.8}  # requests a second that keep about ten in the batch
 TIMES = 5
@@ -44,8 +46,8 @@ engine:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("simulator", choices=PLAYED)
-    parser.add_argument("--requests", type=int, default=1_000)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--requests", type=count, default=1_000)
+    parser.add_argument("--repeats", type=count, default=3)
     options = parser.parse_args()
     play = PLAYED[options.simulator]
     few, many = (

@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from math import inf, log
 from typing import NamedTuple
 
+from counts import count, positive
 from exits import exit_code
 from scaling_shapes import SHAPES
 from speed_run import peak_mb
@@ -54,10 +55,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", action="append", choices=SHAPES)
     parser.add_argument("--policy", action="append")
-    parser.add_argument("--size", type=float, default=1.0)
-    parser.add_argument("--times", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--most", type=float, default=300.0)
+    parser.add_argument("--size", type=positive, default=1.0)
+    parser.add_argument("--times", type=count, default=3)
+    parser.add_argument("--processes", type=count, default=os.cpu_count())
+    parser.add_argument("--most", type=positive, default=300.0)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:

@@ -26,6 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from counts import count
 from documents import text_of
 from exits import exit_code
 from speed_tables import POLICIES, filled
@@ -74,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", action="append", choices=SHAPES)
     parser.add_argument("--policy", action="append")
-    parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--times", type=count, default=5)
     parser.add_argument("--against", metavar="REV", help="a commit of this repository, measured in turn")
     parser.add_argument("--traces", type=Path, default=default_traces())
     parser.add_argument("--output", type=Path, help="where the figures go")
@@ -82,8 +83,6 @@ def main() -> None:
     parser.add_argument("--write", type=Path, nargs="*", default=[], help="documents whose tables are to be filled in")
     parser.add_argument("--no-commands", action="store_true", help="leave out reading, start-up and comparison")
     arguments = parser.parse_args()
-    if arguments.times < 1:
-        parser.error(f"argument --times: expected at least 1, got {arguments.times}")
     for policy in arguments.policy or ():
         is_bound(policy)  # raises for one that there is not
     if arguments.against is not None and not _is_commit(arguments.against):
