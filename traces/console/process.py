@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from .exit_codes import fail
-from .garbage import collect_seldom
+from .garbage import collect_seldom, end_at_once
 from .interrupts import heed
 from .streams import open_stderr
 from .supervisor import allow_supervision, earned
@@ -26,4 +26,5 @@ def run_process(run: Callable[[Sequence[str]], int]) -> NoReturn:
     allow_supervision()
     code = run(sys.argv[1:])
     earned(code)
+    end_at_once()
     sys.exit(code)
