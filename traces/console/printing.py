@@ -25,7 +25,11 @@ class _Printing(Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=self._safe(segment.text))
+            text = segment.text
+            if segment.control or (text.isascii() and text.isprintable()):  # nearly all, and some of them many times
+                yield segment
+            else:
+                yield segment._replace(text=self._safe(text))
 
     def _safe(self, text: str) -> str:
         return fitting(text, self.encoding)
