@@ -18,12 +18,10 @@ from .halves import Needs, SpaceHalf, TimeHalf, Wishes
 from .miss_share import MissShare
 from .options import PRESETS, Options, Preset
 from .pins import Pins
-from .published.saves import PublishedSaves
-from .published.spatial import PublishedSpace
 from .published.uploads import Uploads
 from .seniority import Seniority
 from .stalls import Stalls
-from .time_half import NoCopies, NoPins, NoUploads, PinRule, SavesAll, StalledContexts
+from .time_half import NoCopies, NoPins, NoUploads, PinRule, SaveRule, SavesAll, StalledContexts
 
 QUIET_FACTS = frozenset(  # while every call that waits may start, and nothing is on the host
     {
@@ -161,6 +159,8 @@ def halves(options: Options, tool_times: ToolTimes) -> tuple[SpaceHalf, TimeHalf
     if not options.space:
         space = FirstCome() if options.upload == "demand" else FirstComeBesideUploads()
     elif options.spatial == "score":
+        from .published.spatial import PublishedSpace  # no other rules need it
+
         space = PublishedSpace(options)
     else:
         miss_share = MissShare()
@@ -168,7 +168,11 @@ def halves(options: Options, tool_times: ToolTimes) -> tuple[SpaceHalf, TimeHalf
         pins = Pins(options, miss_share, stalls, seniority)
     if not options.time:
         return space, NoCopies()
-    saves = SavesAll() if options.save == "all" else PublishedSaves(options, stalls, space.importance)
+    saves: SaveRule = SavesAll()
+    if options.save != "all":
+        from .published.saves import PublishedSaves  # as above
+
+        saves = PublishedSaves(options, stalls, space.importance)
     score = space.agent_score if options.space else None
     uploads = NoUploads() if options.upload == "demand" else Uploads(options, stalls, score)
     return space, StalledContexts(stalls, saves, uploads, pins)
