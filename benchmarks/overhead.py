@@ -4,14 +4,14 @@
                                   [--date DATE] [--json FILE]
 
 Drives vLLM's own scheduler without a model and without workers (a made-up token a call and step, copies that end with
-their step), in turn: vLLM's; ours; ours with stopwatches at vLLM's share of it; ours with one at each method. Waiting
-calls are held by lack of room, and contexts of stalled agents do not all fit onto the GPU. In `quiet` nothing happens
-but tokens; in `news` a call ends and another arrives at each step, so that a policy is asked at each step, and copies
-move. Engine time goes on by 30 ms a step.
+their step), in turn: vLLM's; ours; ours with stopwatches at vLLM's share of it; ours with one at each method; vLLM's
+with the stopwatches alone. Waiting calls are held by lack of room, and contexts of stalled agents do not all fit onto
+the GPU. In `quiet` nothing happens but tokens; in `news` a call ends and another arrives at each step, so that a policy
+is asked at each step, and copies move. Engine time goes on by 30 ms a step.
 
 "added" is our step less vLLM's, step by step: less than nothing where a policy spares vLLM a look at a call that does
-not fit. "ours" is the time inside our own methods and connector, some stopwatches included (0.5 µs each, at least). The
-parts below overlap, and each has its own stopwatch in it. A step is `add_request`, `schedule` and
+not fit. "ours" is the time inside our own methods and connector, less the median of what the stopwatches alone show.
+The parts below overlap, and each has its own stopwatch in it. A step is `add_request`, `schedule` and
 `update_from_output`; steps in which the operating system gave the CPU to somebody else are left out, and counted: what
 is left is CPU time. Each core of Tokencake is measured in a process of its own, both where one is compiled
 (`packaging/in_place.py`). Needs vLLM.
@@ -34,7 +34,17 @@ from pathlib import Path
 from typing import Any
 
 from exits import exit_code
-from scheduler_steps import SITUATIONS, STALLED, WARM_UP, Engine, Situation, WatchedScheduler, scheduler_of, situation
+from scheduler_steps import (
+    SITUATIONS,
+    STALLED,
+    WARM_UP,
+    Engine,
+    Situation,
+    StopwatchesAlone,
+    WatchedScheduler,
+    scheduler_of,
+    situation,
+)
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import init_none_hash
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -51,20 +61,22 @@ CORES = ("compiled", "pure")
 
 def measure(policy: str, situation: Situation, steps: int) -> dict[str, Any]:
     """Times of steps in microseconds: vLLM's, what is added to them, and where that goes."""
-    kinds = (Scheduler, TokencakeScheduler, WatchedScheduler, WatchedScheduler)
+    kinds = (Scheduler, TokencakeScheduler, WatchedScheduler, WatchedScheduler, StopwatchesAlone)
     engines = [Engine(scheduler_of(kind, situation), situation) for kind in kinds]
-    native, ours, _, in_parts = engines
+    native, ours, _, in_parts, no_policy = engines
     for engine in engines:
-        if engine is not native:
+        if engine is not native and engine is not no_policy:
             engine.begin(policy)
         engine.fill()
     in_parts.scheduler.watch_parts()
     play(engines, WARM_UP)
     polls = ours.polls
-    of_native, of_ours, watched, parts = play(engines, steps)
+    of_native, of_ours, watched, parts, alone = play(engines, steps)
     pairs = [(before["whole"], with_us["whole"]) for before, with_us in zip(of_native, of_ours, strict=True)
              if before and with_us]  # fmt: skip
     watched, parts = [record for record in watched if record], [record for record in parts if record]
+    stopwatches = [own(record) for record in alone if record]
+    usual = round(statistics.median(stopwatches))
     return {
         "core": core(),
         "policy": policy,
@@ -76,7 +88,8 @@ def measure(policy: str, situation: Situation, steps: int) -> dict[str, Any]:
         "counts": {"vllm": native.counts(), "tokencake": ours.counts()},
         "step_us": {"vllm": spread([a for a, _ in pairs]), "tokencake": spread([b for _, b in pairs])},
         "added_us": spread([b - a for a, b in pairs]),
-        "ours_us": spread([own(record) for record in watched]),
+        "stopwatches_us": spread(stopwatches),
+        "ours_us": spread([own(record) - usual for record in watched]),
         "parts_us": {name: spread([part.get(name, 0) for part in parts]) for name in names_of(parts)},
     }
 

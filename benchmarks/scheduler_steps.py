@@ -32,7 +32,7 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
 from tokencake.live.client.start.tiny_model import LONGEST_CONTEXT_TOKENS, tiny_model
-from tokencake.live.connector import Done
+from tokencake.live.connector import Done, Jobs
 from tokencake.live.engine.control.metadata import KEY
 from tokencake.live.scheduler import TokencakeMixin
 from tokencake.policies.run_settings import RunSettings
@@ -50,9 +50,8 @@ WARM_UP = 150  # steps
 TOKEN, STOP = 7, 8
 SITUATIONS = {"quiet": "nothing happens but tokens", "news": "at each step a call ends and another arrives"}
 PARTS = {  # what a stopwatch is put at, by where it is found
-    "tokencake": ("arrived", "boundary", "scheduled", "stepped", "wake_s", "matched", "allocated", "take_jobs"),
+    "tokencake": ("arrived", "boundary", "scheduled", "stepped", "matched", "allocated", "take_jobs"),
     "_tokencake_queues": ("lay", "restore"),
-    "_tokencake_engine": ("wake_at",),
 }
 CONNECTOR = (
     "get_num_new_matched_tokens",
@@ -111,6 +110,18 @@ class _Inner(Scheduler):
         spent["vllm"] = spent.get("vllm", 0) + nanoseconds
 
 
+class StopwatchesAlone(_Inner):
+    """vLLM's, with the same stopwatches: around its share of a step, and around a connector that does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        no_jobs = Jobs()
+        for method in CONNECTOR:
+            setattr(self.connector, method, self.stopwatch.watch("connector", lambda *given: None))
+        self.connector.get_num_new_matched_tokens = self.stopwatch.watch("connector", lambda *given: (0, False))
+        self.connector.build_connector_meta = self.stopwatch.watch("connector", lambda *given: no_jobs)
+
+
 class WatchedScheduler(TokencakeMixin, _Inner):
     """Ours, with stopwatches at what is vLLM's, and at what vLLM asks of our connector."""
 
@@ -162,7 +173,7 @@ class Engine:
         self._hasher = get_request_block_hasher(BLOCK_TOKENS, sha256)
         self._steps = 0
         self.polls = 0
-        self.spent: dict[str, int] = scheduler.stopwatch.spent if isinstance(scheduler, WatchedScheduler) else {}
+        self.spent: dict[str, int] = scheduler.stopwatch.spent if isinstance(scheduler, _Inner) else {}
         self._returning = iter(range(STALLED))
         self._fresh = iter(range(STALLED, sys.maxsize))
         self._answers: dict[int, int] = {}  # tokens, by agent
