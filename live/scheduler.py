@@ -77,9 +77,9 @@ class TokencakeMixin(_Base):
     def schedule(self, *args: Any, **kwargs: Any) -> VllmSchedulerOutput:
         adapter, queues = self.tokencake, self._tokencake_queues
         self._tokencake_control.look()
-        adapter.boundary()
-        plan = adapter.laid
-        self._tokencake_choose_victims(bool(plan.preempt))
+        plan = adapter.boundary()
+        if bool(plan.preempt) != (self._tokencake_allocate is not None):
+            self._tokencake_choose_victims(bool(plan.preempt))
         laid = queues.lay(plan)
         try:
             output: VllmSchedulerOutput = super().schedule(*args, **kwargs)
@@ -88,9 +88,9 @@ class TokencakeMixin(_Base):
                 queues.restore(laid)
         waiting = not self.running and self.get_request_counts()[1] > 0
         adapter.scheduled(output, waiting)
-        if self._tokencake_engine.has_own_process:  # else whoever drives it looks
+        if self._tokencake_engine.has_own_process:  # else whoever drives it looks, and wakes it
             self._tokencake_look_out(output)
-        self._tokencake_engine.wake_at(adapter.wake_s(), adapter.now_s)
+            self._tokencake_engine.wake_at(adapter.wake_s(), adapter.now_s)
         return output
 
     def _tokencake_look_out(self, output: VllmSchedulerOutput) -> None:
@@ -108,6 +108,8 @@ class TokencakeMixin(_Base):
         if scheduler_output.total_num_scheduled_tokens:
             self._tokencake_watch.happened(monotonic())
         outputs: Mapping[int, VllmOutputs] = super().update_from_output(scheduler_output, model_runner_output)
+        if self.finished_req_ids:  # one that was preempted with tokens in flight may have waited
+            self._tokencake_queues.version += 1
         self.tokencake.stepped(scheduler_output, outputs)
         return outputs
 
@@ -165,8 +167,6 @@ class TokencakeMixin(_Base):
     def _tokencake_choose_victims(self, chosen: bool) -> None:
         """vLLM preempts the last running request when `allocate_slots` says no; a plan may name another."""
         manager = self.kv_cache_manager
-        if chosen == (self._tokencake_allocate is not None):
-            return
         if not chosen:
             manager.allocate_slots = self._tokencake_allocate
             self._tokencake_allocate = None

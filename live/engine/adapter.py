@@ -188,10 +188,11 @@ class Adapter:
 
         None: not now.
         """
-        call = self.call_of(request.request_id)
-        if call is None or self.session is None:
+        session = self.session
+        call = None if session is None else session.calls.by_request.get(request.request_id)
+        if session is None or call is None:
             return 0, False
-        return self.session.prompts.to_load(call, hit_tokens, skip=self.laid.skip)
+        return session.prompts.to_load(call, hit_tokens, session.laid.skip)
 
     def allocated(self, request: VllmRequest, blocks: Sequence[VllmBlock], external_tokens: int) -> None:
         """vLLM gave blocks to a waiting request: it starts, or what the host has of it is loaded first."""
@@ -210,13 +211,16 @@ class Adapter:
 
     # -- a step
 
-    def boundary(self) -> None:
-        """vLLM is about to schedule: take in what is due, ask the policy, and do at once what it wants done at once."""
-        self._steps.boundary(self.session)
+    def boundary(self) -> Plan:
+        """vLLM is about to schedule: take in what is due, ask the policy, and do at once what it wants done at once.
+
+        The plan that holds for this step.
+        """
+        return self._steps.boundary(self.session)
 
     @property
     def laid(self) -> Plan:
-        """The plan that holds for this step."""
+        """The plan that holds for the latest step."""
         return NATIVE if self.session is None else self.session.laid
 
     def scheduled(self, output: VllmSchedulerOutput, idle_calls: bool) -> None:

@@ -131,9 +131,11 @@ class Calls:
             self._copies.refusing = True
         self._report(e.CallPreempted(now_s, call.id, generated_tokens))
 
-    def came(self, outputs: Mapping[int, VllmOutputs], at_s: float) -> None:
-        """A step brought tokens, and ends, to the requests of these clients."""
+    def came(self, outputs: Mapping[int, VllmOutputs], ended: bool, at_s: float) -> None:
+        """A step brought tokens to the requests of these clients and, where `ended` says so, ends."""
         unseen = self._unseen
+        if not ended and not unseen:
+            return
         for of_client in outputs.values():
             outs = of_client.outputs
             if unseen:

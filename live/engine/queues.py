@@ -9,8 +9,9 @@ Requests that no policy knows of keep their place: each goes before the first ad
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 from vllm.v1.request import RequestStatus
 
@@ -20,6 +21,9 @@ from .vllm_surface import VllmRequest, VllmRequestQueue, VllmScheduler
 
 # Waiting requests that hold blocks, or are blocked, have a queue of their own, which vLLM looks at first.
 SIDE_QUEUES = ("kv_holding_waiting", "skipped_waiting")  # since 0.31; up to 0.30, with those that it passed over
+
+# vLLM's queues are deques with a `len` in Python, which each step would pay for.
+length = cast("Callable[[VllmRequestQueue], int]", deque.__len__)
 
 
 class CallLookup(Protocol):
@@ -37,6 +41,7 @@ class Laid(NamedTuple):
     queues: tuple[VllmRequestQueue, VllmRequestQueue]  # vLLM's own: waiting, and beside it
     order: list[VllmRequest]
     holding: set[int]  # by id, those beside that held blocks
+    withheld: int  # requests that wait and are not in the order
 
 
 class Queues:
@@ -46,6 +51,7 @@ class Queues:
         self._scheduler = scheduler
         self._calls = calls
         self._side_name = next(name for name in SIDE_QUEUES if hasattr(scheduler, name))
+        self._passes_over = self._side_name == SIDE_QUEUES[-1]
         self._queue, self._empty = make_queue(), make_queue()  # what takes the place of vLLM's
         self._plan: Plan | None = None  # what these were made for: a plan,
         self._made_at = -1  # and a version
@@ -66,23 +72,21 @@ class Queues:
         side: VllmRequestQueue = getattr(self._scheduler, self._side_name)
         return side
 
-    def _put(self, waiting: VllmRequestQueue, side: VllmRequestQueue) -> None:
-        self._scheduler.waiting = waiting
-        setattr(self._scheduler, self._side_name, side)
-
     def lay(self, plan: Plan) -> Laid | None:
         """Put the plan's order in place of vLLM's. What `restore` needs, or None if the order is vLLM's own."""
         if plan.admit is None:
-            self._let_holders_go_first()
+            if self._passes_over:
+                self._let_holders_go_first()
             return None
         if self._plan is not plan or self._made_at != self.version:
             self._make(plan)
         laid = self._laid
         if laid is None or (plan.skip and self._loaded):
             laid = self._laid = self._lay_out(plan)
-        waiting, side = laid.queues
-        self.withheld = len(waiting) + len(side) - len(laid.order)
-        self._put(self._queue, self._empty)
+        self.withheld = laid.withheld
+        scheduler = self._scheduler
+        scheduler.waiting = self._queue
+        setattr(scheduler, self._side_name, self._empty)
         return laid
 
     def _lay_out(self, plan: Plan) -> Laid:
@@ -91,7 +95,8 @@ class Queues:
         self._queue.clear()
         self._queue.extend(order)
         self._empty.clear()
-        return Laid((self._scheduler.waiting, self._side), order, self._holding)
+        waiting, side = self._scheduler.waiting, self._side
+        return Laid((waiting, side), order, self._holding, len(waiting) + len(side) - len(order))
 
     def _make(self, plan: Plan) -> None:
         """Take in a plan, or who waits now."""
@@ -103,11 +108,14 @@ class Queues:
 
     def restore(self, laid_down: Laid) -> None:
         """Put vLLM's queues back, without those that started."""
-        (waiting, side), laid, holding = laid_down
+        (waiting, side), laid, holding, _ = laid_down
         self.withheld = 0
-        after, after_side = self._scheduler.waiting, self._side
-        self._put(waiting, side)
-        if not after_side and len(after) == len(laid):  # nobody started, loads, or was preempted
+        scheduler, side_name = self._scheduler, self._side_name
+        after = scheduler.waiting
+        unmoved = not length(getattr(scheduler, side_name)) and length(after) == len(laid)
+        scheduler.waiting = waiting
+        setattr(scheduler, side_name, side)
+        if unmoved:  # nobody started, loads, or was preempted
             return
         self.version += 1
         known = {id(request) for request in laid}
@@ -149,7 +157,7 @@ class Queues:
         versions look at those that hold blocks first, too.
         """
         side = self._side
-        if len(side) > 1 and self._side_name == SIDE_QUEUES[-1]:
+        if len(side) > 1:
             ordered = sorted(side, key=holds_blocks, reverse=True)  # keeps the order of equals
             side.clear()
             side.extend(ordered)

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from ...policies.interface import NATIVE, Plan
 from ...traces import events as e
 from ...traces.events import Fact
 from .memory.copies import Copies
@@ -29,16 +30,28 @@ class Sums(NamedTuple):
 NOTHING = Sums(0, 0, 0, 0)
 
 
-class StepUnderWay(NamedTuple):
+class StepUnderWay:
     """A step under way. `report` is that of the run that it began in, if that wants to hear of steps."""
 
-    output: VllmSchedulerOutput  # by which the step is known again
-    computes: bool
-    from_s: float
-    report: Callable[[Fact], None] | None
-    sums: Sums
-    given_s: float | None  # when the workers were given it, if they had no other one
-    outcomes: int  # that anything came with, before it was scheduled
+    __slots__ = ("computes", "from_s", "given_s", "outcomes", "output", "report", "sums")
+
+    def __init__(
+        self,
+        output: VllmSchedulerOutput,
+        computes: bool,
+        from_s: float,
+        report: Callable[[Fact], None] | None,
+        sums: Sums,
+        given_s: float | None,
+        outcomes: int,
+    ) -> None:
+        self.output = output  # by which the step is known again
+        self.computes = computes
+        self.from_s = from_s
+        self.report = report
+        self.sums = sums
+        self.given_s = given_s  # when the workers were given it, if they had no other one
+        self.outcomes = outcomes  # that anything came with, before it was scheduled
 
 
 class Steps:
@@ -53,6 +66,7 @@ class Steps:
         self._computing = 0  # of them
         self._outcomes = 0  # that anything came with: tokens or the ends of copies
         self._came_s = 0.0  # the latest outcome
+        self._ran = 0  # calls, when it came
         self._acknowledged: dict[int, float | None] = {}  # by job, seconds that it took
 
     @property
@@ -60,12 +74,14 @@ class Steps:
         """Whether a step is under way that computes something."""
         return bool(self._computing)
 
-    def boundary(self, session: Session | None) -> None:
-        """vLLM is about to schedule."""
+    def boundary(self, session: Session | None) -> Plan:
+        """vLLM is about to schedule. The plan that holds for this step."""
         if session is not None:
             session.boundary(self.schedules_in_vain, computing=self.computing)
-        elif self.schedules_in_vain > 1:  # a run that ended left loaded requests, and vLLM alone takes no blocks away
+            return session.laid
+        if self.schedules_in_vain > 1:  # a run that ended left loaded requests, and vLLM alone takes no blocks away
             self._scheduler.unload_last()
+        return NATIVE
 
     def scheduled(self, output: VllmSchedulerOutput, idle_calls: bool, session: Session | None, copies: Copies) -> None:
         """vLLM has scheduled a step. `idle_calls`: whether calls wait and none runs."""
@@ -94,6 +110,7 @@ class Steps:
 
     def came(self) -> None:
         """A step's outcome came from the workers, and vLLM is about to take it in."""
+        self._ran = len(self._scheduler.running)
         if self.report is not None:
             self._came_s = self._clock.now_s()
 
@@ -110,7 +127,10 @@ class Steps:
         at_s = self._clock.now_s() if session is None else session.now_s
         step = self._landed(output)
         if session is not None and output.total_num_scheduled_tokens:
-            session.calls.came(outputs, at_s)
+            scheduler = self._scheduler
+            # what streams its prompt stops to run without having finished
+            ended = len(scheduler.running) < self._ran or bool(scheduler.finished_req_ids)
+            session.calls.came(outputs, ended, at_s)
         jobs, self._acknowledged = self._acknowledged, {}
         self._end(step, at_s, copies_ended=bool(jobs))
         copies.finish(jobs, at_s)

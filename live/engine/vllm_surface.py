@@ -234,6 +234,7 @@ class VllmScheduler(Protocol):
     skipped_waiting: Annotated[
         VllmRequestQueue, Varies(having="0.30", lacking="0.31")
     ]  # with those, others that vLLM passed over
+    finished_req_ids: set[str]  # that have ended since the latest step was scheduled
     finished_recving_kv_req_ids: set[str]  # loaded, and not looked at since
     defer_block_free: bool
     _inflight_prefills: set[VllmRequest]
