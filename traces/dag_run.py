@@ -3,58 +3,84 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Generic, TypeVar
 
-from .apps import Application, Call, CallId
+from .apps import Application, Call
 from .errors import TraceError
 
+C = TypeVar("C")
 
-class DagRun:
-    """One application under way, the `number`th that began."""
 
-    __slots__ = ("_awaited", "_followers", "_left", "_number", "_places", "app")
+class DagCall(Generic[C]):
+    """A call of an application under way, its `place`th. `context` is what whoever plays it keeps of it."""
+
+    __slots__ = ("awaited", "call", "context", "continued_tokens", "extends", "followers", "place", "run")
+
+    def __init__(self, run: DagRun[C], place: int, call: Call) -> None:
+        self.run = run
+        self.place = place
+        self.call = call
+        self.awaited = len(call.after)  # of those that it waits for, how many have not ended
+        self.followers: list[DagCall[C]] | None = None  # that wait for it, until it has ended
+        self.extends: DagCall[C] | None = None
+        self.continued_tokens = 0  # how many tokens of its context later prompts continue
+        self.context: C | None = None
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Breaks ties between calls that arrive at once: by the applications' begins, then as the trace lists them."""
+        return self.run.number, self.place
+
+
+class DagRun(Generic[C]):
+    """One application under way, the `number`th that began. Its calls know each other: there may be 100,000 of it."""
+
+    __slots__ = ("_left", "calls", "number")
 
     def __init__(self, app: Application, number: int) -> None:
-        self.app = app
-        self._number = number
+        self.number = number
         self._left = len(app.calls)
-        self._places: dict[CallId, int] = {call.id: place for place, call in enumerate(app.calls)}
-        self._awaited: list[int] = [len(call.after) for call in app.calls]  # by place: those that have not ended
-        self._followers: list[list[Call] | None] = [None] * self._left
-        for call in app.calls:
-            for before in call.after:
-                place = self._places[before]
-                followers = self._followers[place]
-                if followers is None:
-                    self._followers[place] = [call]
+        self.calls = tuple([DagCall(self, place, call) for place, call in enumerate(app.calls)])
+        if self._left > 1:
+            self._link()
+
+    def _link(self) -> None:
+        by_id = {each.call.id: each for each in self.calls}
+        for each in self.calls:
+            for name in each.call.after:
+                before = by_id[name]
+                if before.followers is None:
+                    before.followers = [each]
                 else:
-                    followers.append(call)
+                    before.followers.append(each)
+            prompt = each.call.prompt
+            if prompt.extends is not None:
+                extended = each.extends = by_id[prompt.extends]
+                extended.continued_tokens = max(prompt.keep_tokens, extended.continued_tokens)
 
     @property
     def over(self) -> bool:
         """Whether all calls and their tools have ended."""
         return not self._left
 
-    def order(self, call: Call) -> tuple[int, int]:
-        """Breaks ties between calls that arrive at once: by the applications' begins, then as the trace lists them."""
-        return self._number, self._places[call.id]
-
-    def first(self) -> list[Call]:
+    def first(self) -> list[DagCall[C]]:
         """The calls that wait for no other."""
-        return [call for call in self.app.calls if not call.after]
+        return [each for each in self.calls if not each.awaited]
 
-    def ended(self, call: Call) -> list[Call]:
+    def ended(self, call: DagCall[C]) -> list[DagCall[C]]:
         """A call and its tools have ended, once: the calls that waited for it, and now wait for no other."""
-        ready: list[Call] = []
+        ready: list[DagCall[C]] = []
         self._left -= 1
-        followers = self._followers[self._places[call.id]]
-        if followers is None:
-            return ready
-        for follower in followers:
-            place = self._places[follower.id]
-            self._awaited[place] -= 1
-            if not self._awaited[place]:
+        followers, call.followers = call.followers, None
+        for follower in followers or ():
+            follower.awaited -= 1
+            if not follower.awaited:
                 ready.append(follower)
         return ready
+
+    def forget(self) -> None:
+        """Nobody asks any more: lets go of its calls, which know it."""
+        self.calls = ()
 
 
 def tools_s(call: Call) -> float:

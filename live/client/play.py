@@ -16,7 +16,7 @@ from itertools import count
 from typing import NamedTuple, Protocol
 
 from ...traces.apps import AppId, Application, Call, CallId
-from ...traces.dag_run import DagRun, in_arrival_order, tools_s
+from ...traces.dag_run import DagCall, DagRun, in_arrival_order, tools_s
 from ...traces.events import Request, request_of
 from ...traces.results.distribution import Distribution
 from .tokens import Tokens
@@ -49,11 +49,12 @@ class _Due(NamedTuple):
 class _Play:
     """One application under way, and how much of it the engine has."""
 
-    __slots__ = ("given_up", "run", "under_way", "unsent")
+    __slots__ = ("app", "given_up", "run", "under_way", "unsent")
 
-    def __init__(self, run: DagRun) -> None:
+    def __init__(self, app: Application, run: DagRun[None]) -> None:
+        self.app = app
         self.run = run
-        self.unsent = len(run.app.calls)
+        self.unsent = len(app.calls)
         self.under_way = 0  # calls that the engine has
         self.given_up = False  # one of them failed: no other is sent
 
@@ -69,7 +70,7 @@ class Player:
         self._tokens = tokens
         self._engine = engine
         self._plays: dict[AppId, _Play] = {}
-        self._sent: dict[CallId, Call] = {}
+        self._sent: dict[CallId, DagCall[None]] = {}
         self._heap: list[_Due] = []
         self._created = count()
         self._begun = 0
@@ -109,30 +110,32 @@ class Player:
 
     def finished(self, call_id: CallId, at_s: float, answer: Sequence[int]) -> None:
         """A call ended: its tools start, or the calls behind it are due now (`advance` sends them)."""
-        call, play = self._returned(call_id)
+        ended, play = self._returned(call_id)
+        call = ended.call
         self._tokens.answered(call.id, answer)
         self.calls += 1
         if play.given_up:
             self._end_if_given_up(play, at_s)
         elif call.tools:
-            self._later(at_s + tools_s(call), lambda due_s: self._tools_returned(call, due_s), call.app)
+            self._later(at_s + tools_s(call), lambda due_s: self._tools_returned(ended, due_s), call.app)
         else:
-            self._release_followers(call, at_s)
+            self._release_followers(ended, at_s)
 
     def failed(self, call_id: CallId, at_s: float) -> AppId:
         """A call came to nothing. What its application would have said next contains its answer, so the application is
         given up: of its calls those under way go on, and no other is sent. Returns which one."""
-        call, play = self._returned(call_id)
+        _, play = self._returned(call_id)
+        app = play.app.id
         self.failed_calls += 1
         play.given_up = True
-        self._heap = [due for due in self._heap if due.app != call.app]
+        self._heap = [due for due in self._heap if due.app != app]
         heapify(self._heap)
         self._end_if_given_up(play, at_s)
-        return call.app
+        return app
 
-    def _returned(self, call_id: CallId) -> tuple[Call, _Play]:
+    def _returned(self, call_id: CallId) -> tuple[DagCall[None], _Play]:
         call = self._sent.pop(call_id)
-        play = self._plays[call.app]
+        play = self._plays[call.call.app]
         play.under_way -= 1
         return call, play
 
@@ -140,26 +143,27 @@ class Player:
         if not play.under_way:
             self._leave(play, at_s)
 
-    def _tools_returned(self, call: Call, due_s: float) -> None:
-        self._engine.tool_returned(call, due_s)
+    def _tools_returned(self, call: DagCall[None], due_s: float) -> None:
+        self._engine.tool_returned(call.call, due_s)
         self._release_followers(call, due_s)
 
-    def _release_followers(self, call: Call, at_s: float) -> None:
-        play = self._plays[call.app]
-        for follower in play.run.ended(call):
+    def _release_followers(self, call: DagCall[None], at_s: float) -> None:
+        play = self._plays[call.call.app]
+        for follower in call.run.ended(call):
             self._release(follower, at_s)
-        if play.run.over:
+        if call.run.over:
             self._end(play, at_s)
 
-    def _release(self, call: Call, at_s: float) -> None:
-        order = self._plays[call.app].run.order(call)
-        heappush(self._heap, _Due(at_s + call.pause_s, True, order, lambda due_s: self._send(call, due_s), call.app))
+    def _release(self, call: DagCall[None], at_s: float) -> None:
+        at_s += call.call.pause_s
+        heappush(self._heap, _Due(at_s, True, call.order, lambda due_s: self._send(call, due_s), call.call.app))
 
-    def _send(self, call: Call, due_s: float) -> None:
+    def _send(self, sent: DagCall[None], due_s: float) -> None:
+        call = sent.call
         play = self._plays[call.app]
         play.unsent -= 1
         play.under_way += 1
-        self._sent[call.id] = call
+        self._sent[call.id] = sent
         self.lateness_s.add(self._now_s - due_s)
         self._engine.submit(call, request_of(call), self._tokens.prompt(call), due_s, last=not play.unsent)
 
@@ -170,8 +174,8 @@ class Player:
             self._later(app.arrival_s, lambda due_s: self._begin(app, due_s))
 
     def _begin(self, app: Application, due_s: float) -> None:
-        run = DagRun(app, self._begun)
-        self._plays[app.id] = play = _Play(run)
+        run: DagRun[None] = DagRun(app, self._begun)
+        self._plays[app.id] = play = _Play(app, run)
         self._begun += 1
         self._tokens.begin(app)
         self._engine.app_started(app.id, due_s)
@@ -186,7 +190,8 @@ class Player:
         self._leave(play, at_s)
 
     def _leave(self, play: _Play, at_s: float) -> None:
-        app = play.run.app
+        app = play.app
+        play.run.forget()
         del self._plays[app.id]
         self._tokens.end(app)
         self._engine.app_finished(app.id, at_s)

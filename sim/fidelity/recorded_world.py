@@ -7,10 +7,11 @@ from typing import Any
 
 from ...traces import events as e
 from ...traces.apps import AppId, Application, Call, CallId
+from ...traces.dag_run import DagCall, DagRun
 from ...traces.errors import FactError
 from ..engine.engine import Engine
-from ..engine.memory.app_contexts import AppContexts
-from ..engine.memory.context_tree import ContextTree
+from ..engine.memory.app_contexts import add_context, release_contexts
+from ..engine.memory.context_tree import Context, ContextTree
 from .record_steps import (
     ImpossibleRecord,
     World,
@@ -29,8 +30,8 @@ class RecordedWorld:
         self._tree = tree
         self._engine = engine
         self._found: dict[AppId, Application] = {}  # drawn from the trace before they started
-        self._contexts: dict[AppId, AppContexts] = {}
-        self._calls: dict[CallId, Call] = {}
+        self._runs: dict[AppId, DagRun[Context]] = {}
+        self._calls: dict[CallId, DagCall[Context]] = {}
         self._unfinished: dict[CallId, AppId] = {}
         self._in_tools: set[CallId] = set()  # calls whose tools are under way
 
@@ -46,11 +47,11 @@ class RecordedWorld:
         self._unfinished.pop(call)
 
     def _app_started(self, fact: e.AppStarted) -> None:
-        if fact.app in self._contexts:
+        if fact.app in self._runs:
             raise ImpossibleRecord(f"AppStarted: application {fact.app!r} has started before")
         app = self._application(fact.app)
-        self._contexts[fact.app] = AppContexts(app)
-        self._calls.update((call.id, call) for call in app.calls)
+        run = self._runs[fact.app] = DagRun(app, len(self._runs))
+        self._calls.update((each.call.id, each) for each in run.calls)
         self._engine.app_started(fact.app)
 
     def _application(self, name: AppId) -> Application:
@@ -64,29 +65,29 @@ class RecordedWorld:
     def _app_finished(self, fact: e.AppFinished) -> None:
         if left := [call for call, app in self._unfinished.items() if app == fact.app]:
             raise WorldMismatch(f"application {fact.app!r} has ended, but call {left[0]!r} has not in the simulation")
-        contexts = self._contexts.pop(fact.app, None)
-        if contexts is None:
+        run = self._runs.pop(fact.app, None)
+        if run is None:
             raise ImpossibleRecord(f"AppFinished: application {fact.app!r} is not under way")
         self._engine.app_finished(fact.app)
-        contexts.release(self._tree)
-        for ended in contexts.app.calls:
-            del self._calls[ended.id]
-            self._in_tools.discard(ended.id)
+        for ended in run.calls:
+            del self._calls[ended.call.id]
+            self._in_tools.discard(ended.call.id)
+        release_contexts(run, self._tree)
 
     def _call_arrived(self, fact: e.CallArrived) -> None:
-        call = self._call(fact.request.id)
-        contexts = self._contexts[call.app]
-        if call.id in contexts.of_call:
+        arrived = self._call(fact.request.id)
+        call, base = arrived.call, arrived.extends
+        if arrived.context is not None:
             raise ImpossibleRecord(f"CallArrived: call {call.id!r} has arrived before")
-        if (extended := call.prompt.extends) is not None and extended not in contexts.of_call:
-            raise ImpossibleRecord(f"CallArrived: call {call.id!r} continues {extended!r}, which has not arrived")
+        if base is not None and base.context is None:
+            raise ImpossibleRecord(f"CallArrived: call {call.id!r} continues {base.call.id!r}, which has not arrived")
         for name, here, there in zip(fact.request._fields, fact.request, e.request_of(call), strict=True):
             if here != there:
                 raise ImpossibleRecord(
                     f"CallArrived: call {call.id!r}: {name}: expected {there!r} of the trace, got {here!r}"
                 )
         self._unfinished[call.id] = call.app
-        self._engine.arrive(call, fact.request, contexts.add(call, self._tree))
+        self._engine.arrive(call, fact.request, add_context(arrived, self._tree))
 
     def _tool_started(self, fact: e.ToolStarted) -> None:
         call = self._ended(fact)
@@ -104,10 +105,11 @@ class RecordedWorld:
 
     def _ended(self, fact: e.ToolStarted | e.ToolReturned) -> Call:
         """A call that has ended, in the simulation too."""
-        call = self._call(fact.call)
+        ended = self._call(fact.call)
+        call = ended.call
         if call.id in self._unfinished:
             raise WorldMismatch(f"call {call.id!r} has ended, but not in the simulation")
-        if call.id not in self._contexts[call.app].of_call:
+        if ended.context is None:
             raise ImpossibleRecord(f"{type(fact).__name__}: call {call.id!r} has not arrived")
         if fact.agent != call.agent:
             raise ImpossibleRecord(
@@ -115,7 +117,7 @@ class RecordedWorld:
             )
         return call
 
-    def _call(self, name: CallId) -> Call:
+    def _call(self, name: CallId) -> DagCall[Context]:
         if name not in self._calls:
             raise ImpossibleRecord(
                 f"call {name!r} of the record is not in the trace, or its application is not under way"

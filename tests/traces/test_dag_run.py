@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trace_files import applications, dags, one_app, one_call
 
-from tokencake.traces.apps import Application, Call
-from tokencake.traces.dag_run import DagRun, in_arrival_order, tools_s
+from tokencake.traces.apps import Application
+from tokencake.traces.dag_run import DagCall, DagRun, in_arrival_order, tools_s
 from tokencake.traces.errors import TraceError
 
 
-def names(calls: Iterable[Call]) -> list[str]:
-    return [call.id.partition("/")[2] for call in calls]
+def names(calls: Iterable[DagCall[None]]) -> list[str]:
+    return [each.call.id.partition("/")[2] for each in calls]
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def diamond(tmp_path: Path) -> Application:
 
 
 def test_a_call_is_ready_when_the_last_one_that_it_waits_for_has_ended(diamond: Application) -> None:
-    top, left, right, bottom, beside = diamond.calls
-    run = DagRun(diamond, 0)
+    run: DagRun[None] = DagRun(diamond, 0)
+    top, left, right, bottom, beside = run.calls
     assert names(run.first()) == ["top", "beside"]
     assert names(run.ended(top)) == ["left", "right"]
     assert names(run.ended(right)) == []
@@ -45,28 +45,38 @@ def test_a_call_is_ready_when_the_last_one_that_it_waits_for_has_ended(diamond: 
 
 
 def test_calls_that_arrive_at_once_go_by_application_and_then_as_in_the_trace(diamond: Application) -> None:
-    first, second = DagRun(diamond, 0), DagRun(diamond, 1)
-    calls = list(diamond.calls)
-    assert sorted(set(calls), key=first.order) == calls
-    assert max(map(first.order, calls)) < min(map(second.order, calls))
+    first, second = (DagRun[None](diamond, number).calls for number in range(2))
+    assert sorted({*second, *first}, key=lambda each: each.order) == [*first, *second]
 
 
 def test_an_application_without_calls_is_over_at_once() -> None:
-    run = DagRun(Application("a", 0.0), 0)
+    run: DagRun[None] = DagRun(Application("a", 0.0), 0)
     assert (run.first(), run.over) == ([], True)
 
 
 @given(dags("a"), st.randoms(use_true_random=False))
 def test_every_call_is_ready_once_and_after_all_that_it_waits_for(app: Application, random: Random) -> None:
-    run = DagRun(app, 0)
+    run: DagRun[None] = DagRun(app, 0)
     ready, ended = run.first(), list[str]()
     while ready:
-        call = ready.pop(random.randrange(len(ready)))
-        assert set(call.after) <= set(ended)
-        ended.append(call.id)
-        ready += run.ended(call)
+        each = ready.pop(random.randrange(len(ready)))
+        assert set(each.call.after) <= set(ended)
+        ended.append(each.call.id)
+        ready += run.ended(each)
     assert sorted(ended) == sorted(call.id for call in app.calls)
     assert run.over
+
+
+def test_a_call_knows_whose_context_it_continues_and_how_much_later_prompts_continue_of_its_own(tmp_path: Path) -> None:
+    calls = [
+        one_call(id="first", output=10),
+        one_call(id="less", extends="first", keep=3, after=["first"]),
+        one_call(id="more", extends="first", keep=5, after=["less"]),
+    ]
+    run: DagRun[None] = DagRun(applications(tmp_path, one_app(*calls))[0], 0)
+    first, less, more = run.calls
+    assert (first.extends, less.extends, more.extends) == (None, first, first)
+    assert [each.continued_tokens for each in run.calls] == [5, 0, 0]
 
 
 def test_tools_run_side_by_side(tmp_path: Path) -> None:
