@@ -42,7 +42,7 @@ class AgentCache(Generic[Held, Saved, Time]):
         self.context_blocks = 0  # full blocks with KV
         self.host: Saved | None = None  # its copy on the host, from the first block on
         self.offloading = False
-        self.uploads: list[Upload[Held, Time]] = []  # on their way or ready, by position
+        self.uploads: tuple[Upload[Held, Time], ...] = ()  # on their way or ready, by position
         self.pin: Held | None = None
         self.pin_until = pin_until
         self.waiting = 0  # calls in the queue

@@ -96,7 +96,7 @@ def ready_blocks(agent: AgentCache[Any, Any, Any]) -> int:
 class TakenUploads(NamedTuple, Generic[Held, Time]):
     """What an agent's call found copied back. The last of it was ready so long before the call, or after it."""
 
-    uploads: list[Upload[Held, Time]]
+    uploads: tuple[Upload[Held, Time], ...]
     num_blocks: int
     early: Time
     late: Time
@@ -104,7 +104,7 @@ class TakenUploads(NamedTuple, Generic[Held, Time]):
 
 def take_uploads(agent: AgentCache[Held, Any, Time], arrived: Time, now: Time) -> TakenUploads[Held, Time]:
     """The agent's call, which arrived then, holds its blocks itself now. There must be uploads; all are given up."""
-    uploads, agent.uploads = agent.uploads, []
+    uploads, agent.uploads = agent.uploads, ()
     ready = max(now if upload.ready_at is None else upload.ready_at for upload in uploads)
     both = max(arrived, ready)
     return TakenUploads(uploads, sum(upload.num_blocks for upload in uploads), both - ready, both - arrived)
@@ -120,7 +120,7 @@ class CancelledUploads(NamedTuple, Generic[Held, Time]):
 
 def cancel_uploads(agent: AgentCache[Held, Any, Time], now: Time) -> CancelledUploads[Held, Time]:
     """An agent's uploads are wanted no more. There must be some. Those on their way are marked as cancelled."""
-    uploads, agent.uploads = agent.uploads, []
+    uploads, agent.uploads = agent.uploads, ()
     ready = [upload for upload in uploads if upload.ready_at is not None]
     for upload in uploads:
         upload.cancelled = upload.ready_at is None

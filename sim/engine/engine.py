@@ -134,8 +134,7 @@ class Engine:
         if agent is None:
             agent = self._agents[call.agent] = SimAgent(call.agent)
             self._of_app[call.app].append(agent)
-        path = self._tree.path(context)
-        self._scheduler.waiting.add(EngineCall(call, agent, path, self._block_tokens, self._clock.now_ps))
+        self._scheduler.waiting.add(EngineCall(call, agent, context, self._block_tokens, self._clock.now_ps))
         if agent.owner.stalled:
             self._settle()
             self.gpu.set_stalled(agent.owner, False)

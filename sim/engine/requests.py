@@ -10,7 +10,7 @@ from ...policies.interface import Hits
 from ...traces.apps import Call
 from ...traces.arithmetic import div_ceil
 from .memory.blocks import BlockHold, Owner
-from .memory.context_tree import Path
+from .memory.context_tree import Context, Path, full_blocks
 
 NO_HITS: Final = Hits(0, 0, 0)
 
@@ -28,19 +28,20 @@ class EngineCall:
     """A call from its arrival to its end."""
 
     __slots__ = (
-        "_block_tokens", "admission", "agent", "arrived_ps", "decoding", "final_blocks", "generated_tokens",
+        "_block_tokens", "admission", "agent", "arrived_ps", "context", "decoding", "final_blocks", "generated_tokens",
         "gpu_hit_tokens", "had_first_token", "hits", "hits_changes", "hold", "host_hit_tokens", "id",
         "joined_at_iteration", "last_iteration", "most_hit_blocks", "num_computed_tokens", "num_prefill_tokens",
         "output_tokens", "path", "prefill_blocks", "prompt_tokens", "state", "store_sources", "stored_blocks",
         "trace_call", "was_admitted",
     )  # fmt: skip
 
-    def __init__(self, call: Call, agent: SimAgent, path: Path, block_tokens: int, arrived_ps: int) -> None:
+    def __init__(self, call: Call, agent: SimAgent, context: Context, block_tokens: int, arrived_ps: int) -> None:
         self._block_tokens = block_tokens
         self.trace_call = call
         self.id = call.id
         self.agent = agent
-        self.path = path  # of its prompt and its answer
+        self.context = context  # its prompt and its answer
+        self.path = full_blocks(context, block_tokens)  # of these
         self.prompt_tokens = call.prompt.tokens
         self.output_tokens = call.output_tokens
         self.final_blocks = div_ceil(
@@ -76,9 +77,13 @@ class EngineCall:
 class SimAgent(AgentCache[BlockHold, BlockHold, int]):
     """What the engine keeps for an agent. Times are picoseconds."""
 
-    __slots__ = ("owner", "path")
+    __slots__ = ("context", "owner")
 
     def __init__(self, name: str) -> None:
         super().__init__(name, 0)
         self.owner = Owner(name)
-        self.path: Path = ()  # of its latest finished call's context
+        self.context: Context | None = None  # of its latest finished call
+
+    def path(self, block_tokens: int) -> Path:
+        """The full blocks of its context. It is made when asked for: most agents' copies are never moved."""
+        return () if self.context is None else full_blocks(self.context, block_tokens)

@@ -261,7 +261,7 @@ class Copies:
         source = self._host.hold(hashes, first, end, to_read=True)
         target = self._blocks_beside(source.slots)
         upload: Upload[list[VllmBlock], float] = Upload([*cached, *target], first, end, now_s)
-        agent.uploads.append(upload)
+        agent.uploads += (upload,)
         self._keep(upload.held)
         report, kept = self.report, agent.source
         report(e.UploadStarted(now_s, agent.name, end - first))

@@ -202,7 +202,7 @@ class BlockPool:
         The holder has taken all that it will ever hold. A block that several keep counts once.
         """
         hold.keeper = owner
-        owner.kept_holds.append(hold)
+        owner.kept_holds += (hold,)
         self._count(hold, 1, owner.stalled)
 
     # -- giving back
@@ -309,7 +309,7 @@ class BlockPool:
 
     def _stop_keeping(self, hold: BlockHold, keeper: Owner) -> None:
         self._count(hold, -1, -keeper.stalled)
-        keeper.kept_holds.remove(hold)
+        keeper.kept_holds = tuple([kept for kept in keeper.kept_holds if kept is not hold])
         hold.keeper = None
 
     def _count(self, hold: BlockHold, kept: int, stalled: int) -> None:

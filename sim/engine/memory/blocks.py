@@ -46,7 +46,7 @@ class Owner:
     def __init__(self, name: str) -> None:
         self.name = name
         self.idle_blocks = 0  # cached and free
-        self.kept_holds: list[BlockHold] = []  # what is held for it although no call of its runs
+        self.kept_holds: tuple[BlockHold, ...] = ()  # what is held for it although no call of its runs
         self.stalled = False
 
 

@@ -43,8 +43,7 @@ ENDLESS: Final = 2**62  # tokens
 class ContextTree:
     """All contexts that somebody may still continue or that have blocks somewhere."""
 
-    def __init__(self, block_tokens: int) -> None:
-        self._block_tokens = block_tokens
+    def __init__(self) -> None:
         self._root = Node(None, 0)
         self._root.ref_cnt = 1
         self.nodes = 1
@@ -60,7 +59,8 @@ class ContextTree:
         rest hangs beside, as a stub.
         """
         node, at = context
-        for source, start, left in segments:
+        for segment in segments:
+            source, start, left = segment
             while left:
                 if at < node.end_token:
                     ends = node.segment_end_tokens
@@ -86,7 +86,7 @@ class ContextTree:
                 if at < line_end_token:
                     node.is_stub = False
                     new = min(left, line_end_token - at)
-                at = self._extend(node, source, start, new)
+                at = self._extend(node, segment, start, new)
                 start += new
                 left -= new
         node.ref_cnt += 1
@@ -111,21 +111,6 @@ class ContextTree:
             self.nodes -= 1
             node = parent
             node.ref_cnt -= 1
-
-    def path(self, context: Context) -> Path:
-        """The context's full blocks, node by node from the root on."""
-        pieces = []
-        node: Node | None
-        node, end = context
-        size = self._block_tokens
-        while node is not None:
-            first, last = node.start_token // size, end // size
-            if last > first:
-                pieces.append(Piece(node, first, last))
-            end = node.start_token
-            node = node.parent
-        pieces.reverse()
-        return tuple(pieces)
 
     def all_nodes(self) -> list[Node]:
         """Every node, the root first."""
@@ -158,18 +143,34 @@ class ContextTree:
         self.nodes += 1
         return child
 
-    def _extend(self, node: Node, source: str, start: int, tokens: int) -> int:
-        """Append to a node that ends here, and return its new end."""
+    def _extend(self, node: Node, segment: Segment, start: int, tokens: int) -> int:
+        """Append a part of a segment to a node that ends here, and return its new end."""
         node.end_token += tokens
+        source = segment.source
         if node.segments:
             last = node.segments[-1]
             if last[0] == source and last[1] + last[2] == start:
                 node.segments[-1] = Segment(source, last[1], last[2] + tokens)
                 node.segment_end_tokens[-1] = node.end_token
                 return node.end_token
-        node.segments.append(Segment(source, start, tokens))
+        node.segments.append(segment if segment.tokens == tokens else Segment(source, start, tokens))
         node.segment_end_tokens.append(node.end_token)
         return node.end_token
+
+
+def full_blocks(context: Context, block_tokens: int) -> Path:
+    """The context's full blocks, node by node from the root on."""
+    pieces = []
+    node: Node | None
+    node, end = context
+    while node is not None:
+        first, last = node.start_token // block_tokens, end // block_tokens
+        if last > first:
+            pieces.append(Piece(node, first, last))
+        end = node.start_token
+        node = node.parent
+    pieces.reverse()
+    return tuple(pieces)
 
 
 def changes(path: Path) -> int:

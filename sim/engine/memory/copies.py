@@ -62,7 +62,7 @@ class Copies:
 
     def offload(self, agent: SimAgent, move: Move, now_ps: int) -> None:
         """Copy what the host lacks of the first blocks of an agent's latest context."""
-        path, upto = agent.path, blocks_to_move(agent, move)
+        path, upto = agent.path(self._block_tokens), blocks_to_move(agent, move)
         known, _ = self._host.cached_prefix(path, upto)
         first = min(
             upto, _marked_until(path, known, self._storing)
@@ -227,7 +227,7 @@ class Copies:
 
     def upload(self, agent: SimAgent, move: Move, now_ps: int) -> None:
         """Copy back what the GPU lacks of an agent's context, as far as there is room now."""
-        path = agent.path
+        path = agent.path(self._block_tokens)
         upto = blocks_to_move(agent, move)
         gpu_end, _ = self._gpu.cached_prefix(path, upto)
         start = upload_start(agent.uploads, gpu_end)
@@ -243,7 +243,7 @@ class Copies:
         source = self._host.touch(path, end, first)
         _mark(path, first, end, self._loading)
         upload: Upload[BlockHold, int] = Upload(hold, first, end, now_ps)
-        agent.uploads.append(upload)
+        agent.uploads += (upload,)
         self._gpu.keep(hold, agent.owner)
         self.report(e.UploadStarted(seconds(now_ps), agent.name, end - first))
 
@@ -291,9 +291,10 @@ class Copies:
         """Hold what is cached of an agent's context until then, or until its next call holds it."""
         agent.pin_until = until_ps
         if may_pin(agent, self.refusing):
-            end, _ = self._gpu.cached_prefix(agent.path, agent.context_blocks)
+            path = agent.path(self._block_tokens)
+            end, _ = self._gpu.cached_prefix(path, agent.context_blocks)
             if end:
-                agent.pin = self._gpu.touch(agent.path, end)
+                agent.pin = self._gpu.touch(path, end)
                 self.pinned[agent.name] = agent
                 self._gpu.keep(agent.pin, agent.owner)
 
@@ -333,7 +334,7 @@ class Copies:
         """Idle blocks of these agents' contexts are handed out first; what two of them share, with the later one."""
         moved: set[BlockRun] = set()
         for agent in reversed(agents):
-            self._gpu.evict_first(agent.path, agent.context_blocks, moved)
+            self._gpu.evict_first(agent.path(self._block_tokens), agent.context_blocks, moved)
 
 
 def _mark(path: Path, first: int, end: int, marks: Marks) -> None:

@@ -194,7 +194,7 @@ class Scheduler:
     def finish(self, call: EngineCall) -> None:
         """A call's last token came: it gives up its blocks, full ones known. Its context is its agent's latest."""
         agent = call.agent
-        agent.path = call.path
+        agent.context = call.context
         agent.context_blocks = (call.prompt_tokens + call.output_tokens - 1) // self._block_tokens
         self._copies.refusing = False
         if self._plan.write_through:

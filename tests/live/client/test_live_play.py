@@ -85,7 +85,7 @@ class Simulated:
         self.seen: list[Event] = []
         self._clock = Clock()
         self._serves = serves
-        self._world = World(self._clock, apps, ContextTree(16), 0)
+        self._world = World(self._clock, apps, ContextTree(), 0)
         self._world.start(self)  # type: ignore[arg-type]  # what the world needs of an engine
         self._clock.env.run(until=self._world.done)
 

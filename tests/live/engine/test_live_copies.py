@@ -20,7 +20,7 @@ from tokencake.live.engine.memory.host_pool import HostPool
 from tokencake.live.engine.requests import LiveAgent
 from tokencake.policies.interface import Move
 from tokencake.sim.engine.memory.block_pool import BlockPool
-from tokencake.sim.engine.memory.context_tree import ContextTree
+from tokencake.sim.engine.memory.context_tree import ContextTree, full_blocks
 from tokencake.sim.engine.memory.copies import Copies as SimCopies
 from tokencake.sim.engine.memory.link import Link
 from tokencake.sim.engine.requests import SimAgent
@@ -33,6 +33,7 @@ from tokencake.traces.events import Fact
 class Text(NamedTuple):
     """A context of blocks of one token, as each engine names them."""
 
+    context: Any
     path: Any
     hashes: list[bytes]
 
@@ -70,7 +71,7 @@ class Twins:
         self.now_s = 1
         gpu, host = rng.choice((8, 12, 20)), rng.choice((5, 12, 40))
         self.facts: tuple[list[Fact], list[Fact]] = ([], [])
-        self.tree = ContextTree(1)
+        self.tree = ContextTree()
         self.sim_gpu, self.sim_host = BlockPool(self.tree, gpu, 0), BlockPool(self.tree, host, 1)
         self.link = Link(presets()["a800-qwen2.5-14b"].timing())
         self.sim = SimCopies(self.sim_gpu, self.sim_host, self.link, 1)
@@ -91,8 +92,8 @@ class Twins:
         sources = (self.rng.choice("uvw"), self.rng.choice("uvwxyz"))
         segments = [Segment(source, 0, self.rng.randint(1, 6)) for source in sources[: self.rng.choice((1, 2, 2))]]
         tokens = [(segment.source, at) for segment in segments for at in range(segment.tokens)]
-        path = self.tree.path(self.tree.follow(self.tree.empty, segments))
-        return Text(path, [repr(tokens[: at + 1]).encode() for at in range(len(tokens))])
+        context = self.tree.follow(self.tree.empty, segments)
+        return Text(context, full_blocks(context, 1), [repr(tokens[: at + 1]).encode() for at in range(len(tokens))])
 
     def agent(self) -> Agent:
         self.names += 1
@@ -182,7 +183,7 @@ class Twins:
         call = self.rng.choice(ready)
         self.calls.remove(call)
         agent, blocks = call.agent, len(call.live.blocks)
-        agent.sim.path = call.text.path
+        agent.sim.context = call.text.context
         agent.sim.context_blocks = blocks
         self.live.remember(agent.live, call.live.vllm, blocks)
         if used := self.rng.random() < 0.5:

@@ -125,7 +125,7 @@ def test_no_upload_for_a_call_that_waits_already_or_never_comes(fields: dict[str
 
 def test_uploads_are_under_way_until_the_last_one_is_ready() -> None:
     assert not uploading(agent())
-    some = agent(uploads=[upload(3, 5, ready_at=7), upload(5, 9)])
+    some = agent(uploads=(upload(3, 5, ready_at=7), upload(5, 9)))
     assert uploading(some)
     assert ready_blocks(some) == 2
     some.uploads[1].ready_at = 8
@@ -138,25 +138,25 @@ def test_uploads_are_under_way_until_the_last_one_is_ready() -> None:
 
 @pytest.mark.parametrize(("arrived", "early", "late"), [(30, 10, 0), (20, 0, 0), (15, 0, 5)])
 def test_uploads_are_early_or_late_by_the_last_of_them(arrived: int, early: int, late: int) -> None:
-    uploads = [upload(3, 5, ready_at=10), upload(5, 9, ready_at=20)]
-    some = agent(uploads=list(uploads))
+    uploads = (upload(3, 5, ready_at=10), upload(5, 9, ready_at=20))
+    some = agent(uploads=uploads)
     taken = take_uploads(some, arrived, now=40)
     assert (taken.uploads, taken.num_blocks, taken.early, taken.late) == (uploads, 6, early, late)
-    assert some.uploads == []
+    assert some.uploads == ()
 
 
 def test_an_upload_that_is_still_on_its_way_is_ready_now_at_the_earliest() -> None:
-    taken = take_uploads(agent(uploads=[upload(3, 5, ready_at=0), upload(5, 9)]), arrived=30, now=40)
+    taken = take_uploads(agent(uploads=(upload(3, 5, ready_at=0), upload(5, 9))), arrived=30, now=40)
     assert (taken.early, taken.late) == (0, 10)
 
 
 def test_an_upload_may_be_ready_at_time_zero() -> None:
-    assert take_uploads(agent(uploads=[upload(3, 5, ready_at=0)]), arrived=30, now=40).early == 30
+    assert take_uploads(agent(uploads=(upload(3, 5, ready_at=0),)), arrived=30, now=40).early == 30
 
 
 def test_times_are_of_the_engines_kind() -> None:
     seconds = AgentCache[str, str, float]("a", 0.0)
-    seconds.uploads = [Upload("blocks", 3, 5, 1.0)]
+    seconds.uploads = (Upload("blocks", 3, 5, 1.0),)
     seconds.uploads[0].ready_at = 2.0
     taken = take_uploads(seconds, 1.5, 3.0)
     assert (repr(taken.early), repr(taken.late)) == ("0.0", "0.5")
@@ -164,11 +164,11 @@ def test_times_are_of_the_engines_kind() -> None:
 
 def test_of_cancelled_uploads_those_that_are_ready_are_given_up_now() -> None:
     ready, coming = upload(3, 5, started_at=4, ready_at=6), upload(5, 9, started_at=5)
-    some = agent(uploads=[ready, coming])
+    some = agent(uploads=(ready, coming))
     cancelled = cancel_uploads(some, now=12)
     assert (cancelled.ready, cancelled.num_blocks, cancelled.held) == ([ready], 6, 8)
     assert (ready.cancelled, coming.cancelled) == (False, True)
-    assert some.uploads == []
+    assert some.uploads == ()
 
 
 # -- pins

@@ -9,6 +9,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
+from tokencake.sim.engine.memory.context_tree import ContextTree
 from tokencake.sim.engine.requests import EngineCall, SimAgent
 from tokencake.sim.engine.scheduling.batch import DecodeBatch
 from tokencake.sim.engine.scheduling.pace import Pace, paced
@@ -176,6 +177,6 @@ def test_chunks_of_one_prompt_need_and_cost_what_they_do_one_by_one(seed: int) -
 def _a_call(order: int) -> EngineCall:
     name = f"a/{order}"
     call = Call(name, "a", name, "agent", Prompt((), tokens=1), output_tokens=1, max_output_tokens=1)
-    engine_call = EngineCall(call, SimAgent(name), (), 16, 0)
+    engine_call = EngineCall(call, SimAgent(name), ContextTree().empty, 16, 0)
     engine_call.admission = order
     return engine_call

@@ -14,7 +14,7 @@ from oracle.blocks import Block, PlainBlockHold, PlainBlockPool
 
 from tokencake.sim.engine.memory.block_pool import BlockPool
 from tokencake.sim.engine.memory.blocks import BlockHold, BlockRun, Owner
-from tokencake.sim.engine.memory.context_tree import Context, ContextTree, Path, changes
+from tokencake.sim.engine.memory.context_tree import Context, ContextTree, Path, changes, full_blocks
 from tokencake.traces.apps import Segment
 
 SIDES = 2
@@ -48,7 +48,7 @@ class Twins:
         self.size = rng.choice((1, 1, 2, 3))
         blocks = rng.choice((4, 9, 20, 20, 60))
         side = rng.randrange(SIDES)
-        self.fast_tree, self.plain_tree = ContextTree(self.size), ContextTree(self.size)
+        self.fast_tree, self.plain_tree = ContextTree(), ContextTree()
         self.fast = BlockPool(self.fast_tree, blocks, side)
         self.plain = PlainBlockPool(self.plain_tree, blocks, side)
         names = ("a", "b", "c")
@@ -76,7 +76,7 @@ class Twins:
             for _ in range(rng.randint(1, 2))
         ]
         fast, plain = self.fast_tree.follow(bases[0], segments), self.plain_tree.follow(bases[1], segments)
-        paths = self.fast_tree.path(fast), self.plain_tree.path(plain)
+        paths = full_blocks(fast, self.size), full_blocks(plain, self.size)
         self.texts.append(Text(fast, plain, *paths, fast.num_tokens // self.size))
 
     def erase(self) -> None:

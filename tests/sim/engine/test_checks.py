@@ -14,7 +14,7 @@ from tokencake.policies.ledger import Ledger
 from tokencake.sim.engine.checked_engine import CheckedEngine
 from tokencake.sim.engine.memory.block_pool import BlockPool
 from tokencake.sim.engine.memory.blocks import BlockHold, BlockRun, Owner
-from tokencake.sim.engine.memory.context_tree import ContextTree
+from tokencake.sim.engine.memory.context_tree import ContextTree, full_blocks
 from tokencake.sim.engine.memory.copies import Copies
 from tokencake.sim.engine.scheduling.running_calls import RunningCalls
 from tokencake.sim.engine.simulate import simulate
@@ -46,10 +46,10 @@ def test_every_so_many_boundaries_are_looked_at(monkeypatch: pytest.MonkeyPatch)
 
 class Pool:
     def __init__(self) -> None:
-        self.tree = ContextTree(1)
+        self.tree = ContextTree()
         self.pool = BlockPool(self.tree, 10)
         self.owner = Owner("a")
-        self.path = self.tree.path(self.tree.follow(self.tree.empty, [Segment("x", 0, 4)]))
+        self.path = full_blocks(self.tree.follow(self.tree.empty, [Segment("x", 0, 4)]), 1)
         self.hold = self.fill()
 
     def fill(self) -> BlockHold:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import hypothesis.strategies as st
 from hypothesis import given
 
-from tokencake.sim.engine.memory.context_tree import Context, ContextTree
+from tokencake.sim.engine.memory.context_tree import Context, ContextTree, full_blocks
 from tokencake.traces.apps import Segment
 
 Token = tuple[str, int]  # a source and a position in it
@@ -44,7 +44,7 @@ scripts = st.lists(st.one_of(writes, writes, st.builds(Erase, st.integers(0, 20)
 
 @given(scripts, st.integers(1, 4))
 def test_contexts_share_blocks_as_far_as_their_tokens_are_the_same(script: list[Write | Erase], size: int) -> None:
-    tree = ContextTree(size)
+    tree = ContextTree()
     texts: list[Text] = []
     for act in script:
         if isinstance(act, Write):
@@ -72,7 +72,7 @@ def _written(tree: ContextTree, texts: list[Text], write: Write) -> Text:
 
 def _check_paths(tree: ContextTree, texts: list[Text], size: int) -> None:
     paths = [
-        [(id(node), block) for node, first, end in tree.path(text.context) for block in range(first, end)]
+        [(id(node), block) for node, first, end in full_blocks(text.context, size) for block in range(first, end)]
         for text in texts
     ]
     for text, path in zip(texts, paths, strict=True):
@@ -96,7 +96,7 @@ def _common(one: list, other: list) -> int:  # type: ignore[type-arg]
 
 
 def test_a_conversation_stays_one_node_and_an_answer_that_nobody_repeats_hangs_beside_it() -> None:
-    tree = ContextTree(4)
+    tree = ContextTree()
     prompt = tree.follow(tree.empty, [Segment("a/prompt", 0, 10)])
     answered = tree.follow(prompt, [Segment("a/1", 0, 6)], 0)
     grown = tree.follow(prompt, [Segment("a/result", 0, 8)])
@@ -107,18 +107,18 @@ def test_a_conversation_stays_one_node_and_an_answer_that_nobody_repeats_hangs_b
 
 def test_texts_that_take_ever_more_of_one_source_make_no_chain_of_nodes() -> None:
     """Each is followed by an answer of its own, so nothing continues the node of the one before it at its end."""
-    tree = ContextTree(4)
+    tree = ContextTree()
     for i in range(1, 20):
         tree.follow(tree.empty, [Segment("a/document", 0, 8 * i), Segment(f"a/{i}", 0, 4)], 0)
     last = tree.follow(tree.empty, [Segment("a/document", 0, 160)], 0)
-    assert [(first, end) for _, first, end in tree.path(last)] == [(0, 2), (2, 40)]
+    assert [(first, end) for _, first, end in full_blocks(last, 4)] == [(0, 2), (2, 40)]
 
 
 def test_a_text_that_repeats_another_and_its_answer_stays_in_its_node() -> None:
-    tree = ContextTree(4)
+    tree = ContextTree()
     said = [Segment("a/system", 0, 8)]
     for turn in range(20):
         said += [Segment(f"a/{turn}.user", 0, 8), Segment(f"a/{turn}", 0, 4)]
         context = tree.follow(tree.empty, said, 0)
-    assert len(tree.path(context)) == 1
+    assert len(full_blocks(context, 4)) == 1
     assert tree.nodes == 2
