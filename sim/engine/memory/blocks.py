@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ....traces.apps import Segment
 
 Span = tuple[int, int]  # blocks of a context: the first one, and the end
@@ -34,8 +36,8 @@ class Node:
         self.is_stub = False  # nothing is known to continue it
         self.ref_cnt = 0  # contexts, children and runs that need it: at none it goes
         self.changes = 0  # rises with all that changes what a look-up finds in it, on either side
-        # On the GPU and on the host: the runs that look-ups find, disjoint and by position.
-        self.runs: tuple[list[BlockRun], list[BlockRun]] = ([], [])
+        # On the GPU and on the host: the runs that look-ups find, disjoint and by position. `CachedRuns` changes them.
+        self.runs = (NO_RUNS, NO_RUNS)
 
 
 class Owner:
@@ -71,6 +73,9 @@ class BlockRun:
         self.prev_free: BlockRun | None = None  # neighbours in the free queue
         self.next_free: BlockRun | None = None
         self.owner: Owner | None = None  # while it is free
+
+
+NO_RUNS: Final[list[BlockRun]] = []  # shared by all nodes that have none on a side
 
 
 class HeldPart:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from ....traces.agreement import agree
-from .blocks import BlockHold, BlockRun, HeldPart, Node, split_off
+from .blocks import NO_RUNS, BlockHold, BlockRun, HeldPart, Node, split_off
 from .context_tree import ContextTree
 from .free_queue import FreeQueue
 
@@ -117,7 +117,7 @@ class CachedRuns:
     def add(self, hold: BlockHold, node: Node, first: int, end: int) -> None:
         """A holder's blocks `first` … `end − 1`, all of one node, are full: look-ups find them from now on."""
         node.changes += 1
-        runs = node.runs[self._side]
+        runs = self._growing(node)
         i = len(runs)
         while i and runs[i - 1].first_block >= first:
             i -= 1
@@ -171,9 +171,24 @@ class CachedRuns:
     def remove(self, run: BlockRun) -> None:
         """Take a run out of the list that it is in."""
         if run.is_first_copy:
-            run.node.runs[self._side].remove(run)
+            runs = run.node.runs[self._side]
+            runs.remove(run)
+            if not runs:
+                self._set(run.node, NO_RUNS)
         else:
             self._remove_later(run)
+
+    def _growing(self, node: Node) -> list[BlockRun]:
+        """The runs of a node, to which one is added."""
+        runs = node.runs[self._side]
+        if runs is NO_RUNS:
+            runs = []
+            self._set(node, runs)
+        return runs
+
+    def _set(self, node: Node, runs: list[BlockRun]) -> None:
+        gpu, host = node.runs
+        node.runs = (gpu, runs) if self._side else (runs, host)
 
     def _remove_later(self, run: BlockRun) -> None:
         copies = self.later_copies[run.node]
@@ -203,7 +218,7 @@ class CachedRuns:
                 self.split(oldest, upto)
             self._remove_later(oldest)
             oldest.is_first_copy = True
-            runs = node.runs[self._side]
+            runs = self._growing(node)
             i = 0
             while i < len(runs) and runs[i].first_block < at:
                 i += 1
