@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 from ..apps import Application, Call, CallId, Hints, Tool
@@ -40,7 +41,13 @@ def derive_hints(calls: Sequence[Call]) -> list[Hints]:
     after = [[position[awaited] for awaited in call.after] for call in calls]
     lasting_s = [expected_s(call.max_output_tokens, call.tools) for call in calls]
     names = [call.id.partition("/")[2] for call in calls]
-    return list(map(Hints._make, hint_values(after, lasting_s, _reused(calls, position), names)))
+    return [shared_hints(*values) for values in hint_values(after, lasting_s, _reused(calls, position), names)]
+
+
+@lru_cache(maxsize=1024)
+def shared_hints(*values: HintValue) -> Hints:
+    """Derived hints, as one object for all applications that are alike: most of a trace's are."""
+    return Hints._make(values)
 
 
 def critical_calls(calls: Sequence[Call]) -> set[int]:

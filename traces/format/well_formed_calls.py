@@ -13,7 +13,7 @@ from typing import Any
 from ..apps import Application, Call, CallId, Hints, Prompt, Segment, Tool
 from ..files import input_limits as limits
 from ..files.fields import MAX_NAME, MAX_TOKENS, name, seconds, text
-from .derive import LONE, HintValue, expected_s, hint_values
+from .derive import LONE, HintValue, expected_s, hint_values, shared_hints
 from .parser import HINT_FIELDS
 
 _tuple = tuple.__new__  # of a named tuple: half the time of its own constructor
@@ -101,11 +101,11 @@ class WellFormedCalls:
         if len(self._read) == 1 and not self._stated:
             return (_tuple(Call, (*self._read[0], LONE)),)
         values = hint_values(self._after, self._lasting_s, self._reused, list(self._order))
+        hints = [shared_hints(*derived) for derived in values]
         for at, stated in self._stated:
             _state(values[at], stated)
-        return tuple(
-            [_tuple(Call, (*read, _tuple(Hints, hints))) for read, hints in zip(self._read, values, strict=True)]
-        )
+            hints[at] = _tuple(Hints, values[at])
+        return tuple([_tuple(Call, (*read, hint)) for read, hint in zip(self._read, hints, strict=True)])
 
     def _call(self, entry: Any) -> None:
         call = entry["id"]
