@@ -39,7 +39,7 @@ class Shape(NamedTuple):
 def burst(calls: int) -> Iterator[Application]:
     """Applications of one call, all at once, with a common system prompt."""
     for n in range(calls):
-        yield _application(n, 0.0, [_call(n, "c0", (_shared(PROMPT_TOKENS), _own(n, "c0")), _answer(n))])
+        yield _application(0.0, [_call(n, "c0", (_shared(PROMPT_TOKENS), _own(n, "c0")), _answer(n))])
 
 
 def tools(calls: int) -> Iterator[Application]:
@@ -50,84 +50,84 @@ def tools(calls: int) -> Iterator[Application]:
         if not length:
             return
         left -= length
-        yield _application(n, 0.0, _chain(n, length, TOOL_S))
+        yield _application(0.0, _chain(n, length, TOOL_S))
 
 
 def shared_prefix(calls: int) -> Iterator[Application]:
     """Applications of one call, all at once, that share a long prompt but for its end."""
     for n in range(calls):
-        yield _application(n, 0.0, [_call(n, "c0", (_shared(8_192), _own(n, "c0")), _answer(n))])
+        yield _application(0.0, [_call(n, "c0", (_shared(8_192), _own(n, "c0")), _answer(n))])
 
 
 def same_prompt(calls: int) -> Iterator[Application]:
     """One prompt, again and again, all at once."""
     for n in range(calls):
-        yield _application(n, 0.0, [_call(n, "c0", (_shared(1_024),), _answer(n))])
+        yield _application(0.0, [_call(n, "c0", (_shared(1_024),), _answer(n))])
 
 
 def document(calls: int) -> Iterator[Application]:
     """Applications of one call, one after the other; each takes a block more of one document than the one before."""
     for n in range(calls):
-        yield _application(n, n / RATE, [_call(n, "c0", (_shared((n + 1) * BLOCK_TOKENS),), _answer(n))])
+        yield _application(n / RATE, [_call(n, "c0", (_shared((n + 1) * BLOCK_TOKENS),), _answer(n))])
 
 
 def branches(calls: int) -> Iterator[Application]:
     """The same in another order, and each with a question of its own about what it took."""
     for n in range(calls):
         taken = (n * STRIDE % calls + 1) * BLOCK_TOKENS
-        yield _application(n, n / RATE, [_call(n, "c0", (_shared(taken), _own(n, "c0")), _answer(n))])
+        yield _application(n / RATE, [_call(n, "c0", (_shared(taken), _own(n, "c0")), _answer(n))])
 
 
 def join(calls: int) -> Iterator[Application]:
     """One application whose last call waits for all others."""
     every = [_call(0, f"c{k}", (_own(0, f"c{k}"),), _answer(k)) for k in range(calls - 1)]
     last = _call(0, "last", (_own(0, "last"),), SHORT_TOKENS, after=every)
-    yield _application(0, 0.0, [*every, last])
+    yield _application(0.0, [*every, last])
 
 
 def fork(calls: int) -> Iterator[Application]:
     """One application whose first call is continued by all others."""
     first = _call(0, "first", (_own(0, "first"),), SHORT_TOKENS)
-    yield _application(0, 0.0, [first, *(_continued(0, f"c{k}", first, _answer(k)) for k in range(calls - 1))])
+    yield _application(0.0, [first, *(_continued(0, f"c{k}", first, _answer(k)) for k in range(calls - 1))])
 
 
 def chain(calls: int) -> Iterator[Application]:
     """One application, its calls one after the other, each with the beginning of the context before."""
-    yield _application(0, 0.0, _chain(0, calls))
+    yield _application(0.0, _chain(0, calls))
 
 
 def chain_with_tools(calls: int) -> Iterator[Application]:
     """The same with tools in between."""
-    yield _application(0, 0.0, _chain(0, calls, TOOL_S))
+    yield _application(0.0, _chain(0, calls, TOOL_S))
 
 
 def growing(calls: int) -> Iterator[Application]:
     """One conversation that keeps all that was said."""
-    yield _application(0, 0.0, _chain(0, calls, kept_tokens=calls * 2 * PROMPT_TOKENS))
+    yield _application(0.0, _chain(0, calls, kept_tokens=calls * 2 * PROMPT_TOKENS))
 
 
 def stalled(calls: int) -> Iterator[Application]:
     """Agents that come one after the other; all of them are in a long tool at once."""
     for n in range(calls // 2):
-        yield _application(n, n / RATE, _chain(n, 2, LONG_TOOL_S))
+        yield _application(n / RATE, _chain(n, 2, LONG_TOOL_S))
 
 
 def returns(calls: int) -> Iterator[Application]:
     """The same, but their tools return together."""
     for n in range(calls // 2):
-        yield _application(n, n / RATE, _chain(n, 2, LONG_TOOL_S - n / RATE))
+        yield _application(n / RATE, _chain(n, 2, LONG_TOOL_S - n / RATE))
 
 
 def one_step(calls: int) -> Iterator[Application]:
     """Calls that are alike, all at once."""
     for n in range(calls):
-        yield _application(n, 0.0, [_call(n, "c0", (_own(n, "c0"),), SHORT_TOKENS)])
+        yield _application(0.0, [_call(n, "c0", (_own(n, "c0"),), SHORT_TOKENS)])
 
 
 def long_outputs(calls: int) -> Iterator[Application]:
     """Long answers, all at once."""
     for n in range(calls):
-        yield _application(n, 0.0, [_call(n, "c0", (_own(n, "c0"),), LONG_TOKENS)])
+        yield _application(0.0, [_call(n, "c0", (_own(n, "c0"),), LONG_TOKENS)])
 
 
 SHAPES: Mapping[str, Shape] = MappingProxyType(
@@ -179,8 +179,9 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
 )
 
 
-def _application(n: int, arrival_s: float, calls: Iterable[Call]) -> Application:
-    return with_hints(Application(f"a{n}", arrival_s, tuple(calls)))
+def _application(arrival_s: float, calls: Iterable[Call]) -> Application:
+    made = tuple(calls)  # which share their ids, as those that are read from a trace
+    return with_hints(Application(made[0].app, arrival_s, made))
 
 
 def _chain(n: int, length: int, tool_s: float = 0.0, kept_tokens: int = 8 * PROMPT_TOKENS) -> Iterator[Call]:
@@ -206,8 +207,10 @@ def _continued(
     """A call that waits for the one before, and continues its context: the beginning of it, if that is long."""
     kept = min(kept_tokens, before.prompt.tokens + before.output_tokens)
     prompt = Prompt((_own(n, f"{name}.result"),), before.id, kept, kept + PROMPT_TOKENS)
-    agent = f"a{n}/{name if before.id.endswith('first') else 'main'}"
-    return Call(f"a{n}/{name}", f"a{n}", agent, "agent", prompt, output_tokens, output_tokens, (before.id,), 0.0, tools)
+    agent = f"a{n}/{name}" if before.id.endswith("first") else before.agent
+    return Call(
+        f"a{n}/{name}", before.app, agent, "agent", prompt, output_tokens, output_tokens, (before.id,), 0.0, tools
+    )
 
 
 def _call(
