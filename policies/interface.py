@@ -22,6 +22,15 @@ Extent = Literal["prompts", "contexts"]
 EMPTY: Mapping[AgentId, float] = MappingProxyType({})
 
 
+class QueueOrder(tuple[CallId, ...]):
+    """Calls to admit, in the order of a `RankedQueue`: each has arrived, and none is in it twice.
+
+    Nobody checks that again, so a plan may name thousands.
+    """
+
+    __slots__ = ()
+
+
 class Move(NamedTuple):
     """Copy the first `blocks` blocks of an agent's context to the other side."""
 

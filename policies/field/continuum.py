@@ -194,7 +194,7 @@ class Continuum:
     def _make_room(self, view: View) -> None:
         """Give up what is kept for later programs until the first call that does not fit does."""
         room = view.free_blocks
-        for name in self._queue.names():
+        for name in self._queue:
             call = view.waiting[name]
             if call.loading:
                 continue

@@ -28,6 +28,8 @@ from ...traces.apps import AgentId, Application, Call, CallId
 from ...traces.events import Request
 from ...traces.format.derive import NOMINAL_TOKEN_S
 from ..interface import AgentView, Move, Plan, Status, View
+from ..parts.dispatch import tell
+from ..parts.ended_calls import EndedCalls
 from ..tokencake.options import Options, UploadOption
 from ..tokencake.policy import Tokencake
 
@@ -44,6 +46,8 @@ class Oracle:
         self._future = Future(applications)
         options = Options(space=space, upload=upload, lead_s=0.0, gather_s=0.0)
         self._policy = Tokencake(options, self._future)
+        self._ended_calls = EndedCalls()
+        self._with_contexts: dict[AgentId, None] = {}  # agents of which a call has ended; some have left
 
     @property
     def listens_to(self) -> frozenset[type]:
@@ -52,22 +56,48 @@ class Oracle:
     def plan(self, view: View) -> Plan:
         """Tokencake's plan, with another choice of what is given up."""
         plan = self._policy.plan(view)
-        uses = {agent.id: self._future.next_use_s(agent, view) for agent in view.agents.values()}
-        offload, forget = _host(plan.offload, uses, view)
-        idle = [agent for agent in view.agents.values() if agent.context_blocks and agent.status is not Status.RUNNING]
-        evict = tuple(agent.id for agent in sorted(idle, key=lambda agent: -uses[agent.id]))
+        contexts = self._by_next_use(view)
+        offload, forget = _host(plan.offload, contexts, view)
+        evict = tuple(
+            [use.agent.id for use in contexts if use.agent.context_blocks and use.agent.status is not Status.RUNNING]
+        )
         return replace(plan, offload=offload, forget=forget, evict=evict, write_through="prompts")
+
+    def _by_next_use(self, view: View) -> list[NextUse]:
+        """Agents that have contexts: used furthest in the future first, then the one that came first."""
+        tell(view.news, self._ended_calls.handlers, view)
+        self._with_contexts.update(dict.fromkeys(agent.id for agent in self._ended_calls.ended(view)))
+        contexts = []
+        for name in tuple(self._with_contexts):
+            agent = view.agents.get(name)
+            if agent is None:
+                del self._with_contexts[name]
+            else:
+                contexts.append(NextUse(-self._future.next_use_s(agent, view), agent.number, agent))
+        contexts.sort()
+        return contexts
+
+
+class NextUse(NamedTuple):
+    """When an agent's context is used next. In the order in which contexts are given up; no two are equal."""
+
+    minus_s: float
+    number: int  # of the agent
+    agent: AgentView
 
 
 def _host(
-    offload: Sequence[Move], uses: dict[AgentId, float], view: View
+    offload: Sequence[Move], contexts: Sequence[NextUse], view: View
 ) -> tuple[tuple[Move, ...], tuple[AgentId, ...]]:
     """What to save, and which copies to give up for it: those that are used after what is saved, the furthest first.
 
-    Of equal ones the agent that came first goes first: agents are looked at in the order of the view.
+    Of equal ones the agent that came first goes first.
     """
+    if not offload:
+        return (), ()
     room = view.host_free_blocks
-    copies = sorted((a for a in view.agents.values() if a.host_blocks), key=lambda a: -uses[a.id])
+    uses = {use.agent.id: -use.minus_s for use in contexts}
+    copies = [use.agent for use in contexts if use.agent.host_blocks]
     saves: list[Move] = []
     forget: list[AgentId] = []
     saving = {move.agent for move in offload}

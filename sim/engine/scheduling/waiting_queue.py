@@ -22,6 +22,8 @@ class WaitingQueue:
         self.loaded: dict[CallId, EngineCall] = {}  # those that hold blocks, in the order of their loads
         self._as_0_30 = as_0_30
         self._passed_over: dict[CallId, None] = {}  # up to 0.30: those at the front that stay there
+        self._names: Sequence[CallId] = ()  # that a plan admits
+        self._started = 0  # so many of these, from the first on, wait no more
 
     def add(self, call: EngineCall) -> None:
         """A call arrived, or was preempted (see `to_front`)."""
@@ -37,6 +39,7 @@ class WaitingQueue:
     def to_front(self, call: EngineCall) -> None:
         """A call waits before all others, but for those that stay in front of it."""
         self.calls.move_to_end(call.id, last=False)
+        self._started = 0
         for name in reversed(self._passed_over):
             self.calls.move_to_end(name, last=False)
 
@@ -58,8 +61,13 @@ class WaitingQueue:
         return self._noting_passed_over(ordered) if self._as_0_30 else ordered
 
     def _named(self, names: Sequence[CallId]) -> Iterator[EngineCall]:
-        for name in names:
-            call = self.calls.get(name)
+        """Those of these calls that wait. As long as a plan lasts, what has started of its first ones is left out."""
+        if names is not self._names:
+            self._names, self._started = names, 0
+        while self._started < len(names) and names[self._started] not in self.calls:
+            self._started += 1
+        for at in range(self._started, len(names)):
+            call = self.calls.get(names[at])
             if call is not None:
                 yield call
 

@@ -255,16 +255,17 @@ def test_who_is_gone_is_not_kept():
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.none() | st.integers(0, 3))))
-def test_a_queue_is_sorted_by_key_then_name_whatever_comes_and_goes(changes):
+def test_a_queue_is_sorted_by_key_whatever_comes_and_goes(changes):
     queue, keys = RankedQueue(), dict[str, tuple[float, ...]]()
     for call, rank in changes:
         if rank is None:
             queue.remove(call)
             keys.pop(call, None)
         else:
-            queue.put(call, (float(rank),))
-            keys[call] = (float(rank),)
-        assert queue.names() == tuple(sorted(keys, key=lambda name: (keys[name], name)))
+            keys[call] = (float(rank), float("fedcba".index(call)))
+            queue.put(call, keys[call])
+        assert queue.names() == tuple(sorted(keys, key=lambda name: keys[name]))
+        assert list(queue) == list(queue.names())
 
 
 def test_an_unknown_rule_is_an_error_in_one_line():
