@@ -7,8 +7,9 @@ share come onto the GPU: until then, less and less of its prompt is cached.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
+from math import inf
 from typing import TypeVar
 
 from ....traces import events as e
@@ -21,11 +22,12 @@ from ..options import Options
 from .agent_types import AgentType
 from .branches import Branches, JoinGroup
 from .partition import Charge, Partition
-from .score import START_OFFSET_S, drift, waits_in_order_s
-from .waiting_lanes import OrderClass, WaitingLanes
+from .score import drift
+from .waiting_lanes import OrderClass, Place, WaitingLanes
 
 BinKey = TypeVar("BinKey")
 
+MOST_LEFT_OVER = 64  # so many calls that have left, and are remembered for the time at which their lanes would change
 REFRESH_ADMISSIONS = 16  # so many admissions, or half the queue if that is more, and every bound is forgotten
 
 
@@ -34,7 +36,7 @@ class CallRecord:
 
     __slots__ = (
         "admitted_s", "arrived_s", "charge", "drift", "first_token_step", "floor_blocks", "generated_tokens", "group",
-        "id", "need_blocks", "number", "order_class", "preempted_when", "request", "shared_blocks", "since_s",
+        "id", "need_blocks", "number", "order_class", "place", "preempted_when", "request", "shared_blocks", "since_s",
         "started_s", "total_blocks", "type", "waited_s",
     )  # fmt: skip
 
@@ -51,7 +53,8 @@ class CallRecord:
         self.since_s = at_s  # in the queue since
         self.started_s = started_s  # its application
         self.drift = drift(request.hints, offset_s)
-        self.order_class: OrderClass = self.drift if self.group is None else (self.group, self.drift)
+        self.order_class: OrderClass = self.id if self.group is None else (self.group, self.drift)
+        self.place: Place = (at_s, at_s, number)
         self.waited_s: float | None = None  # before it was admitted
         self.admitted_s: float | None = None  # the first time
         self.generated_tokens = 0
@@ -81,9 +84,7 @@ class QueueState:
         self.finished_calls = 0
         self._calls: dict[CallId, CallRecord] = {}
         self._numbers = count()  # of calls, as they arrive
-        self._early: list[
-            tuple[float, int, CallRecord]
-        ] = []  # of the first applications; until when each is in an early lane
+        self._slower: list[tuple[float, int, CallRecord]] = []  # when the scores of which calls begin to grow slower
         self._started_s: dict[AppId, float] = {}  # the view knows no more of one that is over when its news is read
         self._raised: dict[AppId, dict[CallId, CallRecord]] = {}  # waiting calls whose bounds are above their floors
         self._first_start_s: float | None = None
@@ -104,14 +105,29 @@ class QueueState:
         }
 
     def begin(self, now_s: float, step: int) -> None:
-        """A plan is made now. Early calls whose time is over move to the lane of their own drift."""
-        while self._early and self._early[0][0] <= now_s:
-            _, _, call = heappop(self._early)
-            if call.order_class != call.id:
-                call.order_class = call.drift
-            if call.id in self.waiting:
+        """A plan is made now. Calls whose scores grow slower from now on move to other lanes."""
+        slower = self._slower
+        while slower and slower[0][0] <= now_s:
+            _, _, call = heappop(slower)
+            if self._has_line(call):
+                self._line_up(call, now_s)
                 self.lanes.put(call)
+        if len(slower) > MOST_LEFT_OVER + 2 * len(self.waiting):
+            self._slower = [entry for entry in slower if self._has_line(entry[2])]
+            heapify(self._slower)
         self._planned = (now_s, step)
+
+    def _has_line(self, call: CallRecord) -> bool:
+        """Whether it waits in a lane of calls whose scores grow at the same pace."""
+        return call.id in self.waiting and type(call.order_class) is float
+
+    def _line_up(self, call: CallRecord, now_s: float) -> None:
+        """Find the lane of a call by itself, and when it will leave it for another one."""
+        line = call.drift.line(call.started_s, call.since_s, now_s)
+        call.order_class = line.slope
+        call.place = (-line.points, call.arrived_s, call.number)
+        if line.until_s < inf:
+            heappush(self._slower, (line.until_s, call.number, call))
 
     def update_lane(self, call: CallRecord) -> None:
         """A call's demand is known better: it goes to the lane where it belongs, if it waits."""
@@ -132,12 +148,9 @@ class QueueState:
         if kind is None:
             kind = self.types[request.agent_type] = AgentType(request.agent_type, view.step)
         started_s = self._started_s[request.app]
-        offset_s = self._offset_s(started_s)
-        call = CallRecord(request, next(self._numbers), fact.at_s, started_s, offset_s, kind)
-        if call.group is None and offset_s < START_OFFSET_S:
-            like = drift(request.hints, 0.0)
-            call.order_class = like
-            heappush(self._early, (started_s + waits_in_order_s(like), call.number, call))
+        call = CallRecord(request, next(self._numbers), fact.at_s, started_s, self._offset_s(started_s), kind)
+        if call.group is None and self._options.order:
+            self._line_up(call, fact.at_s)
         self._estimate_demand(call, view.block_tokens)
         self._calls[call.id] = call
         if call.group is not None:

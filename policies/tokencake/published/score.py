@@ -6,12 +6,27 @@ once a call, so that a score costs three multiplications.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from math import inf
+from typing import Final, NamedTuple
 
 from ....traces.apps import Hints
 
 START_OFFSET_S = 60.0  # applications that start later gain nothing more by it
 START_POINTS = 6.0  # a second of it
+MOST_ELAPSED_S: Final = 300.0
+MOST_WAITED_S: Final = 180.0
+MOST_DEEP_S: Final = 240.0
+
+
+class Line(NamedTuple):
+    """A score while it grows at the same pace. Of two with the same slope the one with more points stays ahead."""
+
+    points: float  # at time 0, if it had grown like this since
+    slope: float  # points a second
+    until_s: float
+
+
+ALIKE: Final = Line(0.0, 0.0, inf)  # the score of everybody, where there are none
 
 
 class Drift(NamedTuple):
@@ -26,10 +41,29 @@ class Drift(NamedTuple):
         """The score after so many seconds. Higher goes first."""
         return (
             self.fixed
-            + self.a_second_elapsed * (elapsed_s if elapsed_s < 300.0 else 300.0)
-            + self.a_second_waited * (waited_s if waited_s < 180.0 else 180.0)
-            + self.a_second_deep * (elapsed_s if elapsed_s < 240.0 else 240.0)
+            + self.a_second_elapsed * (elapsed_s if elapsed_s < MOST_ELAPSED_S else MOST_ELAPSED_S)
+            + self.a_second_waited * (waited_s if waited_s < MOST_WAITED_S else MOST_WAITED_S)
+            + self.a_second_deep * (elapsed_s if elapsed_s < MOST_DEEP_S else MOST_DEEP_S)
         )
+
+    def line(self, started_s: float, since_s: float | None, now_s: float) -> Line:
+        """The score from now on, of a call whose application started then, and that waits since then.
+
+        `since_s` None: it does not wait yet.
+        """
+        points, slope, until_s = self.fixed, 0.0, inf
+        terms = [(self.a_second_elapsed, started_s, MOST_ELAPSED_S), (self.a_second_deep, started_s, MOST_DEEP_S)]
+        if since_s is not None:
+            terms.append((self.a_second_waited, since_s, MOST_WAITED_S))
+        for a_second, from_s, most_s in terms:
+            end_s = from_s + most_s
+            if now_s < end_s:
+                points -= a_second * from_s
+                slope += a_second
+                until_s = min(until_s, end_s)
+            else:
+                points += a_second * most_s
+        return Line(points, slope, until_s)
 
 
 def drift(hints: Hints, start_offset_s: float) -> Drift:
@@ -59,12 +93,3 @@ def drift(hints: Hints, start_offset_s: float) -> Drift:
         - 8 * max(hints.memory_weight - 1, 0.0)
     )
     return Drift(fixed, 5 * (1 + 0.75 * remaining), 8 * (1 + 0.5 * remaining), 5 * depth)
-
-
-def waits_in_order_s(like: Drift) -> float:
-    """How long, from its application's start on, a call goes before equal ones whose applications started later.
-
-    For ever, but for the first applications of all: what the later ones gain by that is made up for by the time that
-    has passed since, as long as it counts and if it counts enough.
-    """
-    return 240.0 if like.a_second_elapsed + like.a_second_deep >= START_POINTS else 0.0

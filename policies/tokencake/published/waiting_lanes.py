@@ -1,8 +1,8 @@
 """The queue of waiting calls, in lanes: a plan looks at the heads of lanes that may fit, however many calls wait.
 
-The calls of a lane need equally many blocks and never change places: they have the same hints, and their applications
-started in the order in which the calls began to wait. So the first of a lane goes before the rest at any time. A call
-that has nothing in common with others makes a lane by itself.
+The calls of a lane need equally many blocks and do not change places: their scores grow at the same pace, until one
+stops to and moves to another lane. So the first of a lane goes before the rest at any time. A call that has nothing in
+common with others makes a lane by itself.
 """
 
 from __future__ import annotations
@@ -18,19 +18,18 @@ from ....traces.apps import CallId
 from .branches import JoinGroup
 from .score import Drift
 
-OrderClass = Drift | tuple[JoinGroup, Drift] | CallId
+OrderClass = float | tuple[JoinGroup, Drift] | CallId
+Place = tuple[float, float, int]
 
 
 class Queued(Protocol):
     """What lanes must know of a waiting call."""
 
     id: CallId
-    number: int  # calls that arrived before it
     need_blocks: int  # a lower bound of its demand
     total_blocks: int
-    since_s: float  # in the queue since
-    started_s: float  # its application
-    order_class: OrderClass  # common to calls that never change places; its own id if there are no others
+    order_class: OrderClass  # common to calls that do not change places; its own id if there are no others
+    place: Place  # among these, the smallest first; no two are equal. It changes with the class alone
 
 
 Call = TypeVar("Call", bound=Queued)
@@ -42,32 +41,25 @@ _need = itemgetter(0)
 class WaitingLane(Generic[Call]):
     """Calls with the same `need_blocks` and `total_blocks`, the most urgent first."""
 
-    __slots__ = ("_places", "calls", "key", "need_blocks", "serial")
+    __slots__ = ("calls", "key", "need_blocks", "places", "serial")
 
     def __init__(self, key: LaneKey, serial: int) -> None:
         self.key = key
         self.serial = serial
         self.need_blocks = key[0]
         self.calls: list[Call] = []
-        self._places: list[tuple[float, int]] = []  # of the calls
+        self.places: list[Place] = []  # of the calls
 
-    def insert(self, call: Call) -> bool:
-        """Put a call into its place. False, and nothing done, if it might overtake another one."""
-        calls = self.calls
-        place = (call.since_s, call.number)
-        i = bisect_left(self._places, place)
-        if i and calls[i - 1].started_s > call.started_s:
-            return False
-        if i < len(calls) and calls[i].started_s < call.started_s:
-            return False
-        calls.insert(i, call)
-        self._places.insert(i, place)
-        return True
+    def insert(self, call: Call) -> None:
+        """Put a call into its place."""
+        at = bisect_left(self.places, call.place)
+        self.calls.insert(at, call)
+        self.places.insert(at, call.place)
 
-    def remove(self, call: Call) -> None:
-        """Take a call out."""
-        i = bisect_left(self._places, (call.since_s, call.number))
-        del self.calls[i], self._places[i]
+    def remove(self, call: Call, place: Place) -> None:
+        """Take a call out that was put there."""
+        at = bisect_left(self.places, place)
+        del self.calls[at], self.places[at]
 
 
 class WaitingLanes(Generic[Call]):
@@ -75,7 +67,7 @@ class WaitingLanes(Generic[Call]):
 
     def __init__(self) -> None:
         self._lanes: dict[LaneKey, WaitingLane[Call]] = {}
-        self._of: dict[CallId, WaitingLane[Call]] = {}
+        self._of: dict[CallId, tuple[WaitingLane[Call], Place]] = {}
         self._by_need: list[tuple[int, int, WaitingLane[Call]]] = []  # blocks, serial number, lane
         self._serial = count()
 
@@ -84,18 +76,16 @@ class WaitingLanes(Generic[Call]):
         key = (call.need_blocks, call.total_blocks, call.order_class)
         before = self._of.get(call.id)
         if before is not None:
-            if before.key == key:
+            if before[0].key == key:
                 return
-            self._leave(call, before)
+            self._leave(call, *before)
         lane = self._lane(key)
-        if not lane.insert(call):
-            lane = self._lane((call.need_blocks, call.total_blocks, call.id))
-            lane.insert(call)
-        self._of[call.id] = lane
+        lane.insert(call)
+        self._of[call.id] = (lane, call.place)
 
     def remove(self, call: Call) -> None:
         """A call left the queue."""
-        self._leave(call, self._of.pop(call.id))
+        self._leave(call, *self._of.pop(call.id))
 
     def upto(self, blocks: int) -> list[WaitingLane[Call]]:
         """Lanes whose calls need at most so many blocks, as far as is known."""
@@ -115,8 +105,8 @@ class WaitingLanes(Generic[Call]):
             insort(self._by_need, (lane.need_blocks, lane.serial, lane))
         return lane
 
-    def _leave(self, call: Call, lane: WaitingLane[Call]) -> None:
-        lane.remove(call)
+    def _leave(self, call: Call, lane: WaitingLane[Call], place: Place) -> None:
+        lane.remove(call, place)
         if not lane.calls:
             del self._lanes[lane.key]
             del self._by_need[bisect_left(self._by_need, (lane.need_blocks, lane.serial, lane))]

@@ -1,12 +1,14 @@
 """Lanes: whatever waits, calls come out in the order of their scores, and calls out of reach are left alone."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokencake.policies.tokencake.published.score import START_OFFSET_S, drift, waits_in_order_s
-from tokencake.policies.tokencake.published.waiting_lanes import OrderClass, WaitingLanes, in_order
+from tokencake.policies.tokencake.published.score import drift
+from tokencake.policies.tokencake.published.waiting_lanes import OrderClass, Place, WaitingLanes, in_order
 from tokencake.traces.apps import Hints
 
 CHAT = Hints()
@@ -26,16 +28,19 @@ class Waiting:
     total_blocks: int = 100
     id: str = field(init=False)
     order_class: OrderClass = field(init=False)
+    place: Place = field(init=False)
 
     def __post_init__(self) -> None:
         self.id = f"c{9 - self.number}"  # the other way round
-        like, exact = drift(self.hints, 0.0), drift(self.hints, self.started_s)
-        young = self.started_s < START_OFFSET_S and self.now_s < self.started_s + waits_in_order_s(like)
-        self.order_class = like if young else exact
+        line = drift(self.hints, self.started_s).line(self.started_s, self.since_s, self.now_s)
+        self.order_class = line.slope
+        self.place = (-line.points, self.since_s, self.number)
 
-    def place(self) -> tuple[float, float, int]:
-        points = drift(self.hints, self.started_s).points(self.now_s - self.started_s, self.now_s - self.since_s)
-        return (-points, self.since_s, self.number)
+    def points(self, now_s: float) -> float:
+        return drift(self.hints, self.started_s).points(now_s - self.started_s, now_s - self.since_s)
+
+    def by_score(self) -> tuple[float, float, int]:
+        return (-self.points(self.now_s), self.since_s, self.number)
 
 
 def test_equal_calls_share_a_lane_and_the_first_of_it_goes_first():
@@ -66,19 +71,27 @@ def test_a_lane_is_left_when_its_calls_are_out_of_reach():
     lanes.put(Waiting(3, 2, started_s=150.0, since_s=150.0, now_s=200.0))
     room = [10]
     seen = []
-    for call in in_order(lanes.upto(10), Waiting.place, lambda: room[0]):
+    for call in in_order(lanes.upto(10), Waiting.by_score, lambda: room[0]):
         seen.append(call.number)
         room[0] -= call.need_blocks
     assert seen == [0]  # one block is left, too little for any other
 
 
+def test_applications_that_started_at_any_time_share_a_lane_once_that_counts_no_more():
+    """Who came a second later gains 6 points by it. By now both have all that their ages give."""
+    lanes: WaitingLanes[Waiting] = WaitingLanes()
+    for n, started_s in enumerate((10.0, 30.0, 20.0)):
+        lanes.put(Waiting(n, 5, started_s, since_s=1_000.0, now_s=1_000.0))
+    (lane,) = lanes.all()
+    assert [call.started_s for call in lane.calls] == [30.0, 20.0, 10.0]
+
+
 times = st.floats(0.0, 400.0).map(lambda s: round(s, 3))
+rows = st.lists(st.tuples(st.integers(1, 3), times, times, st.sampled_from([CHAT, DEEP])), max_size=12)
+ROUNDING = 1e-6  # points
 
 
-@given(
-    st.lists(st.tuples(st.integers(1, 3), times, times, st.sampled_from([CHAT, DEEP])), max_size=12),
-    st.floats(0.0, 400.0),
-)
+@given(rows, st.floats(0.0, 400.0))
 def test_calls_come_by_score(rows, later_s):
     lanes: WaitingLanes[Waiting] = WaitingLanes()
     now_s = max((max(row[1], row[2]) for row in rows), default=0.0) + later_s
@@ -88,4 +101,21 @@ def test_calls_come_by_score(rows, later_s):
     ]
     for call in calls:
         lanes.put(call)
-    assert list(in_order(lanes.all(), Waiting.place, lambda: 10**9)) == sorted(calls, key=Waiting.place)
+    points = [call.points(now_s) for call in in_order(lanes.all(), Waiting.by_score, lambda: 10**9)]
+    assert len(points) == len(calls)
+    assert all(one >= other - ROUNDING for one, other in pairwise(points))
+
+
+@given(rows, st.floats(0.0, 400.0), st.floats(0.0, 1.0))
+def test_calls_of_a_lane_keep_their_places_until_one_leaves_it(rows, later_s, share):
+    now_s = max((max(row[1], row[2]) for row in rows), default=0.0) + later_s
+    lines = [
+        (drift(hints, started_s), started_s, since_s)
+        for _, one, other, hints in rows
+        for started_s, since_s in [(min(one, other), max(one, other))]
+    ]
+    for like, started_s, since_s in lines:
+        line = like.line(started_s, since_s, now_s)
+        then_s = now_s + share * (min(line.until_s, now_s + 500.0) - now_s)
+        points = like.points(then_s - started_s, then_s - since_s)
+        assert line.points + line.slope * then_s == pytest.approx(points, abs=ROUNDING)
