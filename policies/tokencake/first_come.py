@@ -10,6 +10,7 @@ from ..interface import CallView, View
 from ..parts.admission import Admission, first_come
 from ..parts.dispatch import Listener
 from .halves import Needs
+from .published.score import ALIKE, Line
 
 
 class FirstCome:
@@ -32,6 +33,9 @@ class FirstCome:
 
     def agent_score(self, request: Request) -> float:
         return 0.0
+
+    def agent_line(self, request: Request) -> Line:
+        return ALIKE
 
 
 class FirstComeBesideUploads(FirstCome):

@@ -11,6 +11,7 @@ from ...traces.events import Request
 from ..interface import CallView, Move, View
 from ..parts.admission import Admission, Claim
 from ..parts.dispatch import Listener
+from .published.score import Line
 
 SPACE_FACTS = frozenset(
     {
@@ -92,6 +93,10 @@ class SpaceHalf(Protocol):
 
     def agent_score(self, request: Request) -> float:
         """Where the next call of an agent would stand whose last call is `request`; higher goes first."""
+        ...
+
+    def agent_line(self, request: Request) -> Line:
+        """How that score grows from now on."""
         ...
 
 

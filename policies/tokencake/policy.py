@@ -173,8 +173,7 @@ def halves(options: Options, tool_times: ToolTimes) -> tuple[SpaceHalf, TimeHalf
         from .published.saves import PublishedSaves  # as above
 
         saves = PublishedSaves(options, stalls, space.importance)
-    score = space.agent_score if options.space else None
-    uploads = NoUploads() if options.upload == "demand" else Uploads(options, stalls, score)
+    uploads = NoUploads() if options.upload == "demand" else Uploads(options, stalls, space)
     return space, StalledContexts(stalls, saves, uploads, pins)
 
 

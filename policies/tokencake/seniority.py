@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count, islice
+from math import inf
 from typing import ClassVar, NamedTuple
 
 from ...traces import events as e
@@ -18,6 +19,7 @@ from ..parts.dispatch import Handler, Listener
 from .halves import SPACE_FACTS, Needs
 from .miss_share import MissShare
 from .options import Options
+from .published.score import Line
 from .seniority_queue import SeniorityQueue, WaitingCall
 
 USUAL_WEIGHT = 0.1  # of the newest call in what is usual for its agent type
@@ -100,6 +102,9 @@ class Seniority:
     def agent_score(self, request: Request) -> float:
         """Where the agent's next call would stand if it were like its last one; higher goes first."""
         return -self._weight(request.app, self._of_agent.get(request.agent, 1.0))
+
+    def agent_line(self, request: Request) -> Line:
+        return Line(self.agent_score(request), 0.0, -inf)  # each application that ends changes it
 
     # -- admit
 

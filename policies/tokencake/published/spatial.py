@@ -20,6 +20,7 @@ from ..options import Options
 from .agent_types import AgentType
 from .partition import Charge, Room
 from .queue_state import CallRecord, QueueState
+from .score import Line
 from .score_table import ScoreTable
 from .waiting_lanes import WaitingLane, in_order
 
@@ -58,6 +59,10 @@ class PublishedSpace:
         """Score that the agent's next call would have if it arrived now, judged by its last one, which has finished."""
         last = self._state.last[request.app][request.agent]
         return last.drift.points(self._now_s - last.started_s, 0.0)
+
+    def agent_line(self, request: Request) -> Line:
+        last = self._state.last[request.app][request.agent]
+        return last.drift.line(last.started_s, None, self._now_s)
 
     def heeds_start(self, call: CallView, view: View) -> bool:
         return True

@@ -10,19 +10,20 @@ when it arrives. It is cancelled when a more urgent waiting call would fit into 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil, inf
 
 from ....traces import events as e
-from ....traces.apps import AgentId, AppId
+from ....traces.apps import AgentId, AppId, CallId
 from ....traces.events import Request
 from ...interface import Move, View
 from ...parts.admission import Admission, Claim, Rival
 from ...parts.dispatch import Handler
-from ..halves import NOTHING, Wishes
+from ..halves import NOTHING, SpaceHalf, Wishes
 from ..options import Options
 from ..stalls import Stall, Stalls
 from .gather_queue import GatherQueue
+from .upload_ranks import UploadRanks
 
 GATHER_PARTS = 4
 
@@ -41,15 +42,18 @@ class UploadClaim(Claim):
 class Uploads:
     """Uploads of stalled agents. First `handlers`, then `claims`, then (with what they were granted) `wishes`.
 
-    `score` is that of the next call of an agent whose last call is given; None: that of all calls is 0.
+    `space` says which score the next call of an agent will have.
     """
 
-    def __init__(self, options: Options, stalls: Stalls, score: Callable[[Request], float] | None) -> None:
+    def __init__(self, options: Options, stalls: Stalls, space: SpaceHalf) -> None:
         self._options = options
         self._stalls = stalls
-        self._score = score
+        self._space = space
         self._blocks: dict[AgentId, int] = {}  # asked for, and not taken yet
         self._for: dict[AgentId, Request] = {}  # the last call of each of these agents
+        self._ranks = UploadRanks()  # of these agents
+        self._caller: dict[CallId, AgentId] = {}  # of calls that came while they had uploads, and have not ended
+        self._went_on: dict[AgentId, None] = {}  # agents whose scores are others since such a call ended
         self._refused: dict[AppId, set[AgentId]] = {}  # in this stall: there is nothing to bring back
         self._queue = GatherQueue()  # of those who lack blocks that the host has
         self._agents_of: dict[AppId, dict[AgentId, None]] = {}  # that were in the queue
@@ -58,6 +62,8 @@ class Uploads:
         self.held_blocks = 0  # room that is held, or being filled
         self.handlers: Mapping[type, Handler] = {
             e.CallArrived: self._arrived,
+            e.CallFinished: self._call_ended,
+            e.CallAborted: self._call_ended,
             e.ToolStarted: self._agent_changed,
             e.ToolReturned: self._agent_changed,
             e.OffloadStarted: self._agent_changed,
@@ -79,7 +85,8 @@ class Uploads:
             self._place(name, view)
         self._changed.clear()
         now_s, agents = view.now_s, view.agents
-        enough_blocks = view.free_blocks if self._score is None and self._options.upload == "pause" else inf
+        alike = not self._options.space and self._options.upload == "pause"
+        enough_blocks = view.free_blocks if alike else inf
         claims: list[UploadClaim] = []
         for _, name in self._queue.near(now_s):
             if enough_blocks <= 0:
@@ -90,7 +97,7 @@ class Uploads:
             share, next_s = self._progress(stall, view.costs.upload_s(blocks), now_s)
             target = ceil(share * blocks)
             if target > has:
-                claims.append(UploadClaim(self._points(stall.request), stall, has, target - has))
+                claims.append(UploadClaim(self._space.agent_score(stall.request), stall, has, target - has))
                 enough_blocks -= target - has
             if next_s is not None:
                 self._next.append((next_s, _step(blocks)))
@@ -115,6 +122,7 @@ class Uploads:
                 self.held_blocks += claim.has_blocks + claim.granted_blocks - self._blocks.get(agent, 0)
                 self._blocks[agent] = claim.has_blocks + claim.granted_blocks
                 self._for[agent] = claim.stall.request
+                self._rank(agent, view)
                 self._changed[agent] = None
                 moves.append(Move(agent, self._blocks[agent]))
         if not moves and wake_at_s is None:
@@ -170,9 +178,15 @@ class Uploads:
     def _cancelled(self, room_blocks: int, rival: Rival, view: View) -> tuple[AgentId, ...]:
         """Uploads to give up, the least urgent first: as many as the rival needs, none if they do not help it."""
         missing = rival.need_blocks - room_blocks
-        cancel = []
-        scored = [(self._points(request), -view.agents[agent].number, agent) for agent, request in self._for.items()]
-        for points, _, agent in sorted(scored):
+        cancel: list[AgentId] = []
+        if missing > self.held_blocks:
+            return ()
+        self._went_on.update(dict.fromkeys(self._ranks.ended(view.now_s)))
+        for agent in self._went_on:
+            if agent in self._for:
+                self._rank(agent, view)
+        self._went_on.clear()
+        for points, agent in self._ranks.lowest(self._points):
             if missing <= 0 or points >= rival.score:
                 break
             missing -= self._blocks[agent]
@@ -183,12 +197,16 @@ class Uploads:
             self._drop(agent)
         return tuple(cancel)
 
-    def _points(self, request: Request) -> float:
-        return 0.0 if self._score is None else self._score(request)
+    def _points(self, agent: AgentId) -> float:
+        return self._space.agent_score(self._for[agent])
+
+    def _rank(self, agent: AgentId, view: View) -> None:
+        self._ranks.put(agent, view.agents[agent].number, self._space.agent_line(self._for[agent]))
 
     def _drop(self, agent: AgentId) -> None:
         self.held_blocks -= self._blocks.pop(agent, 0)
         self._for.pop(agent, None)
+        self._ranks.remove(agent)
         self._changed[agent] = None
 
     # -- facts
@@ -199,8 +217,16 @@ class Uploads:
         self._changed[fact.agent] = None
 
     def _arrived(self, fact: e.CallArrived, view: View) -> None:
-        self._refused.get(fact.request.app, set()).discard(fact.request.agent)
-        self._changed[fact.request.agent] = None
+        request = fact.request
+        self._refused.get(request.app, set()).discard(request.agent)
+        self._changed[request.agent] = None
+        if request.agent in self._for:
+            self._caller[request.id] = request.agent
+
+    def _call_ended(self, fact: e.CallFinished | e.CallAborted, view: View) -> None:
+        agent = self._caller.pop(fact.call, None)
+        if agent in self._for:  # what was asked for it was refused, or it has several calls
+            self._went_on[agent] = None
 
     def _refuse(self, fact: e.UploadRefused, view: View) -> None:
         agent = view.agents.get(fact.agent)
