@@ -49,18 +49,24 @@ def main() -> None:
     parser.add_argument("--requests", type=count, default=1_000)
     parser.add_argument("--repeats", type=count, default=3)
     options = parser.parse_args()
+    if (installed := _version(options.simulator)) is None:
+        parser.error(f"{options.simulator} is not installed in the environment of {sys.executable}")
     play = PLAYED[options.simulator]
     few, many = (
         min(play(requests) for _ in range(options.repeats)) for requests in (options.requests, TIMES * options.requests)
     )
     requests_per_s = (TIMES - 1) * options.requests / (many - few)
-    found = {"simulator": options.simulator, "version": _version(options.simulator), "date": time.strftime("%Y-%m-%d")}
+    found = {"simulator": options.simulator, "version": installed, "date": time.strftime("%Y-%m-%d")}
     figures = {"requests": options.requests, "cpu_s": [few, many], "requests_per_s": round(requests_per_s)}
     print(json.dumps({**found, **figures, "compiled": _compiled(options.simulator)}))
 
 
-def _version(simulator: str) -> str:
-    return str(import_module("tokencake").__version__) if simulator == "tokencake" else version(simulator)
+def _version(simulator: str) -> str | None:
+    """None if it is not installed."""
+    try:
+        return str(import_module("tokencake").__version__) if simulator == "tokencake" else version(simulator)
+    except ModuleNotFoundError:  # or its subclass for distributions
+        return None
 
 
 def _compiled(simulator: str) -> bool | None:
