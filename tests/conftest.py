@@ -5,14 +5,23 @@
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from tokencake.traces import core_build
 
 # The suite is about the sources, even where they are compiled, too; so are the processes that it starts. With
-# `TOKENCAKE_PURE=0` it is about what is compiled: most tests hold there, those that look into the core do not.
+# `TOKENCAKE_PURE=0` it is about what is compiled: but for the tests that are marked `sources`.
 os.environ.setdefault(core_build.PURE, "1")
 core_build.choose()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if core_build.running == core_build.COMPILED:
+        for item in items:
+            if item.get_closest_marker("sources") is not None:
+                item.add_marker(pytest.mark.skip(reason="looks into the core, which is compiled"))
+
 
 settings.register_profile(
     "repeatable",

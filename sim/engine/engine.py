@@ -23,7 +23,7 @@ from ...traces.events import Fact
 from ..machine.machine import Machine
 from ..machine.timing import Timing, seconds
 from .clock import BOUNDARY, PICOSECONDS, SCHEDULE, At, Clock
-from .memory.block_pool import BlockPool
+from .memory.block_pool import BlockPool, MakePool
 from .memory.context_tree import Context, ContextTree
 from .memory.copies import Copies
 from .memory.link import Link
@@ -56,7 +56,7 @@ class Engine:
         tree: ContextTree,
         finished: Callable[[Call], None],
         *,
-        pool: type[BlockPool] = BlockPool,
+        pool: MakePool = BlockPool,
         link: Callable[[Timing], Link] = Link,
         one_by_one: bool = False,
         step_log: StepLog | None = None,

@@ -17,7 +17,7 @@ from ..machine.timing import seconds
 from .checked_engine import CheckedEngine
 from .clock import Clock
 from .engine import Engine
-from .memory.block_pool import BlockPool
+from .memory.block_pool import BlockPool, MakePool
 from .memory.context_tree import ContextTree
 from .scheduling.step import StepLog
 from .world import World
@@ -44,7 +44,7 @@ def simulate(
     *,
     journal: Sink | None = None,
     progress: Progress | None = None,
-    pool: type[BlockPool] = BlockPool,
+    pool: MakePool = BlockPool,
     one_by_one: bool = False,
     step_log: StepLog | None = None,
     check_every: int = 0,

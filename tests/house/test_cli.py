@@ -15,6 +15,7 @@ import pytest
 from tokencake import __version__
 from tokencake.cli import run
 from tokencake.policies.registry import options_of
+from tokencake.traces import core_build
 from tokencake.traces.format.events_file import read_events
 from tokencake.traces.format.reader import read_trace
 from tokencake.traces.results.metrics import Metrics
@@ -273,7 +274,7 @@ def test_policies_and_machines_are_listed_a_line_each(capsys: pytest.CaptureFixt
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
-    assert capsys.readouterr().out == f"tokencake {__version__} (pure Python core)\n"
+    assert capsys.readouterr().out == f"tokencake {__version__} ({core_build.running} core)\n"
     for arguments in ([], ["--help"], ["trace"], ["simulate", "--help"]):
         assert run(arguments) == 0
         assert capsys.readouterr().out.startswith("Usage: tokencake")

@@ -243,6 +243,7 @@ def test_a_bug_of_ours_is_70_with_its_traceback_in_a_file(
     assert file.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.sources
 @pytest.mark.parametrize("how", [[], ["--policy-timeout", "9"], ["--policy", "vllm"]])
 def test_where_a_policy_may_be_to_blame_for_a_bug_it_is_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any, how: list[str]

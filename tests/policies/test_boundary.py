@@ -357,6 +357,7 @@ def test_a_view_cannot_be_copied_whole(copied: Callable[[object], object], part:
     assert "plan() raised TypeError: a view cannot be copied" in text
 
 
+@pytest.mark.sources
 def test_what_comes_of_a_write_past_the_lock_names_the_policy() -> None:
     def write(view: View) -> Plan:
         object.__setattr__(next(iter({**view.waiting, **view.running}.values())), "_request", None)

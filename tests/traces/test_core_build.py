@@ -12,6 +12,7 @@ from tokencake.sim.engine import engine
 from tokencake.traces import core_build
 
 
+@pytest.mark.sources
 def test_the_suite_is_about_the_sources() -> None:
     assert core_build.running == core_build.SOURCES
     assert engine.__file__.endswith("engine.py")

@@ -22,7 +22,7 @@ See `cached_runs` for the lists and `_promote`, `free_queue` for the queue.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ....traces.agreement import agree
 from .blocks import BlockHold, BlockRun, HeldPart, Owner, Span
@@ -358,3 +358,6 @@ def _join(spans: list[Span], first: int, end: int) -> None:
     if spans and spans[-1][1] == first:
         first = spans.pop()[0]
     spans.append((first, end))
+
+
+MakePool = Callable[[ContextTree, int, int], BlockPool]  # of so many blocks, for one side

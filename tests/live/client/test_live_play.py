@@ -137,6 +137,7 @@ def in_some_quarters(call: Call) -> float:
     return 0.25 + call.prompt.tokens % 4 / 4
 
 
+@pytest.mark.sources
 @given(traces())
 def test_it_plays_as_the_simulators_world_does(apps: list[Application]) -> None:
     engine, player = played(apps, in_some_quarters)
@@ -147,6 +148,7 @@ def test_it_plays_as_the_simulators_world_does(apps: list[Application]) -> None:
     assert player.lateness_s.summary()["max"] in (0.0, None)
 
 
+@pytest.mark.sources
 def test_it_plays_the_published_workload_as_the_simulators_world_does() -> None:
     apps = [in_ticks(app, app.arrival_s) for app in code_writer(apps=6, qps=1.0, arrivals="even", seed=0)]
     engine, _ = played(apps, in_some_quarters)

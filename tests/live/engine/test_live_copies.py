@@ -17,24 +17,27 @@ from plain_vllm_pool import PlainVllmPool
 from tokencake.live.engine.memory.copies import Copies as LiveCopies
 from tokencake.live.engine.memory.gpu_pool import GpuPool, idle
 from tokencake.live.engine.memory.host_pool import HostPool
+from tokencake.live.engine.requests import EngineCall as LiveCall
 from tokencake.live.engine.requests import LiveAgent
+from tokencake.live.engine.vllm_surface import VllmBlock
 from tokencake.policies.interface import Move
 from tokencake.sim.engine.memory.block_pool import BlockPool
-from tokencake.sim.engine.memory.context_tree import ContextTree, full_blocks
+from tokencake.sim.engine.memory.context_tree import Context, ContextTree, Path, full_blocks
 from tokencake.sim.engine.memory.copies import Copies as SimCopies
 from tokencake.sim.engine.memory.link import Link
-from tokencake.sim.engine.requests import SimAgent
+from tokencake.sim.engine.requests import EngineCall, SimAgent
 from tokencake.sim.machine.presets import presets
 from tokencake.sim.machine.timing import PS_PER_S
-from tokencake.traces.apps import Segment
-from tokencake.traces.events import Fact
+from tokencake.traces import apps as trace
+from tokencake.traces.apps import Prompt, Segment
+from tokencake.traces.events import Fact, request_of
 
 
 class Text(NamedTuple):
     """A context of blocks of one token, as each engine names them."""
 
-    context: Any
-    path: Any
+    context: Context
+    path: Path
     hashes: list[bytes]
 
     @property
@@ -59,8 +62,9 @@ class Call(NamedTuple):
 
     agent: Agent
     text: Text
-    sim: Any
-    live: Any
+    sim: EngineCall
+    live: LiveCall
+    blocks: list[VllmBlock]
 
 
 class Twins:
@@ -112,7 +116,7 @@ class Twins:
             assert self.sim_gpu.cached_prefix(text.path, text.blocks) == (len(found), idle(found))
             host_end = self.live_host.end(text.hashes, 0, text.blocks)
             assert self.sim_host.cached_prefix(text.path, text.blocks)[0] == host_end
-            call: Any = SimpleNamespace(path=text.path, most_hit_blocks=text.blocks)
+            call = self.sim_call("looks", self.agents[0], text)
             for at in range(text.blocks + 1):
                 assert self.sim.coming(call, at) == self.live.coming(text.hashes, at, text.blocks)
                 assert self.sim.under_way(call, at, at + 1) == self.live.copying(text.hashes, at, at + 1)
@@ -120,6 +124,12 @@ class Twins:
             assert self.sim.uploading(agent.sim) == self.live.uploading(agent.live)
 
     # -- calls
+
+    def sim_call(self, name: str, agent: Agent, text: Text) -> EngineCall:
+        prompt = Prompt((Segment(name, 0, 1),), tokens=1)
+        call = EngineCall(trace.Call(name, "app", agent.live.name, "type", prompt, 1, 1), agent.sim, text.context, 1, 0)
+        call.most_hit_blocks = text.blocks
+        return call
 
     def start(self) -> None:
         """A call of an agent starts, if there is room: on what is cached, or on what the host has behind that.
@@ -134,11 +144,10 @@ class Twins:
         if end - hits + taken > self.live_gpu.free or (loads and end == hits) or self.live.uploading(agent.live):
             return
         name = f"call {self.now_s}"
-        sim: Any = SimpleNamespace(id=name, agent=agent.sim, path=text.path, stored_blocks=0, store_sources=[])
-        sim.most_hit_blocks = text.blocks
-        request = SimpleNamespace(block_hashes=text.hashes, request_id=name)
-        live: Any = SimpleNamespace(id=name, agent=agent.live, vllm=request, stored=0, stores=[], loading=False)
-        call = Call(agent, text, sim, live)
+        sim = self.sim_call(name, agent, text)
+        vllm: Any = SimpleNamespace(block_hashes=text.hashes, request_id=name)
+        live = LiveCall(request_of(sim.trace_call), vllm, agent.live, self.now_s, 1)
+        call = Call(agent, text, sim, live, [])
         assert self.sim.host_hits(sim, hits) == host_end
         if loads:
             busy = self.sim.under_way(sim, hits, end)
@@ -147,10 +156,10 @@ class Twins:
                 return
         found = self.live_gpu.found(text.hashes, 0, hits)
         self.live_gpu.hold(found)
-        live.blocks = [*found, *self.live_gpu.take(end - hits)]
+        call.blocks.extend([*found, *self.live_gpu.take(end - hits)])
         if loads:
             self.sim.load(sim, hits, end, self.now_ps)
-            self.live.load(live, live.blocks, hits, end, self.now_s, lambda: self.fill(call, hits))
+            self.live.load(live, call.blocks, hits, end, self.now_s, lambda: self.fill(call, hits))
         else:
             sim.hold = self.sim_gpu.touch(text.path, hits)
             self.sim_gpu.allocate(sim.hold, end - hits)
@@ -165,13 +174,13 @@ class Twins:
         self.calls.append(call)
 
     def fill(self, call: Call, first: int) -> None:
-        self.live_gpu.register(call.live.vllm, call.live.blocks[first:], first)
+        self.live_gpu.register(call.live.vllm, call.blocks[first:], first)
 
     def store(self) -> None:
         ready = [call for call in self.calls if not call.live.loading]
         if ready:
             call = self.rng.choice(ready)
-            upto = self.rng.randint(0, len(call.live.blocks))
+            upto = self.rng.randint(0, len(call.blocks))
             self.sim.store(call.sim, upto, self.now_ps, self.now_ps)
             self.live.store(call.live, upto, self.now_s)
 
@@ -182,15 +191,16 @@ class Twins:
             return
         call = self.rng.choice(ready)
         self.calls.remove(call)
-        agent, blocks = call.agent, len(call.live.blocks)
+        agent, blocks = call.agent, len(call.blocks)
         agent.sim.context = call.text.context
         agent.sim.context_blocks = blocks
         self.live.remember(agent.live, call.live.vllm, blocks)
         if used := self.rng.random() < 0.5:
             self.sim.used(call.sim, blocks)
             self.live.used(call.live, blocks)
+        assert call.sim.hold is not None
         self.sim_gpu.free(call.sim.hold, agent.sim.owner)
-        self.live_gpu.release(call.live.blocks)
+        self.live_gpu.release(call.blocks)
         self.sim.stops(call.sim)
         self.live.stops(call.live)
         if used:

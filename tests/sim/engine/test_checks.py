@@ -28,6 +28,7 @@ def test_all_agrees_whatever_a_policy_wants(seed: int) -> None:
     simulate(applications, Adversary(seed), machine, check_every=1)
 
 
+@pytest.mark.sources
 def test_every_so_many_boundaries_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[CheckedEngine] = []
     monkeypatch.setattr(CheckedEngine, "check", lambda self: looked.append(self))
@@ -164,6 +165,7 @@ def a_preemption_is_not_heard(self: Controller, fact: Any) -> None:
 _free, _tool_returned, _hear = RunningCalls.free, Ledger._tool_returned, Controller.hear
 
 
+@pytest.mark.sources
 @pytest.mark.parametrize(
     ("owner", "name", "bug", "message"),
     [

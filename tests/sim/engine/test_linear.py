@@ -31,6 +31,7 @@ CASES = [
 ]
 
 
+@pytest.mark.sources
 @pytest.mark.parametrize(("shape", "policy"), CASES)
 def test_four_times_the_calls_are_four_times_the_work(shape, policy):
     few, many = (lines(SHAPES[shape], policy, calls) for calls in (CALLS, GROWTH * CALLS))

@@ -280,6 +280,7 @@ def test_what_nobody_foresaw_is_a_failed_cell_with_its_place():
     assert re.fullmatch(OUR_BUG + r"AttributeError: .* \(\w+\.py:\d+\)", outcome.error or "")
 
 
+@pytest.mark.sources
 def test_whoever_may_be_to_blame_for_a_bug_in_a_cell_is_named(trace):
     Path("mine.py").write_text(POLICIES)
     outcome = attempt(RunSpec(Path(trace), load_machine(), "mine.py:WritesPastTheLock"))

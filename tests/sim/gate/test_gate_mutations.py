@@ -23,6 +23,7 @@ def test_there_are_ten_and_each_is_undone_when_it_is_left() -> None:
     assert (Partition.charge, Seniority._weight, Uploads._progress) == before
 
 
+@pytest.mark.sources
 @pytest.mark.parametrize("name", ["least-urgent-first", "never-forgets", "answers-forgotten"])
 def test_a_bug_in_the_published_rules_is_caught_and_without_it_all_is_good(name: str, tmp_path: Path) -> None:
     text = (
