@@ -30,7 +30,7 @@ from tokencake import __version__
 from tokencake.policies.registry import is_bound
 from tokencake.sim.experiments.compare import ComparisonRequest, default_policies, report, run
 from tokencake.sim.experiments.comparison_report import ComparisonRuns, Method
-from tokencake.sim.experiments.run import RunSpec
+from tokencake.sim.experiments.run import Outcome, RunSpec, run_specs
 from tokencake.sim.machine.files import inputs_of, load_machine
 from tokencake.traces.apps import Application
 from tokencake.traces.console.garbage import collect_seldom
@@ -159,10 +159,11 @@ def resumed(path: Path) -> Figures:
 
 def played(coding: Path | None, known: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The figures of each group that is not known yet, when they are there, with the group's name."""
+    outcomes: dict[RunSpec, Outcome] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, workload, policies in _groups(list(_workloads(coding)), Path(folder)):
             if name not in known:
-                yield name, compared(workload, policies)
+                yield name, compared(workload, policies, outcomes)
 
 
 def _groups(workloads: Sequence[Workload], folder: Path) -> Iterator[tuple[str, Workload, Sequence[str]]]:
@@ -215,13 +216,20 @@ def _undeclared(application: Application) -> Application:
     return application._replace(calls=calls)
 
 
-def compared(workload: Workload, policies: Sequence[str]) -> dict[str, Any]:
-    """`tokencake compare` of these policies, without what is the same everywhere."""
+def compared(workload: Workload, policies: Sequence[str], known: dict[RunSpec, Outcome]) -> dict[str, Any]:
+    """`tokencake compare` of these policies, without what is the same everywhere. What is `known` is not played."""
     began = time.perf_counter()
     request = ComparisonRequest(workload.spec, tuple(policies), workload.repeats, METRIC, Method())
     runs = ComparisonRuns(request.policies)
+    specs = list(run_specs(request.spec, request.policies, request.repeats))
+    for spec in specs:
+        if spec in known:
+            runs.add(known[spec])
     run(request, runs, lambda policy, done, total: None)
     made = report(request, runs, __version__)
+    for spec in specs:
+        if (metrics := runs.runs.get((spec.policy, spec.repeat))) is not None:
+            known[spec] = Outcome(spec, metrics, None, 0.0, lower=runs.lower.get(spec.repeat))
     print(
         f"{workload.name}: {len(policies)} policies x {workload.repeats}: {time.perf_counter() - began:.0f} s",
         flush=True,

@@ -82,8 +82,8 @@ class ComparisonRuns:
             self.lower[spec.repeat] = outcome.lower
 
     def wants(self, spec: RunSpec) -> bool:
-        """Whether a run is worth playing: a policy that has failed is not tried again."""
-        return spec.policy not in self.failed
+        """Whether a run is worth playing: one that is there is not, nor another of a policy that has failed."""
+        return (spec.policy, spec.repeat) not in self.runs and spec.policy not in self.failed
 
     def repeats(self) -> list[int]:
         """Those that every policy has finished, except policies that failed."""
