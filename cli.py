@@ -378,10 +378,10 @@ def check(init: bool, on_vllm: bool, progress: bool, **options: Any) -> int:
     if all is good, with 1 if a case regressed, and with 2 if the suite or a baseline is wrong.
     """
     from .sim.gate.command import CheckOptions, run_check
-    from .sim.gate.live_command import run_check_live
-    from .sim.gate.suite.init_suite import start_suite
 
     if init:
+        from .sim.gate.suite.init_suite import start_suite
+
         refuse_all_but("with --init", "init")
         for line in start_suite(Path()):
             say(line)
@@ -393,6 +393,7 @@ def check(init: bool, on_vllm: bool, progress: bool, **options: Any) -> int:
     with progress_bar(progress) as bar:
         if on_vllm:
             from .live.client.engine_source import engine_here
+            from .sim.gate.live_command import run_check_live  # loads numpy, whose threads keep processes from copies
 
             return run_check_live(CheckOptions(**options), engine_here, bar)
         return run_check(CheckOptions(**options), lambda done, total: bar("runs", done, total, ""))

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,22 +119,25 @@ def project() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """What a whole `simulate` of the default policies has loaded at its end."""
-    tmp_path = tmp_path_factory.mktemp("loaded")
     trace = ROOT / "examples" / "code-writer.jsonl"
-    arguments = ["tokencake", "simulate", str(trace), "--json", "-"]
+    return loaded_by(["simulate", str(trace), "--json", "-"], tmp_path_factory.mktemp("loaded"))
+
+
+def loaded_by(arguments: Sequence[str], folder: Path, exit_code: int = 0) -> set[str]:
+    """What a command has loaded at its end."""
     script = (
         "import json, sys\n"
         "from tokencake.cli import main\n"
-        f"sys.argv = {arguments!r}\n"
+        f"sys.argv = {['tokencake', *arguments]!r}\n"
         "try:\n"
         "    main()\n"
         "except SystemExit as end:\n"
-        "    assert not end.code, end.code\n"
-        f"print(json.dumps(sorted(sys.modules)), file=open({str(tmp_path / 'modules')!r}, 'w'))\n"
+        f"    assert end.code == {exit_code}, end.code\n"
+        f"print(json.dumps(sorted(sys.modules)), file=open({str(folder / 'modules')!r}, 'w'))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=folder, check=False)
     assert done.returncode == 0, done.stderr
-    return set(json.loads((tmp_path / "modules").read_text()))
+    return set(json.loads((folder / "modules").read_text()))
 
 
 def test_simulate_loads_nothing_heavy(loaded: set[str]) -> None:
@@ -153,3 +156,19 @@ def test_simulate_starts_with_no_more_than_it_needs(loaded: set[str]) -> None:
     assert not {name for name in ours if name.startswith("tokencake.policies.replay")}
     assert len(ours) < 155
     assert len(loaded) < 400
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compare", "none.jsonl"],
+        ["sweep", "none.jsonl", "--rate", "1", "-o", "cells.csv"],
+        ["check", "--suite", str(ROOT / "tokencake.toml"), "--case", "none"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_numpy_is_not_loaded_before_the_runs(arguments: list[str], tmp_path: Path) -> None:
+    """Its threads would keep the processes that play from being copies of the command."""
+    loaded = loaded_by(arguments, tmp_path, exit_code=2)
+    assert "tokencake.sim.experiments.processes.workers" in loaded
+    assert not loaded & {"numpy", "scipy"}
