@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...policies.registry import ROWS, is_bound
 from ...traces.console.progress import progress_bar
@@ -25,12 +25,15 @@ from ...traces.version import __version__
 from ..machine.files import MachineChoice, inputs_of
 from ..machine.machine import Machine
 from .comparison_report import ComparisonError, ComparisonRuns, Method, build, csv_text
-from .comparison_text import tables, words
+from .comparison_text import words
 from .executors import announced, run_on_workers
 from .lower_bound import attempt_with_bound, lower_bounds_of
 from .preflight import preflight
 from .processes.workers import cores
 from .run import RunSpec, applications_of, exit_code_for, run_specs
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 Progress = Callable[[str, int, int], None]  # the policy that has just been played, how many runs are done, of how many
 
@@ -121,8 +124,14 @@ def _publish(report: Mapping[str, Any], outputs: Outputs) -> int:
     """Write and print a comparison. The exit code: 1 if a policy failed."""
     if left_out := report["trace"].get("oversized"):
         say(f"left out: {left_out} applications, larger than the engine", err=True)
-    outputs.publish(report, words(report), partial(tables, report), partial(csv_text, report))
+    outputs.publish(report, words(report), partial(_tables, report), partial(csv_text, report))
     return exit_code_for([failure["error"] for failure in report["failed"]])
+
+
+def _tables(report: Mapping[str, Any], width: int) -> RenderableType:
+    from .comparison_tables import tables  # loads rich
+
+    return tables(report, width)
 
 
 def default_policies() -> tuple[str, ...]:

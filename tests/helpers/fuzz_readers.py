@@ -35,7 +35,7 @@ from tokencake.sim.calibration.fit import fit_for
 from tokencake.sim.calibration.report import comments, tables
 from tokencake.sim.calibration.samples_file import read_samples, samples_text
 from tokencake.sim.engine.simulate import simulate
-from tokencake.sim.experiments import comparison_text as comparison_words
+from tokencake.sim.experiments import comparison_tables, comparison_text
 from tokencake.sim.experiments.compare import report_live
 from tokencake.sim.experiments.comparison_report import Method, csv_text
 from tokencake.sim.experiments.run import play
@@ -352,7 +352,7 @@ def _live_reports() -> Sequence[bytes]:
 def _live_report(data: bytes, folder: Path) -> None:
     report = report_live([_file(data, folder, "r.json")], (), METRIC, Method(paired=False))
     console = Console(file=io.StringIO(), width=100)
-    console.print(comparison_words.tables(report, 100), *comparison_words.words(report))
+    console.print(comparison_tables.tables(report, 100), *comparison_text.words(report))
     csv_text(report)
     json.dumps(report, allow_nan=False)
 

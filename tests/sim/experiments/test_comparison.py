@@ -20,7 +20,8 @@ from tokencake.sim.experiments.comparison_report import (
     build,
     csv_text,
 )
-from tokencake.sim.experiments.comparison_text import tables, words
+from tokencake.sim.experiments.comparison_tables import tables
+from tokencake.sim.experiments.comparison_text import words
 from tokencake.sim.experiments.run import Outcome, RunSpec
 from tokencake.sim.machine.files import load_machine
 
