@@ -19,9 +19,10 @@ application's latency (its critical path on an empty machine) cannot be beaten.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
+from operator import itemgetter
 from typing import NamedTuple
 
 from ...traces.apps import AgentId, Application, Call, CallId
@@ -47,7 +48,7 @@ class Oracle:
         options = Options(space=space, upload=upload, lead_s=0.0, gather_s=0.0)
         self._policy = Tokencake(options, self._future)
         self._ended_calls = EndedCalls()
-        self._with_contexts: dict[AgentId, None] = {}  # agents of which a call has ended; some have left
+        self._with_contexts: dict[AgentId, int] = {}  # by number: agents of which a call has ended; some have left
 
     @property
     def listens_to(self) -> frozenset[type]:
@@ -56,48 +57,36 @@ class Oracle:
     def plan(self, view: View) -> Plan:
         """Tokencake's plan, with another choice of what is given up."""
         plan = self._policy.plan(view)
-        contexts = self._by_next_use(view)
-        offload, forget = _host(plan.offload, contexts, view)
-        evict = tuple(
-            [use.agent.id for use in contexts if use.agent.context_blocks and use.agent.status is not Status.RUNNING]
-        )
+        uses, agents = self._next_uses_s(view), view.agents
+        contexts = [agents[name] for name in sorted(uses, key=uses.__getitem__, reverse=True)]
+        offload, forget = _host(plan.offload, uses, contexts, view)
+        evict = tuple([agent.id for agent in contexts if agent.context_blocks and agent.status is not Status.RUNNING])
         return replace(plan, offload=offload, forget=forget, evict=evict, write_through="prompts")
 
-    def _by_next_use(self, view: View) -> list[NextUse]:
-        """Agents that have contexts: used furthest in the future first, then the one that came first."""
+    def _next_uses_s(self, view: View) -> Mapping[AgentId, float]:
+        """Of the agents that have contexts, when each is used next: the agent that came first comes first."""
         tell(view.news, self._ended_calls.handlers, view)
-        self._with_contexts.update(dict.fromkeys(agent.id for agent in self._ended_calls.ended(view)))
-        contexts = []
-        for name in tuple(self._with_contexts):
-            agent = view.agents.get(name)
-            if agent is None:
-                del self._with_contexts[name]
-            else:
-                contexts.append(NextUse(-self._future.next_use_s(agent, view), agent.number, agent))
-        contexts.sort()
-        return contexts
-
-
-class NextUse(NamedTuple):
-    """When an agent's context is used next. In the order in which contexts are given up; no two are equal."""
-
-    minus_s: float
-    number: int  # of the agent
-    agent: AgentView
+        contexts = self._with_contexts
+        if new := {agent.id: agent.number for agent in self._ended_calls.ended(view) if agent.id not in contexts}:
+            contexts |= new
+            contexts = self._with_contexts = dict(sorted(contexts.items(), key=itemgetter(1)))
+        agents = view.agents
+        for name in [name for name in contexts if name not in agents]:
+            del contexts[name]
+        return self._future.next_uses_s([agents[name] for name in contexts], view)
 
 
 def _host(
-    offload: Sequence[Move], contexts: Sequence[NextUse], view: View
+    offload: Sequence[Move], uses: Mapping[AgentId, float], contexts: Sequence[AgentView], view: View
 ) -> tuple[tuple[Move, ...], tuple[AgentId, ...]]:
     """What to save, and which copies to give up for it: those that are used after what is saved, the furthest first.
 
-    Of equal ones the agent that came first goes first.
+    `contexts` are in the order in which they are given up. Of equal ones the agent that came first goes first.
     """
     if not offload:
         return (), ()
     room = view.host_free_blocks
-    uses = {use.agent.id: -use.minus_s for use in contexts}
-    copies = [use.agent for use in contexts if use.agent.host_blocks]
+    copies = [agent for agent in contexts if agent.host_blocks]
     saves: list[Move] = []
     forget: list[AgentId] = []
     saving = {move.agent for move in offload}
@@ -126,6 +115,7 @@ class Future:
 
     def __init__(self, applications: Sequence[Application]) -> None:
         self._next: dict[CallId, _Next] = {}
+        self._at_s: dict[AgentId, tuple[Request, Status, float]] = {}  # the next use, after this call in this status
         for application in applications:
             self._look_ahead(application)
 
@@ -137,14 +127,25 @@ class Future:
     def learn(self, request: Request, gap_s: float) -> None:
         """There is nothing to learn."""
 
-    def next_use_s(self, agent: AgentView, view: View) -> float:
-        """When the agent's context is used next, at the earliest; infinity if never."""
-        if agent.status in (Status.WAITING, Status.RUNNING):
-            return view.now_s
+    def next_uses_s(self, agents: Iterable[AgentView], view: View) -> dict[AgentId, float]:
+        """When each agent's context is used next, at the earliest; infinity if never."""
+        now_s, uses = view.now_s, dict[AgentId, float]()
+        for agent in agents:
+            name, status = agent.id, agent.status
+            if status is Status.WAITING or status is Status.RUNNING:
+                uses[name] = now_s
+                continue
+            last, known = agent.last, self._at_s.get(name)
+            if known is None or known[0] is not last or known[1] is not status:
+                known = self._at_s[name] = last, status, self._next_use_s(agent, view)
+            uses[name] = max(now_s, known[2])
+        return uses
+
+    def _next_use_s(self, agent: AgentView, view: View) -> float:
         following = self._next[agent.last.id]
         returned_s = agent.since_s + (following.tools_s if agent.status is Status.STALLED else 0.0)
         others_s = view.app_started_s(agent.app) + following.after_start_s
-        return max(view.now_s, max(returned_s + following.after_tools_s, others_s) + following.pause_s)
+        return max(returned_s + following.after_tools_s, others_s) + following.pause_s
 
     def _look_ahead(self, application: Application) -> None:
         calls = application.calls

@@ -61,7 +61,7 @@ def runs(story: Story, app: Application, name: str) -> None:
 
 def uses(app: Application, story: Story) -> dict[str, float]:
     future, view = Future([app]), story.view()
-    return {name: future.next_use_s(agent, view) for name, agent in view.agents.items()}
+    return future.next_uses_s(view.agents.values(), view)
 
 
 def test_the_gap_is_the_true_time_of_the_tools_and_the_pause_after_them():
