@@ -100,8 +100,9 @@ def not_learned(self: ToolTimeEstimates, request: Any, gap_s: float) -> None:
 
 def given_up_at_once(self: Stalls, fact: Any, view: Any) -> None:
     _offload_finished(self, fact, view)
-    if fact.agent in self._held:
-        self._hold(fact.agent, fact.at_s)
+    agent = self._agents.by_id.get(fact.agent)
+    if agent is not None and agent.hold is not None:
+        self._hold(agent, fact.at_s)
 
 
 def nothing_forgotten(self: Stalls) -> tuple[str, ...]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...traces import events as e
-from ...traces.apps import AgentId, AppId, CallId
+from ...traces.apps import AgentId, CallId
 from ..interface import View
 from ..parts.dispatch import Handler
+from .known_agents import KnownAgents
 
 NEWEST_SHARE = 1 / 32  # of the latest return in what is learned
 
@@ -19,16 +20,15 @@ class MissShare:
     if the context was left to itself: what is `pinned` on the GPU shows nothing. 0 until something was lost.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, agents: KnownAgents) -> None:
         self.share = 0.0
         self.pinned: frozenset[AgentId] = frozenset()
-        self._reusable: dict[AppId, dict[AgentId, bool]] = {}  # whether an agent's latest call is
+        self._agents = agents
         self._returning: dict[CallId, int] = {}  # calls that wait: tokens of their agents' contexts
         self.handlers: Mapping[type, Handler] = {
             e.CallArrived: self._arrived,
             e.CallAdmitted: self._admitted,
             e.CallAborted: self._aborted,
-            e.AppFinished: self._app_finished,
         }
 
     def learns(self, call: CallId, cached_tokens: int) -> bool:
@@ -39,9 +39,8 @@ class MissShare:
     def _arrived(self, fact: e.CallArrived, view: View) -> None:
         request = fact.request
         agent = view.agents.get(request.agent)
-        agents = self._reusable.setdefault(request.app, {})
-        reusable = agents.get(request.agent, False)
-        agents[request.agent] = request.hints.reusable
+        known = self._agents.of(request.app, request.agent)
+        reusable, known.reusable = known.reusable, request.hints.reusable
         if agent is not None and reusable and request.agent not in self.pinned:
             context_tokens = agent.context_blocks * view.block_tokens
             if 0 < context_tokens <= request.prompt_tokens:
@@ -55,6 +54,3 @@ class MissShare:
 
     def _aborted(self, fact: e.CallAborted, view: View) -> None:
         self._returning.pop(fact.call, None)
-
-    def _app_finished(self, fact: e.AppFinished, view: View) -> None:
-        self._reusable.pop(fact.app, None)

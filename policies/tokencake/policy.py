@@ -15,6 +15,7 @@ from ..parts.dispatch import merged, tell
 from ..parts.tool_times import ToolTimeEstimates, ToolTimes
 from .first_come import FirstCome, FirstComeBesideUploads
 from .halves import Needs, SpaceHalf, TimeHalf, Wishes
+from .known_agents import KnownAgents
 from .miss_share import MissShare
 from .options import PRESETS, Options, Preset
 from .pins import Pins
@@ -57,8 +58,9 @@ class Tokencake:
         self.options = options
         if tool_times is None:
             tool_times = ToolTimeEstimates(options.gap_weight_share, options.unknown_gap_s)
-        self._space, self._time = halves(options, tool_times)
-        self._handlers = merged((*self._space.listeners, *self._time.listeners))
+        agents = KnownAgents()
+        self._space, self._time = halves(options, tool_times, agents)
+        self._handlers = merged((*self._space.listeners, *self._time.listeners, agents))
         self._loud_facts = self._space.listens_to | self._time.listens_to
         self._quiet_facts = QUIET_FACTS | self._time.saves_after
         self._commits = options.commit or not options.preempt
@@ -149,11 +151,11 @@ def earliest_s(times_s: Iterable[float | None]) -> float | None:
     return earliest_s
 
 
-def halves(options: Options, tool_times: ToolTimes) -> tuple[SpaceHalf, TimeHalf]:
-    """What the options name, put together. Raises PolicyError if both halves are off."""
+def halves(options: Options, tool_times: ToolTimes, agents: KnownAgents) -> tuple[SpaceHalf, TimeHalf]:
+    """What the options name, put together; `agents` listen after both. Raises PolicyError if both halves are off."""
     if not (options.space or options.time):
         raise PolicyError("tokencake: options space and time are both off: expected at least one half (or policy vllm)")
-    stalls = Stalls(options, tool_times)
+    stalls = Stalls(options, tool_times, agents)
     pins: PinRule = NoPins()
     space: SpaceHalf
     if not options.space:
@@ -163,8 +165,8 @@ def halves(options: Options, tool_times: ToolTimes) -> tuple[SpaceHalf, TimeHalf
 
         space = PublishedSpace(options)
     else:
-        miss_share = MissShare()
-        space = seniority = Seniority(options, miss_share)
+        miss_share = MissShare(agents)
+        space = seniority = Seniority(options, miss_share, agents)
         pins = Pins(options, miss_share, stalls, seniority)
     if not options.time:
         return space, NoCopies()

@@ -11,12 +11,13 @@ from math import inf
 from typing import ClassVar, NamedTuple
 
 from ...traces import events as e
-from ...traces.apps import AgentId, AppId, CallId
+from ...traces.apps import AppId, CallId
 from ...traces.events import Request
 from ..interface import CallView, Hits, View
 from ..parts.admission import LOOK_AHEAD_CALLS, Admission, Claim, Rival, needed_blocks
 from ..parts.dispatch import Handler, Listener
 from .halves import SPACE_FACTS, Needs
+from .known_agents import KnownAgents
 from .miss_share import MissShare
 from .options import Options
 from .published.score import Line
@@ -63,15 +64,14 @@ class Seniority:
 
     listens_to: ClassVar[frozenset[type]] = SPACE_FACTS
 
-    def __init__(self, options: Options, miss_share: MissShare) -> None:
+    def __init__(self, options: Options, miss_share: MissShare, agents: KnownAgents) -> None:
         self._options = options
         self._miss_share = miss_share
         self._queue = SeniorityQueue(options.age_power)
         self._calls: dict[CallId, LiveCall] = {}
         self._numbers = count()  # of calls, as they arrive
         self._usual_blocks: dict[str, float] = {}  # of a call, by agent type
-        self._of_agent: dict[AgentId, float] = {}  # size of its latest call
-        self._agents_of: dict[AppId, list[AgentId]] = {}
+        self._agents = agents
         self._hits: dict[CallId, Hits] = {}  # looked up in this plan
         self._head: tuple[CallView, int] | None = None  # the first call that did not fit, and what it needs
         self.listeners: Sequence[Listener] = (miss_share, self)
@@ -101,7 +101,7 @@ class Seniority:
 
     def agent_score(self, request: Request) -> float:
         """Where the agent's next call would stand if it were like its last one; higher goes first."""
-        return -self._weight(request.app, self._of_agent.get(request.agent, 1.0))
+        return -self._weight(request.app, self._agents.of(request.app, request.agent).size)
 
     def agent_line(self, request: Request) -> Line:
         return Line(self.agent_score(request), 0.0, -inf)  # each application that ends changes it
@@ -247,16 +247,12 @@ class Seniority:
 
     def _app_finished(self, fact: e.AppFinished, view: View) -> None:
         self._queue.app_finished(fact.app)
-        for agent in self._agents_of.pop(fact.app, ()):
-            self._of_agent.pop(agent, None)
 
     def _arrived(self, fact: e.CallArrived, view: View) -> None:
         request = fact.request
         blocks = (request.prompt_tokens + request.max_output_tokens) / view.block_tokens
         usual = self._usual_blocks.get(request.agent_type, blocks)
-        if request.agent not in self._of_agent:
-            self._agents_of.setdefault(request.app, []).append(request.agent)
-        size = self._of_agent[request.agent] = blocks / usual
+        size = self._agents.of(request.app, request.agent).size = blocks / usual
         call = self._calls[request.id] = LiveCall(request.app, WaitingCall(size, next(self._numbers), request.id))
         self._queue.put(request.app, call.place)
         self._usual_blocks[request.agent_type] = usual + USUAL_WEIGHT * (blocks - usual)

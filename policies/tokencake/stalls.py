@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import count
-from typing import NamedTuple
 
 from ...traces import events as e
-from ...traces.apps import AgentId, AppId
+from ...traces.apps import AgentId
 from ...traces.events import Request
 from ..interface import Move, View
 from ..parts.dispatch import Handler
 from ..parts.tool_times import ToolTimes
+from .known_agents import Hold, KnownAgent, KnownAgents
 from .options import Options
 
 
@@ -39,13 +39,6 @@ class Stall:
         return self.since_s + self.tool_s
 
 
-class Hold(NamedTuple):
-    """A copy on the host that is not given up."""
-
-    number: int  # copies that were held before it
-    until_s: float
-
-
 class Stalls:
     """The open stalls, in the order in which their tools started, and how long copies are held.
 
@@ -54,15 +47,15 @@ class Stalls:
     several times.
     """
 
-    def __init__(self, options: Options, tool_times: ToolTimes) -> None:
+    def __init__(self, options: Options, tool_times: ToolTimes, agents: KnownAgents) -> None:
         self._options = options
         self._tool_times = tool_times
         self.open: dict[AgentId, Stall] = {}
-        self._agents_of: dict[AppId, dict[AgentId, None]] = {}  # that had a stall or a copy
+        self._agents = agents  # of those that had a stall or a copy, it holds the copies on the host
         self._numbers = count()  # of stalls, as their tools start
-        self._held: dict[AgentId, Hold] = {}  # copies on the host that are not given up
+        self._num_held = 0  # copies on the host that are not given up
         self._holds = count()
-        self._expiring: list[tuple[float, int, AgentId]] = []  # until when, and which hold; some are no more
+        self._expiring: list[Hold] = []  # some are no more
         self._forget: list[AgentId] = []
         self._saving: set[AgentId] = set()  # contexts that are copied to the host
         self._unheld: set[AgentId] = set()  # of these, whose copies will be given up at once: no tool runs
@@ -84,7 +77,7 @@ class Stalls:
     @property
     def holds(self) -> bool:
         """Whether a copy is held on the host."""
-        return bool(self._held)
+        return self._num_held > 0
 
     @property
     def saves_unheld(self) -> bool:
@@ -102,25 +95,38 @@ class Stalls:
         """Give up the copies that were held for too long, the one first that is held for the longest time."""
         expired: list[tuple[int, AgentId]] = []
         while self._expiring and self._expiring[0][0] <= now_s:
-            until_s, number, agent = heappop(self._expiring)
-            if self._held.get(agent) == (number, until_s):
-                expired.append((number, agent))
-        for _, agent in sorted(expired):
-            self._give_up(agent)
+            hold = heappop(self._expiring)
+            agent = self._agents.by_id.get(hold.agent)
+            if agent is not None and agent.hold is hold:
+                expired.append((hold.number, hold.agent))
+        for _, name in sorted(expired):
+            self._give_up(name)
 
     def forgotten(self) -> tuple[AgentId, ...]:
         """The copies that were given up since it was last asked."""
         forget, self._forget = tuple(self._forget), []
         return forget
 
-    def _hold(self, agent: AgentId, until_s: float) -> None:
-        before = self._held.get(agent)
-        hold = self._held[agent] = Hold(next(self._holds) if before is None else before.number, until_s)
-        heappush(self._expiring, (until_s, hold.number, agent))
+    def _hold(self, agent: KnownAgent, until_s: float) -> None:
+        if agent.hold is None:
+            self._num_held += 1
+            number = next(self._holds)
+        else:
+            number = agent.hold.number
+        agent.hold = Hold(until_s, number, agent.id)
+        heappush(self._expiring, agent.hold)
 
     def _give_up(self, agent: AgentId) -> None:
-        if self._held.pop(agent, None) is not None:
+        if self._drop(self._agents.by_id.get(agent)):
             self._forget.append(agent)
+
+    def _drop(self, agent: KnownAgent | None) -> bool:
+        """No copy of the agent is held any more. Whether one was."""
+        if agent is None or agent.hold is None:
+            return False
+        agent.hold = None
+        self._num_held -= 1
+        return True
 
     # -- facts
 
@@ -135,7 +141,7 @@ class Stalls:
         stall.saved = not request.hints.reusable
         self.open[fact.agent] = stall
         self._unheld.discard(fact.agent)
-        self._agents_of.setdefault(request.app, {})[fact.agent] = None
+        self._agents.of(request.app, fact.agent)
 
     def _tool_returned(self, fact: e.ToolReturned, view: View) -> None:
         self._end(fact.agent, fact.at_s)
@@ -160,18 +166,17 @@ class Stalls:
         agent = view.agents.get(fact.agent)
         if agent is None:
             return  # its application ended meanwhile
-        self._agents_of.setdefault(agent.app, {})[agent.id] = None
         stall = self.open.get(agent.id)
         options = self._options
         hold_s = 0.0 if stall is None else min(options.hold_max_s, max(options.hold_min_s, 4 * stall.tool_s))
-        self._hold(agent.id, fact.at_s + hold_s)
+        self._hold(self._agents.of(agent.app, agent.id), fact.at_s + hold_s)
 
     def _host_dropped(self, fact: e.HostDropped, view: View) -> None:
-        self._held.pop(fact.agent, None)
+        self._drop(self._agents.by_id.get(fact.agent))
 
     def _app_finished(self, fact: e.AppFinished, view: View) -> None:
-        for agent in self._agents_of.pop(fact.app, ()):
-            self._held.pop(agent, None)
-            self._saving.discard(agent)
-            self._unheld.discard(agent)
-            self.open.pop(agent, None)  # a client may leave while its tools run
+        for agent in self._agents.of_app(fact.app):
+            self._drop(agent)
+            self._saving.discard(agent.id)
+            self._unheld.discard(agent.id)
+            self.open.pop(agent.id, None)  # a client may leave while its tools run

@@ -4,6 +4,7 @@ import pytest
 from views import Story
 
 from tokencake.policies.interface import View
+from tokencake.policies.tokencake.known_agents import KnownAgents
 from tokencake.policies.tokencake.miss_share import MissShare
 from tokencake.policies.tokencake.policy import Tokencake, tokencake
 from tokencake.traces import events as e
@@ -60,13 +61,13 @@ def left(hints: Hints = REUSABLE, app: str = "a", story: Story | None = None) ->
     ],
 )
 def test_a_return_counts_for_one_in_32(gpu_tokens, host_tokens, share):
-    miss_share = MissShare()
+    miss_share = MissShare(KnownAgents())
     comes_back(left(), miss_share, gpu_tokens, host_tokens)
     assert miss_share.share == pytest.approx(share)
 
 
 def test_what_was_lost_once_fades_with_returns_that_lose_nothing():
-    miss_share, story = MissShare(), left()
+    miss_share, story = MissShare(KnownAgents()), left()
     comes_back(story, miss_share)
     for app in ("b", "c"):
         comes_back(left(app=app, story=story), miss_share, gpu_tokens=800, app=app)
@@ -74,20 +75,20 @@ def test_what_was_lost_once_fades_with_returns_that_lose_nothing():
 
 
 def test_no_return_is_one_that_the_last_call_did_not_announce():
-    miss_share = MissShare()
+    miss_share = MissShare(KnownAgents())
     comes_back(left(Hints()), miss_share)
     assert miss_share.share == 0.0
 
 
 @pytest.mark.parametrize(("prompt_tokens", "share"), [(799, 0.0), (800, 1 / 32)])
 def test_a_prompt_that_is_shorter_than_the_context_does_not_continue_it(prompt_tokens, share):
-    miss_share = MissShare()
+    miss_share = MissShare(KnownAgents())
     comes_back(left(), miss_share, prompt_tokens=prompt_tokens)
     assert miss_share.share == pytest.approx(share)
 
 
 def test_what_was_kept_shows_nothing():
-    miss_share, story = MissShare(), left()
+    miss_share, story = MissShare(KnownAgents()), left()
     told(miss_share, story)
     miss_share.pinned = frozenset({"a/main"})
     comes_back(story, miss_share)
@@ -95,7 +96,7 @@ def test_what_was_kept_shows_nothing():
 
 
 def test_a_first_call_is_no_return_and_neither_is_one_that_was_given_up():
-    miss_share, story = MissShare(), left()
+    miss_share, story = MissShare(KnownAgents()), left()
     assert miss_share.share == 0.0
     story.arrives("a/2", agent="a/main", prompt_tokens=1000, hints=REUSABLE)
     story.happens(e.CallAborted(0.0, "a/2"))
@@ -104,7 +105,7 @@ def test_a_first_call_is_no_return_and_neither_is_one_that_was_given_up():
 
 
 def test_a_call_counts_once_though_it_is_preempted():
-    miss_share, story = MissShare(), left()
+    miss_share, story = MissShare(KnownAgents()), left()
     comes_back(story, miss_share)
     story.happens(e.CallPreempted(0.0, "a/2", 5))
     story.happens(e.CallAdmitted(0.0, "a/2", 0, 0, 5))
@@ -113,7 +114,7 @@ def test_a_call_counts_once_though_it_is_preempted():
 
 
 def test_a_client_that_leaves_and_comes_again_under_the_same_name_is_new():
-    miss_share, story = MissShare(), left()
+    miss_share, story = MissShare(KnownAgents()), left()
     told(miss_share, story)
     story.happens(e.AppFinished(0.0, "a"))
     story.happens(e.AppStarted(1.0, "a"))

@@ -14,6 +14,7 @@ from views import Story
 from tokencake.policies.interface import View
 from tokencake.policies.parts.admission import Admission, Claim, Rival
 from tokencake.policies.tokencake.halves import Needs
+from tokencake.policies.tokencake.known_agents import KnownAgents
 from tokencake.policies.tokencake.miss_share import MissShare
 from tokencake.policies.tokencake.options import Options
 from tokencake.policies.tokencake.policy import tokencake
@@ -33,8 +34,8 @@ class Half:
 
     def __init__(self, story: Story) -> None:
         self.story = story
-        miss_share = MissShare()
-        self.seniority = Seniority(Options(), miss_share)
+        agents = KnownAgents()
+        self.seniority = Seniority(Options(), MissShare(agents), agents)
 
     def view(self) -> View:
         view = self.story.view()
@@ -408,9 +409,10 @@ def test_of_an_application_that_runs_only_so_many_calls_are_looked_at():
 def test_only_so_many_are_looked_at_however_many_wait():
     """While contexts get lost the host may have what a call needs: that is asked for the first 128 alone."""
     story = Story(free_blocks=5)
-    miss_share = MissShare()
+    agents = KnownAgents()
+    miss_share = MissShare(agents)
     miss_share.share = 1.0
-    half = Seniority(Options(), miss_share)
+    half = Seniority(Options(), miss_share, agents)
     for n in range(1000):
         story.arrives(f"a{n}/c", prompt_tokens=1600)
     view = story.view()
