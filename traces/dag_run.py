@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from .apps import Application, Call
 from .errors import TraceError
@@ -14,12 +14,17 @@ C = TypeVar("C")
 class DagCall(Generic[C]):
     """A call of an application under way, its `place`th. `context` is what whoever plays it keeps of it."""
 
-    __slots__ = ("awaited", "call", "context", "continued_tokens", "extends", "followers", "place", "run")
+    __slots__ = (
+        "agent", "awaited", "call", "context", "continued_tokens", "extends", "followers", "id", "place", "run",
+    )  # fmt: skip
+    __deletable__: ClassVar = ("call",)  # mypyc asks
 
     def __init__(self, run: DagRun[C], place: int, call: Call) -> None:
         self.run = run
         self.place = place
-        self.call = call
+        self.id = call.id
+        self.agent = call.agent
+        self.call = call  # until it has an answer
         self.awaited = len(call.after)  # of those that it waits for, how many have not ended
         self.followers: list[DagCall[C]] | None = None  # that wait for it, until it has ended
         self.extends: DagCall[C] | None = None
@@ -31,13 +36,18 @@ class DagCall(Generic[C]):
         """Breaks ties between calls that arrive at once: by the applications' begins, then as the trace lists them."""
         return self.run.number, self.place
 
+    def answered(self) -> None:
+        """What it asked for is of no interest any more. It is most of what there is of an agent whose tools run."""
+        del self.call
+
 
 class DagRun(Generic[C]):
     """One application under way, the `number`th that began. Its calls know each other: there may be 100,000 of it."""
 
-    __slots__ = ("_left", "calls", "number")
+    __slots__ = ("_left", "app", "calls", "number")
 
     def __init__(self, app: Application, number: int) -> None:
+        self.app = app.id
         self.number = number
         self._left = len(app.calls)
         self.calls = tuple([DagCall(self, place, call) for place, call in enumerate(app.calls)])
@@ -45,7 +55,7 @@ class DagRun(Generic[C]):
             self._link()
 
     def _link(self) -> None:
-        by_id = {each.call.id: each for each in self.calls}
+        by_id = {each.id: each for each in self.calls}
         for each in self.calls:
             for name in each.call.after:
                 before = by_id[name]

@@ -144,16 +144,15 @@ class Engine:
         elif self._controller.due or self._scheduler.heeds_arrivals:
             self._cut(self._clock.now_ps)
 
-    def tool_started(self, call: Call) -> None:
+    def tool_started(self, call: CallId, agent: AgentId) -> None:
         self._settle()
-        agent = self._agents[call.agent]
-        self.gpu.set_stalled(agent.owner, True)
-        self._news(e.ToolStarted(self._now_s(), call.id, call.agent))
+        self.gpu.set_stalled(self._agents[agent].owner, True)
+        self._news(e.ToolStarted(self._now_s(), call, agent))
 
-    def tool_returned(self, call: Call) -> None:
+    def tool_returned(self, call: CallId, agent: AgentId) -> None:
         self._settle()
-        self.gpu.set_stalled(self._agents[call.agent].owner, False)
-        self._news(e.ToolReturned(self._now_s(), call.id, call.agent))
+        self.gpu.set_stalled(self._agents[agent].owner, False)
+        self._news(e.ToolReturned(self._now_s(), call, agent))
 
     def stop(self) -> None:
         """The last application has ended."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from heapq import heappop, heappush
 
-from ...traces.apps import AppId, Application, Call, CallId
+from ...traces.apps import Application, Call, CallId
 from ...traces.dag_run import DagCall, DagRun, in_arrival_order, tools_s
 from ...traces.events import request_of
 from ..machine.timing import ps
@@ -50,14 +50,15 @@ class World:
         """The engine ended a call: its tools start, or the calls behind it are released."""
         self.calls += 1
         ended = self._calls.pop(call.id)
+        ended.answered()
         if not call.tools:
             self._release_followers(ended)
             return
-        self._engine.tool_started(call)
+        self._engine.tool_started(call.id, call.agent)
         At(self._clock, ps(tools_s(call)), ARRIVALS, self._when_tools_return, ended)
 
     def _tools_returned(self, call: DagCall[Context]) -> None:
-        self._engine.tool_returned(call.call)
+        self._engine.tool_returned(call.id, call.agent)
         self._release_followers(call)
 
     def _release_followers(self, call: DagCall[Context]) -> None:
@@ -65,7 +66,7 @@ class World:
         for follower in run.ended(call):
             self._send(follower)
         if run.over:
-            self._end(run, call.call.app)
+            self._end(run)
 
     def _send(self, call: DagCall[Context]) -> None:
         delay = ps(call.call.pause_s) + self._client_ps
@@ -82,7 +83,7 @@ class World:
 
     def _arrive(self, call: DagCall[Context]) -> None:
         context = add_context(call, self._tree)
-        self._calls[call.call.id] = call
+        self._calls[call.id] = call
         self._engine.arrive(call.call, request_of(call.call), context)
 
     def _draw(self) -> None:
@@ -102,11 +103,11 @@ class World:
         for call in run.first():
             self._send(call)
         if run.over:
-            self._end(run, app.id)
+            self._end(run)
         self._draw()
 
-    def _end(self, run: DagRun[Context], app: AppId) -> None:
-        self._engine.app_finished(app)
+    def _end(self, run: DagRun[Context]) -> None:
+        self._engine.app_finished(run.app)
         release_contexts(run, self._tree)
         self.applications += 1
         if self._exhausted and self._begun == self.applications:

@@ -51,7 +51,7 @@ class RecordedWorld:
             raise ImpossibleRecord(f"AppStarted: application {fact.app!r} has started before")
         app = self._application(fact.app)
         run = self._runs[fact.app] = DagRun(app, len(self._runs))
-        self._calls.update((each.call.id, each) for each in run.calls)
+        self._calls.update((each.id, each) for each in run.calls)
         self._engine.app_started(fact.app)
 
     def _application(self, name: AppId) -> Application:
@@ -70,8 +70,8 @@ class RecordedWorld:
             raise ImpossibleRecord(f"AppFinished: application {fact.app!r} is not under way")
         self._engine.app_finished(fact.app)
         for ended in run.calls:
-            del self._calls[ended.call.id]
-            self._in_tools.discard(ended.call.id)
+            del self._calls[ended.id]
+            self._in_tools.discard(ended.id)
         release_contexts(run, self._tree)
 
     def _call_arrived(self, fact: e.CallArrived) -> None:
@@ -80,7 +80,7 @@ class RecordedWorld:
         if arrived.context is not None:
             raise ImpossibleRecord(f"CallArrived: call {call.id!r} has arrived before")
         if base is not None and base.context is None:
-            raise ImpossibleRecord(f"CallArrived: call {call.id!r} continues {base.call.id!r}, which has not arrived")
+            raise ImpossibleRecord(f"CallArrived: call {call.id!r} continues {base.id!r}, which has not arrived")
         for name, here, there in zip(fact.request._fields, fact.request, e.request_of(call), strict=True):
             if here != there:
                 raise ImpossibleRecord(
@@ -94,14 +94,14 @@ class RecordedWorld:
         if call.id in self._in_tools:
             raise ImpossibleRecord(f"ToolStarted: the tools of call {call.id!r} have started before")
         self._in_tools.add(call.id)
-        self._engine.tool_started(call)
+        self._engine.tool_started(call.id, call.agent)
 
     def _tool_returned(self, fact: e.ToolReturned) -> None:
         call = self._ended(fact)
         if call.id not in self._in_tools:
             raise ImpossibleRecord(f"ToolReturned: no tool of call {call.id!r} is under way")
         self._in_tools.remove(call.id)
-        self._engine.tool_returned(call)
+        self._engine.tool_returned(call.id, call.agent)
 
     def _ended(self, fact: e.ToolStarted | e.ToolReturned) -> Call:
         """A call that has ended, in the simulation too."""

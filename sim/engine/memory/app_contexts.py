@@ -18,7 +18,7 @@ def add_context(call: DagCall[Context], tree: ContextTree) -> Context:
         extended = call.extends.context
         assert extended is not None, "it ended before this one began"
         base, line_end_token = tree.cut(extended, prompt.keep_tokens), 0
-    answer = Segment(call.call.id, 0, call.call.output_tokens)
+    answer = Segment(call.id, 0, call.call.output_tokens)
     line_end_token = max(line_end_token, call.continued_tokens)
     context = call.context = tree.follow(base, (*prompt.segments, answer), line_end_token)
     return context

@@ -19,7 +19,7 @@ from tokencake.sim.engine.clock import BOUNDARY, At, Clock
 from tokencake.sim.engine.memory.context_tree import ContextTree
 from tokencake.sim.engine.world import World
 from tokencake.sim.machine.timing import PS_PER_S, ps
-from tokencake.traces.apps import AppId, Application, Call, Tool
+from tokencake.traces.apps import AgentId, AppId, Application, Call, CallId, Tool
 from tokencake.traces.errors import TraceError
 from tokencake.traces.events import Request
 from tokencake.traces.generate.workloads import code_writer
@@ -98,11 +98,11 @@ class Simulated:
     def app_finished(self, app: AppId) -> None:
         self._see("finished", app)
 
-    def tool_started(self, call: Call) -> None:
+    def tool_started(self, call: CallId, agent: AgentId) -> None:
         """Not the player's to say."""
 
-    def tool_returned(self, call: Call) -> None:
-        self._see("returned", call.id)
+    def tool_returned(self, call: CallId, agent: AgentId) -> None:
+        self._see("returned", call)
 
     def arrive(self, call: Call, request: Request, context: Any) -> None:
         self._see("call", call.id)
