@@ -32,7 +32,7 @@ class Ledger:
         self._stalled: dict[AgentId, AgentState] = {}
         self._preemptions = 0
         self._started_s: dict[AppId, float] = {}
-        self._of_app: dict[AppId, list[AgentId]] = {}
+        self._latest: dict[AppId, AgentState] = {}  # of each application, the agent that came last
         self.calls_seen, self.agents_seen = Names(), Names()
         self.view = LedgerView(
             costs,
@@ -95,12 +95,13 @@ class Ledger:
     def _app_finished(self, fact: e.AppFinished) -> None:
         self._check_app(fact, fact.app)
         del self._started_s[fact.app]
-        for name in self._of_app.pop(fact.app, ()):
-            status = self._agents[name].status
-            if status not in AGENTS[e.AppFinished]:
-                raise out_of_place(AGENTS, fact, name, status)
-            del self._agents[name]
-            self._stalled.pop(name, None)
+        agent = self._latest.pop(fact.app, None)
+        while agent is not None:
+            if agent.status not in AGENTS[e.AppFinished]:
+                raise out_of_place(AGENTS, fact, agent.id, agent.status)
+            del self._agents[agent.id]
+            self._stalled.pop(agent.id, None)
+            agent = agent._before
 
     def _call_arrived(self, fact: e.CallArrived) -> None:
         request = fact.request
@@ -110,9 +111,9 @@ class Ledger:
         self.calls_seen.add(request.id)
         agent = self._agents.get(request.agent)
         if agent is None:
-            self._agents[request.agent] = AgentState(request, self.agents_seen.count, fact.at_s)
+            agent = AgentState(request, self.agents_seen.count, fact.at_s, self._latest.get(request.app))
+            self._agents[request.agent] = self._latest[request.app] = agent
             self.agents_seen.add(request.agent)
-            self._of_app.setdefault(request.app, []).append(request.agent)
             return
         agent._last = request
         self._move_agent(fact, request.agent)
@@ -206,10 +207,12 @@ class Ledger:
         agree("loading calls", list(view.loading), [name for name in view.loading if view.waiting[name].loading])
         stalled = {name for name, agent in view.agents.items() if agent.status is Status.STALLED}
         agree("stalled agents", set(view.stalled), stalled)
-        agree(
-            "agents of applications", sorted(view.agents), sorted(name for app in self._of_app.values() for name in app)
-        )
-        agree("applications with agents", set(self._of_app) - set(self._started_s), set())
+        agents = list(self._latest.values())
+        for agent in agents:
+            if agent._before is not None:
+                agents.append(agent._before)
+        agree("agents of applications", sorted(view.agents), sorted(agent.id for agent in agents))
+        agree("applications with agents", set(self._latest) - set(self._started_s), set())
 
     # -- where things are
 

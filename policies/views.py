@@ -89,15 +89,14 @@ class AgentState(Shown):
     """An agent between its first call and the end of its application: an `AgentView`."""
 
     __slots__ = (
-        "_app", "_context_blocks", "_host_blocks", "_id", "_last", "_number", "_offloading", "_since_s",
+        "_before", "_context_blocks", "_host_blocks", "_last", "_number", "_offloading", "_since_s",
         "_status", "_uploaded_blocks", "_uploading",
     )  # fmt: skip
 
-    def __init__(self, request: Request, number: int, at_s: float) -> None:
-        self._id = request.agent
+    def __init__(self, request: Request, number: int, at_s: float, before: AgentState | None) -> None:
         self._number = number
-        self._app = request.app
         self._last = request
+        self._before = before  # of the same application, the agent that came before it
         self._status = Status.WAITING
         self._since_s = at_s
         self._context_blocks = 0
@@ -108,7 +107,7 @@ class AgentState(Shown):
 
     @property
     def id(self) -> AgentId:
-        return self._id
+        return self._last.agent
 
     @property
     def number(self) -> int:
@@ -116,7 +115,7 @@ class AgentState(Shown):
 
     @property
     def app(self) -> AppId:
-        return self._app
+        return self._last.app
 
     @property
     def last(self) -> Request:

@@ -76,7 +76,7 @@ class Engine:
         )
         self._meter = OccupancyMeter(self.gpu)
         self._agents: dict[AgentId, SimAgent] = {}
-        self._of_app: dict[AppId, list[SimAgent]] = {}
+        self._latest: dict[AppId, SimAgent] = {}  # of each application, the agent that came last
         self._starvation = Starvation(clock, self._scheduler, self._copies, self._link, self._agents, self._schedule)
         self._wake_ps: int | None = None
         self._flight: Flight | None = None
@@ -109,7 +109,6 @@ class Engine:
     # -- what the world does
 
     def app_started(self, app: AppId) -> None:
-        self._of_app[app] = []
         self._news(e.AppStarted(self._now_s(), app))
 
     def app_finished(self, app: AppId) -> None:
@@ -117,13 +116,14 @@ class Engine:
         self._settle()
         self._report(e.AppFinished(self._now_s(), app))
         free = self.gpu.num_free_blocks
-        for agent in self._of_app.pop(app):
+        for agent in self._agents_of(app):
             agent.gone = True
             self.gpu.set_stalled(agent.owner, False)
             self._copies.cancel(agent, self._clock.now_ps)
             self._copies.unpin(agent)
             self._copies.forget(agent, self._clock.now_ps)
             del self._agents[agent.name]
+        self._latest.pop(app, None)
         if self.gpu.num_free_blocks > free:
             self._cut(self._clock.now_ps)  # somebody may have waited for this room
         self._cut_for_news()
@@ -132,8 +132,8 @@ class Engine:
         """A call arrives; `context` is its prompt and its answer, and lives as long as the call's application."""
         agent = self._agents.get(call.agent)
         if agent is None:
-            agent = self._agents[call.agent] = SimAgent(call.agent)
-            self._of_app[call.app].append(agent)
+            agent = SimAgent(call.agent, self._latest.get(call.app))
+            self._agents[call.agent] = self._latest[call.app] = agent
         self._scheduler.waiting.add(EngineCall(call, agent, context, self._block_tokens, self._clock.now_ps))
         if agent.owner.stalled:
             self._settle()
@@ -362,6 +362,16 @@ class Engine:
     def _settle(self) -> None:
         """Bring the pool and the meter up to now, inside a stretch."""
         self._scheduler.running.growth_blocks -= self._meter.settle(self._clock.now_ps, self._scheduler.batch)
+
+    def _agents_of(self, app: AppId) -> list[SimAgent]:
+        """An application's agents, as they came."""
+        agents = []
+        agent = self._latest.get(app)
+        while agent is not None:
+            agents.append(agent)
+            agent = agent.before
+        agents.reverse()
+        return agents
 
     def _now_s(self) -> float:
         return seconds(self._clock.now_ps)

@@ -77,10 +77,11 @@ class EngineCall:
 class SimAgent(AgentCache[BlockHold, BlockHold, int]):
     """What the engine keeps for an agent. Times are picoseconds."""
 
-    __slots__ = ("context", "owner")
+    __slots__ = ("before", "context", "owner")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, before: SimAgent | None = None) -> None:
         super().__init__(name, 0)
+        self.before = before  # of the same application, the one that came before it
         self.owner = Owner(name)
         self.context: Context | None = None  # of its latest finished call
 

@@ -130,7 +130,7 @@ STALLED = (*READY, e.ToolStarted(4.5, "a/1", "a/x"))
         (ARRIVED, e.LoadFinished(3.0, "a/1", 2), "call 'a/1' is waiting: expected loading"),
         (ARRIVED, e.ToolStarted(3.0, "a/1", "a/x"), "agent 'a/x' is waiting: expected idle"),
         ((*ARRIVED, *ADMITTED), ADMITTED[0], "call 'a/1' is running: expected waiting or loading"),
-        ((*ARRIVED, *ADMITTED), e.AppFinished(3.0, "a"), "agent 'a/x' is running: expected idle or stalled"),
+        ((*ARRIVED, *ADMITTED), e.AppFinished(3.0, "a"), "agent 'a/y' is running: expected idle or stalled"),
         (READY, READY[-1], "CallFinished at 4.000000 s: call 'a/1' is not there"),
         (READY, e.ToolReturned(4.5, "a/1", "a/x"), "agent 'a/x' is idle: expected stalled"),
         (STALLED, e.ToolStarted(4.5, "a/1", "a/x"), "agent 'a/x' is stalled: expected idle"),
