@@ -7,6 +7,7 @@ shows is folded from these (see `metrics`). Blocks are GPU KV blocks of the engi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from .apps import AgentId, AppId, Call, CallId, Hints
@@ -34,10 +35,16 @@ class Request(NamedTuple):
 
 def request_of(call: Call) -> Request:
     """What is known of a call when it arrives: nothing of its tools' true durations, nor of its answer's length."""
-    tools = tuple(ToolHint(tool.kind, tool.declared_s) for tool in call.tools)
+    tools = tuple([_tool_hint(tool.kind, tool.declared_s) for tool in call.tools]) if call.tools else ()
     return Request(
         call.id, call.app, call.agent, call.agent_type, call.prompt.tokens, call.max_output_tokens, tools, call.hints
     )
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _tool_hint(kind: str, declared_s: float | None) -> ToolHint:
+    """One object for all that are the same: most tools of a kind are announced alike, if at all."""
+    return ToolHint(kind, declared_s)
 
 
 class RunStarted(NamedTuple):
