@@ -30,11 +30,9 @@ from ....traces.events import Fact
 from ...machine.timing import seconds
 from ..requests import EngineCall, SimAgent, State
 from .block_pool import BlockPool
-from .blocks import BlockHold, BlockRun, Node, Span
-from .context_tree import Path
+from .blocks import BlockHold, BlockRun, Span
 from .link import Link
-
-Marks = dict[Node, list[Span]]  # blocks of nodes that copies under way read or write
+from .marks import Marks, between, mark, marked_until, unmark, unmarked
 
 
 class Copies:
@@ -65,7 +63,7 @@ class Copies:
         path, upto = agent.path(self._block_tokens), blocks_to_move(agent, move)
         known, _ = self._host.cached_prefix(path, upto)
         first = min(
-            upto, _marked_until(path, known, self._storing)
+            upto, marked_until(path, known, self._storing)
         )  # what another copy under way writes comes before this one
         cached_end, _ = self._gpu.cached_prefix(path, upto, first)
         prefix = self._host.touch(path, known)
@@ -82,11 +80,11 @@ class Copies:
         source = self._gpu.touch(path, end, first)
         self._gpu.keep(source, agent.owner)
         agent.offloading = True
-        _mark(path, first, end, self._storing)
+        mark(path, first, end, self._storing)
         self.report(e.OffloadStarted(seconds(now_ps), agent.name, blocks, end))
 
         def done(at_ps: int) -> None:
-            _unmark(path, first, end, self._storing)
+            unmark(path, first, end, self._storing)
             self._host.cache(target, path, end)
             if move.keep:
                 self._gpu.free(source, agent.owner)
@@ -125,10 +123,10 @@ class Copies:
         """
         path, first, host = call.path, call.stored_blocks, self._host
         absent = host.uncached_spans(path, first, upto)
-        missing = _unmarked(absent, path, self._storing)
+        missing = unmarked(absent, path, self._storing)
         blocks = sum(end - start for start, end in missing)
         if blocks:
-            kept = [host.touch(path, end, start) for start, end in _between(absent, first, upto)]
+            kept = [host.touch(path, end, start) for start, end in between(absent, first, upto)]
             room = host.num_free_blocks >= blocks  # without what the host has of this call
             targets = [host.touch(path, start, start) for start, _ in missing] if room else []
             for target, (start, end) in zip(targets, missing, strict=False):
@@ -145,14 +143,14 @@ class Copies:
         path, owner = call.path, call.agent.owner
         sources = [self._gpu.touch(path, end, start) for start, end in spans]
         for start, end in spans:
-            _mark(path, start, end, self._storing)
+            mark(path, start, end, self._storing)
         call.store_sources += sources
         blocks = sum(end - start for start, end in spans)
         self.report(e.StoreStarted(seconds(now_ps), call.id, blocks))
 
         def done(at_ps: int) -> None:
             for (start, end), target, source in zip(reversed(spans), reversed(targets), reversed(sources), strict=True):
-                _unmark(path, start, end, self._storing)
+                unmark(path, start, end, self._storing)
                 self._host.cache(target, path, end)
                 self._host.free(target, None)
                 self._gpu.free(source, owner)
@@ -171,7 +169,7 @@ class Copies:
     def used(self, call: EngineCall, upto: int) -> None:
         """A call has ended: what the host has of its first `upto` blocks was used now, the first of them last."""
         absent = self._host.uncached_spans(call.path, 0, upto)
-        for start, end in reversed(_between(absent, 0, upto)):
+        for start, end in reversed(between(absent, 0, upto)):
             self._host.free(self._host.touch(call.path, end, start), None)
 
     def stops(self, call: EngineCall) -> None:
@@ -181,7 +179,7 @@ class Copies:
 
     def coming(self, call: EngineCall, at: int) -> bool:
         """Whether block `at` of a waiting call's prompt is being written to the host."""
-        return at < call.most_hit_blocks and _marked_until(call.path, at, self._storing) > at
+        return at < call.most_hit_blocks and marked_until(call.path, at, self._storing) > at
 
     # -- load on demand
 
@@ -206,7 +204,7 @@ class Copies:
         hold = call.hold = self._gpu.touch(path, first)
         self._gpu.allocate(hold, end - first)
         source = self._host.touch(path, end, first)
-        _mark(path, first, end, self._loading)
+        mark(path, first, end, self._loading)
         call.state = State.LOADING
         call.stored_blocks = end
         call.gpu_hit_tokens = first * self._block_tokens
@@ -214,7 +212,7 @@ class Copies:
         self.report(e.LoadStarted(seconds(now_ps), call.id, end - first, first))
 
         def done(at_ps: int) -> None:
-            _unmark(path, first, end, self._loading)
+            unmark(path, first, end, self._loading)
             self._host.free(source, None)
             self._gpu.cache(hold, path, end)
             call.num_computed_tokens = end * self._block_tokens
@@ -241,14 +239,14 @@ class Copies:
         hold = self._gpu.touch(path, first, start.hold)
         self._gpu.allocate(hold, end - first)
         source = self._host.touch(path, end, first)
-        _mark(path, first, end, self._loading)
+        mark(path, first, end, self._loading)
         upload: Upload[BlockHold, int] = Upload(hold, first, end, now_ps)
         agent.uploads += (upload,)
         self._gpu.keep(hold, agent.owner)
         self.report(e.UploadStarted(seconds(now_ps), agent.name, end - first))
 
         def done(at_ps: int) -> None:
-            _unmark(path, first, end, self._loading)
+            unmark(path, first, end, self._loading)
             self._host.free(source, None)
             if upload.cancelled:
                 self._give_up(agent, upload)
@@ -335,65 +333,3 @@ class Copies:
         moved: set[BlockRun] = set()
         for agent in reversed(agents):
             self._gpu.evict_first(agent.path(self._block_tokens), agent.context_blocks, moved)
-
-
-def _mark(path: Path, first: int, end: int, marks: Marks) -> None:
-    for piece in path:
-        if piece.end_block > first and piece.first_block < end:
-            marks.setdefault(piece.node, []).append((max(first, piece.first_block), min(end, piece.end_block)))
-
-
-def _unmark(path: Path, first: int, end: int, marks: Marks) -> None:
-    for piece in path:
-        if piece.end_block > first and piece.first_block < end:
-            marked = marks[piece.node]
-            marked.remove((max(first, piece.first_block), min(end, piece.end_block)))
-            if not marked:
-                del marks[piece.node]
-
-
-def _marked_until(path: Path, at: int, marks: Marks) -> int:
-    """How far the blocks from `at` on are marked."""
-    for piece in path:
-        while piece.first_block <= at < piece.end_block:
-            ends = [end for start, end in marks.get(piece.node, ()) if start <= at < end]
-            if not ends:
-                return at
-            at = min(max(ends), piece.end_block)  # what else the node has there is another context's
-    return at
-
-
-def _unmarked(spans: Sequence[Span], path: Path, marks: Marks) -> list[Span]:
-    """What of these spans of a context no mark covers."""
-    marked = sorted(
-        (max(first, piece.first_block), min(end, piece.end_block))
-        for piece in path
-        for first, end in marks.get(piece.node, ())
-        if first < piece.end_block and end > piece.first_block
-    )
-    if not marked:
-        return list(spans)
-    left: list[Span] = []
-    for at, end in spans:
-        for first, upto in marked:
-            if first >= end:
-                break
-            if first > at:
-                left.append((at, first))
-            at = max(at, upto)
-        if at < end:
-            left.append((at, end))
-    return left
-
-
-def _between(spans: Sequence[Span], first: int, end: int) -> list[Span]:
-    """What these spans leave of the blocks `first` … `end − 1`."""
-    left: list[Span] = []
-    at = first
-    for start, upto in spans:
-        if start > at:
-            left.append((at, start))
-        at = upto
-    if at < end:
-        left.append((at, end))
-    return left
