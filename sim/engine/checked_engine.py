@@ -32,7 +32,9 @@ class CheckedEngine(Engine):
         self._copies.check(self._agents.values(), idle=idle)
         if idle:  # otherwise copies hold blocks, too
             self.gpu.check_holds(self._held_on_gpu())
-            self.host.check_holds((agent.host, 0) for agent in self._agents.values() if agent.host is not None)
+            self.host.check_holds(
+                (self._copies.held_on_host(agent.host), 0) for agent in self._agents.values() if agent.host is not None
+            )
         agree("blocks that running and loading calls will yet take", scheduler.running.growth_blocks, self._growth())
         for call in scheduler.waiting.calls.values():
             if call.hold is None:

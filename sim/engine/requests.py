@@ -10,7 +10,7 @@ from ...policies.interface import Hits
 from ...traces.apps import Call
 from ...traces.arithmetic import div_ceil
 from .memory.blocks import BlockHold, Owner
-from .memory.context_tree import Context, Path, full_blocks
+from .memory.context_tree import Context, full_blocks
 
 NO_HITS: Final = Hits(0, 0, 0)
 
@@ -74,7 +74,17 @@ class EngineCall:
         self.generated_tokens = tokens - self.prompt_tokens  # of the answer, those that are computed again
 
 
-class SimAgent(AgentCache[BlockHold, BlockHold, int]):
+class HostCopy:
+    """The first blocks of a context, held on the host. Which ones these are is found again when they are given back."""
+
+    __slots__ = ("context", "num_blocks")
+
+    def __init__(self, context: Context | None, num_blocks: int) -> None:
+        self.context = context
+        self.num_blocks = num_blocks
+
+
+class SimAgent(AgentCache[BlockHold, HostCopy, int]):
     """What the engine keeps for an agent. Times are picoseconds."""
 
     __slots__ = ("before", "context", "owner")
@@ -83,8 +93,4 @@ class SimAgent(AgentCache[BlockHold, BlockHold, int]):
         super().__init__(name, 0)
         self.before = before  # of the same application, the one that came before it
         self.owner = Owner(name)
-        self.context: Context | None = None  # of its latest finished call
-
-    def path(self, block_tokens: int) -> Path:
-        """The full blocks of its context. It is made when asked for: most agents' copies are never moved."""
-        return () if self.context is None else full_blocks(self.context, block_tokens)
+        self.context: Context | None = None  # of its latest finished call; which blocks these are is found when needed

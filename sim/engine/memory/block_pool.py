@@ -142,6 +142,13 @@ class BlockPool:
         assert at == end, "the caller asked for blocks that are not cached"
         return hold
 
+    def touched(self, path: Path, end: int) -> BlockHold:
+        """What somebody holds who touched the first `end` blocks, and kept no more than that."""
+        hold = BlockHold(0)
+        hold.parts = [HeldPart(node, first, min(upto, end)) for node, first, upto in path if first < end]
+        hold.cached_end_block = end
+        return hold
+
     def allocate(self, hold: BlockHold, blocks: int) -> None:
         """Hand out `blocks` free blocks to a holder; what was cached in them is forgotten."""
         self.get_new_blocks(blocks)

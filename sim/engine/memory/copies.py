@@ -28,9 +28,10 @@ from ....traces.agreement import agree
 from ....traces.apps import AgentId
 from ....traces.events import Fact
 from ...machine.timing import seconds
-from ..requests import EngineCall, SimAgent, State
+from ..requests import EngineCall, HostCopy, SimAgent, State
 from .block_pool import BlockPool
 from .blocks import BlockHold, BlockRun, Span
+from .context_tree import Context, Path, full_blocks
 from .link import Link
 from .marks import Marks, between, mark, marked_until, unmark, unmarked
 
@@ -60,14 +61,15 @@ class Copies:
 
     def offload(self, agent: SimAgent, move: Move, now_ps: int) -> None:
         """Copy what the host lacks of the first blocks of an agent's latest context."""
-        path, upto = agent.path(self._block_tokens), blocks_to_move(agent, move)
+        context, upto = agent.context, blocks_to_move(agent, move)
+        path = self._path(context)
         known, _ = self._host.cached_prefix(path, upto)
         first = min(
             upto, marked_until(path, known, self._storing)
         )  # what another copy under way writes comes before this one
         cached_end, _ = self._gpu.cached_prefix(path, upto, first)
         prefix = self._host.touch(path, known)
-        saved_blocks = agent.host.cached_end_block if agent.host is not None else 0
+        saved_blocks = agent.host.num_blocks if agent.host is not None else 0
         span = offload_span(agent, first, cached_end, saved_blocks, self._host.num_free_blocks, self.refusing)
         if span is None:
             self._host.free(prefix, None)
@@ -97,8 +99,9 @@ class Copies:
             self.report(e.OffloadFinished(seconds(at_ps), agent.name, blocks, held))
             if not agent.gone:
                 if agent.host is not None:
-                    self._host.free(agent.host, None)
-                agent.host = self._host.touch(path, held)
+                    self._host.free(self.held_on_host(agent.host), None)
+                self._host.touch(path, held)
+                agent.host = HostCopy(context, held)
 
         if blocks:
             self._link.to_host(blocks, self.next_step_ps, done)
@@ -110,9 +113,16 @@ class Copies:
         if agent.host is None:
             return
         before = self._host.num_free_blocks
-        self._host.free(agent.host, None)
+        self._host.free(self.held_on_host(agent.host), None)
         agent.host = None
         self.report(e.HostDropped(seconds(now_ps), agent.name, self._host.num_free_blocks - before))
+
+    def held_on_host(self, copy: HostCopy) -> BlockHold:
+        """The blocks of an agent's copy."""
+        return self._host.touched(self._path(copy.context), copy.num_blocks)
+
+    def _path(self, context: Context | None) -> Path:
+        return () if context is None else full_blocks(context, self._block_tokens)
 
     # -- write-through
 
@@ -225,7 +235,7 @@ class Copies:
 
     def upload(self, agent: SimAgent, move: Move, now_ps: int) -> None:
         """Copy back what the GPU lacks of an agent's context, as far as there is room now."""
-        path = agent.path(self._block_tokens)
+        path = self._path(agent.context)
         upto = blocks_to_move(agent, move)
         gpu_end, _ = self._gpu.cached_prefix(path, upto)
         start = upload_start(agent.uploads, gpu_end)
@@ -289,7 +299,7 @@ class Copies:
         """Hold what is cached of an agent's context until then, or until its next call holds it."""
         agent.pin_until = until_ps
         if may_pin(agent, self.refusing):
-            path = agent.path(self._block_tokens)
+            path = self._path(agent.context)
             end, _ = self._gpu.cached_prefix(path, agent.context_blocks)
             if end:
                 agent.pin = self._gpu.touch(path, end)
@@ -332,4 +342,4 @@ class Copies:
         """Idle blocks of these agents' contexts are handed out first; what two of them share, with the later one."""
         moved: set[BlockRun] = set()
         for agent in reversed(agents):
-            self._gpu.evict_first(agent.path(self._block_tokens), agent.context_blocks, moved)
+            self._gpu.evict_first(self._path(agent.context), agent.context_blocks, moved)

@@ -124,6 +124,11 @@ class PlainBlockPool:
         assert hold.cached_end_block == end
         return hold
 
+    def touched(self, path: Path, end: int) -> PlainBlockHold:
+        hold = PlainBlockHold(self, 0)
+        hold.full = [self._known[key][0] for key in _keys(path, 0, end)]
+        return hold
+
     def allocate(self, hold: PlainBlockHold, blocks: int) -> None:
         self.get_new_blocks(blocks)
         hold.uncached_blocks += blocks
