@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from math import ceil, exp, floor, fsum, log
 
 EXACT_VALUES = 65_536  # up to so many, percentiles are exact
@@ -25,14 +26,14 @@ class Distribution:
     __slots__ = ("_bucketed", "_buckets", "_largest", "_smallest", "_total", "_values", "add")
 
     def __init__(self) -> None:
-        self._values: list[float] = []
+        self._values = array("d")
         self._buckets: Counter[int | None] = Counter()  # None counts the values that are 0
         self._bucketed = 0
         self._total = 0.0  # of those in buckets
         self._smallest = float("inf")
         self._largest = 0.0
         self.add: Callable[[float], None] = self._values.append
-        """Takes one value. The owner calls `fold` now and then: so a value costs no more than the append of a list."""
+        """Takes one value. The owner calls `fold` now and then: a value costs no more than the append of an array."""
 
     def fold(self) -> None:
         """Moves the values into the buckets if they are more than may be kept."""
@@ -60,8 +61,8 @@ class Distribution:
         self._smallest = min(self._smallest, min(values))
         self._largest = max(self._largest, max(values))
         self._bucketed += len(values)
-        self._buckets.update(buckets_of(values))
-        values.clear()
+        self._buckets.update(map(bucket_of, values))
+        del values[:]
 
     def _nth_bucketed(self) -> Callable[[int], float]:
         ranked = sorted(self._buckets.items(), key=lambda item: (item[0] is not None, item[0] or 0))
@@ -84,8 +85,8 @@ def percentile(nth: Callable[[int], float], count: int, share: float) -> float:
     return below + (nth(ceil(rank)) - below) * (rank - floor(rank))
 
 
-def buckets_of(values: Iterable[float]) -> Iterable[int | None]:
-    return (ceil(log(value) / _LOG_GROWTH) if value >= SMALLEST else None for value in values)
+def bucket_of(value: float) -> int | None:
+    return ceil(log(value) / _LOG_GROWTH) if value >= SMALLEST else None
 
 
 def value_of(bucket: int | None) -> float:
