@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar
 
 from .apps import Application, Call
 from .errors import TraceError
 
-C = TypeVar("C")
 
-
-class DagCall(Generic[C]):
+class DagCall:
     """A call of an application under way, its `place`th. `context` is what whoever plays it keeps of it."""
 
     __slots__ = (
@@ -19,17 +17,17 @@ class DagCall(Generic[C]):
     )  # fmt: skip
     __deletable__: ClassVar = ("call",)  # mypyc asks
 
-    def __init__(self, run: DagRun[C], place: int, call: Call) -> None:
+    def __init__(self, run: DagRun, place: int, call: Call) -> None:
         self.run = run
         self.place = place
         self.id = call.id
         self.agent = call.agent
         self.call = call  # until it has an answer
         self.awaited = len(call.after)  # of those that it waits for, how many have not ended
-        self.followers: list[DagCall[C]] | None = None  # that wait for it, until it has ended
-        self.extends: DagCall[C] | None = None
+        self.followers: list[DagCall] | None = None  # that wait for it, until it has ended
+        self.extends: DagCall | None = None
         self.continued_tokens = 0  # how many tokens of its context later prompts continue
-        self.context: C | None = None
+        self.context: object = None
 
     @property
     def order(self) -> tuple[int, int]:
@@ -41,7 +39,7 @@ class DagCall(Generic[C]):
         del self.call
 
 
-class DagRun(Generic[C]):
+class DagRun:
     """One application under way, the `number`th that began. Its calls know each other: there may be 100,000 of it."""
 
     __slots__ = ("_left", "app", "calls", "number")
@@ -73,13 +71,13 @@ class DagRun(Generic[C]):
         """Whether all calls and their tools have ended."""
         return not self._left
 
-    def first(self) -> list[DagCall[C]]:
+    def first(self) -> list[DagCall]:
         """The calls that wait for no other."""
         return [each for each in self.calls if not each.awaited]
 
-    def ended(self, call: DagCall[C]) -> list[DagCall[C]]:
+    def ended(self, call: DagCall) -> list[DagCall]:
         """A call and its tools have ended, once: the calls that waited for it, and now wait for no other."""
-        ready: list[DagCall[C]] = []
+        ready: list[DagCall] = []
         self._left -= 1
         followers, call.followers = call.followers, None
         for follower in followers or ():

@@ -51,7 +51,7 @@ class _Play:
 
     __slots__ = ("app", "given_up", "run", "under_way", "unsent")
 
-    def __init__(self, app: Application, run: DagRun[None]) -> None:
+    def __init__(self, app: Application, run: DagRun) -> None:
         self.app = app
         self.run = run
         self.unsent = len(app.calls)
@@ -70,7 +70,7 @@ class Player:
         self._tokens = tokens
         self._engine = engine
         self._plays: dict[AppId, _Play] = {}
-        self._sent: dict[CallId, DagCall[None]] = {}
+        self._sent: dict[CallId, DagCall] = {}
         self._heap: list[_Due] = []
         self._created = count()
         self._begun = 0
@@ -133,7 +133,7 @@ class Player:
         self._end_if_given_up(play, at_s)
         return app
 
-    def _returned(self, call_id: CallId) -> tuple[DagCall[None], _Play]:
+    def _returned(self, call_id: CallId) -> tuple[DagCall, _Play]:
         call = self._sent.pop(call_id)
         play = self._plays[call.call.app]
         play.under_way -= 1
@@ -143,22 +143,22 @@ class Player:
         if not play.under_way:
             self._leave(play, at_s)
 
-    def _tools_returned(self, call: DagCall[None], due_s: float) -> None:
+    def _tools_returned(self, call: DagCall, due_s: float) -> None:
         self._engine.tool_returned(call.call, due_s)
         self._release_followers(call, due_s)
 
-    def _release_followers(self, call: DagCall[None], at_s: float) -> None:
+    def _release_followers(self, call: DagCall, at_s: float) -> None:
         play = self._plays[call.call.app]
         for follower in call.run.ended(call):
             self._release(follower, at_s)
         if call.run.over:
             self._end(play, at_s)
 
-    def _release(self, call: DagCall[None], at_s: float) -> None:
+    def _release(self, call: DagCall, at_s: float) -> None:
         at_s += call.call.pause_s
         heappush(self._heap, _Due(at_s, True, call.order, lambda due_s: self._send(call, due_s), call.call.app))
 
-    def _send(self, sent: DagCall[None], due_s: float) -> None:
+    def _send(self, sent: DagCall, due_s: float) -> None:
         call = sent.call
         play = self._plays[call.app]
         play.unsent -= 1
@@ -174,7 +174,7 @@ class Player:
             self._later(app.arrival_s, lambda due_s: self._begin(app, due_s))
 
     def _begin(self, app: Application, due_s: float) -> None:
-        run: DagRun[None] = DagRun(app, self._begun)
+        run = DagRun(app, self._begun)
         self._plays[app.id] = play = _Play(app, run)
         self._begun += 1
         self._tokens.begin(app)

@@ -15,7 +15,7 @@ from ..machine.timing import ps
 from .clock import ARRIVALS, LATE_ARRIVALS, At, Clock
 from .engine import Engine
 from .memory.app_contexts import add_context, release_contexts
-from .memory.context_tree import Context, ContextTree
+from .memory.context_tree import ContextTree
 
 
 class World:
@@ -29,8 +29,8 @@ class World:
         self._coming = in_arrival_order(applications)
         self._tree = tree
         self._client_ps = client_ps
-        self._calls: dict[CallId, DagCall[Context]] = {}  # that the engine has
-        self._due: list[tuple[int, tuple[int, int], DagCall[Context]]] = []
+        self._calls: dict[CallId, DagCall] = {}  # that the engine has
+        self._due: list[tuple[int, tuple[int, int], DagCall]] = []
         self._latest_ps = -1  # when the calls arrive that were sent last, if that is still to come
         # only without a client's latency can a call that just ended be followed by one that arrives now
         self._arrivals_priority = ARRIVALS if client_ps else LATE_ARRIVALS
@@ -57,18 +57,18 @@ class World:
         self._engine.tool_started(call.id, call.agent)
         At(self._clock, ps(tools_s(call)), ARRIVALS, self._when_tools_return, ended)
 
-    def _tools_returned(self, call: DagCall[Context]) -> None:
+    def _tools_returned(self, call: DagCall) -> None:
         self._engine.tool_returned(call.id, call.agent)
         self._release_followers(call)
 
-    def _release_followers(self, call: DagCall[Context]) -> None:
+    def _release_followers(self, call: DagCall) -> None:
         run = call.run
         for follower in run.ended(call):
             self._send(follower)
         if run.over:
             self._end(run)
 
-    def _send(self, call: DagCall[Context]) -> None:
+    def _send(self, call: DagCall) -> None:
         delay = ps(call.call.pause_s) + self._client_ps
         at_ps = self._clock.now_ps + delay
         heappush(self._due, (at_ps, call.order, call))
@@ -81,7 +81,7 @@ class World:
         while self._due and self._due[0][0] <= self._clock.now_ps:
             self._arrive(heappop(self._due)[2])
 
-    def _arrive(self, call: DagCall[Context]) -> None:
+    def _arrive(self, call: DagCall) -> None:
         context = add_context(call, self._tree)
         self._calls[call.id] = call
         self._engine.arrive(call.call, request_of(call.call), context)
@@ -97,7 +97,7 @@ class World:
         At(self._clock, ps(app.arrival_s) - self._clock.now_ps, ARRIVALS, self._begin, app)
 
     def _begin(self, app: Application) -> None:
-        run: DagRun[Context] = DagRun(app, self._begun)
+        run = DagRun(app, self._begun)
         self._begun += 1
         self._engine.app_started(app.id)
         for call in run.first():
@@ -106,7 +106,7 @@ class World:
             self._end(run)
         self._draw()
 
-    def _end(self, run: DagRun[Context]) -> None:
+    def _end(self, run: DagRun) -> None:
         self._engine.app_finished(run.app)
         release_contexts(run, self._tree)
         self.applications += 1

@@ -11,7 +11,7 @@ from ...traces.dag_run import DagCall, DagRun
 from ...traces.errors import FactError
 from ..engine.engine import Engine
 from ..engine.memory.app_contexts import add_context, release_contexts
-from ..engine.memory.context_tree import Context, ContextTree
+from ..engine.memory.context_tree import ContextTree
 from .record_steps import (
     ImpossibleRecord,
     World,
@@ -30,8 +30,8 @@ class RecordedWorld:
         self._tree = tree
         self._engine = engine
         self._found: dict[AppId, Application] = {}  # drawn from the trace before they started
-        self._runs: dict[AppId, DagRun[Context]] = {}
-        self._calls: dict[CallId, DagCall[Context]] = {}
+        self._runs: dict[AppId, DagRun] = {}
+        self._calls: dict[CallId, DagCall] = {}
         self._unfinished: dict[CallId, AppId] = {}
         self._in_tools: set[CallId] = set()  # calls whose tools are under way
 
@@ -117,7 +117,7 @@ class RecordedWorld:
             )
         return call
 
-    def _call(self, name: CallId) -> DagCall[Context]:
+    def _call(self, name: CallId) -> DagCall:
         if name not in self._calls:
             raise ImpossibleRecord(
                 f"call {name!r} of the record is not in the trace, or its application is not under way"

@@ -14,7 +14,7 @@ from tokencake.traces.dag_run import DagCall, DagRun, in_arrival_order, tools_s
 from tokencake.traces.errors import TraceError
 
 
-def names(calls: Iterable[DagCall[None]]) -> list[str]:
+def names(calls: Iterable[DagCall]) -> list[str]:
     return [each.call.id.partition("/")[2] for each in calls]
 
 
@@ -32,7 +32,7 @@ def diamond(tmp_path: Path) -> Application:
 
 
 def test_a_call_is_ready_when_the_last_one_that_it_waits_for_has_ended(diamond: Application) -> None:
-    run: DagRun[None] = DagRun(diamond, 0)
+    run = DagRun(diamond, 0)
     top, left, right, bottom, beside = run.calls
     assert names(run.first()) == ["top", "beside"]
     assert names(run.ended(top)) == ["left", "right"]
@@ -45,18 +45,18 @@ def test_a_call_is_ready_when_the_last_one_that_it_waits_for_has_ended(diamond: 
 
 
 def test_calls_that_arrive_at_once_go_by_application_and_then_as_in_the_trace(diamond: Application) -> None:
-    first, second = (DagRun[None](diamond, number).calls for number in range(2))
+    first, second = (DagRun(diamond, number).calls for number in range(2))
     assert sorted({*second, *first}, key=lambda each: each.order) == [*first, *second]
 
 
 def test_an_application_without_calls_is_over_at_once() -> None:
-    run: DagRun[None] = DagRun(Application("a", 0.0), 0)
+    run = DagRun(Application("a", 0.0), 0)
     assert (run.first(), run.over) == ([], True)
 
 
 @given(dags("a"), st.randoms(use_true_random=False))
 def test_every_call_is_ready_once_and_after_all_that_it_waits_for(app: Application, random: Random) -> None:
-    run: DagRun[None] = DagRun(app, 0)
+    run = DagRun(app, 0)
     ready, ended = run.first(), list[str]()
     while ready:
         each = ready.pop(random.randrange(len(ready)))
@@ -73,7 +73,7 @@ def test_a_call_knows_whose_context_it_continues_and_how_much_later_prompts_cont
         one_call(id="less", extends="first", keep=3, after=["first"]),
         one_call(id="more", extends="first", keep=5, after=["less"]),
     ]
-    run: DagRun[None] = DagRun(applications(tmp_path, one_app(*calls))[0], 0)
+    run = DagRun(applications(tmp_path, one_app(*calls))[0], 0)
     first, less, more = run.calls
     assert (first.extends, less.extends, more.extends) == (None, first, first)
     assert [each.continued_tokens for each in run.calls] == [5, 0, 0]

@@ -9,14 +9,14 @@ from ....traces.dag_run import DagCall, DagRun
 from .context_tree import Context, ContextTree
 
 
-def add_context(call: DagCall[Context], tree: ContextTree) -> Context:
+def add_context(call: DagCall, tree: ContextTree) -> Context:
     """The context of a call that arrives: its prompt and its answer, kept until `release_contexts`."""
     prompt = call.call.prompt
     if call.extends is None:
         base, line_end_token = tree.empty, _shared_tokens(prompt.segments)
     else:
         extended = call.extends.context
-        assert extended is not None, "it ended before this one began"
+        assert isinstance(extended, Context), "it ended before this one began"
         base, line_end_token = tree.cut(extended, prompt.keep_tokens), 0
     answer = Segment(call.id, 0, call.call.output_tokens)
     line_end_token = max(line_end_token, call.continued_tokens)
@@ -24,10 +24,10 @@ def add_context(call: DagCall[Context], tree: ContextTree) -> Context:
     return context
 
 
-def release_contexts(run: DagRun[Context], tree: ContextTree) -> None:
+def release_contexts(run: DagRun, tree: ContextTree) -> None:
     """The application ended: its contexts are nobody's."""
     for call in run.calls:
-        if call.context is not None:
+        if isinstance(call.context, Context):
             tree.release(call.context.node)
     run.forget()
 
