@@ -80,6 +80,7 @@ class DagRun:
         ready: list[DagCall] = []
         self._left -= 1
         followers, call.followers = call.followers, None
+        call.extends = None  # else a long conversation would be let go of as one chain
         for follower in followers or ():
             follower.awaited -= 1
             if not follower.awaited:
