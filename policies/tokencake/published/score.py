@@ -57,6 +57,8 @@ class Drift(NamedTuple):
             terms.append((self.a_second_waited, since_s, MOST_WAITED_S))
         for a_second, from_s, most_s in terms:
             end_s = from_s + most_s
+            if not a_second:
+                continue
             if now_s < end_s:
                 points -= a_second * from_s
                 slope += a_second

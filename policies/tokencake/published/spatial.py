@@ -100,7 +100,7 @@ class PublishedSpace:
         """The highest-scored waiting call that was not admitted, but might have been if uploads held no room."""
         best: CallRecord | None = None
         for lane in self._state.lanes.upto(reach_blocks):
-            first = next((call for call in lane.calls if call.id not in admit), None)
+            first = next((call for call in lane.upto(reach_blocks) if call.id not in admit), None)
             if first is not None and (best is None or self._by_own_score(first) > self._by_own_score(best)):
                 best = first
         if best is None:
@@ -118,9 +118,10 @@ class PublishedSpace:
         places = view.max_running - len(view.running)
         if places <= 0:
             return []
+        most = self._uncommitted_blocks if skip else inf
         lanes = queue.upto(self._uncommitted_blocks) if skip else queue.all()
         if skip:
-            lanes = [lane for lane in lanes if self._may_return(lane.calls[0])]
+            lanes = [lane for lane in lanes if self._may_return(lane.first)]
         if not lanes:
             return []
         room = self._room()
@@ -136,7 +137,7 @@ class PublishedSpace:
 
         def reach_between_claims() -> float:
             """As far as it matters which claims come before a call, where calls do not come by score."""
-            return inf if left else reach_blocks()
+            return most if left else reach_blocks()
 
         for call in self._ordered(lanes, reach_blocks, reach_between_claims, view):
             while left and left[-1].score > rank(call):
@@ -157,7 +158,7 @@ class PublishedSpace:
                 break
         if self._options.lend and refused:
             if left:  # of those that were not looked at, some come after a claim
-                lowest = min([rank(lane.calls[-1]) for lane in lanes])
+                lowest = min([rank(last) for lane in lanes if (last := lane.last(most)) is not None])
                 while left and left[-1].score > lowest:
                     room.grant(left.pop())
             for call in refused[: places - len(chosen)]:
@@ -247,10 +248,8 @@ class PublishedSpace:
         calls = in_order(lanes, self._sort_key, reach_blocks)
         scarce = self._uncommitted_blocks < self._options.affinity_free_share * view.gpu_blocks
         if scarce and self._options.prefix_affinity:
-            half = [lane for lane in lanes if 2 * lane.need_blocks <= lane.calls[0].total_blocks]
-            if half:
-                sharing = self._sharing(in_order(half, self._sort_key, reach_between_claims), view)
-                return self._by_affinity(sharing, calls)
+            half = in_order(lanes, self._sort_key, reach_between_claims, half=True)
+            return self._by_affinity(self._sharing(half, view), calls)
         return calls
 
     def _sort_key(self, call: CallRecord) -> tuple[float, float, float, int]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -48,7 +49,7 @@ def test_equal_calls_share_a_lane_and_the_first_of_it_goes_first():
     for n in (2, 0, 1):
         lanes.put(Waiting(n, 5, started_s=100.0 + n, since_s=100.0 + n))
     (lane,) = lanes.upto(5)
-    assert [call.number for call in lane.calls] == [0, 1, 2]
+    assert [call.number for call in lane.upto(5)] == [0, 1, 2]
     assert lanes.upto(4) == []
 
 
@@ -59,7 +60,7 @@ def test_a_call_moves_with_its_bound():
     call.need_blocks = 9
     lanes.put(call)
     assert lanes.upto(8) == []
-    assert [lane.need_blocks for lane in lanes.all()] == [9]
+    assert [lane.least_blocks for lane in lanes.all()] == [9]
     lanes.remove(call)
     assert lanes.all() == []
 
@@ -83,7 +84,43 @@ def test_applications_that_started_at_any_time_share_a_lane_once_that_counts_no_
     for n, started_s in enumerate((10.0, 30.0, 20.0)):
         lanes.put(Waiting(n, 5, started_s, since_s=1_000.0, now_s=1_000.0))
     (lane,) = lanes.all()
-    assert [call.started_s for call in lane.calls] == [30.0, 20.0, 10.0]
+    assert [call.started_s for call in lane.upto(5)] == [30.0, 20.0, 10.0]
+
+
+def in_reach(lanes: WaitingLanes[Waiting], reach: int, half: bool) -> list[int]:
+    calls = in_order(lanes.upto(reach), Waiting.by_score, lambda: reach, half)
+    return [call.number for call in calls]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_thousands_of_calls_come_and_go_and_need_more_or_less(seed: int):
+    """Against all of them, looked through anew."""
+    random = Random(seed)
+    lanes: WaitingLanes[Waiting] = WaitingLanes()
+    waiting: list[Waiting] = []
+    for n in range(1_200):
+        if n < 500 or random.random() < 0.4:
+            started_s = random.uniform(0.0, 400.0)
+            call = Waiting(n, random.randint(1, 80), started_s, 500.0, random.choice([CHAT, DEEP]), now_s=500.0)
+            waiting.append(call)
+            lanes.put(call)
+        elif random.random() < 0.7:
+            lanes.remove(waiting.pop(random.randrange(len(waiting))))
+        else:
+            call = random.choice(waiting)
+            call.need_blocks = random.randint(1, 80)
+            lanes.put(call)
+        if n % 50:
+            continue
+        reach, half = random.randint(1, 80), random.random() < 0.5
+        near = [call for call in waiting if call.need_blocks <= reach and (not half or call.need_blocks <= 50)]
+        assert in_reach(lanes, reach, half) == [call.number for call in sorted(near, key=Waiting.by_score)]
+        for lane in lanes.upto(reach):
+            fit = list(lane.upto(reach))
+            assert (lane.last(reach), lane.least_blocks) == (fit[-1], min(call.need_blocks for call in fit))
+    for call in waiting:
+        lanes.remove(call)
+    assert lanes.all() == []
 
 
 times = st.floats(0.0, 400.0).map(lambda s: round(s, 3))
