@@ -45,6 +45,7 @@ COMPILED = (
     "traces/format/derive.py",
     "traces/format/stream_checks.py",
     "traces/format/well_formed_calls.py",
+    "traces/questions.py",
     "traces/results/distribution.py",
     "traces/results/metrics.py",
 )

@@ -16,6 +16,7 @@ from ..traces import events as e
 from ..traces.apps import CallId
 from ..traces.errors import PolicyFault
 from ..traces.events import Fact
+from ..traces.questions import Questions
 from .boundary import CONSTRUCTOR, PLAN, Turn, listening
 from .interface import EVERYTHING, NATIVE, Costs, Hits, Plan, Policy
 from .ledger import Ledger
@@ -44,7 +45,8 @@ class Controller:
             listens_to = self._ask_listens_to(policy)
         self._listens_to = self._checked(listens_to, 0.0)
         self._journal = journal
-        self._sinks = tuple(sinks) if journal is None else (*sinks, journal)
+        self._questions = Questions()
+        self._sinks = tuple(sinks) if journal is None else (*sinks, journal, self._questions.hear)
         self._ledger = Ledger(costs, cache if journal is None else self)
         self._turn = Turn(self._name, PLAN)
         self._plans = PlanCheck(self._name, self._ledger)
@@ -84,6 +86,7 @@ class Controller:
         ledger.fold(gauges)
         ledger.tell(self._news)
         self._news.clear()
+        self._questions.checksum = 0
         turn = self._turn
         turn.at_s = gauges.at_s
         with turn:
@@ -93,7 +96,7 @@ class Controller:
             self._listens_to = self._checked(listens_to, gauges.at_s)
         plan = NATIVE if wanted is NATIVE else self._plans.check(wanted, gauges.at_s)
         if self._journal is not None:
-            self._journal(e.Planned(gauges.at_s, as_record(plan)))
+            self._journal(e.Planned(gauges.at_s, as_record(plan), self._questions.checksum))
         self.policy_s += time.perf_counter() - began
         return plan
 
@@ -101,13 +104,13 @@ class Controller:
 
     def hits(self, call: str) -> Hits:
         hits = self._cache.hits(call)
-        if self._journal is not None:
+        if self._journal is not None and self._questions.hits(call, hits):
             self._journal(e.Asked(self._ledger.view.now_s, call, *hits))
         return hits
 
     def shared_blocks(self, call: str) -> int:
         blocks = self._cache.shared_blocks(call)
-        if self._journal is not None:
+        if self._journal is not None and self._questions.shared(call, blocks):
             self._journal(e.AskedShared(self._ledger.view.now_s, call, blocks))
         return blocks
 

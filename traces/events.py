@@ -289,7 +289,10 @@ class Copied(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """The policy asked what is cached of a call's prompt; so a replay can answer without an engine."""
+    """The policy asked what is cached of a call's prompt; so a replay can answer without an engine.
+
+    Recorded if the answer is not the last one about this call; older records have it each time.
+    """
 
     at_s: float
     call: CallId
@@ -299,7 +302,7 @@ class Asked(NamedTuple):
 
 
 class AskedShared(NamedTuple):
-    """The policy asked how much of a call's prompt running calls hold."""
+    """The policy asked how much of a call's prompt running calls hold. Recorded as `Asked` is."""
 
     at_s: float
     call: CallId
@@ -350,6 +353,7 @@ class Planned(NamedTuple):
 
     at_s: float
     plan: Mapping[str, object]
+    questions: int | None = None  # a checksum of those before it (`questions`); None in older records
 
 
 class BelievedCosts(NamedTuple):

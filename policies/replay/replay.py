@@ -1,8 +1,8 @@
 """Recorded facts through a fresh policy, with no engine: are its plans those that were recorded?
 
-The facts rebuild what the policy saw, the recorded answers (`Asked`, `AskedShared`) stand in for the engine's cache,
-and the recorded plans (`Planned`) are what must come out again. Records are taken one at a time: memory does not grow
-with the file.
+The facts rebuild what the policy saw, the recorded answers (`Asked`, `AskedShared`; see `traces.questions`) stand in
+for the engine's cache, and the recorded plans (`Planned`) are what must come out again. Records are taken one at a
+time: memory does not grow with the file.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ...traces import events as e
 from ...traces.apps import CallId
 from ...traces.errors import FactError, PolicyError, TraceError, Unanswered
 from ...traces.events import Fact
 from ...traces.format.events_file import Record, read_events
+from ...traces.questions import Blocks, Questions
 from ..controller import Controller, as_record
 from ..costs import LinearCosts
 from ..interface import Costs, Hits, Plan, Policy
 from ..registry import load_policy
+
+Answer = TypeVar("Answer", Blocks, int)
 
 
 class Difference(NamedTuple):
@@ -125,25 +128,50 @@ class _Unrecorded(Unanswered):
 
 
 class _Answers:
-    """What the engine answered when the policy was asked for one plan, in the order of the questions."""
+    """What the engine answered: recorded for one plan, in the order of the questions, and last to each of them."""
 
     def __init__(self) -> None:
         self.recorded: deque[e.Asked | e.AskedShared] = deque()
+        self.asked = Questions()
+        self.trusting = False  # whether the last answer to a question was taken, as none is recorded for this plan
+        self._every_answer_is_recorded = False
+
+    def begin(self, every_answer_is_recorded: bool) -> None:
+        """The policy is going to be asked for a plan."""
+        self.asked.checksum = 0
+        self.trusting = False
+        self._every_answer_is_recorded = every_answer_is_recorded
 
     def hits(self, call: CallId) -> Hits:
-        answer = self._next(e.Asked, call)
-        assert isinstance(answer, e.Asked)
-        return Hits(answer.gpu_blocks, answer.idle_blocks, answer.host_blocks)
+        answer = self._recorded(e.Asked, call)
+        if isinstance(answer, e.Asked):
+            blocks = (answer.gpu_blocks, answer.idle_blocks, answer.host_blocks)
+        else:
+            blocks = self._trusted(self.asked.last_hits(call), e.Asked, call)
+        self.asked.hits(call, blocks)
+        return Hits(*blocks)
 
     def shared_blocks(self, call: CallId) -> int:
-        answer = self._next(e.AskedShared, call)
-        assert isinstance(answer, e.AskedShared)
-        return answer.blocks
+        answer = self._recorded(e.AskedShared, call)
+        if isinstance(answer, e.AskedShared):
+            blocks = answer.blocks
+        else:
+            blocks = self._trusted(self.asked.last_shared(call), e.AskedShared, call)
+        self.asked.shared(call, blocks)
+        return blocks
 
-    def _next(self, kind: type, call: CallId) -> e.Asked | e.AskedShared:
+    def _trusted(self, last: Answer | None, kind: type, call: CallId) -> Answer:
+        """The last answer to a question, if that is how the run was recorded."""
+        if last is None or self._every_answer_is_recorded:
+            raise _Unrecorded(f"{_QUESTIONS[kind]} {call}")
+        self.trusting = True
+        return last
+
+    def _recorded(self, kind: type, call: CallId) -> e.Asked | e.AskedShared | None:
+        """The next answer that is recorded, if it is to this question."""
         if self.recorded and type(self.recorded[0]) is kind and self.recorded[0].call == call:
             return self.recorded.popleft()
-        raise _Unrecorded(f"{_QUESTIONS[kind]} {call}")
+        return None
 
     @property
     def next_question(self) -> str | None:
@@ -182,6 +210,7 @@ class _Replay:
             self._hear(record)
 
     def _hear(self, fact: Fact) -> None:
+        self._answers.asked.hear(fact)
         try:
             self._controller.hear(fact)
         except FactError as wrong:
@@ -192,6 +221,7 @@ class _Replay:
         if polled is None:
             raise _Impossible("Planned: expected Polled before it")
         self.parity.plans += 1
+        self._answers.begin(every_answer_is_recorded=recorded.questions is None)
         try:
             plan = self._controller.poll(polled)
         except _Unrecorded as asked:
@@ -205,15 +235,21 @@ class _Replay:
 
     def _compare(self, recorded: e.Planned, plan: Plan) -> None:
         differences = differing(recorded.plan, as_record(plan))
-        if (question := self._answers.next_question) is not None:
+        answers = self._answers
+        if (question := answers.next_question) is not None:
             differences["questions"] = (question, None)
-            self._answers.recorded.clear()
+            answers.recorded.clear()
+        elif recorded.questions is not None and recorded.questions != answers.asked.checksum:
+            differences["questions"] = (f"checksum {recorded.questions}", f"checksum {answers.asked.checksum}")
+        if "questions" in differences and answers.trusting:
+            self._over = True  # to a question that was not asked then, the last answer may be an old one
         if differences:
             self._differs(recorded.at_s, differences)
 
     def _raised(self, polled: e.Polled) -> None:
         """No plan follows the question: the recorded policy raised, and the engine went on without it."""
         self._over = True
+        self._answers.begin(every_answer_is_recorded=False)
         try:
             plan = self._controller.poll(polled)
         except PolicyError:

@@ -106,6 +106,6 @@ class Agreement:
 def content(record: Record) -> tuple[object, ...]:
     """All that is decided, but how long it took. When it was, to the last digit, says of which step it was."""
     if isinstance(record, e.Planned):
-        return (record.__class__, record.at_s, plain(record.plan))
+        return (record.__class__, record.at_s, plain(record.plan), record.questions)
     fields = [(name, value) for name, value in zip(record._fields, record, strict=True) if name != LIMIT]
     return (record.__class__, *(value for name, value in fields if name in WHEN or not name.endswith("_s")))

@@ -26,6 +26,7 @@ from ...traces.apps import Application, Call, CallId
 from ...traces.errors import EngineError, PolicyError, TraceError
 from ...traces.events import Fact
 from ...traces.format.events_file import Record, read_events
+from ...traces.questions import as_now_recorded
 from ..engine.memory.context_tree import ContextTree
 from ..engine.memory.link import Link
 from ..machine.machine import Machine
@@ -68,7 +69,7 @@ def play_records(
     records: Iterable[Record], policy: Policy, costs: Costs, applications: Iterable[Application], machine: Machine
 ) -> Agreement:
     """The same for records that are at hand, of a run under this policy with these beliefs."""
-    coming = iter(records)
+    coming = as_now_recorded(records)
     started = next((record for record in coming if not isinstance(record, e.Began)), None)
     if not isinstance(started, e.RunStarted):
         what = "nothing" if started is None else type(started).__name__

@@ -56,7 +56,12 @@ def assert_the_same(spec: str, workload: Workload, others: Others) -> None:
     renamed = Workload(names.of_all(workload.applications), workload.machine)
     expected = [names.record(record) for record in played(spec, workload)]
     for at, (record, other) in enumerate(zip(expected, played(spec, renamed), strict=True)):
-        assert record == other, f"record {at}"
+        assert without_checksum(record) == without_checksum(other), f"record {at}"
+
+
+def without_checksum(record: Record) -> Record:
+    """The checksum of what was asked is one of names. Answers and their order remain, where they change."""
+    return record._replace(questions=None) if isinstance(record, e.Planned) else record
 
 
 @every

@@ -27,6 +27,7 @@ from tokencake.traces.errors import PolicyError, TraceError
 from tokencake.traces.events import Request
 from tokencake.traces.format.events_file import EventsWriter, read_events
 from tokencake.traces.generate.workloads import code_writer
+from tokencake.traces.questions import as_now_recorded
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 COSTS = LinearCosts(0.0, 0.001, 0.0001, 0.0)
@@ -90,7 +91,7 @@ def test_a_file_says_itself_how_it_is_replayed(file: Path, recorded: list[Record
 def test_a_changed_plan_is_found_with_its_time_and_field(recorded: list[Record]) -> None:
     at = next(i for i, record in enumerate(recorded) if isinstance(record, e.Planned) and "offload" in record.plan)
     original = recorded[at]
-    changed = e.Planned(original.at_s, {**original.plan, "offload": [["nobody", 1, True]]})
+    changed = original._replace(plan={**original.plan, "offload": [["nobody", 1, True]]})
     parity = replay([*recorded[:at], changed, *recorded[at + 1 :]], published(), PUBLISHED.beliefs())
     assert (parity.different, parity.not_replayed) == (1, 0)
     number = len(planned(recorded[: at + 1]))
@@ -202,6 +203,86 @@ def test_a_question_that_an_interrupt_cut_off_is_not_compared(recorded: list[Rec
 
 def test_fields_at_their_defaults_count_as_none() -> None:
     assert differing({"admit": ("a",), "skip": True}, {"admit": ["a"]}) == {"skip": (True, None)}
+
+
+class AsksForHits:
+    """Asks for the hits of every call that waits, once or `twice`, and keeps what it was told, a list a plan."""
+
+    listens_to = EVERYTHING
+
+    def __init__(self, told: list[list[e.Asked]] | None = None, twice: bool = False) -> None:
+        self.told = [] if told is None else told
+        self.twice = twice
+
+    def plan(self, view: View) -> Plan:
+        calls = list(view.waiting)
+        asked = calls * 2 if self.twice else calls
+        self.told.append([e.Asked(view.now_s, call, *view.hits(call)) for call in asked])
+        return Plan()
+
+
+class Silent:
+    """Wants nothing and asks nothing."""
+
+    listens_to = EVERYTHING
+
+    def plan(self, view: View) -> Plan:
+        return Plan()
+
+
+@pytest.fixture
+def told() -> list[list[e.Asked]]:
+    return []
+
+
+@pytest.fixture
+def asked_for_hits(crowded: tuple[tuple[Application, ...], Machine], told: list[list[e.Asked]]) -> list[Record]:
+    applications, machine = crowded
+    return play(applications, lambda: AsksForHits(told), machine)
+
+
+def test_an_answer_is_recorded_when_it_is_another_one(asked_for_hits: list[Record], told: list[list[e.Asked]]) -> None:
+    answers = [record for record in asked_for_hits if isinstance(record, e.Asked)]
+    last: dict[str, tuple[object, ...]] = {}
+    for one in (one for of_plan in told for one in of_plan):
+        if last.get(one.call) != one[2:]:
+            assert answers.pop(0) == one
+        last[one.call] = one[2:]
+    assert not answers
+    assert replay(asked_for_hits, AsksForHits(), COSTS).equal
+
+
+def test_other_questions_are_found_though_their_answers_are_known(asked_for_hits: list[Record]) -> None:
+    """But the last answers that are known may be old: nobody knows what the engine would have answered."""
+    plans = planned(asked_for_hits)
+    parity = replay(asked_for_hits, AsksForHits(twice=True), COSTS)
+    assert parity.first is not None
+    assert set(parity.first.fields) == {"questions"}
+    recorded, replayed = map(str, parity.first.fields["questions"])
+    assert recorded == f"checksum {plans[parity.first.plan - 1].questions}" != replayed
+    assert (parity.different, parity.not_replayed) == (1, len(plans) - parity.first.plan)
+
+
+def test_a_policy_that_asks_nothing_is_replayed_to_the_end(asked_for_hits: list[Record]) -> None:
+    parity = replay(asked_for_hits, Silent(), COSTS)
+    assert parity.different == sum(record.questions != 0 for record in planned(asked_for_hits)) > 0
+    assert parity.not_replayed == 0
+
+
+def test_older_records_have_every_answer(asked_for_hits: list[Record], told: list[list[e.Asked]]) -> None:
+    """And no checksums. They are replayed as they are, and compared as they would be recorded now."""
+    answers = iter(told)
+    older: list[Record] = []
+    for record in asked_for_hits:
+        if isinstance(record, e.Planned):
+            older += [*next(answers), record._replace(questions=None)]
+        elif not isinstance(record, e.Asked):
+            older.append(record)
+    assert len(older) > len(asked_for_hits)
+    assert replay(older, AsksForHits(), COSTS).equal
+    assert not replay(older, AsksForHits(twice=True), COSTS).equal
+    assert list(as_now_recorded(older)) == asked_for_hits
+    assert list(as_now_recorded(asked_for_hits)) == asked_for_hits
 
 
 def test_memory_does_not_grow_with_the_record() -> None:
