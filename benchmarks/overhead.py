@@ -4,10 +4,10 @@
                                   [--date DATE] [--json FILE]
 
 Drives vLLM's own scheduler without a model and without workers (a made-up token a call and step, copies that end with
-their step), in turn: vLLM's; ours; ours with stopwatches at vLLM's share of it; ours with one at each method; vLLM's
-with the stopwatches alone. Waiting calls are held by lack of room, and contexts of stalled agents do not all fit onto
-the GPU. In `quiet` nothing happens but tokens; in `news` a call ends and another arrives at each step, so that a policy
-is asked at each step, and copies move. Engine time goes on by 30 ms a step.
+their step), in turn: vLLM's; ours; ours with stopwatches at vLLM's share of it; ours with one at each method; and then,
+by themselves, the stopwatches around nothing. Waiting calls are held by lack of room, and contexts of stalled agents do
+not all fit onto the GPU. In `quiet` nothing happens but tokens; in `news` a call ends and another arrives at each step,
+so that a policy is asked at each step, and copies move. Engine time goes on by 30 ms a step.
 
 "added" is our step less vLLM's, step by step: less than nothing where a policy spares vLLM a look at a call that does
 not fit. "ours" is the time inside our own methods and connector, less the median of what the stopwatches alone show.
@@ -61,21 +61,21 @@ CORES = ("compiled", "pure")
 
 def measure(policy: str, situation: Situation, steps: int) -> dict[str, Any]:
     """Times of steps in microseconds: vLLM's, what is added to them, and where that goes."""
-    kinds = (Scheduler, TokencakeScheduler, WatchedScheduler, WatchedScheduler, StopwatchesAlone)
+    kinds = (Scheduler, TokencakeScheduler, WatchedScheduler, WatchedScheduler)
     engines = [Engine(scheduler_of(kind, situation), situation) for kind in kinds]
-    native, ours, _, in_parts, no_policy = engines
+    native, ours, _, in_parts = engines
     for engine in engines:
-        if engine is not native and engine is not no_policy:
+        if engine is not native:
             engine.begin(policy)
         engine.fill()
     in_parts.scheduler.watch_parts()
     play(engines, WARM_UP)
     polls = ours.polls
-    of_native, of_ours, watched, parts, alone = play(engines, steps)
+    of_native, of_ours, watched, parts = play(engines, steps)
     pairs = [(before["whole"], with_us["whole"]) for before, with_us in zip(of_native, of_ours, strict=True)
              if before and with_us]  # fmt: skip
     watched, parts = [record for record in watched if record], [record for record in parts if record]
-    stopwatches = [own(record) for record in alone if record]
+    stopwatches = stopwatches_alone(situation, steps)
     usual = round(statistics.median(stopwatches))
     return {
         "core": core(),
@@ -92,6 +92,15 @@ def measure(policy: str, situation: Situation, steps: int) -> dict[str, Any]:
         "ours_us": spread([own(record) - usual for record in watched]),
         "parts_us": {name: spread([part.get(name, 0) for part in parts]) for name in names_of(parts)},
     }
+
+
+def stopwatches_alone(situation: Situation, steps: int) -> list[int]:
+    """What of vLLM's steps would be called ours if nothing but the stopwatches were."""
+    engine = Engine(scheduler_of(StopwatchesAlone, situation), situation)
+    engine.fill()
+    play([engine], WARM_UP)
+    (records,) = play([engine], steps)
+    return [own(record) for record in records if record]
 
 
 def play(engines: Sequence[Engine], steps: int) -> list[list[dict[str, int]]]:
