@@ -4,10 +4,11 @@ Blocks have 16 tokens. A call's prompt takes 10 blocks unless told otherwise, an
 first call of an agent type is as large as is usual: its size is 1.
 """
 
+from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from views import Story
 
@@ -393,6 +394,41 @@ def test_the_queue_is_in_the_order_that_sorting_all_of_it_would_give(
     assert [*queue] == [(weight, name) for weight, _, name in expected]
     related = {call.call for app, call in left if app in {known[n][0] for n in running}}
     assert [*queue.related()] == [(weight, name) for weight, _, name in expected if name in related]
+
+
+@given(st.integers(0, 10_000), st.sampled_from([20, 300, 3000]), st.sampled_from([0.0, 1.5]))
+@settings(max_examples=30)
+def test_the_queue_is_in_order_however_unlike_the_sizes_of_many_applications(seed: int, apps: int, age_power: float):
+    rng = Random(seed)
+    queue = SeniorityQueue(age_power)
+    live = [str(n) for n in range(apps)]
+    for app in live:
+        queue.app_started(app)
+    waiting: list[tuple[str, WaitingCall]] = []
+    running: list[str] = []
+    for n in range(400):
+        call = WaitingCall(rng.choice([0.001, 0.5, 1.0, 1.0, 2.0, 30.0, 5000.0]), n, f"c{n}")
+        waiting.append((rng.choice(live), call))
+        queue.put(*waiting[-1])
+        if rng.random() < 0.4:
+            app, call = waiting.pop(rng.randrange(len(waiting)))
+            queue.remove(app, call)
+            queue.runs(app)
+            running.append(app)
+        if running and rng.random() < 0.3:
+            queue.runs_no_more(running.pop(rng.randrange(len(running))))
+    for app in sorted({*live} - {*running}):
+        if rng.random() < 0.3:
+            queue.app_finished(app)
+            live.remove(app)
+    ranks = {app: rank for rank, app in enumerate(live)}
+    expected = sorted(
+        (call.size * (1 + ranks[app]) ** age_power, call.number, call.call, app)
+        for app, call in waiting
+        if app in ranks
+    )
+    assert [*queue] == [(weight, name) for weight, _, name, _ in expected]
+    assert [*queue.related()] == [(weight, name) for weight, _, name, app in expected if app in running]
 
 
 def test_of_an_application_that_runs_only_so_many_calls_are_looked_at():
