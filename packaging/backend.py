@@ -12,6 +12,7 @@ import sys
 import sysconfig
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setuptools import build_meta
@@ -79,6 +80,8 @@ def build_wheel(wheel_directory: str, config_settings: Settings = None, metadata
 
 
 def _built(*arguments: object) -> str:
+    for folder in Path("build").glob("lib*"):  # of another build: what has gone since would go into this wheel
+        shutil.rmtree(folder)
     name: str = build_meta.build_wheel(*arguments)
     return name
 
