@@ -20,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
+import needs_vllm  # noqa: F401
 import virtual_engine
 from exits import exit_code
 

@@ -33,6 +33,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import needs_vllm  # noqa: F401
 from exits import exit_code
 from scheduler_steps import (
     SITUATIONS,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 import simpy
 import speed_run
 from counts import count
+from exits import exit_code
 from simpy.events import EventPriority
 
 from tokencake.policies.registry import load_policy
@@ -157,4 +159,4 @@ def best(do: Callable[[], object], times: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))
