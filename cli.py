@@ -50,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 @click.group(cls=CommandGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, message=f"%(prog)s %(version)s ({core_build.running} core)")
+@click.version_option(__version__, message=f"%(prog)s %(version)s ({core_build.running})")
 @click.pass_context
 def cli(context: click.Context) -> None:
     """Compare KV-cache policies for LLM agents on a simulated vLLM engine, and on vLLM itself."""

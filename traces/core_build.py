@@ -20,7 +20,8 @@ LIBRARY = "core__mypyc"  # what all compiled modules are in
 DIGESTS = "core.json"  # of the sources that a checkout was compiled from, by their paths; a wheel has none
 PURE = "TOKENCAKE_PURE"
 
-COMPILED, SOURCES, STALE = "compiled", "pure Python", "pure Python: sources have changed since they were compiled"
+COMPILED, SOURCES = "compiled core", "pure Python core"
+STALE = f"{SOURCES}: sources have changed since they were compiled"
 
 
 class Sources:

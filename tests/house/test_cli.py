@@ -274,7 +274,7 @@ def test_policies_and_machines_are_listed_a_line_each(capsys: pytest.CaptureFixt
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
-    assert capsys.readouterr().out == f"tokencake {__version__} ({core_build.running} core)\n"
+    assert capsys.readouterr().out == f"tokencake {__version__} ({core_build.running})\n"
     for arguments in ([], ["--help"], ["trace"], ["simulate", "--help"]):
         assert run(arguments) == 0
         assert capsys.readouterr().out.startswith("Usage: tokencake")
