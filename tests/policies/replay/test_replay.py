@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -261,6 +262,29 @@ def test_other_questions_are_found_though_their_answers_are_known(asked_for_hits
     recorded, replayed = map(str, parity.first.fields["questions"])
     assert recorded == f"checksum {plans[parity.first.plan - 1].questions}" != replayed
     assert (parity.different, parity.not_replayed) == (1, len(plans) - parity.first.plan)
+
+
+class AsksForAllItHasSeen:
+    """Asks for the hits of running and ended calls, too, and goes on without an answer."""
+
+    listens_to = EVERYTHING
+
+    def __init__(self) -> None:
+        self.seen: dict[str, None] = {}
+
+    def plan(self, view: View) -> Plan:
+        self.seen.update(dict.fromkeys(view.waiting))
+        for call in self.seen:
+            with suppress(Exception):
+                view.hits(call)
+        return Plan()
+
+
+def test_who_asks_about_calls_that_wait_no_more_gets_no_answer_then_either(
+    crowded: tuple[tuple[Application, ...], Machine],
+) -> None:
+    applications, machine = crowded
+    assert replay(play(applications, AsksForAllItHasSeen, machine), AsksForAllItHasSeen(), COSTS).equal
 
 
 def test_a_policy_that_asks_nothing_is_replayed_to_the_end(asked_for_hits: list[Record]) -> None:
