@@ -5,11 +5,13 @@ Needs a C compiler and mypy (`pip install -e '.[dev]'`). As soon as a source is 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -47,4 +49,11 @@ def build() -> None:
 
 
 if __name__ == "__main__":
-    clean() if "--clean" in sys.argv[1:] else build()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clean", action="store_true", help="take away what was compiled")
+    if parser.parse_args().clean:
+        clean()
+    elif find_spec("mypyc") is None:
+        parser.error("mypy is not installed: pip install -e '.[dev]'")
+    else:
+        build()
