@@ -19,7 +19,9 @@ from ...policies.execution.carry_out import carry_out, wake_time
 from ...policies.interface import Hits
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId, Call, CallId
+from ...traces.errors import MachineError
 from ...traces.events import Fact
+from ...traces.files.fields import shown
 from ..machine.machine import Machine
 from ..machine.timing import Timing, seconds
 from .clock import BOUNDARY, PICOSECONDS, SCHEDULE, At, Clock
@@ -61,6 +63,10 @@ class Engine:
         one_by_one: bool = False,
         step_log: StepLog | None = None,
     ) -> None:
+        if len(machine.kv_groups) > 1:
+            raise MachineError(
+                f"machine {shown(machine.name)}: kv_groups: expected one group: more are not simulated yet"
+            )
         self._clock = clock
         self._machine = machine
         self._client_ps = timing.client_ps

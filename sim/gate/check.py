@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ...traces.errors import PolicyFault, TokencakeError
@@ -16,7 +16,7 @@ from ...traces.results.metric import metric_value
 from ..experiments.preflight import SeededPolicy
 from ..experiments.processes.workers import cores
 from ..experiments.run import RunSpec, applications_of
-from ..machine.machine import Machine
+from ..machine.machine import DEFAULTS, Machine
 from .baseline import Baseline, Inputs, baseline_of, decisions_file, inputs_of, read_baseline
 from .case_run import CaseRun, Digests, Players
 from .decisions import DecisionDifference, first_difference
@@ -29,11 +29,6 @@ FAILING: frozenset[State] = frozenset({"regressed", "failed"})
 FAILING_STRICTLY: frozenset[State] = FAILING | {"changed", "improved", "uncertain"}
 LONGEST_ERROR = 2000  # characters
 RUNS_WORTH_A_PROCESS = 4  # starting one takes as long as a few runs
-
-# A baseline that is older than a setting says nothing of it, and its machine was what the setting is by default.
-UNSAID = {
-    field.name: field.default for field in fields(Machine) if field.default is not MISSING and field.name != "believed"
-}
 
 Progress: TypeAlias = Callable[[int, int], None]  # runs that are done, of how many
 
@@ -285,7 +280,7 @@ def causes_of(was: Inputs, now: Inputs) -> Iterator[str]:
     """What may have changed the figures beside the policy's code, the likeliest first; nothing if all is as it was."""
     if was.trace_sha256 != now.trace_sha256:
         yield f"the trace is another one (sha256 {was.trace_sha256[:12]}…, now {now.trace_sha256[:12]}…)"
-    before = {**UNSAID, **was.machine}
+    before = {**DEFAULTS, **was.machine}  # an older baseline says nothing of a newer setting: it was the default
     changed = [
         f"{key} {_shown(before.get(key))} -> {_shown(now.machine.get(key))}"
         for key in sorted({*before, *now.machine})

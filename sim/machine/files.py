@@ -14,7 +14,8 @@ from ...traces.files.escaping import one_line
 from ...traces.files.fields import MAX_NAME, shown
 from ...traces.files.source_file import STANDARD_INPUT
 from ...traces.files.toml_file import TomlFile, header, key_of, read_toml
-from .machine import BELIEVABLE, RULES, Choice, Machine, Name, Real, Switch, Whole
+from .kv_groups import Groups, groups_of
+from .machine import BELIEVABLE, RULES, Choice, Machine, Name, Real, Switch, Whole, retention_of
 from .presets import preset_lines, presets
 
 # What vLLM's configuration knows or knew, and its V1 engine never did: a machine that took it would promise something.
@@ -55,12 +56,23 @@ def changed(machine: Machine, changes: Mapping[str, object]) -> Machine:
     believed = dict(machine.believed) | {
         key.removeprefix("beliefs."): _exact(key, value) for key, value in changes.items() if key.startswith("beliefs.")
     }
-    truth: dict[str, Any] = {key: _exact(key, value) for key, value in changes.items() if key in RULES}
+    truth: dict[str, Any] = {
+        key: _exact(key, value) for key, value in _of_version(machine, changes).items() if key in RULES
+    }
     ordered = tuple((key, believed[key]) for key in BELIEVABLE if key in believed)
     try:
         return replace(machine, **truth, believed=ordered)
     except MachineError as error:
         raise MachineError(f"--set: {error}") from None
+
+
+def _of_version(machine: Machine, changes: Mapping[str, object]) -> dict[str, object]:
+    """The changes, and what follows from another `engine_version`: a default of the old one gives way to the new's."""
+    key = "prefix_cache_retention_interval"
+    version = changes.get("engine_version")
+    if isinstance(version, str) and machine.prefix_cache_retention_interval == retention_of(machine.engine_version):
+        return {key: retention_of(version), **changes}
+    return dict(changes)
 
 
 def _changes(settings: Sequence[str]) -> dict[str, object]:
@@ -122,7 +134,8 @@ def _read(path: Path) -> Machine:
     if not isinstance(base, str) or base not in presets():
         near = _near(base, presets()) if isinstance(base, str) else ""
         raise MachineError(f"{path}:{_line_of(file, 'base')}: base: expected a preset, got {shown(base)}{near}")
-    return _made({**flat_settings(_preset(base).settings()), "name": path.stem, **values}, str(path))
+    preset = _preset(base)
+    return _made({**flat_settings(preset.settings()), "name": path.stem, **_of_version(preset, values)}, str(path))
 
 
 def flat_settings(table: Mapping[str, object]) -> dict[str, object]:
@@ -145,8 +158,11 @@ def _made(values: Mapping[str, object], where: str) -> Machine:
 
 
 def _exact(key: str, value: Any) -> Any:
-    """A checked value in its setting's type: `link_gbps = 12` is a real number that happens to be whole."""
-    return float(value) if isinstance(RULES[key.removeprefix("beliefs.")], Real) else value
+    """A checked value in its field's type: `link_gbps = 12` is a real number that happens to be whole."""
+    rule = RULES[key.removeprefix("beliefs.")]
+    if isinstance(rule, Groups):
+        return groups_of(value)
+    return float(value) if isinstance(rule, Real) else value
 
 
 def setting_problem(key: str, value: object) -> str | None:
@@ -167,7 +183,7 @@ def setting_problem(key: str, value: object) -> str | None:
 def _value(key: str, text: str) -> object:
     """`text` as the type of its setting; as it is if that cannot be, for the error to show."""
     rule = RULES.get(key.removeprefix("beliefs."))
-    if isinstance(rule, Name | Choice):
+    if isinstance(rule, Name | Choice | Groups):
         return text
     if isinstance(rule, Switch):
         return {"true": True, "false": False}.get(text.lower(), text)
@@ -206,8 +222,12 @@ def machine_toml(machine: Machine, comments: Iterable[str] = ()) -> str:
     settings = machine.settings()
     beliefs = settings.pop("beliefs")
     assert isinstance(beliefs, Mapping)
+    del settings["kv_groups"]
     lines = [f"# {one_line(comment)}".rstrip() for comment in comments]
     lines += [f"{key} = {_toml_value(value)}" for key, value in settings.items()]
+    for group in machine.kv_groups:
+        lines += ["", "[[kv_groups]]", f"kind = {_toml_value(group.kind)}"]
+        lines += [f"window_tokens = {group.window_tokens}"] if group.window_tokens else []
     if beliefs:
         lines += ["", "[beliefs]", *(f"{key} = {_toml_value(value)}" for key, value in beliefs.items())]
     return "\n".join(lines) + "\n"

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from types import MappingProxyType
 
 from ...policies.costs import LinearCosts
 from ...traces.errors import MachineError
 from ...traces.files.fields import MAX_NAME, shown
+from .kv_groups import FULL, SPARSE, Groups, KvGroup, groups_text
 from .timing import Timing, ps
 
 
@@ -77,10 +78,14 @@ class Choice:
         return f"expected one of {', '.join(map(shown, self.words))}, got {shown(value)}"
 
 
-Rule = Whole | Real | Switch | Name | Choice
+Rule = Whole | Real | Switch | Name | Choice | Groups
 
 # Versions of vLLM whose scheduler is simulated, in order. Two of its rules are others since 0.31: see `Scheduler`.
 ENGINE_VERSIONS = ("0.26", "0.27", "0.28", "0.29", "0.30", "0.31", "0.32")
+
+SPARSE_SINCE = "0.29"  # the vLLM whose default for `prefix_cache_retention_interval` is 0
+_OF_VERSION = -2  # not given: its default
+DENSE = -1  # vLLM's None: every block of a sliding window and every state of a Mamba group may be found again
 
 # Seconds start at a picosecond, the engine's unit: less would silently be nothing.
 _PER_STEP, _PER_TOKEN, _LATENCY = Real(1e-12, 1e3), Real(1e-12, 1.0), Real(1e-12, 1e6)
@@ -91,6 +96,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "gpu_blocks": Whole(1, 10**9),
         "block_tokens": Whole(1, 2**16),
         "kv_bytes_per_token": Whole(1, 10**9),
+        "kv_groups": Groups(),
+        "prefix_cache_retention_interval": Whole(DENSE, 2**31 - 1),
         "host_gib": Real(1e-6, 1e6),
         "max_context_tokens": Whole(1, 2**31 - 1),
         "step_budget_tokens": Whole(1, 2**31 - 1),
@@ -131,7 +138,10 @@ class Machine:
     name: str
     gpu_blocks: int  # usable: vLLM's null block is not among them
     block_tokens: int = 16
-    kv_bytes_per_token: int  # on all GPUs together
+    kv_bytes_per_token: int  # in a page of one group, on all GPUs together
+    kv_groups: tuple[KvGroup, ...] = (KvGroup(FULL),)  # in vLLM's order
+    # Tokens between checkpoints of sliding windows and Mamba states; 0: at boundaries of meaning alone; DENSE: all
+    prefix_cache_retention_interval: int = _OF_VERSION
     host_gib: float  # memory for copies of blocks, in GiB
     max_context_tokens: int  # the longest prompt and answer of a call
     step_budget_tokens: int = 8192  # vLLM's max_num_batched_tokens
@@ -154,8 +164,11 @@ class Machine:
     believed: tuple[tuple[str, float], ...] = ()  # costs that policies are told otherwise, by field
 
     def __post_init__(self) -> None:
+        if self.prefix_cache_retention_interval == _OF_VERSION:
+            object.__setattr__(self, "prefix_cache_retention_interval", retention_of(self.engine_version))
+        settings = self.settings()
         for key, rule in RULES.items():
-            if problem := rule.problem(getattr(self, key)):
+            if problem := rule.problem(settings[key]):
                 raise MachineError(f"machine {shown(self.name)}: {key}: {problem}")
         if not self.step_s + self.floor_s:
             raise MachineError(f"machine {shown(self.name)}: step_s, floor_s: expected one above 0: a step takes time")
@@ -169,6 +182,8 @@ class Machine:
                 f"machine {shown(self.name)}: long_prefill_token_threshold: expected at most max_context_tokens"
                 f" ({self.max_context_tokens}), got {self.long_prefill_token_threshold}"
             )
+        if problem := self._retention_problem():
+            raise MachineError(f"machine {shown(self.name)}: prefix_cache_retention_interval: {problem}")
         for key, value in self.believed:
             if key not in BELIEVABLE:
                 raise MachineError(
@@ -220,13 +235,37 @@ class Machine:
         )
 
     def settings(self) -> dict[str, object]:
-        """Every field by name, as a TOML file has them: `beliefs` is a table."""
+        """Every field by name, as `--set` and reports have them: groups as text, `beliefs` as a table."""
         values: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(self)}
         del values["believed"]
-        return {**values, "beliefs": dict(self.believed)}
+        return {**values, "kv_groups": groups_text(self.kv_groups), "beliefs": dict(self.believed)}
+
+    def _retention_problem(self) -> str | None:
+        """As vLLM: an interval is of whole blocks, and there is a group that it concerns."""
+        interval = self.prefix_cache_retention_interval
+        if interval <= 0:
+            return None
+        if all(group.kind not in SPARSE for group in self.kv_groups):
+            return f"expected 0 or -1: kv_groups has no group of kind {' or '.join(SPARSE)}, got {interval}"
+        if interval % self.block_tokens:
+            return f"expected a multiple of block_tokens ({self.block_tokens}), got {interval}"
+        return None
 
     def _copy_block_s(self) -> float:
         return self.block_bytes / (self.link_gbps * 1e9)
+
+
+def retention_of(engine_version: str) -> int:
+    """What `prefix_cache_retention_interval` is by default in a vLLM."""
+    dense = ENGINE_VERSIONS.index(engine_version) < ENGINE_VERSIONS.index(SPARSE_SINCE)
+    return DENSE if dense else 0
+
+
+# What a setting is that nobody gave, in the form of `Machine.settings`.
+DEFAULTS: Mapping[str, object] = MappingProxyType(
+    {field.name: field.default for field in fields(Machine) if field.default is not MISSING and field.name in RULES}
+    | {"kv_groups": FULL, "prefix_cache_retention_interval": retention_of(ENGINE_VERSIONS[-1])}
+)
 
 
 def simulated_version(vllm: object) -> str:

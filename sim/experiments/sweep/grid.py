@@ -79,7 +79,7 @@ def make_grid(loads: str | None, settings: Sequence[str], machine_name: str = DE
 def setting(machine: Machine, key: str) -> Value:
     """A setting by the name that `--set` has for it. What is believed is the truth where nothing else is said."""
     believed, _, name = key.rpartition(".")
-    value: object = getattr(machine, name)
+    value = machine.settings()[name]
     if believed:
         value = dict(machine.believed).get(name, value)
     assert isinstance(value, Value)

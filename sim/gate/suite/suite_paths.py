@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ....policies.registry import policy_file
 from ...machine.files import load_machine, machine_path
+from ...machine.kv_groups import groups_of, groups_text
 from ...machine.machine import Machine
 
 
@@ -43,4 +44,10 @@ class SuitePaths:
 
 def as_settings(table: Mapping[str, object]) -> tuple[str, ...]:
     """Settings of a machine as `load_machine` takes them."""
-    return tuple(f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in table.items())
+    return tuple(f"{key}={_setting_text(value)}" for key, value in table.items())
+
+
+def _setting_text(value: object) -> str:
+    if isinstance(value, list):
+        return groups_text(groups_of(value))
+    return str(value).lower() if isinstance(value, bool) else str(value)

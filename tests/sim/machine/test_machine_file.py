@@ -129,6 +129,8 @@ def test_every_setting_can_be_set(key):
         "asynchronous": ("false", False),
         "engine_version": ("0.30", "0.30"),
         "step_budget_tokens": ("2048", 2048),
+        "kv_groups": ("full+mamba", "full+mamba"),
+        "prefix_cache_retention_interval": ("-1", -1),
     }
     text, value = values.get(key, ("1", 1))
     made = load_machine(settings=[f"{key}={text}"]).settings()
