@@ -9,7 +9,8 @@ from typing import Any
 
 from ...traces.errors import MachineError
 from ...traces.files.fields import shown
-from ..machine.machine import ENGINE_VERSIONS, RULES, Machine, Real, Switch, Whole, simulated_version
+from ..machine.engine_versions import DEFAULT_ENGINE_VERSION, simulated_version
+from ..machine.machine import RULES, Machine, Real, Switch, Whole
 
 MAY_BE_NONE = ("host_blocks", "long_prefill_token_threshold")
 OF_ITSELF = "what the engine tells of itself"
@@ -29,7 +30,7 @@ class MachineLimits:
     max_running: int
     asynchronous: bool
     long_prefill_token_threshold: int = 0
-    engine_version: str = ENGINE_VERSIONS[-1]
+    engine_version: str = DEFAULT_ENGINE_VERSION
 
     def settings(self) -> dict[str, Any]:
         """As fields of a `Machine`."""

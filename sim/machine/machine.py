@@ -6,7 +6,6 @@ closed form and the same steps one by one come to equal times.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from types import MappingProxyType
@@ -14,6 +13,7 @@ from types import MappingProxyType
 from ...policies.costs import LinearCosts
 from ...traces.errors import MachineError
 from ...traces.files.fields import MAX_NAME, shown
+from .engine_versions import CHECKPOINTS_ARE_SPARSE, DEFAULT_ENGINE_VERSION, ENGINE_VERSIONS, NewRule
 from .kv_groups import FULL, SPARSE, Groups, KvGroup, groups_text
 from .timing import Timing, ps
 
@@ -80,10 +80,6 @@ class Choice:
 
 Rule = Whole | Real | Switch | Name | Choice | Groups
 
-# Versions of vLLM whose scheduler is simulated, in order. Two of its rules are others since 0.31: see `Scheduler`.
-ENGINE_VERSIONS = ("0.26", "0.27", "0.28", "0.29", "0.30", "0.31", "0.32")
-
-SPARSE_SINCE = "0.29"  # the vLLM whose default for `prefix_cache_retention_interval` is 0
 _OF_VERSION = -2  # not given: its default
 DENSE = -1  # vLLM's None: every block of a sliding window and every state of a Mamba group may be found again
 
@@ -148,7 +144,7 @@ class Machine:
     max_running: int = 1024  # vLLM's max_num_seqs
     long_prefill_token_threshold: int = 0  # tokens of one prompt in a step that has other calls to think of; 0: all
     asynchronous: bool = True  # vLLM's asynchronous scheduling
-    engine_version: str = ENGINE_VERSIONS[-1]  # the vLLM whose scheduler it has
+    engine_version: str = DEFAULT_ENGINE_VERSION  # the vLLM whose scheduler it has
     step_s: float  # a step, whatever is in it
     floor_s: float = 0.0  # reading the weights: the least that a step's linear layers take
     token_s: float = 0.0  # a token in the linear layers
@@ -201,10 +197,9 @@ class Machine:
         """Whole blocks that fit into the host's memory."""
         return int(self.host_gib * 2**30) // self.block_bytes
 
-    @property
-    def has_scheduler_of_0_30(self) -> bool:
-        """Whether calls that were passed over are asked first, and a lone long prompt is cut, too."""
-        return ENGINE_VERSIONS.index(self.engine_version) < ENGINE_VERSIONS.index("0.31")
+    def has(self, rule: NewRule) -> bool:
+        """Whether the simulated version of vLLM has a rule that not all versions have."""
+        return rule.holds(self.engine_version)
 
     def timing(self) -> Timing:
         """These costs in picoseconds, each rounded to the nearest."""
@@ -257,22 +252,11 @@ class Machine:
 
 def retention_of(engine_version: str) -> int:
     """What `prefix_cache_retention_interval` is by default in a vLLM."""
-    dense = ENGINE_VERSIONS.index(engine_version) < ENGINE_VERSIONS.index(SPARSE_SINCE)
-    return DENSE if dense else 0
+    return 0 if CHECKPOINTS_ARE_SPARSE.holds(engine_version) else DENSE
 
 
 # What a setting is that nobody gave, in the form of `Machine.settings`.
 DEFAULTS: Mapping[str, object] = MappingProxyType(
     {field.name: field.default for field in fields(Machine) if field.default is not MISSING and field.name in RULES}
-    | {"kv_groups": FULL, "prefix_cache_retention_interval": retention_of(ENGINE_VERSIONS[-1])}
+    | {"kv_groups": FULL, "prefix_cache_retention_interval": retention_of(DEFAULT_ENGINE_VERSION)}
 )
-
-
-def simulated_version(vllm: object) -> str:
-    """The `engine_version` of a vLLM, such as 0.32 for 0.32.1. Raises MachineError if it is none of those."""
-    found = re.match(r"[0-9]{1,9}\.[0-9]{1,9}(?![0-9])", vllm) if isinstance(vllm, str) else None
-    if found is None or found[0] not in ENGINE_VERSIONS:
-        raise MachineError(
-            f"vllm: expected a version from {ENGINE_VERSIONS[0]} to {ENGINE_VERSIONS[-1]}, got {shown(vllm)}"
-        )
-    return found[0]

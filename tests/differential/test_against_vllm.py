@@ -18,7 +18,7 @@ from oracle.play import Step
 from oracle.scheduler import Block, OracleBlockPool
 
 from tokencake.live.engine.control.versions import check_vllm
-from tokencake.sim.machine.machine import simulated_version
+from tokencake.sim.machine.engine_versions import simulated_version
 from tokencake.traces.apps import CallId
 
 ENGINE_VERSION = simulated_version(check_vllm())

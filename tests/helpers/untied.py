@@ -11,7 +11,7 @@ from dataclasses import replace
 from differential.workloads import Workload
 
 from tokencake.live.engine.control.versions import check_vllm
-from tokencake.sim.machine.machine import simulated_version
+from tokencake.sim.machine.engine_versions import simulated_version
 from tokencake.traces.apps import AgentId, Application, Call, CallId
 
 POLICIES = (

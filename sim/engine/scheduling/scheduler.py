@@ -1,14 +1,9 @@
 """vLLM V1's scheduler: which calls compute how many tokens in the next step, which are admitted, which are preempted.
 
 Running calls come first, in order of admission; then waiting calls are admitted while tokens, slots and memory last.
-The rules are those of `Scheduler` and `AsyncScheduler` in vLLM 0.26 to 0.32, and tests hold every step to theirs. vLLM
-schedules one iteration; here it is a stretch of as many as pass before anything can change.
-
-Two rules differ between versions (`Machine.has_scheduler_of_0_30`):
-
-- A call that was passed over, because it waits for a copy or the plan lets others go first, keeps its place since 0.31.
-  Up to 0.30 it moves to a queue of its own, which comes first: even before a call that is preempted later.
-- A prompt longer than the threshold for long prompts is cut, except, since 0.31, if no other call is there.
+The rules are those of `Scheduler` and `AsyncScheduler` in vLLM 0.26 to 0.33, and tests hold every step to theirs; what
+versions have otherwise is in `machine/engine_versions.py`. vLLM schedules one iteration; here it is a stretch of as
+many as pass before anything can change.
 """
 
 from __future__ import annotations
@@ -19,6 +14,7 @@ from ....policies.interface import NATIVE, Hits, Plan
 from ....traces import events as e
 from ....traces.apps import CallId
 from ....traces.events import Fact
+from ...machine.engine_versions import PASSED_OVER_CALLS_KEEP_THEIR_PLACE
 from ...machine.machine import Machine
 from ...machine.timing import Timing, seconds
 from ..memory.block_pool import BlockPool
@@ -57,7 +53,7 @@ class Scheduler:
         self._copies = copies
         self._counts_admissions = timing.host_call_ps > 0
         self.batch = DecodeBatch(timing, self._block_tokens)
-        self.waiting = WaitingQueue(as_0_30=machine.has_scheduler_of_0_30)
+        self.waiting = WaitingQueue(keeps_places=machine.has(PASSED_OVER_CALLS_KEEP_THEIR_PLACE))
         self._prefills = Prefills(machine, gpu, self.batch)
         self.running = RunningCalls(machine, gpu, copies, self.batch, self._prefills, self.waiting)
         self._plan: Plan = NATIVE

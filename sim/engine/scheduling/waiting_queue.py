@@ -13,15 +13,15 @@ from ..requests import EngineCall, State
 class WaitingQueue:
     """First come, first served, but for calls that lost their blocks: they go to the front.
 
-    In vLLM up to 0.30 (`as_0_30`) whoever was passed over, because it waits for a copy or lets others go first, stays
-    in front of these, too: it goes into a queue of its own there, which is asked first.
+    Where calls do not keep their places (vLLM up to 0.30), whoever was passed over, because it waits for a copy or lets
+    others go first, stays in front of these, too: it goes into a queue of its own there, which is asked first.
     """
 
-    def __init__(self, *, as_0_30: bool) -> None:
+    def __init__(self, *, keeps_places: bool) -> None:
         self.calls: OrderedDict[CallId, EngineCall] = OrderedDict()
         self.loaded: dict[CallId, EngineCall] = {}  # those that hold blocks, in the order of their loads
-        self._as_0_30 = as_0_30
-        self._passed_over: dict[CallId, None] = {}  # up to 0.30: those at the front that stay there
+        self._keeps_places = keeps_places
+        self._passed_over: dict[CallId, None] = {}  # those at the front that stay there
         self._names: Sequence[CallId] = ()  # that a plan admits
         self._started = 0  # so many of these, from the first on, wait no more
 
@@ -58,7 +58,7 @@ class WaitingQueue:
         ordered: Iterator[EngineCall] = iter(self.calls.values())
         if self.loaded:
             ordered = chain(self.loaded.values(), self._without_blocks())
-        return self._noting_passed_over(ordered) if self._as_0_30 else ordered
+        return ordered if self._keeps_places else self._noting_passed_over(ordered)
 
     def _named(self, names: Sequence[CallId]) -> Iterator[EngineCall]:
         """Those of these calls that wait. As long as a plan lasts, what has started of its first ones is left out."""

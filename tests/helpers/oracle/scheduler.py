@@ -1,7 +1,7 @@
 """vLLM's scheduler and prefix cache again, plainly: one object a block, one loop an iteration, no shortcuts.
 
-It is the oracle of the fast engine's tests and is itself held to vLLM 0.32.0 and 0.26.0 (`differential/`). The rules
-are those of `vllm.v1.core.sched.scheduler.Scheduler`, its `AsyncScheduler`, and `vllm.v1.core.block_pool.BlockPool` for
+It is the oracle of the fast engine's tests and is itself held to vLLM 0.26 to 0.33 (`differential/`). The rules are
+those of `vllm.v1.core.sched.scheduler.Scheduler`, its `AsyncScheduler`, and `vllm.v1.core.block_pool.BlockPool` for
 one group of full-attention layers, first come first served, without speculation or a connector.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from tokencake.sim.machine.engine_versions import LONE_PROMPTS_ARE_NOT_CUT
 from tokencake.sim.machine.machine import Machine
 from tokencake.traces.apps import Application, Call, CallId
 
@@ -126,7 +127,7 @@ class Scheduler:
         self._waiting.append(job)
 
     def schedule(self) -> Schedule:
-        spared = len(self._running) + len(self._waiting) == 1 and not self._machine.has_scheduler_of_0_30
+        spared = len(self._running) + len(self._waiting) == 1 and self._machine.has(LONE_PROMPTS_ARE_NOT_CUT)
         self._longest_chunk = (not spared and self._machine.long_prefill_token_threshold) or 2**63
         scheduled, preempted, budget = self._schedule_running()
         admitted = [] if preempted else self._admit(budget)

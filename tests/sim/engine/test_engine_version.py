@@ -10,7 +10,8 @@ import pytest
 from tokencake.policies.field.vllm import Vllm
 from tokencake.policies.interface import Plan, View
 from tokencake.sim.engine.simulate import simulate
-from tokencake.sim.machine.machine import ENGINE_VERSIONS, Machine
+from tokencake.sim.machine.engine_versions import ENGINE_VERSIONS
+from tokencake.sim.machine.machine import Machine
 from tokencake.traces import events as e
 from tokencake.traces.apps import Application, Call, Prompt, Segment
 

@@ -105,7 +105,7 @@ def test_a_long_prompt_is_at_most_a_context():
 
 
 def test_a_version_is_one_whose_scheduler_is_simulated(toml):
-    known = r'engine_version: expected one of "0.26", .*, "0.32", got '
+    known = r'engine_version: expected one of "0.26", .*, "0.33", got '
     with pytest.raises(MachineError, match=rf'--set {known}"0.25"'):
         load_machine(settings=["engine_version=0.25"])
     with pytest.raises(MachineError, match=rf":2: {known}0.3$"):  # a number, of which 0.3 and 0.30 are the same

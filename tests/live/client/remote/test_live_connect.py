@@ -310,10 +310,10 @@ def test_something_else_that_speaks_http(server: MadeUpServer) -> None:
     ("wrong", "said"),
     [
         ({"tokencake": "0.0.1"}, "runs tokencake 0.0.1, but here is "),
-        ({"vllm": "0.40.1"}, "vLLM 0.40.1 is not supported: expected vllm>=0.26,<0.33"),
+        ({"vllm": "0.40.1"}, "vLLM 0.40.1 is not supported: expected vllm>=0.26,<0.34"),
         ({"tokencake": "x" * 10_000}, "runs tokencake xxx"),
         ({"vllm": "0." + "9" * 5000}, "info: vllm: expected 1 to 200 printable characters, got "),
-        ({"vllm": "0." + "9" * 50}, "is not supported: expected vllm>=0.26,<0.33"),
+        ({"vllm": "0." + "9" * 50}, "is not supported: expected vllm>=0.26,<0.34"),
         ({"vocabulary": None}, "info: vocabulary: expected a whole number from 2 to 2147483647, got null"),
         ({"vocabulary": 1}, "info: vocabulary: expected a whole number from 2 to 2147483647, got 1"),
         ({"vocabulary": 2**70}, "info: vocabulary: expected a whole number from 2 to 2147483647, got "),
