@@ -37,6 +37,7 @@ COMPILED = (
     "sim/fidelity/record*.py",
     "sim/fidelity/stepped_engine.py",
     "sim/machine/timing.py",
+    "sim/machine/window.py",
     "traces/agreement.py",
     "traces/arithmetic.py",
     "traces/dag_run.py",

@@ -67,6 +67,19 @@ def _served_ps(call: Call, timing: Timing, block_tokens: int) -> int:
     """Picoseconds from a call's arrival to its end."""
     cached_tokens = (call.prompt_tokens - 1) // block_tokens * block_tokens
     first_ps = timing.of_step([(call.prompt_tokens - cached_tokens, cached_tokens)], [], admitted=1, completed=1)
-    device_ps, host_ps = timing.of_device([], [call.prompt_tokens]), timing.of_host(0, 1)
-    decoding = paced(device_ps, timing.context_token_ps, host_ps, asynchronous=timing.asynchronous)
-    return first_ps + decoding.total_ps(call.output_tokens - 1)
+    return first_ps + _decoding_ps(timing, call.prompt_tokens, call.output_tokens - 1)
+
+
+def _decoding_ps(timing: Timing, context_tokens: int, tokens: int) -> int:
+    """Picoseconds of so many decoding steps of a call that is alone."""
+    host_ps = timing.of_host(0, 1)
+    total_ps = 0
+    while tokens:
+        turn = 0 if timing.window is None else timing.window.until_turn(context_tokens)
+        steps = min(tokens, turn) if turn else tokens
+        growth_ps = timing.context_token_ps + (timing.window_context_token_ps if turn else 0)
+        device_ps = timing.of_device([], [context_tokens])
+        total_ps += paced(device_ps, growth_ps, host_ps, asynchronous=timing.asynchronous).total_ps(steps)
+        context_tokens += steps
+        tokens -= steps
+    return total_ps

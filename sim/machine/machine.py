@@ -14,8 +14,9 @@ from ...policies.costs import LinearCosts
 from ...traces.errors import MachineError
 from ...traces.files.fields import MAX_NAME, shown
 from .engine_versions import CHECKPOINTS_ARE_SPARSE, DEFAULT_ENGINE_VERSION, ENGINE_VERSIONS, NewRule
-from .kv_groups import FULL, SPARSE, Groups, KvGroup, groups_text
-from .timing import Timing, ps
+from .kv_groups import CHUNKED_LOCAL, FULL, LONGEST_WINDOW, SPARSE, WINDOWED, Groups, KvGroup, groups_text
+from .timing import Timing, experts_ps, ps
+from .window import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,8 @@ Rule = Whole | Real | Switch | Name | Choice | Groups
 _OF_VERSION = -2  # not given: its default
 DENSE = -1  # vLLM's None: every block of a sliding window and every state of a Mamba group may be found again
 
+MOST_EXPERTS = 4096  # of a layer
+
 # Seconds start at a picosecond, the engine's unit: less would silently be nothing.
 _PER_STEP, _PER_TOKEN, _LATENCY = Real(1e-12, 1e3), Real(1e-12, 1.0), Real(1e-12, 1e6)
 
@@ -103,11 +106,18 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "engine_version": Choice(ENGINE_VERSIONS),
         "step_s": _PER_STEP,
         "floor_s": _PER_STEP,
+        "experts_s": _PER_STEP,
+        "experts": Whole(0, MOST_EXPERTS),
+        "experts_per_token": Whole(0, MOST_EXPERTS),
         "token_s": _PER_TOKEN,
         "prefill_token_s": _PER_TOKEN,
+        "prefill_context_token_s": _PER_TOKEN,
         "attention_s": _PER_TOKEN,
         "decode_call_s": _PER_TOKEN,
         "context_token_s": _PER_TOKEN,
+        "window_tokens": Whole(0, LONGEST_WINDOW),
+        "window_attention_s": _PER_TOKEN,
+        "window_context_token_s": _PER_TOKEN,
         "host_call_s": _PER_TOKEN,
         "host_token_s": _PER_TOKEN,
         "link_gbps": Real(1e-3, 1e6, zero=False),
@@ -124,7 +134,10 @@ class Machine:
 
     A step takes `step_s + max(floor_s, token_s * (prefill tokens + decoding calls)) + prefill_token_s * prefill tokens
     + attention_s * (pairs of a prefill token and a token that it attends to, itself included) + decode_call_s *
-    decoding calls + context_token_s * (sum of the decoding calls' contexts)` on the device, and `host_call_s * (calls
+    decoding calls + context_token_s * (sum of the decoding calls' contexts)` on the device. A mixture of experts adds
+    to the floor `experts_s * (1 - (1 - experts_per_token / experts) ** tokens)`; `prefill_context_token_s` counts what
+    lies before each chunk of a prompt; `window_attention_s` and `window_context_token_s` count pairs and contexts as
+    layers see them that look at `window_tokens` only. And `host_call_s * (calls
     that are admitted to it, for the first time or again) + host_token_s * (tokens that it samples)` on the host: one
     after the other, or, where scheduling is asynchronous, beside each other, so that the longer one counts.
 
@@ -147,11 +160,18 @@ class Machine:
     engine_version: str = DEFAULT_ENGINE_VERSION  # the vLLM whose scheduler it has
     step_s: float  # a step, whatever is in it
     floor_s: float = 0.0  # reading the weights: the least that a step's linear layers take
+    experts_s: float = 0.0  # reading all experts that tokens choose from, of all layers, on top of the floor
+    experts: int = 0  # that a layer has
+    experts_per_token: int = 0  # that a token chooses
     token_s: float = 0.0  # a token in the linear layers
     prefill_token_s: float = 0.0  # a prefill token, on top
+    prefill_context_token_s: float = 0.0  # a token before a chunk of a prompt, however long the chunk is
     attention_s: float = 0.0  # a prefill token x a token that it attends to
     decode_call_s: float = 0.0  # a decoding call, on top
     context_token_s: float = 0.0  # a token of a decoding call's context
+    window_tokens: int = 0  # that windowed layers see, if they cost anything
+    window_attention_s: float = 0.0  # as attention_s, in these layers
+    window_context_token_s: float = 0.0  # as context_token_s, in these layers
     host_call_s: float = 0.0  # the engine's own work for a call that is admitted
     host_token_s: float = 0.0  # the engine's own work for a token that is sampled
     link_gbps: float  # GPU to host and host to GPU, each: 1e9 bytes a second
@@ -178,8 +198,13 @@ class Machine:
                 f"machine {shown(self.name)}: long_prefill_token_threshold: expected at most max_context_tokens"
                 f" ({self.max_context_tokens}), got {self.long_prefill_token_threshold}"
             )
-        if problem := self._retention_problem():
-            raise MachineError(f"machine {shown(self.name)}: prefix_cache_retention_interval: {problem}")
+        for key, problem in (
+            ("prefix_cache_retention_interval", self._retention_problem()),
+            ("experts_per_token", self._experts_problem()),
+            ("window_tokens", self._window_problem()),
+        ):
+            if problem:
+                raise MachineError(f"machine {shown(self.name)}: {key}: {problem}")
         for key, value in self.believed:
             if key not in BELIEVABLE:
                 raise MachineError(
@@ -206,11 +231,16 @@ class Machine:
         return Timing(
             step_ps=ps(self.step_s),
             floor_ps=ps(self.floor_s),
+            experts_ps=experts_ps(self.experts, self.experts_per_token, ps(self.experts_s)),
             token_ps=ps(self.token_s),
             prefill_token_ps=ps(self.prefill_token_s),
+            prefill_context_token_ps=ps(self.prefill_context_token_s),
             attention_ps=ps(self.attention_s),
             decode_call_ps=ps(self.decode_call_s),
             context_token_ps=ps(self.context_token_s),
+            window=self._window(),
+            window_attention_ps=ps(self.window_attention_s),
+            window_context_token_ps=ps(self.window_context_token_s),
             host_call_ps=ps(self.host_call_s),
             host_token_ps=ps(self.host_token_s),
             asynchronous=self.asynchronous,
@@ -225,7 +255,7 @@ class Machine:
         return LinearCosts(
             copy_s=told.copy_s,
             copy_block_s=told._copy_block_s(),
-            prefill_token_s=told.token_s + told.prefill_token_s,
+            prefill_token_s=told.token_s + told.prefill_token_s + told.window_attention_s * told.window_tokens,
             attention_s=told.attention_s,
         )
 
@@ -245,6 +275,27 @@ class Machine:
         if interval % self.block_tokens:
             return f"expected a multiple of block_tokens ({self.block_tokens}), got {interval}"
         return None
+
+    def _experts_problem(self) -> str | None:
+        """Whoever reads experts knows how many a token chooses, of how many."""
+        if self.experts_s and not 1 <= self.experts_per_token <= self.experts:
+            return f"expected 1 to experts ({self.experts}), for experts_s is above 0, got {self.experts_per_token}"
+        return None
+
+    def _window_problem(self) -> str | None:
+        """Windowed layers that cost anything have a window, and it is that of a group, if one has any."""
+        if not (self.window_attention_s or self.window_context_token_s):
+            return None
+        windows = sorted({group.window_tokens for group in self.kv_groups if group.kind in WINDOWED})
+        if windows and self.window_tokens not in windows:
+            return f"expected that of a group ({' or '.join(map(str, windows))}), got {self.window_tokens}"
+        return None if self.window_tokens else "expected at least 1, for windowed layers cost something, got 0"
+
+    def _window(self) -> Window | None:
+        if not (self.window_attention_s or self.window_context_token_s):
+            return None
+        chunked = any(group == KvGroup(CHUNKED_LOCAL, self.window_tokens) for group in self.kv_groups)
+        return Window(self.window_tokens, chunked)
 
     def _copy_block_s(self) -> float:
         return self.block_bytes / (self.link_gbps * 1e9)

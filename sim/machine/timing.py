@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from .window import Window
+
 PS_PER_S = 1_000_000_000_000
+_ONE_BITS = 80  # of a share in whole numbers
+_ONE = 1 << _ONE_BITS
 EXACT_IN_FLOAT = 2**53  # whole numbers up to here are floats without a loss
 
 
@@ -15,11 +19,16 @@ class Timing:
 
     step_ps: int
     floor_ps: int
+    experts_ps: tuple[int, ...]  # [n]: reading the experts that n tokens touch, the last for all above; or empty
     token_ps: int
     prefill_token_ps: int
+    prefill_context_token_ps: int
     attention_ps: int
     decode_call_ps: int
     context_token_ps: int
+    window: Window | None  # of the layers of the next two
+    window_attention_ps: int
+    window_context_token_ps: int
     host_call_ps: int
     host_token_ps: int
     asynchronous: bool
@@ -49,19 +58,51 @@ class Timing:
         """Picoseconds of a step on the device."""
         prefill_tokens = sum(tokens for tokens, _ in chunks)
         attended = sum(tokens * before + tokens * (tokens + 1) // 2 for tokens, before in chunks)
+        tokens = prefill_tokens + len(contexts)
         return (
             self.step_ps
-            + max(self.floor_ps, self.token_ps * (prefill_tokens + len(contexts)))
+            + max(self.weights_ps(tokens), self.token_ps * tokens)
             + self.prefill_token_ps * prefill_tokens
+            + self.prefill_context_token_ps * sum(before for _, before in chunks)
             + self.attention_ps * attended
             + self.decode_call_ps * len(contexts)
             + self.context_token_ps * sum(contexts)
+            + self._in_window(chunks, contexts)
         )
+
+    def weights_ps(self, tokens: int) -> int:
+        """Picoseconds of reading the weights that so many tokens touch."""
+        experts_ps = self.experts_ps
+        return self.floor_ps + experts_ps[min(tokens, len(experts_ps) - 1)] if experts_ps else self.floor_ps
+
+    def _in_window(self, chunks: Sequence[tuple[int, int]], contexts: Sequence[int]) -> int:
+        """Picoseconds of the attention of windowed layers."""
+        window = self.window
+        if window is None:
+            return 0
+        attended = sum(window.pairs(before, tokens) for tokens, before in chunks)
+        seen = sum(window.seen(context) for context in contexts)
+        return self.window_attention_ps * attended + self.window_context_token_ps * seen
 
 
 def ps(seconds: float) -> int:
     """Whole picoseconds, the nearest."""
     return round(seconds * PS_PER_S)
+
+
+def experts_ps(experts: int, experts_per_token: int, all_ps: int) -> tuple[int, ...]:
+    """[n]: picoseconds of reading the experts that n tokens touch, of which each chooses so many at random.
+
+    All would be 1 - (1 - experts_per_token / experts) ** n of the experts; in whole numbers, so that it is the same on
+    every machine, until less than a picosecond is missing.
+    """
+    if not all_ps:
+        return ()
+    found, missed = [0], _ONE
+    while found[-1] < all_ps:
+        missed = missed * (experts - experts_per_token) // experts
+        found.append(all_ps - (all_ps * missed >> _ONE_BITS))
+    return tuple(found)
 
 
 def seconds(ps: int) -> float:

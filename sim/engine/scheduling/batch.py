@@ -14,6 +14,7 @@ from itertools import cycle
 from ...machine.timing import Timing
 from ..requests import EngineCall
 from .pace import Pace, paced
+from .windowed_contexts import WindowedContexts
 
 
 class DecodeBatch:
@@ -22,6 +23,8 @@ class DecodeBatch:
     def __init__(self, timing: Timing, block_tokens: int) -> None:
         self._timing = timing
         self._on_host = bool(timing.host_call_ps or timing.host_token_ps)
+        self._is_plain = not (timing.experts_ps or timing.prefill_context_token_ps or timing.window)
+        self._windowed = None if timing.window is None else WindowedContexts(timing.window)
         self._block_tokens = block_tokens
         self.iteration = 0
         self.num_calls = 0
@@ -44,6 +47,8 @@ class DecodeBatch:
         self.context_tokens += computed_tokens
         self._needing[(self.iteration - computed_tokens) % self._block_tokens][call] = None
         heappush(self._ends, (call.last_iteration, call.admission, call))
+        if self._windowed is not None:
+            self._windowed.join(call, self.iteration, computed_tokens)
 
     def leave(self, call: EngineCall) -> None:
         """A call stops decoding; its `computed` is what it has KV for."""
@@ -52,6 +57,8 @@ class DecodeBatch:
         call.decoding = False
         self.num_calls -= 1
         self.context_tokens -= call.num_computed_tokens
+        if self._windowed is not None:
+            self._windowed.leave(call.num_computed_tokens)
 
     def num_computed_tokens(self, call: EngineCall) -> int:
         """Tokens of a call that have KV."""
@@ -111,6 +118,8 @@ class DecodeBatch:
         """These iterations are scheduled. The calls whose last one was among them stop decoding, and are returned."""
         self.iteration += iterations
         self.context_tokens += iterations * self.num_calls
+        if self._windowed is not None:
+            self._windowed.advance(self.iteration, iterations)
         done = []
         ends = self._ends
         while ends and ends[0][0] < self.iteration:
@@ -120,30 +129,74 @@ class DecodeBatch:
                 done.append(call)
         return done
 
-    def pace(
-        self,
-        prefill_tokens: int = 0,
-        attended: int = 0,
-        chunk_tokens: int = 0,
-        *,
-        admitted: int = 0,
-        completed: int = 0,
-    ) -> Pace:
-        """What the next iterations cost: the first one also computes these prompt tokens.
+    def until_turn(self, most: int) -> int:
+        """How many iterations, at most `most`, can follow that take evenly longer: no window fills among them."""
+        window = self._timing.window
+        if window is None or self._windowed is None:
+            return most
+        turn = self._windowed.until_turn(self.iteration)
+        if turn:
+            most = min(most, turn)
+        if self.chunk is not None:
+            before_tokens, tokens = self.chunk
+            chunks = window.growth(before_tokens, tokens)[1]
+            if chunks:
+                most = min(most, chunks)
+        return most
 
-        With `chunk_tokens`, the others do as well: the chunks of one prompt, each of which attends to those before it.
-        `admitted` and `completed` are as in `Timing.of_step`; where they cost anything, the stretch is one iteration.
+    def pace(self, prefills: dict[EngineCall, int], *, admitted: int = 0, completed: int = 0) -> Pace:
+        """What the next iterations cost: the first one also computes so many tokens of these calls' prompts.
+
+        In a stretch of chunks the others do as well. `admitted` and `completed` are as in `Timing.of_step`; where they
+        cost anything, the stretch is one iteration.
         """
         t = self._timing
+        tokens = attended = 0
+        for call, chunk_tokens in prefills.items():
+            tokens += chunk_tokens
+            attended += chunk_tokens * call.num_computed_tokens + chunk_tokens * (chunk_tokens + 1) // 2
+        num_tokens = self.num_calls + tokens
+        weights_ps = t.floor_ps if self._is_plain else t.weights_ps(num_tokens)
         first = (
             t.step_ps
-            + max(t.floor_ps, t.token_ps * (self.num_calls + prefill_tokens))
-            + t.prefill_token_ps * prefill_tokens
+            + max(weights_ps, t.token_ps * num_tokens)
+            + t.prefill_token_ps * tokens
             + t.attention_ps * attended
             + t.decode_call_ps * self.num_calls
             + t.context_token_ps * self.context_tokens
         )
-        growth = t.context_token_ps * self.num_calls + t.attention_ps * chunk_tokens * chunk_tokens
+        growth = t.context_token_ps * self.num_calls
+        if self.chunk is not None:
+            growth += t.attention_ps * tokens * tokens
+        if not self._is_plain:
+            more = self._beyond_plain(prefills)
+            first, growth = first + more[0], growth + more[1]
         if not self._on_host:
             return Pace(first, growth)
         return paced(first, growth, t.of_host(admitted, self.num_calls + completed), asynchronous=t.asynchronous)
+
+    def _beyond_plain(self, prefills: dict[EngineCall, int]) -> tuple[int, int]:
+        """What windowed layers, and contexts that each chunk reads, add to the first iteration and to the growth."""
+        t, window, windowed = self._timing, self._timing.window, self._windowed
+        before_tokens = pairs = seen = more_pairs = num_growing = more_before = 0
+        for call, chunk_tokens in prefills.items():
+            before_tokens += call.num_computed_tokens
+            if window is not None:
+                pairs += window.pairs(call.num_computed_tokens, chunk_tokens)
+        if windowed is not None:
+            seen, num_growing = windowed.tokens, windowed.num_growing
+        if self.chunk is not None:
+            before, more_before = self.chunk
+            if window is not None:
+                more_pairs = window.growth(before, more_before)[0]
+        first = (
+            t.prefill_context_token_ps * before_tokens
+            + t.window_attention_ps * pairs
+            + t.window_context_token_ps * seen
+        )
+        growth = (
+            t.prefill_context_token_ps * more_before
+            + t.window_attention_ps * more_pairs
+            + t.window_context_token_ps * num_growing
+        )
+        return first, growth

@@ -138,10 +138,6 @@ class Scheduler:
     def _close(self, step: Step, now_ps: int, from_ps: int, admitted: int, single: bool) -> None:
         """Everybody has got tokens: how many iterations the step has, and what they cost."""
         batch, prefills, finals = self.batch, step.prefill_tokens, step.finals
-        tokens = attended = 0
-        for call, chunk_tokens in prefills.items():
-            tokens += chunk_tokens
-            attended += chunk_tokens * call.num_computed_tokens + chunk_tokens * (chunk_tokens + 1) // 2
         for call in finals:
             call.last_iteration = batch.iteration + call.output_tokens - 1 - call.generated_tokens
         if self._step_log is not None:
@@ -149,8 +145,7 @@ class Scheduler:
         extent = self._plan.write_through if prefills else None
         if not (single or finals or len(prefills) > 1 or extent):
             step.iterations = self._stretch(step)
-        chunk_tokens = tokens if batch.chunk else 0
-        step.pace = batch.pace(tokens, attended, chunk_tokens, admitted=admitted, completed=len(finals))
+        step.pace = batch.pace(prefills, admitted=admitted, completed=len(finals))
         if extent:
             self.write_through.computed(prefills, extent, now_ps, from_ps + step.pace.first_ps)
 
@@ -165,7 +160,7 @@ class Scheduler:
             self.blocked = self._prefills.fill_the_step(step)  # until then there is no token left for anybody
             self._refused = None
         assert most is not None
-        return self.batch.until_full(self._gpu.num_free_blocks, most)
+        return self.batch.until_full(self._gpu.num_free_blocks, self.batch.until_turn(most))
 
     # -- a step is on its way, or over
 

@@ -58,6 +58,24 @@ def hosted(seed: int) -> Workload:
     return Workload(made.applications, machine)
 
 
+def windowed(seed: int) -> Workload:
+    """Like those of the other kinds, on a machine of a mixture of experts with windows that many a call fills."""
+    made = hosted(seed) if seed % 2 else capped(seed)
+    rng = random.Random(f"windowed {seed}")
+    machine = replace(
+        made.machine,
+        floor_s=STEP_S / 10,
+        experts_s=STEP_S,
+        experts=8,
+        experts_per_token=rng.choice((1, 2, 8)),
+        prefill_context_token_s=rng.choice((0.0, rng.uniform(1e-5, 1e-3))),
+        window_tokens=rng.choice((1, 3, 8, 20, 64)),
+        window_attention_s=rng.uniform(1e-5, 1e-3),
+        window_context_token_s=rng.uniform(1e-5, 1e-3),
+    )
+    return Workload(made.applications, machine)
+
+
 def published(asynchronous: bool, qps: float = 1.0) -> Workload:
     """The published code-writer benchmark on a machine like the published one.
 

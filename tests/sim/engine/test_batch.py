@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -13,17 +14,23 @@ from tokencake.sim.engine.memory.context_tree import ContextTree
 from tokencake.sim.engine.requests import EngineCall, SimAgent
 from tokencake.sim.engine.scheduling.batch import DecodeBatch
 from tokencake.sim.engine.scheduling.pace import Pace, paced
-from tokencake.sim.machine.timing import Timing
+from tokencake.sim.machine.timing import Timing, experts_ps
+from tokencake.sim.machine.window import Window
 from tokencake.traces.apps import Call, Prompt
 
 TIMING = Timing(
     step_ps=1000,
     floor_ps=70,
+    experts_ps=(),
     token_ps=30,
     prefill_token_ps=11,
+    prefill_context_token_ps=0,
     attention_ps=2,
     decode_call_ps=7,
     context_token_ps=3,
+    window=None,
+    window_attention_ps=0,
+    window_context_token_ps=0,
     host_call_ps=0,
     host_token_ps=0,
     asynchronous=False,
@@ -82,10 +89,22 @@ class Model:
             host_call_ps=self.rng.choice((0, 400)),
             host_token_ps=self.rng.choice((0, 300)),
             asynchronous=self.rng.random() < 0.5,
+            **self.rng.choice(({}, {}, self.beyond_plain())),
         )
         self.batch = DecodeBatch(self.timing, self.size)
         self.calls: list[tuple[EngineCall, int, int]] = []
         self.joined = 0
+
+    def beyond_plain(self) -> dict[str, Any]:
+        """A mixture of experts with windowed layers."""
+        rng = self.rng
+        return {
+            "experts_ps": experts_ps(8, rng.randint(1, 8), 500),
+            "prefill_context_token_ps": rng.choice((0, 5)),
+            "window": rng.choice((None, Window(rng.choice((1, 5, 16)), chunked=rng.random() < 0.5))),
+            "window_attention_ps": 13,
+            "window_context_token_ps": 17,
+        }
 
     def join(self) -> None:
         self.joined += 1
@@ -103,7 +122,7 @@ class Model:
 
     def advance(self) -> None:
         most = min((left for _, _, left in self.calls), default=5)
-        iterations = self.rng.randint(1, most)
+        iterations = self.rng.randint(1, self.batch.until_turn(most))
         done = self.batch.advance(iterations)
         moved = [(call, computed + iterations, left - iterations) for call, computed, left in self.calls]
         assert done == [call for call, _, left in moved if not left]
@@ -134,19 +153,18 @@ class Model:
         assert self.batch.until_full(free_blocks, most) == fit
 
     def _compare_pace(self) -> None:
-        pace = self.batch.pace()
-        for ahead in range(3):
+        pace = self.batch.pace({})
+        for ahead in range(self.batch.until_turn(3)):
             contexts = [computed + ahead for _, computed, _ in self.calls]
             assert pace.iteration_ps(ahead) == self.timing.of_step((), contexts)
         contexts = [computed for _, computed, _ in self.calls]
-        chunk, before = self.rng.randint(1, 9), self.rng.randint(0, 9)
-        attended = chunk * before + chunk * (chunk + 1) // 2
+        prefills = {_a_call(0, self.rng.randint(0, 40)): self.rng.randint(1, 9) for _ in range(self.rng.randint(1, 3))}
         began = {"admitted": self.rng.randint(0, 3), "completed": self.rng.randint(0, 1)}
-        first_ps = self.batch.pace(chunk, attended, **began).first_ps
-        assert first_ps == self.timing.of_step([(chunk, before)], contexts, **began)
+        chunks = [(chunk, call.num_computed_tokens) for call, chunk in prefills.items()]
+        assert self.batch.pace(prefills, **began).first_ps == self.timing.of_step(chunks, contexts, **began)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(120))
 def test_a_batch_counts_what_a_list_of_its_calls_says(seed: int) -> None:
     model = Model(seed)
     for _ in range(60):
@@ -154,17 +172,16 @@ def test_a_batch_counts_what_a_list_of_its_calls_says(seed: int) -> None:
         model.compare()
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(120))
 def test_chunks_of_one_prompt_need_and_cost_what_they_do_one_by_one(seed: int) -> None:
     model = Model(seed)
     rng, batch = model.rng, model.batch
     for _ in range(rng.randint(0, 4)):
         model.join()
     before, chunk = rng.randint(0, 50), rng.randint(1, 20)
-    attended = chunk * before + chunk * (chunk + 1) // 2
     batch.chunk = (before, chunk)
-    pace = batch.pace(chunk, attended, chunk)
-    for ahead in range(4):
+    pace = batch.pace({_a_call(0, before): chunk})
+    for ahead in range(batch.until_turn(4)):
         contexts = [computed + ahead for _, computed, _ in model.calls]
         assert pace.iteration_ps(ahead) == model.timing.of_step([(chunk, before + ahead * chunk)], contexts)
     needed = dict(batch.needs_between(0, 10))
@@ -174,9 +191,10 @@ def test_chunks_of_one_prompt_need_and_cost_what_they_do_one_by_one(seed: int) -
         assert needed.get(ahead, 0) == model.needs(ahead) + more
 
 
-def _a_call(order: int) -> EngineCall:
+def _a_call(order: int, computed_tokens: int = 0) -> EngineCall:
     name = f"a/{order}"
     call = Call(name, "a", name, "agent", Prompt((), tokens=1), output_tokens=1, max_output_tokens=1)
     engine_call = EngineCall(call, SimAgent(name), ContextTree().empty, 16, 0)
     engine_call.admission = order
+    engine_call.num_computed_tokens = computed_tokens
     return engine_call

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 from adversary import Adversary, hard_workload
-from differential.workloads import capped, hosted, workload
+from differential.workloads import capped, hosted, windowed, workload
 from runs import MakePolicy, assert_equal, assert_the_same_by_all_structures, play
 from seeds import seeds
 
@@ -40,6 +40,13 @@ def test_long_prompts_that_are_cut(seed: int) -> None:
 @seeds(40, 200)
 def test_a_host_that_works_as_long_as_the_device(seed: int) -> None:
     applications, machine = hard_workload(seed, hosted)
+    make = Vllm if seed % 3 == 0 else partial(Adversary, seed)
+    assert_the_same_by_all_structures(applications, make, machine)
+
+
+@seeds(60, 300)
+def test_a_mixture_of_experts_with_windows(seed: int) -> None:
+    applications, machine = hard_workload(seed, windowed)
     make = Vllm if seed % 3 == 0 else partial(Adversary, seed)
     assert_the_same_by_all_structures(applications, make, machine)
 
@@ -95,6 +102,12 @@ def test_a_long_answer_is_a_handful_of_stretches(asynchronous: bool) -> None:
     applications = (_one_call("a", 0.0, 100, 1_001),)
     assert len(scheduled(applications, machine, one_by_one=True)) == 1_001
     assert len(scheduled(applications, machine, one_by_one=False)) <= 5
+
+
+def test_a_window_that_fills_ends_a_stretch_once() -> None:
+    machine = replace(PUBLISHED, window_tokens=600, window_context_token_s=1e-7)
+    applications = (_one_call("a", 0.0, 100, 1_001),)
+    assert len(scheduled(applications, machine, one_by_one=False)) <= 6
 
 
 def test_an_arrival_cuts_a_stretch_only_where_it_can_be_admitted() -> None:

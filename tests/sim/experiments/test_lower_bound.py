@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 from adversary import Adversary, hard_workload
-from differential.workloads import Workload, hosted, workload
+from differential.workloads import Workload, hosted, windowed, workload
 
 from tokencake.policies.interface import Policy
 from tokencake.policies.registry import ROWS, load_policy
@@ -124,6 +124,19 @@ def test_no_policy_beats_the_bound(name: str) -> None:
 @pytest.mark.parametrize("seed", range(15))
 def test_the_host_does_not_beat_the_bound(seed: int) -> None:
     assert_never_beaten(seed, lambda _: partial(Adversary, seed)(), hosted)
+
+
+def test_a_window_s_share_of_a_step_grows_until_it_is_full() -> None:
+    """Contexts of 40 to 43 tokens, of which windowed layers see 40, 41, 42 and 42."""
+    narrow = replace(MACHINE, window_tokens=42, window_context_token_s=0.002)
+    application = Application("a", 0.0, (call("one", 40, 5),))
+    more_s = latency_bound_s(application, narrow) - latency_bound_s(application, MACHINE)
+    assert more_s == pytest.approx(0.002 * (40 + 41 + 42 + 42))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_mixture_of_experts_with_windows_beats_the_bound(seed: int) -> None:
+    assert_never_beaten(seed, lambda _: partial(Adversary, seed)(), windowed)
 
 
 @pytest.mark.parametrize("seed", range(15))

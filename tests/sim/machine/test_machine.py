@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokencake.sim.machine.kv_groups import KvGroup
 from tokencake.sim.machine.machine import BELIEVABLE, RULES, Machine
+from tokencake.sim.machine.timing import experts_ps
 from tokencake.traces.errors import MachineError
 
 
@@ -33,6 +35,9 @@ def a_machine(**changes):
     return replace(plain, **changes)
 
 
+WINDOW = {"window_tokens": 128, "window_attention_s": 1e-7, "window_context_token_s": 1e-6}
+
+
 def test_a_step_of_few_tokens_takes_as_long_as_reading_the_weights():
     two_decoding = a_machine().timing().of_step(chunks=[], contexts=[100, 200])
 
@@ -54,6 +59,55 @@ def test_a_prompt_attends_to_the_same_pairs_whether_cut_into_chunks_or_not():
     parts = sum(timing.of_step(chunks=[(100, before)], contexts=[]) for before in (0, 100, 200))
 
     assert parts == whole + 2 * timing.step_ps
+
+
+def test_a_mixture_of_experts_reads_those_that_its_tokens_touch():
+    """Each token chooses a quarter of the experts; reading all takes 64 ms."""
+    mixture = a_machine(experts_s=0.064, experts=8, experts_per_token=2).timing()
+
+    # step 10 ms + floor 5 ms + 64 ms x (1 - 0.75 ** calls) + 2 ms and 1 ms of context a call
+    assert mixture.of_step([], [100]) == 34_000_000_000
+    assert mixture.of_step([], [100, 100]) == 49_000_000_000
+    assert mixture.weights_ps(1000) == 69_000_000_000
+
+
+@pytest.mark.parametrize(("experts", "chosen"), [(8, 2), (8, 8), (128, 8), (512, 10), (256, 1)])
+def test_the_experts_that_are_touched_are_the_formula_s(experts, chosen):
+    touched_ps = experts_ps(experts, chosen, 10**10)
+
+    for tokens in (1, 8, 32, len(touched_ps) - 1):
+        assert touched_ps[min(tokens, len(touched_ps) - 1)] == pytest.approx(
+            10**10 * (1 - (1 - chosen / experts) ** tokens), abs=2
+        )
+    assert touched_ps[-1] == 10**10
+    assert sorted(touched_ps) == list(touched_ps)
+
+
+def test_windowed_layers_see_no_more_than_their_window():
+    sliding, none = a_machine(**WINDOW).timing(), a_machine().timing()
+
+    # 128 tokens each of two contexts, not 100 + 9,000; of a chunk's 8 tokens, each sees 128
+    assert sliding.of_step([], [9_000, 100]) - none.of_step([], [9_000, 100]) == (128 + 100) * 1_000_000
+    assert sliding.of_step([(8, 500)], []) - none.of_step([(8, 500)], []) == 8 * 128 * 100_000
+
+
+def test_chunks_that_do_not_see_each_other_start_anew():
+    groups = (KvGroup("full"), KvGroup("chunked_local", 128))
+    chunked, none = a_machine(kv_groups=groups, **WINDOW).timing(), a_machine().timing()
+
+    assert chunked.of_step([], [130]) - none.of_step([], [130]) == 2 * 1_000_000
+
+
+def test_every_chunk_may_read_what_is_before_it():
+    timing, none = a_machine(prefill_context_token_s=1e-6).timing(), a_machine().timing()
+
+    assert timing.of_step([(8, 500), (3, 20)], []) - none.of_step([(8, 500), (3, 20)], []) == 520 * 1_000_000
+
+
+def test_a_policy_believes_that_windows_are_full():
+    assert a_machine(**WINDOW).beliefs().prefill_s(10, 1000) == pytest.approx(
+        a_machine().beliefs().prefill_s(10, 1000) + 10 * 128 * 1e-7
+    )
 
 
 def test_blocks_and_bytes_follow_from_tokens():
@@ -99,6 +153,13 @@ def test_believed_prefill_is_what_the_tokens_add_to_a_step_that_runs_anyway():
         ({"asynchronous": 1}, "asynchronous: expected true or false, got 1"),
         ({"name": "two\nlines"}, "name: expected a name"),
         ({"step_s": 0, "floor_s": 0}, "step_s, floor_s: expected one above 0"),
+        ({"experts_s": 0.1}, "experts_per_token: expected 1 to experts (0), for experts_s is above 0, got 0"),
+        ({"experts_s": 0.1, "experts": 4, "experts_per_token": 5}, "expected 1 to experts (4)"),
+        ({"window_attention_s": 1e-9}, "window_tokens: expected at least 1, for windowed layers cost something, got 0"),
+        (
+            {**WINDOW, "kv_groups": (KvGroup("full"), KvGroup("sliding_window", 64))},
+            "window_tokens: expected that of a group (64), got 128",
+        ),
         ({"believed": (("client_s", 1.0),)}, "beliefs.client_s: expected one of link_gbps"),
         ({"believed": (("copy_s", -1.0),)}, "beliefs.copy_s: expected 0 or a number"),
     ],

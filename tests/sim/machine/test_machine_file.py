@@ -132,8 +132,13 @@ def test_every_setting_can_be_set(key):
         "kv_groups": ("full+mamba", "full+mamba"),
         "prefix_cache_retention_interval": ("-1", -1),
     }
+    needed = {
+        "experts_s": ["experts=8", "experts_per_token=2"],
+        "window_attention_s": ["window_tokens=8"],
+        "window_context_token_s": ["window_tokens=8"],
+    }
     text, value = values.get(key, ("1", 1))
-    made = load_machine(settings=[f"{key}={text}"]).settings()
+    made = load_machine(settings=[f"{key}={text}", *needed.get(key, [])]).settings()
 
     table, _, belief = key.partition(".")
     assert made[table] == ({belief: value} if belief else value)

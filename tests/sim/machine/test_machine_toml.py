@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -54,7 +55,9 @@ groups = st.lists(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
 @given(names, st.fixed_dictionaries({}, optional=costs), groups)
 def test_any_machine(tmp_path, name, values, groups):
-    machine = replace(load_machine(), name=name, kv_groups=(KvGroup("full"), *groups), **values)
+    window_tokens = max((group.window_tokens for group in groups), default=0) or 128
+    mixture: dict[str, Any] = {"experts": 8, "experts_per_token": 2, "window_tokens": window_tokens}
+    machine = replace(load_machine(), name=name, kv_groups=(KvGroup("full"), *groups), **mixture, **values)
     path = tmp_path / "mine.toml"
     path.write_text(machine_toml(machine), encoding="utf-8")
 
