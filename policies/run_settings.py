@@ -22,6 +22,7 @@ LONGEST_FILE_NAME = 4096
 SHORTEST_TOKEN = 32  # characters
 CLIENT_TIMEOUT_S = 60.0
 LONGEST_COPY_S = 60.0  # no copy takes longer
+SESSION_TIMEOUT_S = 3600.0  # nobody says that a session is over
 STALL_S = 60.0  # calls wait and nothing happens: so long, until that is an error
 
 # A 7B-class model on a PCIe 4 GPU, roughly: where nobody measured, a policy has to believe something.
@@ -39,6 +40,7 @@ class RunSettings:
     events: str | None = None  # a file that the engine's process writes facts, questions and plans into
     keep_facts: bool = False  # whether the facts are kept in memory for those who ask for them
     app_timeout_s: float | None = None  # an application of which nothing was heard for so long has ended
+    session_timeout_s: float | None = SESSION_TIMEOUT_S  # the same of a session of vLLM's; None: it is no application
 
     def as_record(self) -> dict[str, Any]:
         return asdict(self)
@@ -181,4 +183,5 @@ _CHECKS: Mapping[str, Callable[[object, str], Any]] = {
     "events": _or_none(_file_name),
     "keep_facts": flag,
     "app_timeout_s": _or_none(_duration_s),
+    "session_timeout_s": _or_none(_duration_s),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId, CallId
@@ -18,22 +19,35 @@ MOST_AGENTS = 100_000  # with those of applications that nobody ended; beyond, t
 class LiveApp:
     """An application between its start and its end."""
 
-    __slots__ = ("agents", "calls", "ending", "heard_s")
+    __slots__ = ("agents", "calls", "ending", "heard_s", "timeout_s")
 
-    def __init__(self, now_s: float) -> None:
+    def __init__(self, now_s: float, timeout_s: float | None) -> None:
         self.agents: list[LiveAgent] = []
         self.calls = 0  # not finished
         self.ending = False  # it ends with its last call
         self.heard_s = now_s
+        self.timeout_s = timeout_s  # for how long its client may be silent; None: for ever
 
 
 class Apps:
-    """Applications between their starts and their ends. All of it is of one run."""
+    """Applications between their starts and their ends. All of it is of one run.
 
-    def __init__(self, copies: Copies, report: Callable[[Fact], None], timeout_s: float | None) -> None:
+    `timeout_s`, `session_timeout_s`: for how long the client of an application, or of a session of vLLM's, may be
+    silent. None: for ever, and sessions are not known at all.
+    """
+
+    def __init__(
+        self,
+        copies: Copies,
+        report: Callable[[Fact], None],
+        timeout_s: float | None,
+        session_timeout_s: float | None,
+    ) -> None:
         self._copies = copies
         self._report = report
-        self._timeout_s = timeout_s  # for how long a client may be silent; None: for ever
+        self._timeout_s = timeout_s
+        self._session_timeout_s = session_timeout_s
+        self._sweep_s = min((at_s for at_s in (timeout_s, session_timeout_s) if at_s is not None), default=inf) / 8
         self._swept_s = 0.0
         self.by_name: dict[AppId, LiveApp] = {}  # the one that was heard of last is the last
         self.agents: dict[AgentId, LiveAgent] = {}
@@ -69,11 +83,16 @@ class Apps:
 
     # -- what the run knows
 
-    def app(self, name: AppId, at_s: float) -> LiveApp:
+    @property
+    def sessions(self) -> bool:
+        """Whether a session of vLLM's is an application."""
+        return self._session_timeout_s is not None
+
+    def app(self, name: AppId, at_s: float, *, session: bool = False) -> LiveApp:
         """The application of this name, which starts unless it has."""
         app = self.by_name.get(name)
         if app is None:
-            app = self.by_name[name] = LiveApp(at_s)
+            app = self.by_name[name] = LiveApp(at_s, self._session_timeout_s if session else self._timeout_s)
             self._report(e.AppStarted(at_s, name))
         return app
 
@@ -124,12 +143,11 @@ class Apps:
 
     def end_silent(self, now_s: float) -> None:
         """End the applications of which nothing was heard for too long: a client may have gone without a word."""
-        timeout_s = self._timeout_s
-        if timeout_s is None or now_s < self._swept_s + timeout_s / 8:
+        if now_s < self._swept_s + self._sweep_s:
             return
         self._swept_s = now_s
         for name, app in list(self.by_name.items()):
-            if not app.calls and app.heard_s + timeout_s <= now_s:
+            if app.timeout_s is not None and not app.calls and app.heard_s + app.timeout_s <= now_s:
                 self.end(name, now_s)
 
     # -- stalls

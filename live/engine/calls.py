@@ -10,7 +10,7 @@ from ...traces.apps import CallId
 from ...traces.events import Fact
 from ...traces.files.fields import WrongField
 from .apps import Apps
-from .control.metadata import from_extra_args
+from .control.callers import told_of
 from .memory.copies import Copies
 from .requests import EngineCall
 from .stores import Stores
@@ -49,13 +49,8 @@ class Calls:
 
     def arrived(self, request: VllmRequest, at_s: float, now_s: float) -> None:
         """vLLM took in a request, which arrived at `at_s`."""
-        sampling = request.sampling_params
-        if sampling is None:
-            return
         try:
-            told = from_extra_args(
-                sampling.extra_args, request.request_id, request.num_prompt_tokens, request.max_tokens
-            )
+            told = told_of(request, sessions=self._apps.sessions)
         except WrongField as wrong:
             logger.warning("request %s is served without its metadata: %s", request.request_id, wrong)
             return
@@ -67,7 +62,7 @@ class Calls:
             return
         if said.id in self.by_id:  # sent again before it ended
             said = said._replace(id=self._another_name(f"{said.id}#{request.request_id}"))
-        apps.app(said.app, at_s)
+        apps.app(said.app, at_s, session=told.session)
         app = apps.heard(said.app, now_s)
         app.calls += 1
         app.ending = False

@@ -84,7 +84,7 @@ class Session:
         self._open = True
         self._plan: Plan = NATIVE  # the policy's latest
         self.laid: Plan = NATIVE  # what holds for this step
-        self.apps = Apps(copies, self.report, settings.app_timeout_s)
+        self.apps = Apps(copies, self.report, settings.app_timeout_s, settings.session_timeout_s)
         self.stores = Stores(copies, gpu.block_tokens)
         self.calls = Calls(scheduler, gpu.block_tokens, copies, self.apps, self.stores, self.report)
         self.prompts = PromptCache(scheduler, gpu, copies, self.calls.by_id, self.stores)

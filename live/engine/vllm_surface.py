@@ -37,6 +37,7 @@ class VllmRequest(Protocol):
     num_computed_tokens: int
     num_output_placeholders: int  # tokens of steps in flight
     num_preemptions: int
+    session_id: Annotated[str | None, Varies(having="0.28", lacking="0.27")]
 
     @property
     def num_tokens(self) -> int: ...

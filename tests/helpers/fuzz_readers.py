@@ -400,8 +400,9 @@ def _settings(data: bytes, folder: Path) -> None:
     from_record(record if isinstance(record, dict) else {})
 
 
-SERVER = {"tokencake": {"policy": "tokencake", "seed": 3, "app_timeout_s": 9.5, "client_timeout_s": 60,
-                        "control_token_env": "TOKEN", "costs": RunSettings().as_record()["costs"]}}  # fmt: skip
+SERVER = {"tokencake": {"policy": "tokencake", "seed": 3, "app_timeout_s": 9.5, "session_timeout_s": None,
+                        "client_timeout_s": 60, "control_token_env": "TOKEN",
+                        "costs": RunSettings().as_record()["costs"]}}  # fmt: skip
 
 
 def _server_settings(data: bytes, folder: Path) -> None:

@@ -55,6 +55,7 @@ SETTINGS = {
     "steps": True,
     "keep_facts": True,
     "app_timeout_s": 5.0,
+    "session_timeout_s": 50.0,
 }
 METADATA = {
     "app": "a1", "agent": "g1", "type": "coder", "call": "edit", "max_output": 5,

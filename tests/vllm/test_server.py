@@ -311,6 +311,40 @@ def test_tool_events_reach_the_scheduler(running: Running) -> None:
     assert [fact.app for fact in facts if isinstance(fact, e.AppFinished)] == ["app"]
 
 
+def test_a_stock_client_says_whose_its_calls_are_with_one_header(running: Running) -> None:
+    """It never heard of us: its session is the agent, and stalled between its calls."""
+    import openai
+
+    async def conversation(server: Talking) -> list[Any]:
+        await server.start("tokencake")
+        url, headers = f"{running.url}/v1", {"X-Session-ID": "chat-7"}
+        async with openai.AsyncOpenAI(base_url=url, api_key="none", default_headers=headers) as client:
+            for tokens in (70, 120):
+                await client.completions.create(model="tiny", prompt=[list(range(tokens))], max_tokens=5)
+                await reported(server, e.ToolStarted)
+        async with openai.AsyncOpenAI(base_url=url, api_key="none") as stranger:
+            await stranger.completions.create(model="tiny", prompt=[list(range(70))], max_tokens=5)
+        await server.stop()
+        return await server.facts_so_far()
+
+    facts = talk(running, conversation)
+    kinds = (e.AppStarted, e.CallArrived, e.CallFinished, e.ToolStarted, e.ToolReturned, e.AppFinished)
+    assert [type(fact).__name__ for fact in facts if isinstance(fact, kinds)] == [
+        "AppStarted",
+        "CallArrived",
+        "CallFinished",
+        "ToolStarted",
+        "ToolReturned",
+        "CallArrived",
+        "CallFinished",
+        "ToolStarted",
+        "AppFinished",
+    ]
+    assert {fact.request.agent for fact in facts if isinstance(fact, e.CallArrived)} == {"session:chat-7/main"}
+    (again,) = [fact for fact in facts if isinstance(fact, e.CallAdmitted)][1:]
+    assert again.gpu_hit_tokens == 64  # of the first call's prompt
+
+
 def test_a_client_that_disconnects_gives_up_its_call(running: Running) -> None:
     async def conversation(server: Talking) -> list[Any]:
         await server.start("tokencake")

@@ -32,6 +32,7 @@ class Told(NamedTuple):
 
     request: Request
     last: bool  # of its application
+    session: bool = False  # whether the application is a session of vLLM's
 
 
 def to_metadata(request: Request, last: bool = False) -> dict[str, Any]:

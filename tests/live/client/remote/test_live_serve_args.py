@@ -197,6 +197,7 @@ def test_a_server_with_few_blocks_can_start() -> None:
         ({"app_timeout_s": -1}, "app_timeout_s: expected seconds"),
         ({"app_timeout_s": 0}, "app_timeout_s: expected seconds above 0"),
         ({"app_timeout_s": 10**400}, "app_timeout_s: expected seconds"),
+        ({"session_timeout_s": 0}, "session_timeout_s: expected seconds above 0"),
         ({"events": "a\0b"}, "events: expected 1 to 4096 printable characters"),
         ({"costs": {}}, "costs: the field "),
         ({"costs": 5}, "costs: expected an object, got 5"),
