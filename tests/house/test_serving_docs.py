@@ -29,7 +29,7 @@ def test_the_command_is_the_one_that_is_printed() -> None:
 
 def test_the_client_says_what_the_page_says() -> None:
     pytest.importorskip("openai", reason="the example's client: pip install tokencake[connect]")
-    (example,) = blocks("python")
+    example, _ = blocks("python")
     with made_up_server() as server:
         names: dict[str, object] = {}
         exec(example.replace("http://localhost:8000", server.url), names)
@@ -40,6 +40,15 @@ def test_the_client_says_what_the_page_says() -> None:
     assert (told.request.agent, told.request.agent_type) == ("fix-42/main", "coder")
     assert told.request.tools == (ToolHint("test", 12.5),)
     assert call["call"] == "fix-42/request"
+
+
+def test_the_session_is_sent_as_the_page_says() -> None:
+    openai = pytest.importorskip("openai", reason="the example's client: pip install tokencake[connect]")
+    _, example = blocks("python")
+    names: dict[str, object] = {"OpenAI": openai.OpenAI}
+    exec(example, names)
+    with names["client"] as client:  # type: ignore[attr-defined]
+        assert client.default_headers["X-Session-ID"] == "chat-7"
 
 
 def test_the_event_is_sent_as_the_page_says() -> None:
