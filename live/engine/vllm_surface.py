@@ -196,7 +196,7 @@ class VllmConfiguration(Protocol):
 
 class VllmKVCacheSpec(Protocol):
     @property
-    def page_size_bytes(self) -> int: ...
+    def page_size_bytes(self) -> int: ...  # of a layer; where layers differ, the scheduler sees one of them
 
 
 class VllmKVCacheGroup(Protocol):
@@ -204,8 +204,16 @@ class VllmKVCacheGroup(Protocol):
     layer_names: list[str]
 
 
+class VllmKVCacheTensor(Protocol):
+    """Memory of layers, with all blocks."""
+
+    size: int  # bytes
+    layers: Annotated[list[str], Varies(having="0.29", lacking="0.27")]  # whose `size` is that of all tensors together
+
+
 class VllmKVCacheConfig(Protocol):
     num_blocks: int
+    kv_cache_tensors: Sequence[VllmKVCacheTensor]  # none where there is no worker
     kv_cache_groups: Sequence[VllmKVCacheGroup]
 
 

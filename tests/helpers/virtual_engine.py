@@ -29,6 +29,7 @@ from tokencake.live.client.tokens import Tokens
 from tokencake.live.connector import Done
 from tokencake.live.copier.jobs import CopyJob
 from tokencake.live.engine.adapter import Adapter
+from tokencake.live.engine.control.engine_limits import block_bytes_of_rank
 from tokencake.live.engine.control.metadata import KEY, to_metadata
 from tokencake.live.engine.session import Session
 from tokencake.live.scheduler import TokencakeAsyncScheduler, TokencakeScheduler
@@ -141,10 +142,11 @@ class Virtual:
 
     machine: Machine
     answers: dict[CallId, list[int]] = field(default_factory=dict)
+    groups: Sequence[KVCacheGroupSpec] | None = None  # None: layers of full attention that are alike
 
     def __post_init__(self) -> None:
         self.now_ps = 0
-        self.scheduler = scheduler_of(self.machine)
+        self.scheduler = scheduler_of(self.machine, self.groups or full_attention(self.machine))
         self.adapter: Adapter = self.scheduler.tokencake
         self.adapter.clock.read = lambda: self.now_ps / PS_PER_S
         self.workers = Workers(self.machine)
@@ -356,8 +358,14 @@ def starts_of(output: SchedulerOutput) -> dict[str, int]:
     return starts | dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
 
 
-def scheduler_of(machine: Machine) -> Any:
-    """Our scheduler on a machine's sizes, with nothing behind it."""
+def full_attention(machine: Machine) -> list[KVCacheGroupSpec]:
+    """The KV cache groups of a model whose layers are alike."""
+    spec = FullAttentionSpec(block_size=machine.block_tokens, num_kv_heads=1, head_size=1, dtype=torch.float32)
+    return [KVCacheGroupSpec(["layer"], spec)]
+
+
+def vllm_config(machine: Machine, host_gib: float) -> VllmConfig:
+    """vLLM's configuration for a machine's sizes, with our connector."""
     scheduler = SchedulerConfig(
         max_num_batched_tokens=machine.step_budget_tokens,
         max_num_seqs=machine.max_running,
@@ -367,9 +375,7 @@ def scheduler_of(machine: Machine) -> Any:
         enable_chunked_prefill=True,
         async_scheduling=machine.asynchronous,
     )
-    spec = FullAttentionSpec(block_size=machine.block_tokens, num_kv_heads=1, head_size=1, dtype=torch.float32)
-    host_gib = machine.host_blocks * spec.page_size_bytes / 2**30
-    config = VllmConfig(
+    return VllmConfig(
         model_config=vllm_driver._model(),
         scheduler_config=scheduler,
         cache_config=CacheConfig(block_size=machine.block_tokens, enable_prefix_caching=True),
@@ -381,12 +387,18 @@ def scheduler_of(machine: Machine) -> Any:
             kv_connector_extra_config={"host_gib": host_gib},
         ),
     )
+
+
+def scheduler_of(machine: Machine, groups: Sequence[KVCacheGroupSpec]) -> Any:
+    """Our scheduler on a machine's sizes and a model's KV cache groups, with nothing behind it."""
     blocks = machine.gpu_blocks + 1  # the null block
+    kv_cache = KVCacheConfig(blocks, [], list(groups))
+    config = vllm_config(machine, machine.host_blocks * block_bytes_of_rank(kv_cache) / 2**30)
     config.cache_config.num_gpu_blocks = blocks
     kind = TokencakeAsyncScheduler if machine.asynchronous else TokencakeScheduler
     return kind(
         vllm_config=config,
-        kv_cache_config=KVCacheConfig(blocks, [], [KVCacheGroupSpec(["layer"], spec)]),
+        kv_cache_config=kv_cache,
         structured_output_manager=StructuredOutputManager(config),
         block_size=machine.block_tokens,
         log_stats=False,

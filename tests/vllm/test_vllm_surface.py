@@ -148,6 +148,7 @@ def through_an_engine(walk: Walk) -> None:
     """A tiny one, which answers a request."""
     with InProcess(EngineOptions(model="tiny", gpu_blocks=8)) as engine:
         llm = engine._engine.llm
+        walk.look(surface.VllmKVCacheConfig, engine.scheduler.kv_cache_config)
         walk.look(surface.VllmLLMEngine, llm)
         engine._engine.add("r1", [1, 2, 3], 1, {}, 0.0)
         (answer,) = [output for _ in range(2) for output in llm.step()]

@@ -7,9 +7,17 @@ from ..vllm_surface import VllmConfiguration, VllmKVCacheConfig, VllmScheduler
 
 
 def block_bytes_of_rank(kv_cache_config: VllmKVCacheConfig) -> int:
-    """Bytes of one block on one rank: all layers."""
-    (group,) = kv_cache_config.kv_cache_groups
-    return int(group.kv_cache_spec.page_size_bytes) * len(group.layer_names)
+    """Bytes of one block on one rank: all layers of a group. Groups lie over each other in the same memory.
+
+    Told by the memory itself: a scheduler sees of layers of several page sizes only one.
+    """
+    tensors = kv_cache_config.kv_cache_tensors
+    if tensors:
+        sizes = [tensor.size for tensor in tensors]
+        in_one = hasattr(tensors[0], "layers")  # then each says the size of all of them together
+        return (max(sizes) if in_one else sum(sizes)) // kv_cache_config.num_blocks
+    groups = kv_cache_config.kv_cache_groups  # a scheduler without workers
+    return max(int(group.kv_cache_spec.page_size_bytes) * len(group.layer_names) for group in groups)
 
 
 def ranks(vllm_config: VllmConfiguration) -> int:
