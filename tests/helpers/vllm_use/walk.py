@@ -1,33 +1,13 @@
-"""The installed vLLM has each attribute that `live.engine.vllm_surface` names, and takes what methods are given."""
+"""Looks whether objects have what the Protocols of `live.engine.vllm_surface` name, and take what methods are given."""
 
 from __future__ import annotations
 
 import inspect
-import random
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
 from types import NoneType, UnionType
 from typing import Annotated, Any, Protocol, Union, get_args, get_origin, get_type_hints
 
-import pytest
-
-pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an environment of its own")
-
-from random_clients import machine
-from virtual_engine import Virtual
-from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
-from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-from vllm.v1.engine.core import EngineCoreProc
-from vllm.v1.engine.core_client import AsyncMPClient
-from vllm.v1.metrics.loggers import StatLoggerManager
-from vllm.v1.metrics.stats import IterationStats
-from vllm.v1.outputs import KVConnectorOutput
-from vllm.v1.simple_kv_offload import cuda_mem_ops
-
-from tokencake.live.client.engine_options import EngineOptions
-from tokencake.live.client.in_process import InProcess
 from tokencake.live.engine import vllm_surface as surface
-from tokencake.live.engine.control.versions import check_vllm
 
 PROTOCOLS = {kind for kind in vars(surface).values() if inspect.isclass(kind) and Protocol in kind.__bases__}
 NOT_MEMBERS = {"__init__", "__subclasshook__"}  # every Protocol has these
@@ -117,94 +97,3 @@ def name_of(found: Any) -> str:
 
 def numbers(version: str) -> Version:
     return tuple(int(part) for part in version.split(".")[:2])
-
-
-@pytest.fixture(scope="module")
-def walk() -> Walk:
-    """Through everything that is named."""
-    walk = Walk(check_vllm())
-    through_a_scheduler(walk)
-    through_an_engine(walk)
-    through_classes(walk)
-    return walk
-
-
-def through_a_scheduler(walk: Walk) -> None:
-    """One that has a request running, and one waiting."""
-    engine = Virtual(replace(machine(random.Random(0), asynchronous=True), max_running=1))
-    for name in ("r1", "r2"):
-        engine.add(name, [1, 2, 3], 2, 0.0, {})
-    engine._schedule()
-    walk.look(surface.VllmScheduler, engine.scheduler)
-    walk.look(surface.VllmKVCacheBlocks, engine.scheduler.kv_cache_manager.get_blocks("r1"))
-    walk.look(surface.VllmConnectorOutput, KVConnectorOutput())
-    flight = engine.flights.popleft()
-    walk.look(surface.VllmSchedulerOutput, flight.output)
-    (of_client,) = engine.scheduler.update_from_output(flight.output, engine._run(flight)).values()
-    walk.look(surface.VllmOutputs, of_client)
-
-
-def through_an_engine(walk: Walk) -> None:
-    """A tiny one, which answers a request."""
-    with InProcess(EngineOptions(model="tiny", gpu_blocks=8)) as engine:
-        llm = engine._engine.llm
-        walk.look(surface.VllmKVCacheConfig, engine.scheduler.kv_cache_config)
-        walk.look(surface.VllmLLMEngine, llm)
-        engine._engine.add("r1", [1, 2, 3], 1, {}, 0.0)
-        (answer,) = [output for _ in range(2) for output in llm.step()]
-        walk.look(surface.VllmRequestOutput, answer)
-
-
-def through_classes(walk: Walk) -> None:
-    """Methods of ours that vLLM has to call, and what no engine without workers has."""
-    walk.look(surface.VllmSchedulerHooks, AsyncScheduler)
-    walk.look(surface.VllmConnectorHooks, KVConnectorBase_V1)
-    walk.look(surface.VllmStatsHooks, StatLoggerManager)
-    walk.look(surface.VllmIterationStats, IterationStats())
-    walk.look(surface.VllmAsyncCoreClient, AsyncMPClient)
-    walk.look(surface.VllmCudaMemOps, cuda_mem_ops)
-    made = dict.fromkeys(inspect.unwrap(EngineCoreProc.__init__).__code__.co_names)
-    walk.look(surface.VllmEngineCoreProcess, type("EngineCoreProc", (), made))
-
-
-@pytest.mark.slow
-def test_vllm_has_what_is_leaned_on(walk: Walk) -> None:
-    assert not walk.missing
-
-
-@pytest.mark.slow
-def test_the_walk_comes_to_everything_that_is_named(walk: Walk) -> None:
-    assert {kind.__name__ for kind in PROTOCOLS - walk.seen} == set()
-
-
-class Renamed(Protocol):
-    there: int
-    gone: int
-    new: Annotated[int, surface.Varies(having="0.31", lacking="0.29")]
-    old: Annotated[int, surface.Varies(having="0.29", lacking="0.31")]
-
-    def takes(self, one: int, other: int, /) -> None: ...
-
-
-class Vllm:
-    there = new = 1
-
-    def takes(self, one: int) -> None: ...
-
-
-def test_what_vllm_renames_is_found_by_its_name() -> None:
-    walk = Walk("0.32.0")
-    walk.look(Renamed, Vllm())
-    gone, takes = walk.missing
-    assert gone == "Vllm.gone, of Renamed"
-    assert takes.startswith("Vllm.takes, of Renamed: too many positional arguments")
-
-
-@pytest.mark.parametrize(("version", "missing"), [("0.28.1", ["new", "old"]), ("0.30", []), ("0.32", [])])
-def test_versions_differ(version: str, missing: list[str]) -> None:
-    """`new` is there and `old` is not: as in 0.31 and later. Of 0.30 it is not known."""
-    walk = Walk(version)
-    walk.look(Renamed, Vllm())
-    assert [f"Vllm.{name}, of Renamed" for name in missing] == [line for line in walk.missing if "gone" not in line][
-        :-1
-    ]
