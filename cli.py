@@ -92,6 +92,14 @@ def simulate(
 @engine_options.engine_options
 @engine_options.connect_options
 @click.option("--print-serve-args", is_flag=True, help="Print the command that starts such a server, and stop.")
+@click.option(
+    "--as",
+    "serve_as",
+    type=click.Choice(["scheduler", "cache-policy"]),
+    default="scheduler",
+    show_default=True,
+    help="With --print-serve-args: cache-policy is the policy's host half alone, in vLLM's own CPU tier.",
+)
 @click.option("--control", is_flag=True, help="With --print-serve-args: a server that takes runs from --connect.")
 @shared.policy_option
 @shared.repeat_option(1, "Runs of each policy.")
@@ -108,6 +116,7 @@ def live(
     chat: bool,
     control_token_file: Path | None,
     print_serve_args: bool,
+    serve_as: str,
     control: bool,
     specs: tuple[str, ...],
     repeat: int,
@@ -127,7 +136,7 @@ def live(
     from .sim.machine.files import inputs_of, load_machine
 
     if print_serve_args:
-        own = ("print_serve_args", "control", "specs", "machine_name", *engine_options.engine_parameters())
+        own = ("print_serve_args", "serve_as", "control", "specs", "machine_name", *engine_options.engine_parameters())
         refuse_all_but("with --print-serve-args", *own)
     else:
         shared.refuse_arrivals_without(workload.rate)
@@ -138,10 +147,16 @@ def live(
         if len(specs) > 1:
             raise click.UsageError("--print-serve-args: expected one --policy: a server runs one")
         policy = specs[0] if specs else DEFAULT_POLICIES[-1]
-        print_serve_command(engine, replace(settings, policy=policy), control=control)
+        as_cache_policy = serve_as == "cache-policy"
+        if as_cache_policy and control:
+            raise click.UsageError("--control: expected no --as cache-policy: such a server has no routes of ours")
+        told = replace(settings, policy=policy)
+        print_serve_command(engine, told, control=control, as_cache_policy=as_cache_policy)
         return 0
     if control:
         raise click.UsageError("--control: expected --print-serve-args, too")
+    if serve_as != "scheduler":
+        raise click.UsageError("--as: expected --print-serve-args, too")
     if trace is None:
         raise click.UsageError("Missing argument 'TRACE'.")
     source = engine_options.engine_source(engine, url, chat, control_token_file)

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
+from typing import Protocol
 
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId, CallId
 from ...traces.errors import EngineError
 from ...traces.events import Fact
 from .control.client_events import ClientEvent
-from .memory.copies import Copies
 from .requests import LiveAgent
 
 MOST_AGENTS = 100_000  # with those of applications that nobody ended; beyond, the one longest unheard of ends
+
+
+class AgentCopies(Protocol):
+    """Gives up what is held for an agent."""
+
+    def cancel(self, agent: LiveAgent, now_s: float, /) -> None: ...
+    def unpin(self, agent: LiveAgent, /) -> None: ...
+    def forget(self, agent: LiveAgent, now_s: float, /) -> None: ...
 
 
 class LiveApp:
@@ -38,7 +46,7 @@ class Apps:
 
     def __init__(
         self,
-        copies: Copies,
+        copies: AgentCopies,
         report: Callable[[Fact], None],
         timeout_s: float | None,
         session_timeout_s: float | None,

@@ -175,6 +175,7 @@ class VllmSchedulerConfig(Protocol):
 class VllmParallelConfig(Protocol):
     world_size: int
     data_parallel_size: int
+    data_parallel_index: int
 
 
 class VllmTransferConfig(Protocol):

@@ -15,6 +15,7 @@ from .address import CONTROL_TOKEN
 
 SCHEDULER = "tokencake.live.scheduler.TokencakeScheduler"
 ASYNCHRONOUS_SCHEDULER = "tokencake.live.scheduler.TokencakeAsyncScheduler"
+ASYNCHRONOUS: Mapping[bool, str] = {True: "--async-scheduling", False: "--no-async-scheduling"}
 # vLLM loads routes only of plugins that are named here. It is a list of all plugins that may be loaded.
 ENVIRONMENT: Mapping[str, str] = {"VLLM_PLUGINS": "tokencake"}
 # vLLM's worker heeds OMP_NUM_THREADS only if it binds no threads to cores by itself.
@@ -31,17 +32,23 @@ def serve_args(
     begin and end runs. Writes the model `tiny` if that is asked for and not there yet; raises `EngineError` if it
     cannot, or if no server could start so.
     """
-    _check_context(options)
     asynchronous = not on_cpu if options.asynchronous is None else options.asynchronous
     if asynchronous and on_cpu:
         raise EngineError("--asynchronous: a vLLM for machines without a GPU schedules synchronously")
+    chosen = [ASYNCHRONOUS[asynchronous]]
+    chosen += ["--scheduler-cls", ASYNCHRONOUS_SCHEDULER if asynchronous else SCHEDULER]
+    chosen += ["--kv-transfer-config", json.dumps(connector_config(options))]
+    chosen += ["--additional-config", json.dumps(additional_config(settings, control=control, stall_s=options.stall_s))]
+    return engine_args(options, chosen)
+
+
+def engine_args(options: EngineOptions, chosen: list[str]) -> list[str]:
+    """The model, what is `chosen` for it, and what the options say of any engine."""
+    _check_context(options)
     args = [str(tiny_model()) if options.model == TINY else options.model]
     if options.model == TINY:
         args += ["--served-model-name", TINY, "--skip-tokenizer-init"]
-    args += ["--async-scheduling" if asynchronous else "--no-async-scheduling"]
-    args += ["--scheduler-cls", ASYNCHRONOUS_SCHEDULER if asynchronous else SCHEDULER]
-    args += ["--kv-transfer-config", json.dumps(connector_config(options))]
-    args += ["--additional-config", json.dumps(additional_config(settings, control=control, stall_s=options.stall_s))]
+    args += chosen
     args += ["--host", "127.0.0.1"]  # vLLM's own default is to listen to everybody
     for name, value in _limits(options).items():
         if value is not None:
@@ -53,7 +60,13 @@ def serve_args(
     return args
 
 
-def serve_command(args: list[str], *, on_cpu: bool = False, model_runner: str | None = None) -> str:
+def serve_command(
+    args: list[str],
+    environment: Mapping[str, str] = ENVIRONMENT,
+    *,
+    on_cpu: bool = False,
+    model_runner: str | None = None,
+) -> str:
     """The command as a shell takes it, an option a line. `vllm serve` cannot start the vLLM that is made for CPUs.
 
     What is set in our environment for such a vLLM holds, as it does for an engine that is started here.
@@ -65,13 +78,13 @@ def serve_command(args: list[str], *, on_cpu: bool = False, model_runner: str | 
             lines.append(f"  {arg}")
         else:
             lines[-1] += f" {shlex.quote(arg)}"
-    told = dict(ENVIRONMENT)
+    told = dict(environment)
     if on_cpu:
         told |= {name: os.environ.get(name, usual) for name, usual in CPU_SERVER_ENVIRONMENT.items()}
     if model_runner is not None:
         told[MODEL_RUNNER] = MODEL_RUNNERS[model_runner]
-    environment = " ".join(f"{name}={shlex.quote(value)}" for name, value in told.items())
-    return f"{environment} " + " \\\n".join(lines)
+    variables = "".join(f"{name}={shlex.quote(value)} " for name, value in told.items())
+    return variables + " \\\n".join(lines)
 
 
 def connector_config(options: EngineOptions) -> dict[str, object]:

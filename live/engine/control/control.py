@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from ....policies.interface import Policy
 from ....policies.run_settings import CLIENT_TIMEOUT_S, RunSettings, from_client
-from ....traces.errors import EngineError, RunError, TokencakeError
+from ....traces.errors import EngineError, TokencakeError
 from ....traces.files.fields import WrongField, shown, whole
-from ....traces.files.whole_file import PARTIAL
-from ....traces.format.events_file import EventsWriter
 from ..adapter import Adapter
 from .client_events import events_from_body
+from .events_log import EventsLog
 from .kept_facts import KeptFacts
 from .protocol import BUSY, checked_name, same_name
 from .stall import Watch
@@ -66,7 +63,7 @@ class Control:
         self._own_errors: list[str] = []  # of own runs that were given up for them
         self._anew_s: float | None = None  # when it is begun anew: one that always raises not all the time
         self._pause_s = FIRST_PAUSE_S
-        self._writer: EventsWriter | None = None
+        self._log: EventsLog | None = None
         self._client: ClientRun | None = None
         self._ended: ClientRun | None = None  # the last one: its facts are here until the next begins
 
@@ -133,18 +130,14 @@ class Control:
     def _begin_own(self, policy: Policy | None, *, on_empty_cache: bool) -> None:
         own = self._own
         assert own is not None
-        writer = None
-        if own.events is not None:
-            writer = EventsWriter(_new_file(Path(own.events)), at_once=True)  # vLLM's server kills its engine
-            writer.__enter__()
-        self._writer = writer
+        log = self._log = None if own.events is None else EventsLog(Path(own.events))
         try:
-            journal = None if writer is None else self._write
+            journal = None if log is None else log.add
             self._adapter.begin(own, journal=journal, policy=policy, on_empty_cache=on_empty_cache)
         except BaseException as error:
-            self._writer = None
-            if writer is not None:
-                writer.__exit__(type(error), error, None)
+            self._log = None
+            if log is not None:
+                log.give_up(error)
             raise
 
     def _own_goes_on(self) -> None:
@@ -174,24 +167,9 @@ class Control:
         try:
             self._adapter.end()
         finally:
-            writer, self._writer = self._writer, None
-            if writer is not None:
-                self._guarded(lambda: writer.__exit__(None, None, None))
-
-    def _write(self, record: Any) -> None:
-        """A disk that is full is no reason to stop serving."""
-        writer = self._writer
-        if writer is not None and not self._guarded(lambda: writer.add(record)):
-            self._writer = None
-            self._guarded(lambda: writer.__exit__(RunError, None, None))  # what is written stays, as a part
-
-    def _guarded(self, write: Callable[[], None]) -> bool:
-        try:
-            write()
-        except TokencakeError as error:
-            logger.error("tokencake: events are not written any more: %s", error)
-            return False
-        return True
+            log, self._log = self._log, None
+            if log is not None:
+                log.close()
 
     # -- clients' runs
 
@@ -280,18 +258,6 @@ class Control:
         for event in events_from_body(payload):
             self._watch.happened(self._clock())
             self._adapter.hear(event)
-
-
-def _new_file(path: Path) -> Path:
-    """Where the next run's events go: PATH, or 2-PATH and so on, if that has those of a run before it.
-
-    A server's own run begins anew after each run of a client, and a file holds one run.
-    """
-    for number in count(1):
-        one = path if number == 1 else path.with_name(f"{number}-{path.name}")
-        if not any(os.path.lexists(there) for there in (one, one.with_name(one.name + PARTIAL))):
-            break
-    return one
 
 
 class _Busy(EngineError):

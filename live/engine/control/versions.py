@@ -23,10 +23,16 @@ def check_vllm() -> str:
 
 def check_version(found: str) -> str:
     """The version itself if it is in the range. Raises `EngineError` that names both."""
-    numbers = re.match(r"([0-9]{1,9})\.([0-9]{1,9})(?![0-9])", found)
-    if numbers is None or not FIRST <= (int(numbers[1]), int(numbers[2])) < BEYOND:
+    numbers = numbers_of(found)
+    if numbers is None or not FIRST <= numbers < BEYOND:
         raise EngineError(f"vLLM {found} is not supported: expected vllm{RANGE}")
     return found
+
+
+def numbers_of(found: str) -> tuple[int, int] | None:
+    """The first two numbers of a version; None if it is none."""
+    numbers = re.match(r"([0-9]{1,9})\.([0-9]{1,9})(?![0-9])", found)
+    return None if numbers is None else (int(numbers[1]), int(numbers[2]))
 
 
 def installed_vllm() -> str | None:

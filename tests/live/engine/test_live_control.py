@@ -124,11 +124,13 @@ def test_a_file_of_events_that_cannot_be_written_any_more_stops_nobody(tmp_path:
     control = Control(engine.adapter, engine.watch, 60.0, lambda: engine.now_s)
     engine.adapter.end()
     control.begin_own(own)
-    writer = control._writer
+    log = control._log
+    assert log is not None
+    writer = log._writer
     assert writer is not None
     writer.add = _refuse  # type: ignore[method-assign]
     assert control.handle("tell", {"events": [{"event": "app_started", "app": "a"}]}) == {}
-    assert control._writer is None
+    assert log._writer is None
     assert '"AppStarted"' not in (tmp_path / "events.jsonl.partial").read_text()
     assert engine.adapter.settings is own
 
