@@ -32,6 +32,7 @@ from .traces.version import __version__
 
 if TYPE_CHECKING:
     from .live.client.engine_options import EngineOptions
+    from .live.client.options import Serving
     from .sim.machine.files import MachineChoice
     from .traces.generate.arrivals import ArrivalOptions
     from .traces.results.reports.publishing import Outputs
@@ -91,16 +92,7 @@ def simulate(
 @click.argument("trace", type=click.Path(path_type=Path), required=False)
 @engine_options.engine_options
 @engine_options.connect_options
-@click.option("--print-serve-args", is_flag=True, help="Print the command that starts such a server, and stop.")
-@click.option(
-    "--as",
-    "serve_as",
-    type=click.Choice(["scheduler", "cache-policy"]),
-    default="scheduler",
-    show_default=True,
-    help="With --print-serve-args: cache-policy is the policy's host half alone, in vLLM's own CPU tier.",
-)
-@click.option("--control", is_flag=True, help="With --print-serve-args: a server that takes runs from --connect.")
+@engine_options.serve_options
 @shared.policy_option
 @shared.repeat_option(1, "Runs of each policy.")
 @shared.scale_option
@@ -115,9 +107,7 @@ def live(
     url: str | None,
     chat: bool,
     control_token_file: Path | None,
-    print_serve_args: bool,
-    serve_as: str,
-    control: bool,
+    serving: Serving | None,
     specs: tuple[str, ...],
     repeat: int,
     machine_name: str | None,
@@ -135,28 +125,20 @@ def live(
     from .policies.run_settings import RunSettings
     from .sim.machine.files import inputs_of, load_machine
 
-    if print_serve_args:
-        own = ("print_serve_args", "serve_as", "control", "specs", "machine_name", *engine_options.engine_parameters())
+    if serving is not None:
+        own = (*engine_options.SERVE_PARAMETERS, "specs", "machine_name", *engine_options.engine_parameters())
         refuse_all_but("with --print-serve-args", *own)
     else:
         shared.refuse_arrivals_without(workload.rate)
     settings = RunSettings(seed=workload.seed)
     if machine_name is not None:
         settings = replace(settings, costs=load_machine(machine_name).beliefs())
-    if print_serve_args:
+    if serving is not None:
         if len(specs) > 1:
             raise click.UsageError("--print-serve-args: expected one --policy: a server runs one")
         policy = specs[0] if specs else DEFAULT_POLICIES[-1]
-        as_cache_policy = serve_as == "cache-policy"
-        if as_cache_policy and control:
-            raise click.UsageError("--control: expected no --as cache-policy: such a server has no routes of ours")
-        told = replace(settings, policy=policy)
-        print_serve_command(engine, told, control=control, as_cache_policy=as_cache_policy)
+        print_serve_command(engine, replace(settings, policy=policy), serving)
         return 0
-    if control:
-        raise click.UsageError("--control: expected --print-serve-args, too")
-    if serve_as != "scheduler":
-        raise click.UsageError("--as: expected --print-serve-args, too")
     if trace is None:
         raise click.UsageError("Missing argument 'TRACE'.")
     source = engine_options.engine_source(engine, url, chat, control_token_file)

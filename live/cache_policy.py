@@ -7,27 +7,18 @@ Named in the KV transfer config of vLLM's own `OffloadingConnector`: `"kv_connec
 
 from __future__ import annotations
 
-import atexit
-import logging
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from vllm.v1.kv_offload.cpu.policies.base import CachePolicy
 from vllm.v1.kv_offload.cpu.policies.lru import LRUCachePolicy
 
-from ..policies.registry import load_policy
-from ..policies.replay.replay import began
-from ..policies.run_settings import RunSettings, server_settings
-from .engine.control.events_log import EventsLog
 from .engine.control.versions import check_vllm
-from .host_tier.abilities import check_host_half, check_tier, what_acts
+from .host_tier.abilities import check_tier
+from .host_tier.begin import begun
 from .host_tier.chunks import Chunks
-from .host_tier.making import Making, making
+from .host_tier.making import making
 from .host_tier.offload_surface import Evicted, Key, VllmReqContext
-from .host_tier.run import TierRun
-
-logger = logging.getLogger(__name__)
 
 
 class TokencakeCachePolicy(CachePolicy):  # type: ignore[misc]  # vLLM need not be installed
@@ -38,7 +29,7 @@ class TokencakeCachePolicy(CachePolicy):  # type: ignore[misc]  # vLLM need not 
         super().__init__(cache_capacity)
         self._inner = LRUCachePolicy(cache_capacity)
         self._chunks = Chunks(self._inner)
-        self.tokencake = _begun(making(), self._chunks, cache_capacity)
+        self.tokencake = begun(making(), self._chunks, cache_capacity)
 
     def get(self, key: Key) -> Any:
         return self._inner.get(key)
@@ -81,25 +72,3 @@ class TokencakeCachePolicy(CachePolicy):  # type: ignore[misc]  # vLLM need not 
 
     def mark_non_evictable(self, key: Key) -> None:
         self._chunks.mark_non_evictable(key)
-
-
-def _begun(made: Making, chunks: Chunks, capacity: int) -> TierRun:
-    """The run of the policy that `additional_config` names. It lasts as long as the process."""
-    settings = server_settings(made.vllm_config.additional_config).run or RunSettings()
-    check_host_half(settings.policy)
-    policy = load_policy(settings.policy, seed=settings.seed)
-    journal = None
-    if settings.events is not None:
-        log = EventsLog(_of_this_engine(Path(settings.events), made))
-        atexit.register(log.close)
-        journal = log.add
-        journal(began(settings.policy, settings.seed, settings.costs))
-    sizes = made.sizes(capacity)
-    logger.warning("%s", what_acts(settings.policy, sizes.host_blocks, sizes.block_tokens))
-    return TierRun(made.side, chunks, sizes, settings, policy, journal)
-
-
-def _of_this_engine(path: Path, made: Making) -> Path:
-    """With data parallelism each engine has a run of its own, and writes a file of its own."""
-    parallel = made.vllm_config.parallel_config
-    return path if parallel.data_parallel_size == 1 else path.with_name(f"{parallel.data_parallel_index}-{path.name}")

@@ -20,6 +20,7 @@ from ...traces.variants.workload import WorkloadOptions
 from ..engine.control.versions import for_cpus
 from .engine_options import EngineOptions, settled
 from .engine_source import EngineSource
+from .options import Serving
 from .remote.cache_policy_args import cache_policy_args
 from .remote.serve_args import serve_args, serve_command
 
@@ -65,20 +66,15 @@ def run_live(
     return 1 if any(run.more["failed"] for run, _ in runs.finished) else 0
 
 
-def print_serve_command(
-    options: EngineOptions, settings: RunSettings, *, control: bool = False, as_cache_policy: bool = False
-) -> None:
-    """Print the command that starts a server with such an engine, whose own run has the settings.
-
-    With `control`, a server that takes runs from clients; `as_cache_policy`, one with vLLM's own scheduler and tier.
-    """
+def print_serve_command(options: EngineOptions, settings: RunSettings, serving: Serving) -> None:
+    """Print the command that starts a server with such an engine, whose own run has the settings."""
     supervise_foreign([settings.policy])
     load_policy(settings.policy, seed=settings.seed)
     on_cpu = for_cpus()
     options = settled(options, on_cpu=on_cpu)
-    if as_cache_policy:
+    if serving.as_cache_policy:
         args = cache_policy_args(options, settings, on_cpu=on_cpu)
         say(serve_command(args, {}, model_runner=options.model_runner))
         return
-    args = serve_args(options, settings, on_cpu=on_cpu, control=control)
+    args = serve_args(options, settings, on_cpu=on_cpu, control=serving.control)
     say(serve_command(args, on_cpu=on_cpu, model_runner=options.model_runner))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -94,6 +94,43 @@ CONNECT_OPTIONS = (
     ),
 )
 connect_options = with_options(CONNECT_OPTIONS)
+
+
+SERVE_OPTIONS = (
+    click.option("--print-serve-args", is_flag=True, help="Print the command that starts such a server, and stop."),
+    click.option(
+        "--as",
+        "serve_as",
+        type=click.Choice(["scheduler", "cache-policy"]),
+        default="scheduler",
+        show_default=True,
+        help="With --print-serve-args: cache-policy is the policy's host half alone, in vLLM's own CPU tier.",
+    ),
+    click.option("--control", is_flag=True, help="With --print-serve-args: a server that takes runs from --connect."),
+)
+SERVE_PARAMETERS = ("print_serve_args", "serve_as", "control")
+
+
+class Serving(NamedTuple):
+    """What kind of server the command is wanted of."""
+
+    as_cache_policy: bool = False  # with vLLM's own scheduler and CPU tier
+    control: bool = False  # takes runs from clients
+
+
+def serve_options(command: Command) -> Command:
+    """Gives a command the options of a server that it is to print, as one argument, `serving`; None if of none."""
+
+    @wraps(command)
+    def with_serving(print_serve_args: bool, serve_as: str, control: bool, **arguments: Any) -> Any:
+        serving = Serving(serve_as == "cache-policy", control)
+        if not print_serve_args and serving != Serving():
+            raise click.UsageError(f"{'--control' if control else '--as'}: expected --print-serve-args, too")
+        if all(serving):
+            raise click.UsageError("--control: expected no --as cache-policy: such a server has no routes of ours")
+        return command(serving=serving if print_serve_args else None, **arguments)
+
+    return with_options(SERVE_OPTIONS)(with_serving)
 
 
 def engine_source(

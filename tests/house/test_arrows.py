@@ -61,8 +61,9 @@ KNOWS: Mapping[str, set[str]] = {
     },
     "live.copier": set(),
     "live.engine": {"live.copier", "policies", "policies.execution", "policies.registry", "policies.replay"},
-    "live": {"live.copier", "live.engine", "policies"},
-    "live.client": {"live.copier", "live.engine", "policies", "policies.registry", "policies.runs"},
+    "live.host_tier": {"live.engine", "policies", "policies.execution", "policies.registry", "policies.replay"},
+    "live": {"live.copier", "live.engine", "live.host_tier", "policies"},
+    "live.client": {"live.copier", "live.engine", "live.host_tier", "policies", "policies.registry", "policies.runs"},
     "cli": {
         "live.client",
         "policies",

@@ -10,8 +10,10 @@ import pytest
 from made_up_server import made_up_server
 
 from tokencake.live.client.engine_options import EngineOptions
+from tokencake.live.client.remote.cache_policy_args import cache_policy_args
 from tokencake.live.client.remote.serve_args import serve_args, serve_command
 from tokencake.live.engine.control.metadata import from_extra_args
+from tokencake.live.host_tier.abilities import WITHOUT_HOST_HALF
 from tokencake.policies.run_settings import RunSettings
 from tokencake.traces.events import ToolHint
 
@@ -25,6 +27,17 @@ def blocks(language: str) -> list[str]:
 def test_the_command_is_the_one_that_is_printed() -> None:
     options = EngineOptions(model="Qwen/Qwen2.5-14B-Instruct", host_gib=64.0)
     assert serve_command(serve_args(options, RunSettings(policy="tokencake"))) + "\n" in blocks("sh")
+
+
+def test_the_command_of_vllms_own_tier_is_the_one_that_is_printed() -> None:
+    options = EngineOptions(model="Qwen/Qwen2.5-14B-Instruct", host_gib=64.0)
+    assert serve_command(cache_policy_args(options, RunSettings(policy="tokencake")), {}) + "\n" in blocks("sh")
+
+
+def test_the_page_names_the_policies_without_a_host_half() -> None:
+    listed = re.search(r"say nothing of the host\n\(([^)]*)\) are refused", PAGE)
+    assert listed is not None
+    assert set(re.findall(r"`([^`]*)`", listed[1])) == WITHOUT_HOST_HALF
 
 
 def test_the_client_says_what_the_page_says() -> None:
