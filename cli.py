@@ -27,6 +27,7 @@ from .traces.console.process import run_process
 from .traces.console.progress import progress_bar
 from .traces.console.terminal import say, say_named
 from .traces.errors import TokencakeError
+from .traces.files.fields import shown
 from .traces.options import shared
 from .traces.version import __version__
 
@@ -349,11 +350,44 @@ def policies() -> None:
 
 
 @cli.command()
-def machines() -> None:
-    """List the machines, one a line."""
-    from .sim.machine.files import machine_names
+@click.argument("words", nargs=-1, metavar="[WORD]...")
+def machines(words: tuple[str, ...]) -> None:
+    """List the machines, one a line: all, or those whose names hold each WORD."""
+    from .sim.machine.preset_tables import preset_lines
 
-    say_named(list(machine_names().items()))
+    lines = list(preset_lines(words))
+    if not lines:
+        raise TokencakeError(
+            f"no machine has {' and '.join(map(shown, words))} in its name: `tokencake machines` lists all"
+        )
+    say_named(lines)
+
+
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def machine(context: click.Context) -> None:
+    """Write a machine down: a preset, or one derived from a model's configuration."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@machine.command()
+@click.argument("name")
+@machine_options.setting_option
+def show(name: str, settings: tuple[str, ...]) -> None:
+    """Write the machine NAME, a preset or a file, as a file that --machine takes."""
+    from .sim.machine.files import load_machine, machine_toml
+
+    say(machine_toml(load_machine(name, settings)).rstrip())
+
+
+@machine.command()
+@machine_options.derive_options
+def derive(**options: Any) -> None:
+    """Derive a machine from a Hugging Face configuration, offline, and say what was assumed."""
+    from .sim.machine.derivation.command import DeriveOptions, run_derive
+
+    run_derive(DeriveOptions(**options))
 
 
 @cli.command()

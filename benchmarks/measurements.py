@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from tokencake.sim.machine.derivation.gpus import GPUS, Gpu
+from tokencake.sim.machine.derivation.roofline import derive
 from tokencake.sim.machine.machine import RULES, Machine
-from tokencake.sim.machine.presets import GPUS, MODELS, Gpu, derive
+from tokencake.sim.machine.models.published import PUBLISHED_MODELS, published_model
 from tokencake.traces.apps import Application, Call, Prompt, Segment
 from tokencake.traces.errors import MachineError, TraceError
 from tokencake.traces.files.fields import MAX_SECONDS, MAX_TOKENS, WrongField, flag, name, text
@@ -67,7 +69,7 @@ class Run:
     def machine(self, factors: Factors = AS_THEY_ARE) -> Machine:
         return derive(
             scaled(GPUS[self.gpu], factors),
-            MODELS[self.model],
+            published_model(self.model),
             self.gpus,
             self.name,
             step_budget_tokens=self.step_budget_tokens,
@@ -223,7 +225,7 @@ _ERROR = number_from(-1e6, 1e6)
 _OF_ENGINE: Mapping[str, Check[Any]] = {
     "name": text,
     "gpu": one_of(*GPUS),
-    "model": one_of(*MODELS),
+    "model": one_of(*PUBLISHED_MODELS),
     "gpus": whole_from(1, 1024),
     "step_budget_tokens": ruled(RULES["step_budget_tokens"].problem),
     "max_running": ruled(RULES["max_running"].problem),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tokencake.live.client.engine_options import EngineOptions
 from tokencake.live.client.start.available_memory import available_bytes
 from tokencake.sim.calibration.probes.effort import QUICK, Effort
+from tokencake.sim.machine.derivation.gpus import GPUS
+from tokencake.sim.machine.derivation.roofline import derive
 from tokencake.sim.machine.machine import Machine
-from tokencake.sim.machine.presets import GPUS, MODELS, PUBLISHED, Model, derive
+from tokencake.sim.machine.models.published import PUBLISHED_MODELS, dense, published_model
+from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces.apps import Application, Call, Prompt, Segment
 from tokencake.traces.generate.workloads import code_writer
 from tokencake.traces.variants.scale import scaled
@@ -20,10 +24,10 @@ from tokencake.traces.variants.shrink import shrunk
 from .plan import COMPILED, EAGER, SMALL, TRITON
 from .work import Work
 
-SHAPE_7B = MODELS["qwen2.5-7b"]
-SHAPE_05B = Model("Qwen2.5-0.5B", 24, 14, 2, 64, 896, 4864, 151_936, 0.494e9, 32_768)
-ONE_LAYER = Model("one layer", 1, 8, 2, 128, 1024, 2048, 32_000, 0.07e9, 32_768)
-SMALLEST = Model("two small layers", 2, 4, 2, 64, 256, 512, 4_096, 3e6, 32_768)  # for a CPU
+SHAPE_7B = PUBLISHED_MODELS["qwen2.5-7b"].config
+SHAPE_05B = dense("qwen2", 24, 14, 896, 4864, 151_936, 32_768, kv_heads=2, head_dim=64)
+ONE_LAYER = dense("qwen2", 1, 8, 1024, 2048, 32_000, 32_768, kv_heads=2)
+SMALLEST = dense("qwen2", 2, 4, 256, 512, 4_096, 32_768, kv_heads=2, head_dim=64)  # for a CPU
 TRITON_BACKEND = "TRITON_ATTN"
 RATE = 1.0  # applications a second, before times are scaled
 HOST_GIB = 16.0  # for copies of the 7B shape's blocks
@@ -116,7 +120,7 @@ def preset(gpu_name: str, shape: Shape) -> Machine | None:
     assert engine.max_running is not None
     assert engine.host_gib is not None
     return replace(
-        derive(known, SHAPE_7B, 1, "preset"),
+        derive(known, published_model("qwen2.5-7b"), 1, "preset"),
         gpu_blocks=engine.gpu_blocks,
         max_running=engine.max_running,
         host_gib=engine.host_gib,
@@ -208,22 +212,14 @@ def decoding(calls: int, prompt_tokens: int, output_tokens: int) -> list[Applica
 # -- models and memory
 
 
-def config_only(folder: Path, model: Model) -> Path:
+def config_only(folder: Path, shape: Mapping[str, Any]) -> Path:
     """A model's folder that holds nothing but its shape: enough for dummy weights."""
     config = {
+        **shape,
         "architectures": ["Qwen2ForCausalLM"],
-        "model_type": "qwen2",
-        "hidden_size": model.hidden,
-        "intermediate_size": model.ffn,
-        "num_hidden_layers": model.layers,
-        "num_attention_heads": model.q_heads,
-        "num_key_value_heads": model.kv_heads,
-        "vocab_size": model.vocab,
-        "max_position_embeddings": model.max_context_tokens,
         "rope_theta": 1_000_000.0,
         "rms_norm_eps": 1e-6,
         "hidden_act": "silu",
-        "use_sliding_window": False,
         "tie_word_embeddings": False,
         "torch_dtype": "bfloat16",
         "bos_token_id": None,

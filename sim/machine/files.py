@@ -16,7 +16,7 @@ from ...traces.files.source_file import STANDARD_INPUT
 from ...traces.files.toml_file import TomlFile, header, key_of, read_toml
 from .kv_groups import Groups, groups_of
 from .machine import BELIEVABLE, RULES, Choice, Machine, Name, Real, Switch, Whole, retention_of
-from .presets import preset_lines, presets
+from .presets import preset, preset_names
 
 # What vLLM's configuration knows or knew, and its V1 engine never did: a machine that took it would promise something.
 NOT_IN_VLLM = ("max_num_partial_prefills", "max_long_partial_prefills")
@@ -108,16 +108,11 @@ def inputs_of(*files: Path | None, machine: str | None = None, policies: Iterabl
     return [file for file in found if file is not None]
 
 
-def machine_names() -> dict[str, str]:
-    """Every preset's name and a line that says what it is."""
-    return preset_lines()
-
-
 def _preset(name: str) -> Machine:
-    known = presets()
-    if name not in known:
-        raise MachineError(f"unknown machine {shown(name)}{_near(name, known)}")
-    return known[name]
+    found = preset(name)
+    if found is None:
+        raise MachineError(f"unknown machine {shown(name)}{_near(name, preset_names())}")
+    return found
 
 
 def _read(path: Path) -> Machine:
@@ -131,11 +126,11 @@ def _read(path: Path) -> Machine:
         if missing := [key for key in REQUIRED if key not in values]:
             raise MachineError(f"{path}: expected {', '.join(missing)}, or base = the name of a preset")
         return _made({"name": path.stem, **values}, str(path))
-    if not isinstance(base, str) or base not in presets():
-        near = _near(base, presets()) if isinstance(base, str) else ""
+    found = preset(base) if isinstance(base, str) else None
+    if found is None:
+        near = _near(base, preset_names()) if isinstance(base, str) else ""
         raise MachineError(f"{path}:{_line_of(file, 'base')}: base: expected a preset, got {shown(base)}{near}")
-    preset = _preset(base)
-    return _made({**flat_settings(preset.settings()), "name": path.stem, **_of_version(preset, values)}, str(path))
+    return _made({**flat_settings(found.settings()), "name": path.stem, **_of_version(found, values)}, str(path))
 
 
 def flat_settings(table: Mapping[str, object]) -> dict[str, object]:

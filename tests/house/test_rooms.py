@@ -10,7 +10,7 @@ from house import LAYERS, ROOT, modules, packages, tree
 
 MOST_MODULES = 12  # in a folder
 MOST_LINES = 400
-MOST_LINES_OF_CLI = 500
+MOST_LINES_OF_CLI = 550
 
 # The same in both engines, which may not know each other.
 TWINS = {"Copies", "EngineCall"}

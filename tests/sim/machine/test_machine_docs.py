@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokencake.sim.machine.files import load_machine
 from tokencake.sim.machine.machine import DEFAULTS, Machine
-from tokencake.sim.machine.presets import gpu_table, preset_table, published_table
+from tokencake.sim.machine.preset_tables import gpu_table, model_table, preset_table, published_table
 
 ROOT = Path(__file__).parents[3]
 DOC = (ROOT / "docs" / "machines.md").read_text(encoding="utf-8")
@@ -20,6 +20,10 @@ def marked(name):
 
 def test_the_table_of_presets_is_the_code_s():
     assert marked("presets") == preset_table(), f"in docs/machines.md, write:\n{preset_table()}"
+
+
+def test_the_table_of_models_is_the_code_s():
+    assert marked("models") == model_table(), f"in docs/machines.md, write:\n{model_table()}"
 
 
 def test_the_published_system_stands_beside_its_data_sheet():

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tokencake.sim.machine.files import KEYS, load_machine, machine_names
+from tokencake.sim.machine.files import KEYS, load_machine
 from tokencake.sim.machine.machine import Machine
+from tokencake.sim.machine.preset_tables import preset_lines
 from tokencake.sim.machine.presets import presets
 from tokencake.traces.errors import MachineError
 
@@ -46,7 +47,7 @@ def test_without_a_name_it_is_an_h200_with_a_small_llama():
 
 
 def test_every_preset_has_a_line():
-    lines = machine_names()
+    lines = dict(preset_lines())
 
     assert list(lines) == list(presets())
     assert lines["a100-llama-3.3-70b-tp4"].startswith("4 x A100-SXM4-80G, Llama-3.3-70B: ")

@@ -4,27 +4,47 @@ from dataclasses import replace
 
 import pytest
 
-from tokencake.sim.machine.presets import CUDA_SHARE, GIB, GPUS, MODELS, PUBLISHED, Model, derive, gpus_needed, presets
+from tokencake.sim.machine.derivation.gpus import GPUS
+from tokencake.sim.machine.derivation.roofline import CUDA_SHARE, GIB, Deployment, derive, gpus_needed
+from tokencake.sim.machine.models.model import model_from
+from tokencake.sim.machine.models.published import PUBLISHED_MODELS, dense, published_model
+from tokencake.sim.machine.presets import PUBLISHED, presets
+
+
+def parts_of(name):
+    """A preset's GPU, model and number of GPUs."""
+    gpu, _, rest = name.partition("-")
+    model, _, gpus = rest.partition("-tp")
+    return GPUS[gpu], published_model(model), int(gpus or 1)
 
 
 @pytest.mark.parametrize("name", presets())
 def test_a_preset_holds_its_weights_and_a_whole_context(name):
     machine = presets()[name]
-    gpu_name, model_name = next((g, m) for g in GPUS for m in MODELS if name.startswith(f"{g}-{m}"))
-    gpu, model = GPUS[gpu_name], MODELS[model_name]
-    gpus = gpus_needed(gpu, model) or 0
+    gpu, model, gpus = parts_of(name)
+    deployment = Deployment(gpu, model, gpus, model.weights, "bf16")
 
-    used_bytes = model.weight_bytes + (machine.gpu_blocks + 1) * machine.block_bytes
+    used_bytes = deployment.weight_bytes + (machine.gpu_blocks + 1) * machine.block_bytes
 
+    assert gpus_needed(gpu, model) == gpus
     assert used_bytes < gpus * gpu.memory_gib * CUDA_SHARE * 0.9 * GIB
-    assert machine.gpu_blocks * machine.block_tokens >= machine.max_context_tokens
-    assert machine.max_context_tokens == min(model.max_context_tokens, gpu.max_context_tokens or 2**31)
-    assert machine.host_blocks > machine.gpu_blocks / 4
+    assert machine.gpu_blocks >= deployment.pages().of_one_request(
+        machine.max_context_tokens, machine.step_budget_tokens
+    )
+    assert machine.max_context_tokens == min(model.max_context_tokens, gpu.max_context_tokens or 2**31, 262_144)
+    assert machine.host_blocks > machine.gpu_blocks / 8
     assert 0.001 < machine.timing().of_step([], [1000]) / 1e12 < 0.1  # between 10 and 1,000 tokens a second
 
 
-def test_every_gpu_comes_with_every_model():
-    assert len(presets()) == len(GPUS) * len(MODELS) == 48
+def test_every_gpu_comes_with_every_model_that_a_board_of_them_holds():
+    assert len(presets()) == 117
+    missing = {(gpu, model) for gpu in GPUS for model in PUBLISHED_MODELS}
+    missing -= {(name.partition("-")[0], name.partition("-")[2].partition("-tp")[0]) for name in presets()}
+    assert missing == {
+        *((gpu, "deepseek-v3") for gpu in ("a100", "a800", "h100", "l40s", "rtx4090", "rtxpro6000")),
+        ("l40s", "qwen3-235b-a22b"),
+        *(("rtx4090", model) for model in ("qwen3-235b-a22b", "llama-4-scout", "glm-4.5-air", "minimax-m2")),
+    }
     assert all(machine.name == name for name, machine in presets().items())
 
 
@@ -37,30 +57,20 @@ def test_seventy_billion_parameters_need_several_gpus():
 def test_a_model_that_no_board_holds_has_no_preset():
     tiny = replace(GPUS["rtx4090"], memory_gib=12.0)
 
-    assert gpus_needed(tiny, MODELS["llama-3.3-70b"]) is None
-
-
-@pytest.mark.parametrize(("name", "kv_bytes"), [("qwen2.5-14b", 196_608), ("llama-3.1-8b", 131_072)])
-def test_kv_bytes_follow_from_the_shape(name, kv_bytes):
-    assert MODELS[name].kv_bytes_per_token == kv_bytes
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_the_shape_adds_up_to_the_stated_parameters(name):
-    model = MODELS[name]
-    embedding_and_head = 2 * model.head_params
-
-    assert model.layer_params + embedding_and_head == pytest.approx(model.params, rel=1e-4)
+    assert gpus_needed(tiny, published_model("llama-3.3-70b")) is None
 
 
 # Blocks that vLLM 0.15.1 found on H100s at 0.9 of their memory with at most 128 calls, and 0.19.0 on an RTX 4090 with
 # 256 (docs/accuracy.md); the null block is counted. Models that have no preset are given by their shape.
-SHAPES = {
-    **MODELS,
-    "llama-2-70b": Model("Llama-2-70B", 80, 64, 8, 128, 8192, 28672, 32_000, 68.977e9, 4096),
-    "codellama-34b": Model("CodeLlama-34B", 48, 64, 8, 128, 8192, 22016, 32_016, 33.744e9, 16_384),
-    "mistral-nemo": Model("Mistral-Nemo-12B", 40, 32, 8, 128, 5120, 14336, 131_072, 12.248e9, 131_072),
+OTHERS = {
+    "llama-2-70b": (dense("llama", 80, 64, 8192, 28672, 32_000, 4096), 68.977e9),
+    "codellama-34b": (dense("llama", 48, 64, 8192, 22016, 32_016, 16_384), 33.744e9),
+    "mistral-nemo": ({**dense("mistral", 40, 32, 5120, 14336, 131_072, 131_072), "sliding_window": None}, 12.248e9),
 }
+
+
+def shape(name):
+    return model_from(name, *OTHERS[name]) if name in OTHERS else published_model(name)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +88,7 @@ SHAPES = {
 )
 def test_derived_blocks_are_those_of_a_real_engine(gpu, model, gpus, step_budget_tokens, max_running, blocks):
     settings = {"step_budget_tokens": step_budget_tokens, "max_running": max_running}
-    derived = derive(GPUS[gpu], SHAPES[model], gpus, "derived", **settings)
+    derived = derive(GPUS[gpu], shape(model), gpus, "derived", **settings)
 
     assert derived.gpu_blocks + 1 == pytest.approx(blocks, rel=0.005)
 
@@ -120,20 +130,20 @@ def test_the_published_system_is_exactly_that():
 
 
 def test_the_memory_reserve_is_about_what_the_published_system_left():
-    derived = derive(GPUS["a800"], MODELS["qwen2.5-14b"], 1, "half", memory_share=0.5)
+    derived = derive(GPUS["a800"], published_model("qwen2.5-14b"), 1, "half", memory_share=0.5)
 
     assert derived.gpu_blocks == pytest.approx(PUBLISHED.gpu_blocks, rel=0.008)
 
 
 def test_the_derivation_comes_near_the_published_engine_where_it_decodes():
-    derived = derive(GPUS["a800"], MODELS["qwen2.5-14b"], 1, "half", memory_share=0.5)
+    derived = derive(GPUS["a800"], published_model("qwen2.5-14b"), 1, "half", memory_share=0.5)
     busy = [9_000] * 8  # its mean batch and prompt
 
     assert derived.timing().of_step([], busy) == pytest.approx(PUBLISHED.timing().of_step([], busy), rel=0.15)
 
 
 def test_more_gpus_make_a_step_cheaper_and_leave_more_blocks():
-    two, four = (derive(GPUS["h200"], MODELS["llama-3.3-70b"], gpus, f"tp{gpus}") for gpus in (2, 4))
+    two, four = (derive(GPUS["h200"], published_model("llama-3.3-70b"), gpus, f"tp{gpus}") for gpus in (2, 4))
 
     assert four.gpu_blocks > 2 * two.gpu_blocks  # the weights are held once
     assert four.timing().of_step([(8192, 0)], []) < two.timing().of_step([(8192, 0)], [])

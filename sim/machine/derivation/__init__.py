@@ -1,0 +1,1 @@
+"""Machines derived from a model's shape and a GPU's figures."""

@@ -1,0 +1,1 @@
+"""Shapes of models: what their layers hold and compute, read from configuration files."""
