@@ -30,11 +30,20 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutputs
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.kv_cache_interface import (
+    ChunkedLocalAttentionSpec,
+    FullAttentionSpec,
+    KVCacheConfig,
+    KVCacheGroupSpec,
+    KVCacheSpec,
+    MambaSpec,
+    SlidingWindowSpec,
+)
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
+from tokencake.sim.machine.kv_groups import KvGroup
 from tokencake.sim.machine.machine import Machine
 from tokencake.traces.apps import Application, Call, CallId
 
@@ -161,17 +170,44 @@ def finished(outputs: Mapping[int, EngineCoreOutputs]) -> list[CallId]:
 
 def _scheduler(machine: Machine) -> Scheduler:
     config = _config(machine)
+    config.scheduler_config.async_scheduling = machine.asynchronous  # which vLLM turns off where there is only a CPU
     blocks = machine.gpu_blocks + 1  # the null block
     config.cache_config.num_gpu_blocks = blocks
-    spec = FullAttentionSpec(block_size=machine.block_tokens, num_kv_heads=1, head_size=1, dtype=torch.float32)
+    if any(group.kind == "mamba" for group in machine.kv_groups):
+        config.cache_config.mamba_cache_mode = "align"  # as for a model with such layers
+    groups = [
+        KVCacheGroupSpec([f"layer-{at}"], _spec(group, machine.block_tokens))
+        for at, group in enumerate(machine.kv_groups)
+    ]
     kind = AsyncScheduler if machine.asynchronous else Scheduler
     return kind(
         vllm_config=config,
-        kv_cache_config=KVCacheConfig(blocks, [], [KVCacheGroupSpec(["layer"], spec)]),
+        kv_cache_config=KVCacheConfig(blocks, [], groups, **_retention(machine)),
         structured_output_manager=StructuredOutputManager(config),
         block_size=machine.block_tokens,
         log_stats=False,
     )
+
+
+def _spec(group: KvGroup, block_tokens: int) -> KVCacheSpec:
+    layer: dict[str, Any] = {"block_size": block_tokens, "num_kv_heads": 1, "head_size": 1, "dtype": torch.float32}
+    if group.kind == "sliding_window":
+        return SlidingWindowSpec(**layer, sliding_window=group.window_tokens)
+    if group.kind == "chunked_local":
+        return ChunkedLocalAttentionSpec(**layer, attention_chunk_size=group.window_tokens)
+    if group.kind == "mamba":
+        return MambaSpec(
+            block_size=block_tokens, shapes=((block_tokens,),), dtypes=(torch.float32,), mamba_cache_mode="align"
+        )
+    return FullAttentionSpec(**layer)
+
+
+def _retention(machine: Machine) -> dict[str, int | None]:
+    """What the manager of the KV cache is told to keep, in the versions that can be told."""
+    if "prefix_cache_retention_interval" not in KVCacheConfig.__dataclass_fields__:
+        return {}
+    interval = machine.prefix_cache_retention_interval
+    return {"prefix_cache_retention_interval": None if interval < 0 else interval}
 
 
 def _config(machine: Machine) -> VllmConfig:

@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from typing import NamedTuple
 
+from tokencake.sim.machine.kv_groups import KvGroup
 from tokencake.sim.machine.machine import Machine
 from tokencake.traces.apps import Application, Call, Prompt, Segment, Tool
 from tokencake.traces.generate.workloads import code_writer
@@ -74,6 +75,51 @@ def windowed(seed: int) -> Workload:
         window_context_token_s=rng.uniform(1e-5, 1e-3),
     )
     return Workload(made.applications, machine)
+
+
+def hybrid(seed: int) -> Workload:
+    """Like those of the other kinds, on a machine with several KV cache groups. Its memory is often little.
+
+    The patterns of layers are those of models that are served, their windows small: 2 groups as gpt-oss has them, 4 as
+    Llama-4 and Qwen3-Next, 7 as Gemma-3, and mixtures that no model has yet.
+    """
+    made = workload(seed) if seed % 3 else capped(seed)
+    rng = random.Random(f"hybrid {seed}")
+    size = made.machine.block_tokens
+    window = rng.choice((2, size, size + 1, 2 * size, rng.randint(2, 60)))
+    sliding = KvGroup("sliding_window", max(2, window))
+    chunked = KvGroup("chunked_local", size * rng.choice((1, 2, 4, rng.randint(1, 8))))
+    full, mamba = KvGroup("full"), KvGroup("mamba")
+    groups = rng.choice(
+        (
+            (full, sliding),
+            (full, sliding),
+            (full, *3 * (chunked,)),
+            (full, *3 * (mamba,)),
+            (*3 * (mamba,), full),
+            (full, *6 * (sliding,)),
+            (full, sliding, KvGroup("sliding_window", max(2, window // 2))),
+            (full, full, mamba, sliding),
+        )
+    )
+    calls = [call for application in made.applications for call in application.calls]
+    longest = max(call.prompt_tokens + call.output_tokens for call in calls)
+    largest_blocks = sum(_most_blocks(group, longest, size) for group in groups)
+    interval = rng.choice((0, 0, 0, -1, size, 2 * size, 3 * size))
+    if not any(group.kind in ("sliding_window", "mamba") for group in groups):
+        interval = max(interval, -1) if interval <= 0 else 0
+    machine = replace(
+        made.machine,
+        gpu_blocks=largest_blocks + rng.choice((0, 1, 2, largest_blocks // 2, largest_blocks, 3 * largest_blocks)),
+        kv_groups=groups,
+        prefix_cache_retention_interval=interval,
+    )
+    return Workload(made.applications, machine)
+
+
+def _most_blocks(group: KvGroup, tokens: int, block_tokens: int) -> int:
+    """Enough for a call of so many tokens, however it is computed."""
+    return 2 if group.kind == "mamba" else -(-tokens // block_tokens) + (group.kind != "full")
 
 
 def published(asynchronous: bool, qps: float = 1.0) -> Workload:

@@ -2,7 +2,7 @@
 
 It is the oracle of the fast engine's tests and is itself held to vLLM 0.26 to 0.33 (`differential/`). The rules are
 those of `vllm.v1.core.sched.scheduler.Scheduler`, its `AsyncScheduler`, and `vllm.v1.core.block_pool.BlockPool` for
-one group of full-attention layers, first come first served, without speculation or a connector.
+groups of layers of any kind, first come first served, without speculation or a connector.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from tokencake.sim.machine.engine_versions import LONE_PROMPTS_ARE_NOT_CUT
 from tokencake.sim.machine.machine import Machine
 from tokencake.traces.apps import Application, Call, CallId
 
+from .block_pool import OracleBlockPool
+from .kv_groups import Held, Hit, KvGroups
 from .play import Piece, Schedule, Step, play
 from .tokens import Tokens
 
@@ -28,61 +30,6 @@ class BlockHash(NamedTuple):
 
 
 @dataclass(eq=False, slots=True)
-class Block:
-    hash: int | None = None  # interned BlockHash
-    users: int = 0
-
-
-class OracleBlockPool:
-    """All blocks, the queue of the free ones, and the look-up of cached ones by hash."""
-
-    def __init__(self, blocks: int) -> None:
-        self.free: dict[Block, None] = dict.fromkeys(Block() for _ in range(blocks))  # in the order of reuse
-        self._cached: dict[int, dict[Block, None]] = {}  # copies of the same content, first inserted first
-        self.evicted = 0
-
-    def cached(self, block_hash: int) -> Block | None:
-        """The copy that a look-up finds."""
-        return next(iter(self._cached.get(block_hash, ())), None)
-
-    def cache(self, block: Block, block_hash: int) -> None:
-        block.hash = block_hash
-        self._cached.setdefault(block_hash, {})[block] = None
-
-    def use(self, blocks: Iterable[Block]) -> None:
-        for block in blocks:
-            self.free.pop(block, None)
-            block.users += 1
-
-    def take(self, count: int) -> list[Block]:
-        """Free blocks from the front of the queue. Only now do they lose what was cached in them."""
-        taken = [block for block, _ in zip(self.free, range(count), strict=False)]
-        for block in taken:
-            if block.hash is not None:
-                self._forget(block, block.hash)
-        self.use(taken)
-        return taken
-
-    def release(self, blocks: Iterable[Block]) -> None:
-        """The tail first; blocks that cannot be hit go to the front of the queue, the others to its end."""
-        front: dict[Block, None] = {}
-        for block in blocks:
-            block.users -= 1
-            if not block.users:
-                (front if block.hash is None else self.free)[block] = None
-        if front:
-            self.free = front | self.free
-
-    def _forget(self, block: Block, block_hash: int) -> None:
-        self.evicted += 1
-        block.hash = None
-        copies = self._cached[block_hash]
-        del copies[block]
-        if not copies:
-            del self._cached[block_hash]
-
-
-@dataclass(eq=False, slots=True)
 class Job:
     """A call in the engine."""
 
@@ -90,8 +37,8 @@ class Job:
     tokens: list[int]  # known ones: the prompt and the sampled tokens that have arrived
     answer: list[int]
     hashes: list[int] = field(default_factory=list)  # of the full blocks of `tokens`
-    blocks: list[Block] = field(default_factory=list)
-    cached_blocks: int = 0  # of `blocks`, those whose content is under its hash
+    held: list[Held] = field(default_factory=list)  # by group
+    shared_tokens: int = 0  # where others with its prefix may go on (see `Hit`)
     computed: int = 0  # tokens with KV, those of steps in flight counted
     target: int = 0  # tokens known when it was admitted: until they are computed it prefills
     in_flight: int = 0  # tokens of steps that have not ended
@@ -114,6 +61,8 @@ class Scheduler:
         self._tokens = Tokens(applications)
         self._interned: dict[BlockHash, int] = {}
         self._pool = OracleBlockPool(machine.gpu_blocks)
+        self._kv = KvGroups(machine, self._pool)
+        self._splits = any(group.kind == "mamba" for group in machine.kv_groups)
         self._jobs: dict[CallId, Job] = {}
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
@@ -129,6 +78,7 @@ class Scheduler:
     def schedule(self) -> Schedule:
         spared = len(self._running) + len(self._waiting) == 1 and self._machine.has(LONE_PROMPTS_ARE_NOT_CUT)
         self._longest_chunk = (not spared and self._machine.long_prefill_token_threshold) or 2**63
+        self._kv.begin_step()
         scheduled, preempted, budget = self._schedule_running()
         admitted = [] if preempted else self._admit(budget)
         scheduled += [(job, tokens) for job, tokens, _ in admitted]
@@ -173,6 +123,9 @@ class Scheduler:
             tokens = min(len(job.tokens) + job.unknown - job.computed, self._longest_chunk, budget)
             if job.sampled_last or not tokens:
                 continue
+            tokens = self._split(job, job.computed, tokens)
+            if not tokens:
+                continue
             while not self._allocate(job, tokens):
                 victim = self._running.pop()
                 self._preempt(victim)
@@ -189,48 +142,85 @@ class Scheduler:
         while self._waiting and budget and len(self._running) < self._machine.max_running:
             job = self._waiting[0]
             assert not job.stale  # what was in flight when it was preempted ended before this schedule
-            hits = self._hits(job)
-            if self._blocks(len(job.tokens)) - len(hits) + sum(not hit.users for hit in hits) > len(self._pool.free):
+            hit = self._kv.hit(job.hashes, len(job.tokens) - 1)
+            job.shared_tokens = hit.shared_tokens
+            computed = hit.num_blocks * self._machine.block_tokens
+            tokens = min(len(job.tokens) - computed, self._longest_chunk, budget)
+            tokens = self._split(job, computed, tokens)
+            if not tokens or not self._fits(job, hit, computed + tokens):
                 break
             self._waiting.popleft()
-            self._pool.use(hits)
-            job.blocks = list(hits)
-            job.cached_blocks = len(hits)
-            job.computed = len(hits) * self._machine.block_tokens
+            for held, blocks in zip(job.held, hit.blocks, strict=True):
+                self._pool.use(block for block in blocks if block is not None)
+                held.blocks = list(blocks)
+                held.cached = len(blocks)
+            job.computed = computed
             job.target = len(job.tokens)
             job.running = True
-            tokens = min(len(job.tokens) - job.computed, self._longest_chunk, budget)
-            self._allocate(job, tokens)
+            self._take(job, tokens)
             self._running.append(job)
-            admitted.append((job, tokens, len(hits)))
+            admitted.append((job, tokens, hit.num_blocks))
             budget -= tokens
         return admitted
 
-    def _hits(self, job: Job) -> list[Block]:
-        """The longest cached run of blocks. The last token is always computed anew: its logits are needed."""
-        hits = []
-        for block_hash in job.hashes[: (len(job.tokens) - 1) // self._machine.block_tokens]:
-            block = self._pool.cached(block_hash)
-            if block is None:
-                break
-            hits.append(block)
-        return hits
+    def _fits(self, job: Job, hit: Hit, tokens: int) -> bool:
+        """Whether there is room for a call's whole prompt, and for its first `tokens` tokens."""
+        if any(group.is_too_new(blocks) for group, blocks in zip(self._kv.groups, hit.blocks, strict=True)):
+            return False
+        job.held = [Held() for _ in self._kv.groups]
+        whole, first = (
+            sum(
+                group.needs(held, tokens, blocks, whole=whole)
+                for group, held, blocks in zip(self._kv.groups, job.held, hit.blocks, strict=True)
+            )
+            for tokens, whole in ((len(job.tokens), True), (tokens, False))
+        )
+        return max(whole, first) <= len(self._pool.free)
+
+    def _split(self, job: Job, start: int, tokens: int) -> int:
+        """The tokens of a chunk that ends where Mamba's state is kept: vLLM's `_mamba_block_aligned_split`."""
+        prefill_end = max(job.call.prompt_tokens, len(job.tokens) - 1)
+        if not self._splits or start >= prefill_end:
+            return tokens
+        size = self._machine.block_tokens
+        end = start + tokens
+        if end < prefill_end:
+            aligned = end // size * size
+            most = self._machine.step_budget_tokens
+            threshold = self._machine.long_prefill_token_threshold
+            if aligned > start or size <= (min(most, threshold) if threshold else most):
+                end = aligned
+        shared = job.shared_tokens
+        stops = (
+            (start // size + 1) * size if start % size else 0,
+            (len(job.tokens) - 1) // size * size,
+            start + (shared - start) // size * size if start < shared < end else 0,
+        )
+        return max(min((stop for stop in stops if start < stop < end), default=end) - start, 0)
 
     def _allocate(self, job: Job, tokens: int) -> bool:
         """Room for the next `tokens` tokens; what they complete can be hit at once. False if there is no room."""
-        missing = self._blocks(job.computed + tokens) - len(job.blocks)
+        computed = job.computed + tokens
+        for group, held in zip(self._kv.groups, job.held, strict=True):
+            group.remove_skipped(held, max(0, job.computed - job.in_flight))
+        missing = sum(
+            group.needs(held, computed, (), whole=False)
+            for group, held in zip(self._kv.groups, job.held, strict=True)
+        )
         if missing > len(self._pool.free):
             return False
-        if missing > 0:
-            job.blocks += self._pool.take(missing)
-        self._cache(job, min(job.computed + tokens, len(job.tokens)))
+        self._take(job, tokens)
         return True
 
+    def _take(self, job: Job, tokens: int) -> None:
+        for group, held in zip(self._kv.groups, job.held, strict=True):
+            group.allocate(held, job.computed + tokens)
+        self._cache(job, min(job.computed + tokens, len(job.tokens)))
+
     def _cache(self, job: Job, tokens: int) -> None:
-        full_blocks = tokens // self._machine.block_tokens
-        for at in range(job.cached_blocks, full_blocks):
-            self._pool.cache(job.blocks[at], job.hashes[at])
-        job.cached_blocks = max(job.cached_blocks, full_blocks)
+        boundaries = [job.call.prompt_tokens - 1, *([job.shared_tokens] if job.shared_tokens else [])]
+        for group, held in zip(self._kv.groups, job.held, strict=True):
+            group.cache(held, job.hashes, tokens, boundaries)
 
     def _advance(self, job: Job, tokens: int) -> bool:
         """The step is on its way. Returns whether it samples a token of this call."""
@@ -243,9 +233,8 @@ class Scheduler:
 
     def _preempt(self, job: Job) -> None:
         """It loses its blocks and its progress, not its tokens: those in flight will still arrive."""
-        self._pool.release(reversed(job.blocks))
-        job.blocks = []
-        job.cached_blocks = job.computed = job.unknown = 0
+        self._release(job)
+        job.computed = job.unknown = 0
         job.stale = job.in_flight
         job.running = False
         self._waiting.appendleft(job)
@@ -259,12 +248,17 @@ class Scheduler:
             self._cache(job, job.computed - job.unknown)
 
     def _finish(self, job: Job) -> None:
-        self._pool.release(reversed(job.blocks))
+        self._release(job)
         del self._jobs[job.call.id]
         if job.running:
             self._running.remove(job)
         else:
             self._waiting.remove(job)
+
+    def _release(self, job: Job) -> None:
+        for group, held in zip(self._kv.groups, job.held, strict=False):  # one that waits holds nothing
+            group.release(held)
+        job.held = []
 
     def _hash(self, job: Job) -> None:
         """Hashes of blocks that are full of known tokens by now."""
@@ -273,9 +267,6 @@ class Scheduler:
             at = len(job.hashes) * size
             key = BlockHash(job.hashes[-1] if job.hashes else None, tuple(job.tokens[at : at + size]))
             job.hashes.append(self._interned.setdefault(key, len(self._interned)))
-
-    def _blocks(self, tokens: int) -> int:
-        return -(-tokens // self._machine.block_tokens)
 
 
 def _piece(job: Job, tokens: int) -> Piece:
