@@ -9,7 +9,7 @@ The rules (`BlockPool` and `KVCacheManager` of vLLM 0.26 to 0.32):
 
 A *run* is a stretch of blocks of one node of the context tree that have as many holders or, if they have none, lie side
 by side in the free queue. What is done to a run costs the same however long it is. Blocks that are not cached have no
-identity: the free ones are a number (`_uncached_free_blocks`), and so are a holder's.
+identity: the free ones are a number (`FreeQueue.uncached_blocks`), and so are a holder's.
 
 Two lists of runs for a node, and a queue through them:
 
@@ -34,23 +34,42 @@ from .free_queue import FreeQueue
 class BlockPool:
     """`blocks` KV blocks on one side (0: GPU, 1: host)."""
 
-    def __init__(self, tree: ContextTree, blocks: int, side: int = 0) -> None:
-        self._name = ("the GPU's pool", "the host's pool")[side]
+    def __init__(self, tree: ContextTree, blocks: int, side: int = 0, queue: FreeQueue | None = None) -> None:
+        self._name = f"the {('GPU', 'host')[side % 2]}'s pool"
         self._side = side
         self.num_blocks = blocks
-        self.num_free_blocks = blocks  # in nobody's use
-        self._uncached_free_blocks = blocks  # of these, without content
-        self.num_evicted_blocks = 0  # cached blocks that were handed out again
-        self.version = 0  # rises with everything that can let somebody find more, or need less, than before
-        self.kept_blocks = 0  # blocks that are kept for owners without a running call, each once
-        self.kept_stalled_blocks = 0  # blocks that are kept for stalled owners, each once
-        self._queue = FreeQueue(tree.empty.node)
+        self._queue = queue if queue is not None else FreeQueue(tree.empty.node, blocks)
         self._cached = CachedRuns(tree, side, self._queue)
+
+    @property
+    def num_free_blocks(self) -> int:
+        """Blocks in nobody's use."""
+        return self._queue.num_free_blocks
+
+    @property
+    def num_evicted_blocks(self) -> int:
+        """Cached blocks that were handed out again, since the start."""
+        return self._queue.num_evicted_blocks
+
+    @property
+    def version(self) -> int:
+        """Rises with everything that can let somebody find more, or need less, than before."""
+        return self._queue.version
+
+    @property
+    def kept_blocks(self) -> int:
+        """Blocks that are kept for owners without a running call, each once."""
+        return self._queue.kept_blocks
+
+    @property
+    def kept_stalled_blocks(self) -> int:
+        """Blocks that are kept for stalled owners, each once."""
+        return self._queue.kept_stalled_blocks
 
     @property
     def in_use(self) -> bool:
         """Whether any block is held or cached."""
-        return self._uncached_free_blocks < self.num_blocks
+        return self._queue.uncached_blocks < self.num_blocks
 
     @property
     def stalled_idle_blocks(self) -> int:
@@ -117,7 +136,7 @@ class BlockPool:
 
     def touch(self, path: Path, end: int, start: int = 0) -> BlockHold:
         """Hold the cached blocks `start` … `end − 1`, which the caller has just found."""
-        self.version += 1
+        self._queue.version += 1
         hold = BlockHold(start)
         cached, at = self._cached, start
         for node, _, upto in path:
@@ -133,7 +152,7 @@ class BlockPool:
                 if not run.ref_cnt:
                     node.changes += 1
                     self._queue.remove(run)
-                    self.num_free_blocks -= run.end_block - run.first_block
+                    self._queue.num_free_blocks -= run.end_block - run.first_block
                 run.ref_cnt += 1
                 at = run.end_block
             cached.join(part)
@@ -156,13 +175,13 @@ class BlockPool:
 
     def get_new_blocks(self, blocks: int) -> None:
         """Hand out free blocks whose holder books them itself (see `BlockHold.uncached_blocks`)."""
-        self.num_free_blocks -= blocks
+        self._queue.num_free_blocks -= blocks
         assert self.num_free_blocks >= 0, "more blocks handed out than are free"
-        if blocks <= self._uncached_free_blocks:
-            self._uncached_free_blocks -= blocks
+        if blocks <= self._queue.uncached_blocks:
+            self._queue.uncached_blocks -= blocks
             return
-        blocks -= self._uncached_free_blocks
-        self._uncached_free_blocks = 0
+        blocks -= self._queue.uncached_blocks
+        self._queue.uncached_blocks = 0
         while blocks:
             run = self._queue.head.next_free
             assert run is not None
@@ -175,7 +194,7 @@ class BlockPool:
         """Whether handing out so many blocks would take none that caches a stalled owner's context."""
         if not self._queue.stalled_blocks:
             return True
-        blocks -= self._uncached_free_blocks
+        blocks -= self._queue.uncached_blocks
         run = self._queue.head.next_free
         while blocks > 0:
             assert run is not None
@@ -190,7 +209,7 @@ class BlockPool:
         at = hold.cached_end_block
         if end <= at:
             return
-        self.version += 1
+        self._queue.version += 1
         hold.uncached_blocks -= end - at
         assert hold.uncached_blocks >= 0, "more blocks cached than held"
         for node, _, upto in path:
@@ -210,17 +229,17 @@ class BlockPool:
         """
         hold.keeper = owner
         owner.kept_holds += (hold,)
-        self._count(hold, 1, owner.stalled)
+        self.count(hold, 1, owner.stalled)
 
     # -- giving back
 
     def free(self, hold: BlockHold, owner: Owner | None) -> None:
         """Give everything back, the last block first."""
-        self.version += 1
+        self._queue.version += 1
         if hold.keeper is not None:
             self._stop_keeping(hold, hold.keeper)
-        self._uncached_free_blocks += hold.uncached_blocks
-        self.num_free_blocks += hold.uncached_blocks
+        self._queue.uncached_blocks += hold.uncached_blocks
+        self._queue.num_free_blocks += hold.uncached_blocks
         hold.uncached_blocks = 0
         for part in reversed(hold.parts):
             for run in reversed(self._cached.runs_of(part)):
@@ -231,7 +250,7 @@ class BlockPool:
 
     def discard(self, hold: BlockHold, owner: Owner | None) -> int:
         """Give everything back, and forget what nobody else holds: those blocks go first. How many they are."""
-        self.version += 1
+        self._queue.version += 1
         if hold.keeper is not None:
             self._stop_keeping(hold, hold.keeper)
         dropped = 0
@@ -243,12 +262,12 @@ class BlockPool:
                 num_blocks = run.end_block - run.first_block
                 run.ref_cnt = 0
                 self._cached.forget(run, run.first_block, run.end_block)
-                self._uncached_free_blocks += num_blocks
-                self.num_free_blocks += num_blocks
+                self._queue.uncached_blocks += num_blocks
+                self._queue.num_free_blocks += num_blocks
                 dropped += num_blocks
             self._cached.join(part)
-        self._uncached_free_blocks += hold.uncached_blocks
-        self.num_free_blocks += hold.uncached_blocks
+        self._queue.uncached_blocks += hold.uncached_blocks
+        self._queue.num_free_blocks += hold.uncached_blocks
         hold.uncached_blocks = 0
         hold.parts.clear()
         hold.cached_end_block = hold.start_block
@@ -278,7 +297,7 @@ class BlockPool:
             owner.stalled = stalled
             self._queue.stalled_blocks += owner.idle_blocks if stalled else -owner.idle_blocks
             for hold in owner.kept_holds:
-                self._count(hold, 0, 1 if stalled else -1)
+                self.count(hold, 0, 1 if stalled else -1)
 
     # -- checks
 
@@ -288,8 +307,8 @@ class BlockPool:
         runs = self._cached.check()
         free = [run for run in runs if not run.ref_cnt]
         agree(f"{self._name}: free runs", {id(run) for run in self._queue}, {id(run) for run in free})
-        agree(f"{self._name}: free blocks", self.num_free_blocks, self._uncached_free_blocks + _blocks_of(free))
-        agree(f"{self._name}: whether there are free blocks without content", self._uncached_free_blocks >= 0, True)
+        agree(f"{self._name}: free blocks", self.num_free_blocks, self._queue.uncached_blocks + _blocks_of(free))
+        agree(f"{self._name}: whether there are free blocks without content", self._queue.uncached_blocks >= 0, True)
         for run in runs:
             keepers = 0 <= run.stalled_keepers <= run.keepers <= run.ref_cnt
             agree(f"{self._name}: whether those who keep a run hold it", keepers, True)
@@ -315,23 +334,23 @@ class BlockPool:
     # -- blocks that are kept
 
     def _stop_keeping(self, hold: BlockHold, keeper: Owner) -> None:
-        self._count(hold, -1, -keeper.stalled)
+        self.count(hold, -1, -keeper.stalled)
         keeper.kept_holds = tuple([kept for kept in keeper.kept_holds if kept is not hold])
         hold.keeper = None
 
-    def _count(self, hold: BlockHold, kept: int, stalled: int) -> None:
+    def count(self, hold: BlockHold, kept: int, stalled: int) -> None:
         """So many more keep these blocks, and so many more stalled ones."""
-        self.kept_blocks += kept * hold.uncached_blocks
-        self.kept_stalled_blocks += stalled * hold.uncached_blocks
+        self._queue.kept_blocks += kept * hold.uncached_blocks
+        self._queue.kept_stalled_blocks += stalled * hold.uncached_blocks
         for part in hold.parts:
             for run in self._cached.runs_of(part):
                 num_blocks = run.end_block - run.first_block
                 if kept:
                     was, run.keepers = run.keepers, run.keepers + kept
-                    self.kept_blocks += num_blocks * ((run.keepers > 0) - (was > 0))
+                    self._queue.kept_blocks += num_blocks * ((run.keepers > 0) - (was > 0))
                 if stalled:
                     was, run.stalled_keepers = run.stalled_keepers, run.stalled_keepers + stalled
-                    self.kept_stalled_blocks += num_blocks * ((run.stalled_keepers > 0) - (was > 0))
+                    self._queue.kept_stalled_blocks += num_blocks * ((run.stalled_keepers > 0) - (was > 0))
             self._cached.join(part)
 
     def _give_back(self, run: BlockRun, owner: Owner | None) -> None:
@@ -339,7 +358,7 @@ class BlockPool:
         if run.ref_cnt:
             return
         run.node.changes += 1
-        self.num_free_blocks += run.end_block - run.first_block
+        self._queue.num_free_blocks += run.end_block - run.first_block
         run.next_part = None
         run.is_named = False
         if self._queue.append(run, owner):
@@ -347,8 +366,11 @@ class BlockPool:
             run.node.ref_cnt -= 1  # the run that has its blocks now still needs it
 
     def _evict(self, run: BlockRun, blocks: int) -> None:
+        self.forget_free(run, blocks)
+
+    def forget_free(self, run: BlockRun, blocks: int) -> None:
         """Forget the last `blocks` blocks of a free run: they were handed out."""
-        self.num_evicted_blocks += blocks
+        self._queue.num_evicted_blocks += blocks
         end = run.end_block
         if blocks == end - run.first_block:
             self._queue.remove(run)

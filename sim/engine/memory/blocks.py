@@ -25,7 +25,7 @@ class Node:
         "start_token",
     )
 
-    def __init__(self, parent: Node | None, start: int) -> None:
+    def __init__(self, parent: Node | None, start: int, runs: tuple[list[BlockRun], ...]) -> None:
         self.parent = parent
         self.start_token = start
         self.end_token = start
@@ -36,8 +36,9 @@ class Node:
         self.is_stub = False  # nothing is known to continue it
         self.ref_cnt = 0  # contexts, children and runs that need it: at none it goes
         self.changes = 0  # rises with all that changes what a look-up finds in it, on either side
-        # On the GPU and on the host: the runs that look-ups find, disjoint and by position. `CachedRuns` changes them.
-        self.runs = (NO_RUNS, NO_RUNS)
+        # By side: the runs that look-ups find, disjoint and by position. `CachedRuns` changes them. Those of the first
+        # KV cache group on the GPU and on the host come first, then those of the second one.
+        self.runs = runs
 
 
 class Owner:
@@ -57,11 +58,12 @@ class BlockRun:
 
     __slots__ = (
         "end_block", "first_block", "is_first_copy", "is_named", "keepers", "next_free", "next_part", "node", "owner",
-        "prev_free", "ref_cnt", "stalled_keepers",
+        "prev_free", "ref_cnt", "side", "stalled_keepers",
     )  # fmt: skip
 
-    def __init__(self, node: Node, first: int, end: int, refs: int, found: bool) -> None:
+    def __init__(self, node: Node, first: int, end: int, refs: int, found: bool, side: int) -> None:
         self.node = node
+        self.side = side
         self.first_block = first
         self.end_block = end
         self.ref_cnt = refs

@@ -99,7 +99,7 @@ class CachedRuns:
 
     def split(self, run: BlockRun, block: int) -> BlockRun:
         """Split a run before `block`; the second part is new, and whoever holds the first holds both."""
-        rest = BlockRun(run.node, block, run.end_block, run.ref_cnt, run.is_first_copy)
+        rest = BlockRun(run.node, block, run.end_block, run.ref_cnt, run.is_first_copy, self._side)
         rest.keepers, rest.stalled_keepers, rest.is_named = run.keepers, run.stalled_keepers, run.is_named
         run.end_block = block
         if run.ref_cnt:
@@ -129,10 +129,18 @@ class CachedRuns:
         if i and _is_held_alike(runs[i - 1], hold, first):
             runs[i - 1].end_block = end
         else:
-            runs.insert(i, _new(hold, node, first, end, True))
+            runs.insert(i, self._new(hold, node, first, end, True))
             i += 1
         if i < len(runs):
             self._join(node, first, end)
+
+    def _new(self, hold: BlockHold, node: Node, first: int, end: int, found: bool) -> BlockRun:
+        """A run of blocks that were a holder's uncached ones, who alone holds it."""
+        run = BlockRun(node, first, end, 1, found, self._side)
+        node.ref_cnt += 1
+        if hold.keeper is not None:
+            run.keepers, run.stalled_keepers = 1, int(hold.keeper.stalled)
+        return run
 
     def _add_later_copies(self, hold: BlockHold, node: Node, first: int, end: int) -> None:
         """Register blocks some of which are known already: those become later copies."""
@@ -144,7 +152,7 @@ class CachedRuns:
                 i += 1
             known = i < len(runs) and runs[i].first_block <= at
             upto = end if i == len(runs) else min(end, runs[i].end_block if known else runs[i].first_block)
-            run = _new(hold, node, at, upto, not known)
+            run = self._new(hold, node, at, upto, not known)
             if known:
                 self.later_copies.setdefault(node, []).append(run)
                 hold.parts.append(HeldPart(node, at, upto, run))
@@ -187,8 +195,8 @@ class CachedRuns:
         return runs
 
     def _set(self, node: Node, runs: list[BlockRun]) -> None:
-        gpu, host = node.runs
-        node.runs = (gpu, runs) if self._side else (runs, host)
+        sides = node.runs
+        node.runs = (*sides[: self._side], runs, *sides[self._side + 1 :])
 
     def _remove_later(self, run: BlockRun) -> None:
         copies = self.later_copies[run.node]
@@ -255,12 +263,3 @@ def _hold_found(hold: BlockHold, node: Node, first: int, end: int) -> None:
             last.end_block = end
             return
     hold.parts.append(HeldPart(node, first, end))
-
-
-def _new(hold: BlockHold, node: Node, first: int, end: int, found: bool) -> BlockRun:
-    """A run of blocks that were a holder's uncached ones, who alone holds it."""
-    run = BlockRun(node, first, end, 1, found)
-    node.ref_cnt += 1
-    if hold.keeper is not None:
-        run.keepers, run.stalled_keepers = 1, int(hold.keeper.stalled)
-    return run

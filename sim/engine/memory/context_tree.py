@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from ....traces.agreement import agree
 from ....traces.apps import Segment
-from .blocks import Node
+from .blocks import NO_RUNS, Node
 
 
 class Context(NamedTuple):
@@ -44,8 +44,10 @@ ENDLESS: Final = 2**62  # tokens
 class ContextTree:
     """All contexts that somebody may still continue or that have blocks somewhere."""
 
-    def __init__(self) -> None:
-        self._root = Node(None, 0)
+    def __init__(self, sides: int = 2) -> None:
+        """`sides`: places where a block may lie, each KV cache group on the GPU and on the host."""
+        self._no_runs = (NO_RUNS,) * sides
+        self._root = Node(None, 0, self._no_runs)
         self._root.ref_cnt = 1
         self.nodes = 1
 
@@ -136,7 +138,7 @@ class ContextTree:
             agree("the parent of a node", all(child.parent is node for child in children.values()), True)
 
     def _branch(self, parent: Node, at: int, source: str, start: int) -> Node:
-        child = Node(parent, at)
+        child = Node(parent, at, self._no_runs)
         if parent.children is None:
             parent.children = {}
         parent.children[at, source, start] = child

@@ -13,10 +13,19 @@ from .blocks import BlockRun, Node, Owner
 
 
 class FreeQueue:
-    """Also counts whose blocks are in it: each owner's `idle_blocks`, and those of stalled owners."""
+    """Also counts whose blocks are in it: each owner's `idle_blocks`, and those of stalled owners.
 
-    def __init__(self, root: Node) -> None:
-        self.head = BlockRun(root, -1, -1, 0, False)
+    And what all pools that take their blocks from it have in common.
+    """
+
+    def __init__(self, root: Node, blocks: int) -> None:
+        self.head = BlockRun(root, -1, -1, 0, False, 0)
+        self.num_free_blocks = blocks  # in nobody's use
+        self.uncached_blocks = blocks  # of these, without content: they come before all others
+        self.num_evicted_blocks = 0  # cached blocks that were handed out again
+        self.version = 0  # rises with everything that can let somebody find more, or need less, than before
+        self.kept_blocks = 0  # blocks that are kept for owners without a running call, each once
+        self.kept_stalled_blocks = 0  # blocks that are kept for stalled owners, each once
         self.head.prev_free = self.head.next_free = self.head
         self.stalled_blocks = 0  # of stalled owners
 
@@ -43,6 +52,7 @@ class FreeQueue:
         if (
             last.first_block == run.end_block
             and last.node is run.node
+            and last.side == run.side
             and last.owner is owner
             and last.is_first_copy
             and run.is_first_copy

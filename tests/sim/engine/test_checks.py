@@ -69,7 +69,7 @@ class Pool:
 
 
 def one_block_too_many(it: Pool) -> None:
-    it.pool.num_free_blocks += 1
+    it.pool._queue.num_free_blocks += 1
 
 
 def somebody_unknown(it: Pool) -> None:
@@ -78,7 +78,7 @@ def somebody_unknown(it: Pool) -> None:
 
 def kept_and_not_counted(it: Pool) -> None:
     it.pool.keep(it.hold, it.owner)
-    it.pool.kept_blocks = 0
+    it.pool._queue.kept_blocks = 0
 
 
 def wrong_owner(it: Pool) -> None:
