@@ -19,9 +19,7 @@ from ...policies.execution.carry_out import carry_out, wake_time
 from ...policies.interface import Hits
 from ...traces import events as e
 from ...traces.apps import AgentId, AppId, Call, CallId
-from ...traces.errors import MachineError
 from ...traces.events import Fact
-from ...traces.files.fields import shown
 from ..machine.machine import Machine
 from ..machine.timing import Timing, seconds
 from .clock import BOUNDARY, PICOSECONDS, SCHEDULE, At, Clock
@@ -63,23 +61,25 @@ class Engine:
         one_by_one: bool = False,
         step_log: StepLog | None = None,
     ) -> None:
-        if len(machine.kv_groups) > 1:
-            raise MachineError(
-                f"machine {shown(machine.name)}: kv_groups: expected one group: more are not simulated yet"
-            )
         self._clock = clock
         self._machine = machine
         self._client_ps = timing.client_ps
         self._block_tokens = machine.block_tokens
         self._finished = finished
-        self.gpu = pool(tree, machine.gpu_blocks, 0)
-        self.host = pool(tree, machine.host_blocks, 1)
         self._tree = tree
         self._link = link(timing)
-        self._copies = Copies(self.gpu, self.host, self._link, self._block_tokens)
-        self._scheduler = Scheduler(
-            machine, timing, self.gpu, self.host, self._copies, one_by_one=one_by_one, step_log=step_log
-        )
+        if len(machine.kv_groups) == 1:
+            self.gpu = pool(tree, machine.gpu_blocks, 0)
+            self.host = pool(tree, machine.host_blocks, 1)
+            self._copies = Copies(self.gpu, self.host, self._link, self._block_tokens)
+            self._scheduler = Scheduler(
+                machine, timing, self.gpu, self.host, self._copies, one_by_one=one_by_one, step_log=step_log
+            )
+        else:
+            from .hybrid.parts import hybrid_parts  # most machines have one group, and start without it
+
+            parts = hybrid_parts(machine, timing, tree, self._link, one_by_one=one_by_one, step_log=step_log)
+            self.gpu, self.host, self._copies, self._scheduler = parts
         self._meter = OccupancyMeter(self.gpu)
         self._agents: dict[AgentId, SimAgent] = {}
         self._latest: dict[AppId, SimAgent] = {}  # of each application, the agent that came last
@@ -262,6 +262,7 @@ class Engine:
         flight = self._flight
         single = self._lag > 0 if flight is None else bool(flight.firsts or flight.finished)
         start_ps = self._copies.next_step_ps = self._next_start_ps(now_ps)
+        self._scheduler.running.step_in_flight = flight is not None
         return self._scheduler.schedule(now_ps, start_ps, single)
 
     def _next_start_ps(self, now_ps: int) -> int:
@@ -348,7 +349,7 @@ class Engine:
                 seconds(now_ps),
                 self.iterations,
                 self.gpu.num_free_blocks,
-                self._scheduler.running.growth_blocks,
+                self._scheduler.running.growth(),
                 self.host.num_free_blocks,
                 self._machine.max_running,
             )

@@ -61,7 +61,7 @@ def simulate(
     """
     began = time.perf_counter()
     clock, timing = Clock(), machine.timing()
-    tree = ContextTree()
+    tree = ContextTree(2 * len(machine.kv_groups))
     world = World(clock, _checked(applications, machine), tree, timing.client_ps)
     finished = world.finished if progress is None else _with_progress(world, clock, progress)
     make = CheckedEngine if check_every else Engine

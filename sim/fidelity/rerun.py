@@ -97,7 +97,7 @@ class Rerun:
 
     def __init__(self, machine: Machine, policy: Policy, costs: Costs, applications: Iterable[Application]) -> None:
         self._clock = SetClock()
-        tree = ContextTree()
+        tree = ContextTree(2 * len(machine.kv_groups))
         self._link: RecordedLink
         self._engine = SteppedEngine(self._clock, machine, machine.timing(), tree, self._finished, link=self._make_link)
         self._controller = StampedController(policy, costs, self._engine, (), self._simulated)

@@ -14,7 +14,7 @@ from differential.workloads import published as published_workload
 from documented import RESULTS, ROOT, page, percent, result
 from measurements import QUANTITIES
 from oracle import scheduler
-from oracle.scheduler import Block, OracleBlockPool
+from oracle.block_pool import Block, Key, OracleBlockPool
 
 FIGURES = result("2026-11-28-accuracy.json")
 TEXT = (ROOT / "docs" / "accuracy.md").read_text("utf-8")
@@ -119,10 +119,10 @@ def test_the_workloads_that_are_held_to_vllm_are_as_many_as_is_said(monkeypatch:
     duplicates = 0
     cache = OracleBlockPool.cache
 
-    def count_duplicates(pool: OracleBlockPool, block: Block, block_hash: int) -> None:
+    def count_duplicates(pool: OracleBlockPool, block: Block, key: Key) -> None:
         nonlocal duplicates
-        duplicates += pool.cached(block_hash) is not None
-        cache(pool, block, block_hash)
+        duplicates += pool.cached(key) is not None
+        cache(pool, block, key)
 
     monkeypatch.setattr(OracleBlockPool, "cache", count_duplicates)
     made = [workload(seed) for seed in range(240)]

@@ -14,8 +14,8 @@ from differential import vllm_driver, vllm_engine_core
 from differential.workloads import Workload, capped, hosted, published, workload
 from engine_steps import by, by_the_simulator
 from oracle import scheduler as oracle
+from oracle.block_pool import Block, Key, OracleBlockPool
 from oracle.play import Step
-from oracle.scheduler import Block, OracleBlockPool
 
 from tokencake.live.engine.control.versions import check_vllm
 from tokencake.sim.machine.engine_versions import simulated_version
@@ -77,9 +77,9 @@ def test_the_workloads_reach_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: Counter[str] = Counter()
     cache = OracleBlockPool.cache
 
-    def counted(pool: OracleBlockPool, block: Block, block_hash: int) -> None:
-        seen["duplicates"] += pool.cached(block_hash) is not None
-        cache(pool, block, block_hash)
+    def counted(pool: OracleBlockPool, block: Block, key: Key) -> None:
+        seen["duplicates"] += pool.cached(key) is not None
+        cache(pool, block, key)
 
     monkeypatch.setattr(OracleBlockPool, "cache", counted)
     for seed in SEEDS:

@@ -11,6 +11,7 @@ ALLOWED = {  # by file and rule, and why nothing that is decided depends on it
     ("policies/boundary.py", "clock"): "since when a policy has been thinking, for who ends those that think too long",
     ("policies/controller.py", "clock"): "how long plans took: a figure of the report",
     ("policies/runs/workload_runs.py", "clock"): "how long a run on a real engine took: a figure of the report",
+    ("sim/engine/hybrid/hybrid_pool.py", "identity"): "as in the pool of one group: a check, in no order",
     ("sim/engine/memory/block_pool.py", "identity"): "whether two lists hold the same runs: a check, in no order",
     ("sim/engine/simulate.py", "clock"): "how long the run took: a figure of the report",
 }

@@ -99,7 +99,7 @@ class DecodeBatch:
         ends = self._ends
         while ends:
             last, order, call = ends[0]
-            if call.decoding and call.admission == order:
+            if call.decoding and call.admission == order and call.last_iteration == last:
                 return last - self.iteration + 1
             heappop(ends)
         return None
@@ -123,8 +123,8 @@ class DecodeBatch:
         done = []
         ends = self._ends
         while ends and ends[0][0] < self.iteration:
-            _, order, call = heappop(ends)
-            if call.decoding and call.admission == order:
+            last, order, call = heappop(ends)
+            if call.decoding and call.admission == order and call.last_iteration == last:
                 self.leave(call)
                 done.append(call)
         return done

@@ -62,6 +62,11 @@ class Prefills:
         self._gpu.allocate(hold, blocks)
         computed_tokens = call.num_computed_tokens + chunk_tokens
         self._gpu.cache(hold, call.path, computed_tokens // self._block_tokens)
+        self.book(step, call, chunk_tokens)
+
+    def book(self, step: Step, call: EngineCall, chunk_tokens: int) -> None:
+        """A step computes the next tokens of a call's prompt."""
+        computed_tokens = call.num_computed_tokens + chunk_tokens
         step.prefill_tokens[call] = chunk_tokens
         if computed_tokens == call.num_prefill_tokens:
             step.finals.append(call)

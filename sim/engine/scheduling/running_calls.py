@@ -39,9 +39,17 @@ class RunningCalls:
         self._prefills = prefills
         self._waiting = waiting
         self.lag = 1 if machine.asynchronous else 0  # steps whose outcome has not come when the next is scheduled
+        self.step_in_flight = False  # whether a step runs while the next one is scheduled
         self.calls: dict[CallId, EngineCall] = {}
         self.growth_blocks = 0  # that running and loading calls will yet take until their declared budgets
         self.report: Callable[[Fact], None]
+
+    def growth(self) -> int:
+        """Blocks that running and loading calls will yet take until their declared budgets."""
+        return self.growth_blocks
+
+    def resume(self) -> None:
+        """The step is on its way: who had to wait for tokens goes on with the next one."""
 
     def schedule(self, step: Step, now_ps: int, preempt: Sequence[CallId]) -> bool:
         """Give each call the blocks that it needs now. Whether any was preempted for them.

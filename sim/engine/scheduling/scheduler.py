@@ -55,7 +55,7 @@ class Scheduler:
         self.batch = DecodeBatch(timing, self._block_tokens)
         self.waiting = WaitingQueue(keeps_places=machine.has(PASSED_OVER_CALLS_KEEP_THEIR_PLACE))
         self._prefills = Prefills(machine, gpu, self.batch)
-        self.running = RunningCalls(machine, gpu, copies, self.batch, self._prefills, self.waiting)
+        self.running = self._running_calls()
         self._plan: Plan = NATIVE
         self._refused: tuple[int, int, int, int] | None = None  # the situation in which nobody could be admitted
         self.blocked = False  # nobody can be admitted before something changes that is a boundary anyway
@@ -63,6 +63,9 @@ class Scheduler:
         self.write_through = HostWriter(copies, machine.block_tokens)
         self._admissions = 0
         self.report: Callable[[Fact], None]
+
+    def _running_calls(self) -> RunningCalls:
+        return RunningCalls(self._machine, self._gpu, self._copies, self.batch, self._prefills, self.waiting)
 
     @property
     def plan(self) -> Plan:
@@ -170,6 +173,7 @@ class Scheduler:
         if batch.chunk is not None:
             self._prefills.end_stretch(step)
         finished = batch.advance(step.iterations)
+        self.running.resume()
         for call, tokens in step.prefill_tokens.items():
             call.num_computed_tokens += tokens * step.iterations
         firsts = []
@@ -217,21 +221,22 @@ class Scheduler:
                 continue
             if call.state is State.WAITING:
                 hits, idle = gpu.cached_prefix(call.path, call.most_hit_blocks)
-                fits = call.prefill_blocks - hits + idle <= gpu.num_free_blocks
                 loads_to = copies.host_hits(call, hits)
                 if through and copies.coming(call, loads_to):
                     continue
                 if loads_to > hits:
                     if copies.under_way(call, hits, loads_to):
                         continue
-                    if fits and loads_to - hits + idle <= gpu.num_free_blocks - self._promised():
+                    if self._can_load(call, hits, idle, loads_to):
                         self._load(call, hits, loads_to, now_ps)
                         continue
                     fits = False
+                else:
+                    fits = self._fits(call, hits, idle, budget_tokens)
             else:
                 assert call.hold is not None
                 hits = call.hold.num_blocks
-                fits = call.prefill_blocks - hits <= gpu.num_free_blocks
+                fits = self._fits(call, hits, 0, budget_tokens)
             if not fits:
                 if skip:
                     continue
@@ -244,6 +249,17 @@ class Scheduler:
         for name in started:
             self.waiting.remove(name)
         self._refused = None if started else self._situation()
+
+    def _fits(self, call: EngineCall, hits: int, idle: int, budget_tokens: int) -> bool:
+        """Whether there is room for a call's whole prompt behind its hits, of which so many blocks are idle."""
+        return call.prefill_blocks - hits + idle <= self._gpu.num_free_blocks
+
+    def _can_load(self, call: EngineCall, hits: int, idle: int, end: int) -> bool:
+        """Whether there is room for a call's whole prompt, and to load its blocks up to `end` now."""
+        free_blocks = self._gpu.num_free_blocks
+        if call.prefill_blocks - hits + idle > free_blocks:
+            return False
+        return end - hits + idle <= free_blocks - self._promised()
 
     def _situation(self) -> tuple[int, int, int, int]:
         """While this is the same, under the same plan and with no more room, whoever was refused is refused again."""
@@ -275,9 +291,8 @@ class Scheduler:
     def _start(self, step: Step, call: EngineCall, hits: int, now_ps: int, budget_tokens: int) -> int:
         """Admit a call: it takes its hits and the blocks of its first chunk. How many tokens are computed."""
         if call.state is State.WAITING:
-            call.hold = self._gpu.touch(call.path, hits)
+            self._hold_hits(call, hits)
             call.num_computed_tokens = hits * self._block_tokens
-            self.running.growth_blocks += call.final_blocks - hits
             call.gpu_hit_tokens, call.host_hit_tokens = call.num_computed_tokens, 0
         call.state = State.RUNNING
         call.agent.waiting -= 1
@@ -287,10 +302,19 @@ class Scheduler:
         resumed = call.num_prefill_tokens if call.was_admitted else 0
         call.was_admitted = True
         self.report(e.CallAdmitted(seconds(now_ps), call.id, call.gpu_hit_tokens, call.host_hit_tokens, resumed))
+        chunk_tokens = self._compute_first(step, call, budget_tokens)
+        self._taken_over(call, now_ps)
+        return chunk_tokens
+
+    def _hold_hits(self, call: EngineCall, hits: int) -> None:
+        call.hold = self._gpu.touch(call.path, hits)
+        self.running.growth_blocks += call.final_blocks - hits
+
+    def _compute_first(self, step: Step, call: EngineCall, budget_tokens: int) -> int:
+        """The first chunk of a call that has just been admitted. Its tokens."""
         chunk_tokens, blocks = self._prefills.chunk(call, budget_tokens)
         self._prefills.compute(step, call, chunk_tokens, blocks)
         self.running.growth_blocks -= blocks
-        self._taken_over(call, now_ps)
         return chunk_tokens
 
     def _taken_over(self, call: EngineCall, now_ps: int) -> None:

@@ -18,11 +18,12 @@ from oracle.play import Step
 
 from tokencake.traces.apps import Call
 
-from .workloads import Workload, capped, published, workload
+from .workloads import Workload, capped, hybrid, published, workload
 
 FOLDER = Path(__file__).parents[2] / "golden"
 SMALL_SEEDS = range(40)
 CAPPED_SEEDS = range(12)
+HYBRID_SEEDS = range(24)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ def workloads() -> Iterator[tuple[str, Workload]]:
         yield f"small-{seed}", workload(seed)
     for seed in CAPPED_SEEDS:
         yield f"small-capped-{seed}", capped(seed)
+    for seed in HYBRID_SEEDS:
+        yield f"small-hybrid-{seed}", hybrid(seed)
     for asynchronous in (False, True):
         yield f"published-{'asynchronous' if asynchronous else 'synchronous'}", published(asynchronous)
 
@@ -84,7 +87,7 @@ def steps_digest(steps: Iterable[Step]) -> str:
 def workload_digest(made: Workload) -> str:
     """SHA-256 of all of a workload that steps depend on."""
     machine, timing = made.machine, made.machine.timing()
-    limits: tuple[int, ...] = (
+    limits: tuple[object, ...] = (
         machine.gpu_blocks,
         machine.block_tokens,
         machine.step_budget_tokens,
@@ -92,6 +95,9 @@ def workload_digest(made: Workload) -> str:
     )
     if made.machine.long_prefill_token_threshold:
         limits = (*limits, made.machine.long_prefill_token_threshold)
+    if len(made.machine.kv_groups) > 1:
+        groups = [(group.kind, group.window_tokens) for group in made.machine.kv_groups]
+        limits = (*limits, groups, made.machine.prefix_cache_retention_interval)
     costs = (timing.step_ps, timing.prefill_token_ps, timing.attention_ps, timing.decode_call_ps)
     rest = (timing.context_token_ps, timing.client_ps, machine.asynchronous)
     calls = [(application.arrival_s, *_facts(call)) for application in made.applications for call in application.calls]

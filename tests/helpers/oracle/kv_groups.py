@@ -41,7 +41,7 @@ class Group:
     # -- look-ups, of the hashes of a prompt's full blocks
 
     def found(self, has: Callable[[int], bool], limit: int, max_tokens: int) -> int:
-        """How many of the first `limit` blocks are a hit; `has`: whether a block is cached; `max_tokens`: of the hit."""
+        """How many of the first `limit` blocks are a hit, of at most `max_tokens` tokens; `has`: which are cached."""
         del max_tokens
         return next((at for at in range(limit) if not has(at)), limit)
 

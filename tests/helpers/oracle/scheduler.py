@@ -8,7 +8,7 @@ groups of layers of any kind, first come first served, without speculation or a 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -204,8 +204,7 @@ class Scheduler:
         for group, held in zip(self._kv.groups, job.held, strict=True):
             group.remove_skipped(held, max(0, job.computed - job.in_flight))
         missing = sum(
-            group.needs(held, computed, (), whole=False)
-            for group, held in zip(self._kv.groups, job.held, strict=True)
+            group.needs(held, computed, (), whole=False) for group, held in zip(self._kv.groups, job.held, strict=True)
         )
         if missing > len(self._pool.free):
             return False

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from itertools import takewhile
+from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 from differential import golden
-from differential.workloads import Workload, capped, published, workload
+from differential.workloads import Workload, capped, hybrid, published, workload
 from oracle import scheduler
-from oracle.scheduler import Block, Job, OracleBlockPool, Scheduler
+from oracle.block_pool import Block, Key, OracleBlockPool
+from oracle.kv_groups import Hit, KvGroups
+from oracle.scheduler import Job, Scheduler
 
 
 @pytest.mark.parametrize("seed", golden.SMALL_SEEDS)
@@ -20,6 +21,11 @@ def test_the_oracle_repeats_vllm_step_by_step(seed: int) -> None:
 @pytest.mark.parametrize("seed", golden.CAPPED_SEEDS)
 def test_the_oracle_repeats_vllm_where_long_prompts_are_cut(seed: int) -> None:
     assert_repeated(golden.read(f"small-capped-{seed}", capped(seed)))
+
+
+@pytest.mark.parametrize("seed", golden.HYBRID_SEEDS)
+def test_the_oracle_repeats_vllm_with_several_kv_cache_groups(seed: int) -> None:
+    assert_repeated(golden.read(f"small-hybrid-{seed}", hybrid(seed)))
 
 
 def assert_repeated(vllm: golden.Golden) -> None:
@@ -51,14 +57,13 @@ def release_head_first(pool: OracleBlockPool, blocks: Iterable[Block]) -> None:
     release(pool, reversed(list(blocks)))
 
 
-def last_copy(pool: OracleBlockPool, block_hash: int) -> Block | None:
-    return next(reversed(pool._cached.get(block_hash, {})), None)
+def last_copy(pool: OracleBlockPool, key: Key) -> Block | None:
+    return next(reversed(pool._cached.get(key, {})), None)
 
 
-def hit_the_whole_prompt(engine: Scheduler, job: Job) -> list[Block]:
+def hit_the_whole_prompt(groups: KvGroups, hashes: Sequence[int], max_tokens: int) -> Hit:
     """The last token is not computed again either."""
-    found = (engine._pool.cached(block_hash) for block_hash in job.hashes)
-    return [block for block in takewhile(bool, found) if block]
+    return hit(groups, hashes, max_tokens + 1)
 
 
 def forget_tokens_in_flight(engine: Scheduler, job: Job) -> None:
@@ -77,6 +82,7 @@ def cache_late(engine: Scheduler, job: Job, tokens: int) -> None:
 
 
 release, preempt, cache = OracleBlockPool.release, Scheduler._preempt, Scheduler._cache
+hit = KvGroups.hit
 
 
 @pytest.mark.parametrize(
@@ -85,7 +91,7 @@ release, preempt, cache = OracleBlockPool.release, Scheduler._preempt, Scheduler
         (OracleBlockPool, "release", release_in_order),
         (OracleBlockPool, "release", release_head_first),
         (OracleBlockPool, "cached", last_copy),
-        (Scheduler, "_hits", hit_the_whole_prompt),
+        (KvGroups, "hit", hit_the_whole_prompt),
         (Scheduler, "_preempt", forget_tokens_in_flight),
         (Scheduler, "_preempt", return_behind_the_others),
         (Scheduler, "_cache", cache_late),

@@ -1,0 +1,28 @@
+"""Several KV cache groups: every step is vLLM's, through the oracle that is held to it."""
+
+from __future__ import annotations
+
+from differential.workloads import hybrid
+from engine_steps import by, by_the_simulator
+from oracle import scheduler
+from seeds import seeds
+
+from tokencake.policies.field.vllm import Vllm
+from tokencake.sim.engine.simulate import simulate
+from tokencake.traces.events import Fact
+
+
+@seeds(100, 1500)
+def test_every_step_is_the_oracles(seed: int) -> None:
+    made = hybrid(seed)
+    assert by_the_simulator(*made) == by(scheduler.simulate(*made))
+
+
+@seeds(50, 400)
+def test_stretches_and_iterations_report_the_same_facts(seed: int) -> None:
+    made = hybrid(seed)
+    stretches: list[Fact] = []
+    iterations: list[Fact] = []
+    simulate(made.applications, Vllm(), made.machine, [stretches.append])
+    simulate(made.applications, Vllm(), made.machine, [iterations.append], one_by_one=True)
+    assert stretches == iterations
