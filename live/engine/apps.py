@@ -118,6 +118,21 @@ class Apps:
         app.heard_s = at_s
         return app
 
+    def call_came(self, agent: LiveAgent, at_s: float, now_s: float) -> None:
+        """A call of the agent arrived at `at_s`: whatever its tools were, they have returned."""
+        app = self.heard(agent.app, now_s)
+        app.calls += 1
+        app.ending = False
+        self.resume(agent, at_s)
+        agent.calls += 1
+
+    def call_went(self, agent: LiveAgent, at_s: float, *, last: bool) -> None:
+        """A call of the agent is over. `last`: none of its application follows."""
+        app = self.heard(agent.app, at_s)
+        app.calls -= 1
+        app.ending |= last
+        agent.calls -= 1
+
     def makes_room(self, app: AppId, agent: AgentId | None, at_s: float) -> bool:
         """Whether these can be known, too. If there are too many, applications end that no call is under way of, as
         far as there are any: those that were heard of first."""

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ...traces import events as e
 from ...traces.apps import CallId
 from ...traces.events import Fact
-from ...traces.files.fields import WrongField
 from .apps import Apps
-from .control.callers import told_of
+from .control.callers import caller_of
 from .memory.copies import Copies
 from .requests import EngineCall
 from .stores import Stores
 from .vllm_surface import VllmBlock, VllmOutput, VllmOutputs, VllmRequest, VllmScheduler
-
-logger = logging.getLogger(__name__)
 
 
 class Calls:
@@ -49,38 +45,16 @@ class Calls:
 
     def arrived(self, request: VllmRequest, at_s: float, now_s: float) -> None:
         """vLLM took in a request, which arrived at `at_s`."""
-        try:
-            told = told_of(request, sessions=self._apps.sessions)
-        except WrongField as wrong:
-            logger.warning("request %s is served without its metadata: %s", request.request_id, wrong)
+        caller = caller_of(request, self._apps, self.by_id, at_s, now_s)
+        if caller is None:
             return
-        if told is None:
-            return
-        said, apps = told.request, self._apps
-        if not apps.makes_room(said.app, said.agent, at_s):
-            logger.warning("request %s is served without its metadata: too many agents", request.request_id)
-            return
-        if said.id in self.by_id:  # sent again before it ended
-            said = said._replace(id=self._another_name(f"{said.id}#{request.request_id}"))
-        apps.app(said.app, at_s, session=told.session)
-        app = apps.heard(said.app, now_s)
-        app.calls += 1
-        app.ending = False
-        agent = apps.agent(said.agent, said.app)
-        apps.resume(agent, at_s)
+        said, agent, last = caller
         agent.waiting += 1
-        agent.calls += 1
         call = EngineCall(said, request, agent, at_s, self._block_tokens)
-        call.last = told.last
+        call.last = last
         self.by_id[said.id] = call
         self.by_request[request.request_id] = call
         self._report(e.CallArrived(at_s, said))
-
-    def _another_name(self, name: CallId) -> CallId:
-        """One that no call has. Clients choose names, also those that look like ours."""
-        return next(
-            other for other in (name, *(f"{name}#{n}" for n in range(len(self.by_id)))) if other not in self.by_id
-        )
 
     def allocated(self, request: VllmRequest, blocks: Sequence[VllmBlock], external_tokens: int, now_s: float) -> None:
         """vLLM gave blocks to a waiting request: it starts, or what the host has of it is loaded first."""
@@ -187,12 +161,9 @@ class Calls:
         self._holding.pop(call.id, None)
         self._stores.call_stopped(call)
         self._copies.stops(call)
-        agent.calls -= 1
+        self._apps.call_went(agent, at_s, last=call.last)
         agent.waiting = min(agent.waiting, agent.calls)
         self._copies.refusing = False
-        app = self._apps.heard(agent.app, at_s)
-        app.calls -= 1
-        app.ending |= call.last
 
     def growth_blocks(self) -> int:
         """Blocks that running and loading calls will yet take until their declared budgets."""

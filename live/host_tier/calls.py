@@ -6,7 +6,6 @@ anyway: when it stores something that the tier lacks, and when it has ended. Its
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -15,16 +14,13 @@ from ...traces import events as e
 from ...traces.apps import CallId
 from ...traces.arithmetic import div_ceil
 from ...traces.events import Fact, Request
-from ...traces.files.fields import WrongField
 from ..engine.apps import Apps
-from ..engine.control.callers import told_of
+from ..engine.control.callers import caller_of
 from ..engine.requests import LiveAgent
 from ..engine.vllm_surface import VllmRequest
 from .chunks import Chunks
 from .copies import TierCopies
 from .offload_surface import Key, VllmOffloadScheduler, VllmOffloadState
-
-logger = logging.getLogger(__name__)
 
 GIVEN_UP = frozenset({"FINISHED_ABORTED", "FINISHED_IGNORED", "FINISHED_ERROR"})  # of vLLM's RequestStatus
 
@@ -94,27 +90,11 @@ class TierCalls:
             met.discard(request_id)
 
     def _arrived(self, state: VllmOffloadState, at_s: float, now_s: float) -> None:
-        request, apps = state.req, self._apps
-        try:
-            told = told_of(request, sessions=apps.sessions)
-        except WrongField as wrong:
-            logger.warning("request %s is served without its metadata: %s", request.request_id, wrong)
-            return
-        if told is None or not apps.makes_room(told.request.app, told.request.agent, at_s):
-            return
-        said = told.request
-        if said.id in self.by_id:  # sent again before it ended
-            said = said._replace(id=f"{said.id}#{request.request_id}")
-        apps.app(said.app, at_s, session=told.session)
-        app = apps.heard(said.app, now_s)
-        app.calls += 1
-        app.ending = False
-        agent = apps.agent(said.agent, said.app)
-        apps.resume(agent, at_s)
-        agent.calls += 1
-        call = TierCall(said, state, agent, told.last)
-        self.by_id[said.id] = self.by_request[request.request_id] = call
-        self._report(e.CallArrived(at_s, said))
+        caller = caller_of(state.req, self._apps, self.by_id, at_s, now_s)
+        if caller is not None:
+            call = TierCall(caller.request, state, caller.agent, caller.last)
+            self.by_id[call.id] = self.by_request[state.req.request_id] = call
+            self._report(e.CallArrived(at_s, call.request))
 
     def looked_at(self, request_id: str, now_s: float) -> None:
         """vLLM computes this request: it was admitted, at the latest now, and again if it was preempted."""
@@ -162,10 +142,7 @@ class TierCalls:
         else:
             self._report(e.CallAborted(now_s, call.id))
         del self.by_id[call.id], self.by_request[request_id]
-        agent.calls -= 1
-        app = self._apps.heard(agent.app, now_s)
-        app.calls -= 1
-        app.ending |= call.last
+        self._apps.call_went(agent, now_s, last=call.last)
         if finished and call.request.tools:
             self._apps.stall(agent, call.id, now_s)
         self._apps.end_if_over(agent.app, now_s)

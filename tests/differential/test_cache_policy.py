@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -21,6 +21,8 @@ from tokencake.live.cache_policy import TokencakeCachePolicy
 from tokencake.live.engine.control.callers import session_app
 from tokencake.live.engine.control.metadata import KEY, to_metadata
 from tokencake.live.engine.control.versions import check_vllm
+from tokencake.live.engine.vllm_surface import VllmRequest
+from tokencake.live.host_tier import offload_surface as surface
 from tokencake.policies.replay.replay import replay_file
 from tokencake.sim.machine.engine_versions import simulated_version
 from tokencake.sim.machine.machine import Machine
@@ -218,3 +220,28 @@ def test_an_emptied_tier_holds_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 def test_nobody_else_makes_it() -> None:
     with pytest.raises(EngineError, match="expected to be made by vLLM's OffloadingConnector"):
         TokencakeCachePolicy(10)
+
+
+def test_vllm_has_what_is_leaned_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing is told by its name."""
+    tier = Tier(crowd(tmp_path), monkeypatch, "vllm")
+    tier.add(tier.applications[0].calls[0], 0)
+    (state,) = tier.side._req_status.values()
+    found = {
+        surface.VllmOffloadScheduler: tier.side,
+        surface.VllmOffloadConfig: tier.side.config,
+        surface.VllmGroupOffloadConfig: tier.side.config.kv_group_configs[0],
+        surface.VllmOffloadState: state,
+        surface.VllmOffloadGroup: state.group_states[0],
+        surface.VllmReqContext: state.req_context,
+        surface.VllmCachePolicy: tier.policy._inner,
+    }
+    leaned_on = {kind for kind in vars(surface).values() if isinstance(kind, type) and Protocol in kind.__bases__}
+    assert found.keys() == leaned_on - {VllmRequest}
+    named = {(kind, name) for kind in found for name in [*kind.__annotations__, *vars(kind)] if is_member(name)}
+    missing = [f"{kind.__name__}.{name}" for kind, name in named if not hasattr(found[kind], name)]
+    assert missing == []
+
+
+def is_member(name: str) -> bool:
+    return not name.startswith("__") and name not in ("_abc_impl", "_is_protocol", "_is_runtime_protocol")

@@ -7,17 +7,62 @@ over; it ends when nothing was heard of it for long enough (`RunSettings.session
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Container
 from hashlib import sha256
+from itertools import chain, count
+from typing import NamedTuple
 
-from ....traces.apps import NO_HINTS
+from ....traces.apps import NO_HINTS, CallId
 from ....traces.events import Request, ToolHint
 from ....traces.files.fields import WrongField, name
+from ..apps import Apps
+from ..requests import LiveAgent
 from ..vllm_surface import VllmRequest
 from .metadata import Told, from_extra_args
+
+logger = logging.getLogger(__name__)
 
 SESSION = "session"  # the type of a session's agent, and what the application's name begins with
 AGENT = "main"
 UNKNOWN_TOOL = ToolHint("unknown", None)
+
+
+class Caller(NamedTuple):
+    """Whose call a request is."""
+
+    request: Request
+    agent: LiveAgent
+    last: bool  # no call of its application follows
+
+
+def caller_of(request: VllmRequest, apps: Apps, taken: Container[CallId], at_s: float, now_s: float) -> Caller | None:
+    """Take in a request that came at `at_s`: its agent has one call more. None if it is nobody's.
+
+    `taken`: names that calls under way have; a call gets another one then.
+    """
+    try:
+        told = told_of(request, sessions=apps.sessions)
+    except WrongField as wrong:
+        logger.warning("request %s is served without its metadata: %s", request.request_id, wrong)
+        return None
+    if told is None:
+        return None
+    said = told.request
+    if not apps.makes_room(said.app, said.agent, at_s):
+        logger.warning("request %s is served without its metadata: too many agents", request.request_id)
+        return None
+    if said.id in taken:  # sent again before it ended
+        said = said._replace(id=_another_name(f"{said.id}#{request.request_id}", taken))
+    apps.app(said.app, at_s, session=told.session)
+    agent = apps.agent(said.agent, said.app)
+    apps.call_came(agent, at_s, now_s)
+    return Caller(said, agent, told.last)
+
+
+def _another_name(name: CallId, taken: Container[CallId]) -> CallId:
+    """One that no call has. Clients choose names, also those that look like ours."""
+    return next(other for other in chain((name,), (f"{name}#{n}" for n in count())) if other not in taken)
 
 
 def told_of(request: VllmRequest, *, sessions: bool) -> Told | None:
