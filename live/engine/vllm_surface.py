@@ -175,7 +175,7 @@ class VllmSchedulerConfig(Protocol):
 class VllmParallelConfig(Protocol):
     world_size: int
     data_parallel_size: int
-    data_parallel_index: int
+    data_parallel_index: int  # of this engine, also where the engines are independent and the size is 1
 
 
 class VllmTransferConfig(Protocol):

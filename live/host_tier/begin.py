@@ -35,6 +35,9 @@ def begun(made: Making, chunks: Chunks, capacity: int) -> TierRun:
 
 
 def _of_this_engine(path: Path, made: Making) -> Path:
-    """With data parallelism each engine has a run of its own, and writes a file of its own."""
-    parallel = made.vllm_config.parallel_config
-    return path if parallel.data_parallel_size == 1 else path.with_name(f"{parallel.data_parallel_index}-{path.name}")
+    """With data parallelism each engine has a run of its own, and writes a file of its own.
+
+    Dense models' engines are independent: each is told that it is alone, and its index all the same.
+    """
+    index = made.vllm_config.parallel_config.data_parallel_index
+    return path.with_name(f"engine-{index}-{path.name}") if index else path

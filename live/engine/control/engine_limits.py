@@ -53,7 +53,8 @@ def check_supported(scheduler: VllmScheduler) -> None:
         raise EngineError(
             f"vLLM's scheduling policy {scheduler.policy.value!r}: expected fcfs, policies give the order"
         )
-    if config.parallel_config.data_parallel_size > 1:
+    parallel = config.parallel_config
+    if parallel.data_parallel_size > 1 or parallel.data_parallel_index > 0:  # dense models' engines are told of size 1
         raise EngineError("data parallelism: expected 1, each engine would need a policy of its own")
 
 
