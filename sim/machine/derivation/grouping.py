@@ -41,24 +41,23 @@ class Pages(NamedTuple):
 
 def pages_of(mixers: Sequence[Mixer], gpus: int, kv_bytes: int, block_tokens: int = BLOCK_TOKENS) -> Pages:
     """The pool of layers on so many GPUs. Raises MachineError if the layers are of no kind that is simulated."""
-    layers: dict[KvGroup, list[int]] = {}  # bytes a token of each layer, by the rule that it follows
+    layers: dict[tuple[str, int], list[int]] = {}  # bytes a token of each layer, by the rule that it follows
     for mixer in mixers:
-        group = KvGroup(mixer.kind, mixer.window_tokens)
-        layers.setdefault(group, []).append(token_bytes(mixer, gpus, kv_bytes))
-    if all(group.kind != FULL for group in layers):
+        layers.setdefault((mixer.kind, mixer.window_tokens), []).append(token_bytes(mixer, gpus, kv_bytes))
+    if (FULL, 0) not in layers:
         raise MachineError("kv_groups: expected a layer of full attention: no other model is simulated")
     if any(mixer.chosen_tokens for mixer in mixers):
         block_tokens = max(block_tokens, INDEXED_BLOCK_TOKENS)
     if len(layers) == 1:
-        return Pages(tuple(layers), block_tokens, sum(layers.popitem()[1]))
-    sizes = {size for group, found in layers.items() if group.kind != MAMBA for size in found}
+        return Pages((KvGroup(FULL),), block_tokens, sum(layers[FULL, 0]))
+    sizes = {size for (kind, _), found in layers.items() if kind != MAMBA for size in found}
     if len(sizes) > 1:
         raise MachineError("kv_groups: expected layers whose tokens take equally many bytes, got several sizes")
     (size,) = sizes
     state_bytes = max((state_bytes_of(mixer, gpus) for mixer in mixers), default=0)
     block_tokens *= max(1, div_ceil(state_bytes, block_tokens * size))
     per_group = _layers_per_group([len(found) for found in layers.values()])
-    groups = [group for group, found in layers.items() for _ in range(div_ceil(len(found), per_group))]
+    groups = [KvGroup(*rule) for rule, found in layers.items() for _ in range(div_ceil(len(found), per_group))]
     return Pages(tuple(groups), block_tokens, per_group * size)
 
 

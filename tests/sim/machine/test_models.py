@@ -4,7 +4,8 @@ import pytest
 
 from tokencake.sim.machine.derivation.grouping import pages_of
 from tokencake.sim.machine.kv_groups import groups_text
-from tokencake.sim.machine.models.published import PUBLISHED_MODELS, published_model
+from tokencake.sim.machine.models.model import model_from
+from tokencake.sim.machine.models.published import PUBLISHED_MODELS, dense, published_model
 
 # Billions of parameters, and of those that a token meets, as their authors state them. Where they count the embedding
 # among the active ones (all but gpt-oss), it is added here, too.
@@ -45,6 +46,97 @@ def test_active_parameters_where_the_rounding_leaves_something_to_test():
 @pytest.mark.parametrize("name", [name for name, one in PUBLISHED_MODELS.items() if one.params])
 def test_a_dense_model_adds_up_to_the_stated_parameters(name):
     assert published_model(name).params == pytest.approx(published_model(name).stated_params, rel=1e-4)
+
+
+DEEPSEEK = PUBLISHED_MODELS["deepseek-v3"].config
+
+# Models that have no preset, as their files have them, and their billions of parameters, as stated: what each type's
+# rules of layers, experts and states come to.
+OTHERS = {
+    "Mixtral-8x7B": ({**dense("mixtral", 32, 32, 4096, 14336, 32_000, 32_768), "sliding_window": None}, 46.7),
+    "Mixtral-8x22B": ({**dense("mixtral", 56, 48, 6144, 16384, 32_768, 65_536), "sliding_window": None}, 141),
+    "Phi-3.5-MoE": (dense("phimoe", 32, 32, 4096, 6400, 32_064, 131_072), 41.9),
+    "phi-2": (dense("phi", 32, 32, 2560, 10_240, 51_200, 2048, kv_heads=32, head_dim=80), 2.78),
+    "Gemma-2-27B": (
+        {**dense("gemma2", 46, 32, 4608, 36_864, 256_000, 8192, kv_heads=16), "tie_word_embeddings": True},
+        27.2,
+    ),
+    "Jamba-v0.1": (dense("jamba", 32, 32, 4096, 14_336, 65_536, 262_144), 51.6),
+    "Nemotron-H-8B": (
+        {
+            **dense("nemotron_h", 52, 32, 4096, 21_504, 131_072, 8192),
+            "hybrid_override_pattern": "M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-",
+        },
+        8.1,
+    ),
+    "MiniMax-Text-01": (
+        {
+            **dense("minimax_text_01", 80, 64, 6144, 9216, 200_064, 10_240_000),
+            "num_local_experts": 32,
+            "num_experts_per_tok": 2,
+            "attn_type_list": ([0] * 7 + [1]) * 10,
+        },
+        456,
+    ),
+    "GLM-4.5": (
+        {
+            **dense("glm4_moe", 92, 96, 5120, 12_288, 151_552, 131_072),
+            "n_routed_experts": 160,
+            "moe_intermediate_size": 1536,
+            "first_k_dense_replace": 3,
+        },
+        355,
+    ),
+    "Llama-4-Maverick": (
+        {
+            **dense("llama4_text", 48, 40, 5120, 8192, 202_048, 1_048_576),
+            "num_local_experts": 128,
+            "interleave_moe_layer_step": 2,
+        },
+        400,
+    ),
+    "DeepSeek-V2": (
+        {
+            **DEEPSEEK,
+            "model_type": "deepseek_v2",
+            "hidden_size": 5120,
+            "num_hidden_layers": 60,
+            "intermediate_size": 12_288,
+            "moe_intermediate_size": 1536,
+            "n_routed_experts": 160,
+            "num_experts_per_tok": 6,
+            "n_shared_experts": 2,
+            "first_k_dense_replace": 1,
+            "vocab_size": 102_400,
+        },
+        236,
+    ),
+    "Kimi-K2": (
+        {
+            **DEEPSEEK,
+            "model_type": "kimi_k2",
+            "num_attention_heads": 64,
+            "n_routed_experts": 384,
+            "first_k_dense_replace": 1,
+            "vocab_size": 163_840,
+        },
+        1030,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_family_s_rules_add_up_to_the_stated_parameters(name):
+    config, billions = OTHERS[name]
+
+    assert model_from(name, config).params / 1e9 == pytest.approx(billions, rel=0.007)
+
+
+@pytest.mark.parametrize(("name", "billions"), [("Mixtral-8x7B", 12.9), ("Mixtral-8x22B", 39), ("Phi-3.5-MoE", 6.6)])
+def test_a_family_s_active_parameters(name, billions):
+    model = model_from(name, OTHERS[name][0])
+
+    assert (model.active_params + model.embedding_params) / 1e9 == pytest.approx(billions, rel=0.01)
 
 
 @pytest.mark.parametrize(
