@@ -10,11 +10,14 @@ from typing import Any
 from ...traces.errors import MachineError
 from ...traces.files.fields import shown
 from ..machine.engine_versions import DEFAULT_ENGINE_VERSION, simulated_version
-from ..machine.machine import RULES, Machine, Real, Switch, Whole
+from ..machine.kv_groups import FULL, groups_of
+from ..machine.machine import RULES, Machine, Real, Whole, retention_of
 
 MAY_BE_NONE = ("host_blocks", "long_prefill_token_threshold")
 OF_ITSELF = "what the engine tells of itself"
 USUAL = {"long_prefill_token_threshold": 0}  # what an engine did that does not tell: vLLM's default
+OPTIONAL = ("kv_groups", "prefix_cache_retention_interval")  # of an engine that does not tell: one group, the default
+AS_SETTINGS = ("asynchronous", *OPTIONAL)  # may be what a machine's may be
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +34,17 @@ class MachineLimits:
     asynchronous: bool
     long_prefill_token_threshold: int = 0
     engine_version: str = DEFAULT_ENGINE_VERSION
+    kv_groups: str = FULL  # as settings have them
+    prefix_cache_retention_interval: int | None = None  # None: the version's default
 
     def settings(self) -> dict[str, Any]:
         """As fields of a `Machine`."""
+        version, interval = self.engine_version, self.prefix_cache_retention_interval
         return {
             "gpu_blocks": self.gpu_blocks,
             "block_tokens": self.block_tokens,
+            "kv_groups": groups_of(self.kv_groups),
+            "prefix_cache_retention_interval": retention_of(version) if interval is None else interval,
             "kv_bytes_per_token": self.block_bytes // self.block_tokens,
             "host_gib": self.host_blocks * self.block_bytes / 2**30,
             "max_context_tokens": self.max_context_tokens,
@@ -44,7 +52,7 @@ class MachineLimits:
             "max_running": self.max_running,
             "long_prefill_token_threshold": self.long_prefill_token_threshold,
             "asynchronous": self.asynchronous,
-            "engine_version": self.engine_version,
+            "engine_version": version,
         }
 
 
@@ -54,9 +62,9 @@ def limits_of(info: Mapping[str, object]) -> MachineLimits:
     if "vllm" in info:  # else the latest is meant, as where a machine does not tell
         values["engine_version"] = _version(info["vllm"])
     for name in MachineLimits.__slots__:
-        if name == "engine_version":
+        if name == "engine_version" or (name in OPTIONAL and info.get(name) is None):
             continue
-        rule = Switch() if name == "asynchronous" else Whole(0 if name in MAY_BE_NONE else 1, 2**63)
+        rule = RULES[name] if name in AS_SETTINGS else Whole(0 if name in MAY_BE_NONE else 1, 2**63)
         values[name] = info.get(name, USUAL.get(name))
         if problem := rule.problem(values[name]):
             raise MachineError(f"{OF_ITSELF}: {name}: {problem}")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tokencake.sim.calibration.engine_info import limits_of, with_limits
 from tokencake.sim.gate.suite.suite_paths import as_settings
 from tokencake.sim.machine.files import load_machine
 from tokencake.sim.machine.kv_groups import KvGroup, groups_text
@@ -105,3 +106,24 @@ def test_a_suite_may_have_groups_as_tables_or_as_text():
     tables = [{"kind": "full"}, {"kind": "sliding_window", "window_tokens": 128}]
 
     assert as_settings({"kv_groups": tables}) == as_settings({"kv_groups": "full+sliding_window:128"})
+
+
+def test_an_engine_may_tell_its_groups():
+    told = {
+        "gpu_blocks": 100,
+        "block_tokens": 16,
+        "block_bytes": 16_000,
+        "host_blocks": 10,
+        "asynchronous": False,
+        "max_context_tokens": 1000,
+        "step_budget_tokens": 512,
+        "max_running": 8,
+        "vllm": "0.28.0",
+    }
+    one, two = limits_of(told), limits_of({**told, "kv_groups": "full+mamba"})
+
+    assert with_limits(changed(), one).kv_groups == (KvGroup("full"),)
+    assert with_limits(changed(), two).kv_groups == (KvGroup("full"), KvGroup("mamba"))
+    assert with_limits(changed(), two).prefix_cache_retention_interval == DENSE
+    with pytest.raises(MachineError, match=r"what the engine tells of itself: kv_groups: expected at least one group"):
+        limits_of({**told, "kv_groups": "mamba"})
