@@ -23,7 +23,7 @@ def preset_lines(words: Iterable[str] = ()) -> Iterator[tuple[str, str]]:
 
 def model_table() -> str:
     """The models of the presets, as a Markdown table."""
-    headings = ("", "parameters", "active", "weights", "KV cache groups", "tokens a page", "KV bytes a token")
+    headings = ("", "parameters", "active", "weights", "KV cache groups", "tokens a page", "KV bytes a token of a page")
     rows = [_markdown(headings), "|---" + "|--:" * (len(headings) - 1) + "|"]
     return "\n".join(rows + [_model_row(name) for name in PUBLISHED_MODELS]) + "\n"
 

@@ -50,8 +50,10 @@ from tokencake.sim.gate.decisions import first_difference
 from tokencake.sim.gate.judge import Chance, judge
 from tokencake.sim.gate.suite.suite import Suite
 from tokencake.sim.gate.suite.suite_file import find_suite, load_suite
+from tokencake.sim.machine.derivation.command import DeriveOptions, run_derive
 from tokencake.sim.machine.files import load_machine, machine_toml
 from tokencake.sim.machine.machine import Machine
+from tokencake.sim.machine.models.published import PUBLISHED_MODELS
 from tokencake.traces.convert.formats import convert
 from tokencake.traces.errors import TokencakeError
 from tokencake.traces.events import Stepped
@@ -234,6 +236,18 @@ def _conversation() -> Sequence[bytes]:
 
 def _machine(data: bytes, folder: Path) -> None:
     load_machine(str(_file(data, folder, "m.toml"))).timing()
+
+
+def _model(data: bytes, folder: Path) -> None:
+    output = folder / "mine.toml"
+    run_derive(DeriveOptions(_file(data, folder, "config.json"), "h200", output=output))
+    load_machine(str(output)).timing()
+
+
+def _models() -> Sequence[bytes]:
+    """Configurations of all kinds of layers."""
+    names = ("llama-3.1-8b", "gpt-oss-20b", "qwen3-next-80b", "llama-4-scout", "gemma-3-27b", "deepseek-v3")
+    return [json.dumps(dict(PUBLISHED_MODELS[name].config)).encode() + b"\n" for name in names]
 
 
 def _suite_file(data: bytes, folder: Path) -> None:
@@ -481,6 +495,7 @@ READERS: Mapping[str, Reader] = {
     "converter mooncake": Reader("json", lambda: [MOONCAKE], _conversion("mooncake", "m.jsonl")),
     "converter azure": Reader("table", lambda: [AZURE], _conversion("azure", "a.csv")),
     "machine": Reader("toml", _content("m.toml"), _machine),
+    "model": Reader("json", _models, _model),
     "suite": Reader("toml", _content("tokencake.toml"), _suite_file),
     "pyproject": Reader("toml", _content("pyproject.toml"), _pyproject),
     "baseline": Reader("json", _content("baselines/two.json"), _baseline),
