@@ -199,6 +199,7 @@ class Machine:
                 f" ({self.max_context_tokens}), got {self.long_prefill_token_threshold}"
             )
         for key, problem in (
+            ("kv_groups", self._groups_problem()),
             ("prefix_cache_retention_interval", self._retention_problem()),
             ("experts_per_token", self._experts_problem()),
             ("window_tokens", self._window_problem()),
@@ -264,6 +265,14 @@ class Machine:
         values: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(self)}
         del values["believed"]
         return {**values, "kv_groups": groups_text(self.kv_groups), "beliefs": dict(self.believed)}
+
+    def _groups_problem(self) -> str | None:
+        """A chunk is of whole pages: else vLLM gives back a page of which a part is still needed."""
+        for number, group in enumerate(self.kv_groups, 1):
+            if group.kind == CHUNKED_LOCAL and group.window_tokens % self.block_tokens:
+                expected = f"expected chunks of whole blocks of {self.block_tokens} tokens, got {group.window_tokens}"
+                return f"group {number}: {expected}"
+        return None
 
     def _retention_problem(self) -> str | None:
         """As vLLM: an interval is of whole blocks, and there is a group that it concerns."""

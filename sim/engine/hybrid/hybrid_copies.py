@@ -40,7 +40,8 @@ class HybridCopies(Copies):
 
     def offload(self, agent: SimAgent, move: Move, now_ps: int) -> None:
         gpu, host = self._gpu_groups, self._host_groups
-        path, upto = self._path(agent.context), blocks_to_move(agent, move)
+        context, upto = agent.context, blocks_to_move(agent, move)
+        path = self._path(context)
         on_host, coming = host.cached_spans_of(path, upto), self._marked(path, upto, self._group_storing)
         there = [union(a, b) for a, b in zip(on_host, coming, strict=True)]
         all_there = [union(a, b) for a, b in zip(there, gpu.cached_spans_of(path, upto), strict=True)]
@@ -82,7 +83,7 @@ class HybridCopies(Copies):
                 if agent.host is not None:
                     host.free(self.held_on_host(agent.host), None)
                 host.hold_spans(path, host.needed_spans(held))
-                agent.host = HostCopy(agent.context, held)
+                agent.host = HostCopy(context, held)
 
         self._to_host(blocks, self.next_step_ps, now_ps, done)
 

@@ -12,13 +12,13 @@ from tokencake.sim.engine.simulate import simulate
 from tokencake.traces.events import Fact
 
 
-@seeds(100, 1500)
+@seeds(80, 480)
 def test_every_step_is_the_oracles(seed: int) -> None:
     made = hybrid(seed)
     assert by_the_simulator(*made) == by(scheduler.simulate(*made))
 
 
-@seeds(50, 400)
+@seeds(40, 160)
 def test_stretches_and_iterations_report_the_same_facts(seed: int) -> None:
     made = hybrid(seed)
     stretches: list[Fact] = []

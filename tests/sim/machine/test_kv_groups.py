@@ -127,3 +127,9 @@ def test_an_engine_may_tell_its_groups():
     assert with_limits(changed(), two).prefix_cache_retention_interval == DENSE
     with pytest.raises(MachineError, match=r"what the engine tells of itself: kv_groups: expected at least one group"):
         limits_of({**told, "kv_groups": "mamba"})
+
+
+def test_chunks_are_of_whole_blocks() -> None:
+    """Else vLLM gives back a page of which a part is still needed."""
+    with pytest.raises(MachineError, match="kv_groups: group 2: expected chunks of whole blocks of 16 tokens, got 100"):
+        load_machine(settings=("kv_groups=full+chunked_local:100",))
