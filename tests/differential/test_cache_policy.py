@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ from tokencake.live.engine.vllm_surface import VllmRequest
 from tokencake.live.host_tier import offload_surface as surface
 from tokencake.policies.replay.replay import replay_file
 from tokencake.sim.machine.engine_versions import simulated_version
+from tokencake.sim.machine.kv_groups import KvGroup
 from tokencake.sim.machine.machine import Machine
 from tokencake.sim.machine.timing import PS_PER_S
 from tokencake.traces import events as e
@@ -80,7 +82,7 @@ def machine(like: Machine, host_blocks: int, **settings: Any) -> Machine:
     return replace(made, link_gbps=1e6, host_gib=host_blocks * made.block_bytes / 2**30)
 
 
-def crowd(folder: Path) -> Workload:
+def crowd(folder: Path, others: Sequence[KvGroup] = (), host_blocks: int = 60) -> Workload:
     """A conversation whose tool runs for a minute, and meanwhile others that fill the GPU and the host."""
     tool = {"kind": "test", "duration_s": 60.0, "declared_s": 60.0, "result": 8}
     waits = [
@@ -99,8 +101,9 @@ def crowd(folder: Path) -> Workload:
     for number in range(12):
         call = {"id": "c0", "prompt": [[f"question{number}", 96]], "output": 8}
         lines.append({"id": f"other{number}", "arrival_s": 5.0 + 4 * number, "calls": [call]})
-    like = workload(0).machine
-    return Workload(tuple(applications(folder, *lines)), machine(like, 60, gpu_blocks=20, block_tokens=8))
+    groups = (KvGroup("full"), *others)
+    sizes: dict[str, Any] = {"gpu_blocks": 20 * len(groups), "block_tokens": 8, "kv_groups": groups}
+    return Workload(tuple(applications(folder, *lines)), machine(workload(0).machine, host_blocks, **sizes))
 
 
 def loaded(tier: Tier, call: str) -> int:
@@ -132,6 +135,28 @@ def test_the_context_that_a_tool_is_waited_for_with_stays(
     tier = Tier(crowd(tmp_path), monkeypatch, policy)
     tier.run()
     assert (loaded(tier, "waits/c1"), tier.tier.errors) == (blocks, [])
+
+
+@pytest.mark.parametrize(
+    ("others", "blocks"),
+    [
+        ([KvGroup("sliding_window", 16)], 11),
+        (6 * [KvGroup("sliding_window", 16)], 11),
+        (3 * [KvGroup("chunked_local", 32)], 12),
+        (3 * [KvGroup("mamba")], 11),
+    ],
+    ids=["2 groups", "7 groups", "chunked", "mamba"],
+)
+def test_what_is_held_of_a_hybrid_is_found_whole(
+    others: list[KvGroup], blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM loads what all groups have. Where a group has a window, the last token's block is computed anew."""
+    made = crowd(tmp_path, others, host_blocks=100)
+    for policy, found in (("vllm", 0), ("tokencake", blocks)):
+        with monkeypatch.context() as patched:
+            tier = Tier(made, patched, policy)
+            tier.run()
+        assert (loaded(tier, "waits/c1"), tier.tier.errors) == (found, [])
 
 
 USERS = """
