@@ -14,6 +14,7 @@ from .control.client_events import ClientEvent
 from .requests import LiveAgent
 
 MOST_AGENTS = 100_000  # with those of applications that nobody ended; beyond, the one longest unheard of ends
+MOST_BLOCKS = 10_000_000  # of the contexts that are known by their hashes, 73 bytes each: more than any cache holds
 
 
 class AgentCopies(Protocol):
@@ -60,6 +61,7 @@ class Apps:
         self.by_name: dict[AppId, LiveApp] = {}  # the one that was heard of last is the last
         self.agents: dict[AgentId, LiveAgent] = {}
         self.stalled: dict[AgentId, LiveAgent] = {}
+        self._known_blocks = 0  # of all agents' contexts
 
     # -- what a client says
 
@@ -132,17 +134,22 @@ class Apps:
         app.calls -= 1
         app.ending |= last
         agent.calls -= 1
+        self._known_blocks += agent.context_blocks - agent.known_blocks
+        agent.known_blocks = agent.context_blocks
 
     def makes_room(self, app: AppId, agent: AgentId | None, at_s: float) -> bool:
-        """Whether these can be known, too. If there are too many, applications end that no call is under way of, as
-        far as there are any: those that were heard of first."""
+        """Whether these can be known, too. If there are too many, or their contexts are too long, applications end that
+        no call is under way of, as far as there are any: those that were heard of first."""
         new = (app not in self.by_name) + (agent is not None and agent not in self.agents)
-        while new and len(self.by_name) + len(self.agents) + new > MOST_AGENTS:
+        while (full := self._is_full(new)) or self._known_blocks > MOST_BLOCKS:
             name = next((name for name, known in self.by_name.items() if not known.calls and name != app), None)
             if name is None:
-                return False
+                return not full
             self.end(name, at_s)
         return True
+
+    def _is_full(self, new: int) -> bool:
+        return new > 0 and len(self.by_name) + len(self.agents) + new > MOST_AGENTS
 
     # -- ends
 
@@ -158,6 +165,7 @@ class Apps:
         self._report(e.AppFinished(at_s, name))
         for agent in app.agents:
             agent.gone = True
+            self._known_blocks -= agent.known_blocks
             self.stalled.pop(agent.name, None)
             self._copies.cancel(agent, at_s)
             self._copies.unpin(agent)

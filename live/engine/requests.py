@@ -53,12 +53,13 @@ class Store:
 class LiveAgent(AgentCache[list[VllmBlock], HostHold, float]):
     """What the engine keeps for an agent: times in seconds, blocks of vLLM's, slots of the host."""
 
-    __slots__ = ("app", "calls", "hashes", "source", "stalled_by")
+    __slots__ = ("app", "calls", "hashes", "known_blocks", "source", "stalled_by")
 
     def __init__(self, name: AgentId, app: AppId) -> None:
         super().__init__(name, 0.0)
         self.app = app
         self.hashes: Sequence[Hash] = ()  # of its latest finished call's context
+        self.known_blocks = 0  # of its context, as the books of `Apps` have it
         self.source: Any = None  # what vLLM asks when these blocks are registered again
         self.calls = 0  # not finished
         self.stalled_by: CallId | None = None  # the finished call whose tools run

@@ -21,7 +21,8 @@ class IdleEngine:
         self.requests: dict[str, object] = {}
         self.max_num_running_reqs = 1024
         self.emptied = True
-        pool = SimpleNamespace(num_gpu_blocks=11, get_num_free_blocks=lambda: 10, enable_kv_cache_events=False)
+        pool = SimpleNamespace(num_gpu_blocks=11, get_num_free_blocks=lambda: 10, enable_kv_cache_events=False,
+                               get_cached_block=lambda content, groups: None)  # fmt: skip
         self.kv_cache_manager = SimpleNamespace(block_pool=pool, reset_prefix_cache=lambda: self.emptied)
         self.now_s = 0.0
         self.watch = Watch(30.0)

@@ -169,6 +169,22 @@ def test_who_sends_a_session_a_request_does_not_fill_the_memory(monkeypatch: pyt
     assert serving.adapter.errors == []
 
 
+def test_contexts_that_are_longer_than_any_cache_are_not_all_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each block a hash is kept: when there are too many, the session ends that was heard of first."""
+    monkeypatch.setattr(apps, "MOST_BLOCKS", 100)
+    serving = Serving(RunSettings())
+    for number in range(20):
+        made = request(f"r{number}", f"s{number % 10}", prompt_tokens=16 * 30)
+        made.block_hashes = [b"%d.%d" % (number, at) for at in range(30)]
+        serving.call(made, float(number), number + 0.5)
+    session = serving.adapter.session
+    assert session is not None
+    assert list(session.apps.by_name) == [f"session:s{number}" for number in (6, 7, 8, 9)]
+    assert sum(agent.context_blocks for agent in session.apps.agents.values()) == session.apps._known_blocks == 120
+    serving.adapter.end()
+    assert session.apps._known_blocks == 0
+
+
 def test_a_run_of_sessions_is_recorded_and_replayed(tmp_path: Path) -> None:
     events = tmp_path / "events.jsonl"
     with EventsWriter(events) as writer:
