@@ -109,12 +109,24 @@ class VllmBlockPool(Protocol):
     ) -> None: ...
 
 
+class VllmCoordinator(Protocol):
+    """Of the KV cache groups; asked where there are several, in 0.32 and later."""
+
+    def get_num_blocks_to_allocate(
+        self, request_id: str, num_tokens: int, new_computed_blocks: Any, num_encoder_tokens: int,
+        total_computed_tokens: int, num_local_computed_tokens: int, num_tokens_main_model: int,
+        apply_admission_cap: bool, prefill_end: int,
+    ) -> int: ...  # fmt: skip
+
+
 class VllmKVCacheManager(Protocol):
     block_pool: VllmBlockPool
+    coordinator: VllmCoordinator
     allocate_slots: Callable[..., Any]  # is replaced while a plan names victims
 
     def get_block_ids(self, request_id: str, /) -> tuple[list[int], ...]: ...
     def cache_blocks(self, request: VllmRequest, num_computed_tokens: int, /) -> None: ...
+    def get_computed_blocks(self, request: VllmRequest, /) -> tuple[Any, ...]: ...  # first: what it hits
     def free(self, request: VllmRequest, /) -> None: ...
     def reset_prefix_cache(self) -> bool: ...
 
@@ -191,6 +203,7 @@ class VllmConfiguration(Protocol):
     scheduler_config: VllmSchedulerConfig
     parallel_config: VllmParallelConfig
     kv_transfer_config: VllmTransferConfig
+    speculative_config: Any | None
     additional_config: Any
     use_v2_model_runner: bool
 
@@ -294,6 +307,12 @@ class VllmConnectorHooks(Protocol):
     def wait_for_save(self) -> None: ...
     def shutdown(self) -> None: ...
     def _get_connector_metadata(self) -> Any: ...  # is asked, and stays vLLM's
+
+
+class VllmGroupsHooks(Protocol):
+    """What a connector has that knows of KV cache groups."""
+
+    def request_finished_all_groups(self, request: VllmRequest, block_ids: tuple[list[int], ...]) -> Any: ...
 
 
 # -- an engine in this process: vllm.v1.engine.llm_engine, core_client, core, vllm.outputs

@@ -1,14 +1,16 @@
 """vLLM's block pool as the copies see it: contents by hash, blocks that are held, and what can be had.
 
-Only for models whose layers share one kind of cache (one KV group of full attention): there a block's hash says all.
+For models whose layers have one KV cache group of full attention: there a block's hash says all. Others have
+`grouped_gpu_pool`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ..vllm_surface import Hash, VllmBlock, VllmBlockPool, VllmFreeQueue, VllmRequest
+from .page_rules import PageRule, Rules
 
 GROUP = 0
 GROUPS = [GROUP]
@@ -23,9 +25,10 @@ class Source(NamedTuple):
 class GpuPool:
     """Blocks are vLLM's `KVCacheBlock`s; a block that has a reference is not handed out."""
 
-    def __init__(self, pool: VllmBlockPool, block_tokens: int) -> None:
+    def __init__(self, pool: VllmBlockPool, block_tokens: int, rules: Rules | None = None) -> None:
         self._pool = pool
         self.block_tokens = block_tokens
+        self.rules: Rules = rules or (PageRule("full", block_tokens),)  # of the KV cache groups
 
     @property
     def blocks(self) -> int:
@@ -56,6 +59,14 @@ class GpuPool:
                 break
             blocks.append(cached[0])
         return blocks
+
+    def look_up(self, hashes: Sequence[Hash], upto: int) -> Iterator[VllmBlock | None]:
+        """The cached blocks of a context's first ones, as far as there is no gap; None for the first that is not."""
+        for at in range(upto):
+            block = self.cached(hashes[at])
+            yield block
+            if block is None:
+                return
 
     def end(self, hashes: Sequence[Hash], first: int, upto: int) -> int:
         """How far the blocks from `first` on are cached without a gap, at most to `upto`."""
@@ -94,9 +105,12 @@ class GpuPool:
         But for those that were `moved` there before, by id, which are added to: whoever keeps a block longest says when
         it goes.
         """
-        queue = self._pool.free_block_queue
         lookup = self._pool.get_cached_block
         known = [cached[0] for at in range(upto) if (cached := lookup(hashes[at], GROUPS)) is not None]
+        self._expose(known, moved)
+
+    def _expose(self, known: Sequence[VllmBlock], moved: set[int]) -> None:
+        queue = self._pool.free_block_queue
         idle = [block for block in known if block.ref_cnt == 0 and block.block_id not in moved]
         moved.update(block.block_id for block in idle)
         for block in idle:

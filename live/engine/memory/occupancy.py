@@ -87,14 +87,9 @@ class Occupancy:
         for agent in agents:
             if agent.stalled_by is None:
                 continue
-            hashes = agent.hashes
-            for at in range(agent.context_blocks):
-                block = self._gpu.cached(hashes[at])
-                if block is None:
-                    yield None
-                    break
-                in_no_use = block.ref_cnt == 0 or (agent.offloading and block.ref_cnt == 1)
-                yield block.block_id if in_no_use else None
+            for block in self._gpu.look_up(agent.hashes, agent.context_blocks):
+                in_no_use = block is not None and (block.ref_cnt == 0 or (agent.offloading and block.ref_cnt == 1))
+                yield block.block_id if block is not None and in_no_use else None
             for held in (tuple(agent.pin or ()), *(tuple(upload.held) for upload in agent.uploads)):
                 for block in held:
                     yield block.block_id

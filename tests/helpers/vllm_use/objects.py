@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from random_clients import machine
 from virtual_engine import Virtual
-from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, SupportsHMA
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.engine.core import EngineCoreProc
 from vllm.v1.engine.core_client import AsyncMPClient
@@ -54,6 +54,7 @@ def through_classes(walk: Walk) -> None:
     """Methods of ours that vLLM has to call, and what no engine without workers has."""
     walk.look(surface.VllmSchedulerHooks, AsyncScheduler)
     walk.look(surface.VllmConnectorHooks, KVConnectorBase_V1)
+    walk.look(surface.VllmGroupsHooks, SupportsHMA)
     walk.look(surface.VllmStatsHooks, StatLoggerManager)
     walk.look(surface.VllmIterationStats, IterationStats())
     walk.look(surface.VllmAsyncCoreClient, AsyncMPClient)
