@@ -58,7 +58,7 @@ class Counting(virtual_engine.Workers):
 
             (self._link.to_host if job.to_host else self._link.to_gpu)(len(job.gpu_blocks), from_ps, done)
 
-    def compute(self, request: object, table: Sequence[int], first: int, end: int) -> None:
+    def compute(self, request: object, tables: object, first: int, end: int) -> None:
         """Nothing is computed."""
 
 

@@ -16,6 +16,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorMetadata,
     KVConnectorRole,
     KVConnectorWorkerMetadata,
+    SupportsHMA,
 )
 
 from .copier.copier import Copier, make_copier
@@ -59,8 +60,11 @@ class Done(KVConnectorWorkerMetadata):
         return Done(workers, seconds)
 
 
-class TokencakeConnector(KVConnectorBase_V1):
-    """Both sides: vLLM makes one in the scheduler and one in each worker."""
+class TokencakeConnector(KVConnectorBase_V1, SupportsHMA):
+    """Both sides: vLLM makes one in the scheduler and one in each worker.
+
+    `SupportsHMA`: vLLM keeps its KV cache groups apart; without that it has all layers keep all tokens.
+    """
 
     def __init__(
         self, vllm_config: VllmConfiguration, role: KVConnectorRole, kv_cache_config: VllmKVCacheConfig
@@ -88,7 +92,13 @@ class TokencakeConnector(KVConnectorBase_V1):
         self, request: VllmRequest, blocks: VllmKVCacheBlocks, num_external_tokens: int
     ) -> None:
         if self.adapter is not None:
-            self.adapter.allocated(request, blocks.blocks[0], num_external_tokens)
+            self.adapter.allocated(request, blocks.blocks, num_external_tokens)
+
+    def request_finished_all_groups(
+        self, request: VllmRequest, block_ids: tuple[list[int], ...]
+    ) -> tuple[bool, dict[str, Any] | None]:
+        """Nobody waits for a finished request's blocks: what is copied of them is held by the copy."""
+        return False, None
 
     def build_connector_meta(self, scheduler_output: VllmSchedulerOutput) -> Jobs:
         jobs = [] if self.adapter is None else self.adapter.take_jobs()

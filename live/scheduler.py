@@ -24,6 +24,7 @@ from .engine.adapter import Adapter
 from .engine.control.control import Control
 from .engine.control.engine_core import EngineHandle
 from .engine.control.engine_limits import about, check_supported, host_slots, longest_context_tokens
+from .engine.control.kv_groups import page_rules
 from .engine.control.stall import Watch
 from .engine.control.versions import check_vllm
 from .engine.queues import Queues
@@ -55,7 +56,7 @@ class TokencakeMixin(_Base):
         # connectors whose loads could overtake that step; ours begin when the step has ended (see `copier`).
         self.defer_block_free = False
         slots = host_slots(self.vllm_config, self.kv_cache_config)
-        self.tokencake = Adapter(self, self.block_size, slots, about(self, version))
+        self.tokencake = Adapter(self, page_rules(self, version), slots, about(self, version))
         self.connector.adapter = self.tokencake
         self._tokencake_queues = Queues(self, self.tokencake, lambda: create_request_queue(SchedulingPolicy.FCFS))
         self._tokencake_allocate: Callable[..., Any] | None = None

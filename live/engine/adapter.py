@@ -23,8 +23,10 @@ from ...traces.version import __version__
 from ..copier.jobs import CopyJob
 from .control.client_events import ClientEvent, event_from_record
 from .memory.copies import Copies
-from .memory.gpu_pool import GpuPool
+from .memory.grouped_copies import copies_of
+from .memory.grouped_gpu_pool import gpu_pool
 from .memory.host_pool import HostPool
+from .memory.page_rules import Rules
 from .requests import EngineCall
 from .session import RunClock, Session, UnloadingScheduler
 from .steps import Steps
@@ -34,16 +36,17 @@ from .vllm_surface import VllmBlock, VllmOutputs, VllmRequest, VllmSchedulerOutp
 class Adapter:
     """One engine's. What it hears goes to the session of the run under way, if there is one.
 
-    `scheduler` is vLLM's, with our methods on it; `about` says what the engine is, as plain data.
+    `scheduler` is vLLM's, with our methods on it; `rules` are those of the model's KV cache groups; `about` says what
+    the engine is, as plain data.
     """
 
     def __init__(
-        self, scheduler: UnloadingScheduler, block_tokens: int, host_slots: int, about: Mapping[str, object]
+        self, scheduler: UnloadingScheduler, rules: Rules, host_slots: int, about: Mapping[str, object]
     ) -> None:
         self._scheduler = scheduler
         self._host_slots = host_slots
         self._about = dict(about)
-        self._gpu = GpuPool(scheduler.kv_cache_manager.block_pool, block_tokens)
+        self._gpu = gpu_pool(scheduler.kv_cache_manager.block_pool, rules)
         self.copies = self._empty_copies()
         self.clock = RunClock()
         self.session: Session | None = None  # of the run under way
@@ -52,7 +55,7 @@ class Adapter:
         self._steps = Steps(scheduler, self.clock)
 
     def _empty_copies(self) -> Copies:
-        return Copies(self._gpu, HostPool(self._host_slots), _unheard)
+        return copies_of(self._gpu, HostPool(self._host_slots), _unheard)
 
     # -- runs
 
@@ -194,8 +197,8 @@ class Adapter:
             return 0, False
         return session.prompts.to_load(call, hit_tokens, session.laid.skip)
 
-    def allocated(self, request: VllmRequest, blocks: Sequence[VllmBlock], external_tokens: int) -> None:
-        """vLLM gave blocks to a waiting request: it starts, or what the host has of it is loaded first."""
+    def allocated(self, request: VllmRequest, blocks: Sequence[Sequence[VllmBlock]], external_tokens: int) -> None:
+        """vLLM gave blocks, by KV cache group, to a waiting request: it starts, or the host's are loaded first."""
         if self.session is not None:
             self.session.calls.allocated(request, blocks, external_tokens, self.session.now_s)
 

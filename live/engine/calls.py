@@ -10,6 +10,7 @@ from ...traces.events import Fact
 from .apps import Apps
 from .control.callers import caller_of
 from .memory.copies import Copies
+from .memory.page_rules import Rules
 from .requests import EngineCall
 from .stores import Stores
 from .vllm_surface import VllmBlock, VllmOutput, VllmOutputs, VllmRequest, VllmScheduler
@@ -24,7 +25,7 @@ class Calls:
     def __init__(
         self,
         scheduler: VllmScheduler,
-        block_tokens: int,
+        rules: Rules,
         copies: Copies,
         apps: Apps,
         stores: Stores,
@@ -35,7 +36,8 @@ class Calls:
         self._apps = apps
         self._stores = stores
         self._report = report
-        self._block_tokens = block_tokens
+        self._rules = rules
+        self._block_tokens = rules[0].block_tokens
         self.by_id: dict[CallId, EngineCall] = {}
         self.by_request: dict[str, EngineCall] = {}
         self._unseen: set[str] = set()  # requests that started, and whose first token has not come
@@ -56,7 +58,9 @@ class Calls:
         self.by_request[request.request_id] = call
         self._report(e.CallArrived(at_s, said))
 
-    def allocated(self, request: VllmRequest, blocks: Sequence[VllmBlock], external_tokens: int, now_s: float) -> None:
+    def allocated(
+        self, request: VllmRequest, blocks: Sequence[Sequence[VllmBlock]], external_tokens: int, now_s: float
+    ) -> None:
         """vLLM gave blocks to a waiting request: it starts, or what the host has of it is loaded first."""
         call = self.by_request.get(request.request_id)
         if call is None:
@@ -167,6 +171,8 @@ class Calls:
 
     def growth_blocks(self) -> int:
         """Blocks that running and loading calls will yet take until their declared budgets."""
+        if len(self._rules) > 1:
+            return sum(self._growth_pages(call) for call in self._holding.values())
         growth, block_tokens = 0, self._block_tokens
         for call in self._holding.values():
             computed = call.vllm.num_computed_tokens
@@ -175,3 +181,11 @@ class Calls:
                 if left > 0:
                     growth += left
         return growth
+
+    def _growth_pages(self, call: EngineCall) -> int:
+        """The same of one call of a model with several KV cache groups: a window's pages come and go."""
+        computed = call.vllm.num_computed_tokens
+        if not computed:
+            return 0
+        final = call.request.prompt_tokens + call.request.max_output_tokens
+        return sum(max(0, rule.held_pages(final) - rule.held_pages(computed)) for rule in self._rules)

@@ -19,10 +19,10 @@ from ...traces.errors import FactError, PolicyError, PolicyFault
 from ...traces.events import Fact
 from .apps import Apps
 from .calls import Calls
+from .grouped_prompt_cache import prompt_cache
 from .memory.copies import Copies
 from .memory.gpu_pool import GpuPool
 from .memory.occupancy import Occupancy
-from .prompt_cache import PromptCache
 from .stores import Stores
 from .vllm_surface import VllmScheduler, VllmSchedulerOutput
 
@@ -86,8 +86,8 @@ class Session:
         self.laid: Plan = NATIVE  # what holds for this step
         self.apps = Apps(copies, self.report, settings.app_timeout_s, settings.session_timeout_s)
         self.stores = Stores(copies, gpu.block_tokens)
-        self.calls = Calls(scheduler, gpu.block_tokens, copies, self.apps, self.stores, self.report)
-        self.prompts = PromptCache(scheduler, gpu, copies, self.calls.by_id, self.stores)
+        self.calls = Calls(scheduler, gpu.rules, copies, self.apps, self.stores, self.report)
+        self.prompts = prompt_cache(scheduler, gpu, copies, self.calls.by_id, self.stores)
         self.occupancy = Occupancy(gpu)
         self.controller = Controller(policy, settings.costs, self.prompts, sinks, journal)
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from tokencake.live.engine.adapter import Adapter
 from tokencake.live.engine.control.control import Control
 from tokencake.live.engine.control.stall import Watch
+from tokencake.live.engine.memory.page_rules import PageRule
 from tokencake.policies.interface import Policy
 from tokencake.policies.registry import load_policy
 from tokencake.policies.run_settings import RunSettings
@@ -26,7 +27,7 @@ class IdleEngine:
         self.kv_cache_manager = SimpleNamespace(block_pool=pool, reset_prefix_cache=lambda: self.emptied)
         self.now_s = 0.0
         self.watch = Watch(30.0)
-        self.adapter = Adapter(self, 16, 10, {"block_bytes": 1})  # type: ignore[arg-type]
+        self.adapter = Adapter(self, (PageRule("full", 16),), 10, {"block_bytes": 1})  # type: ignore[arg-type]
         self.adapter.clock.read = lambda: self.now_s
         self.adapter.load_policy = loaded
         self.control = Control(self.adapter, self.watch, 60.0, lambda: self.now_s)

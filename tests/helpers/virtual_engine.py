@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
 
-import torch
 from differential import vllm_driver  # sets vLLM's environment before it is imported
+from kv_group_specs import kv_group_specs, retention
 from vllm.config import CacheConfig, DeviceConfig, KVTransferConfig, SchedulerConfig, VllmConfig
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.output import SchedulerOutput
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
@@ -36,6 +36,7 @@ from tokencake.live.scheduler import TokencakeAsyncScheduler, TokencakeScheduler
 from tokencake.policies.controller import Sink
 from tokencake.policies.run_settings import RunSettings
 from tokencake.sim.engine.memory.link import Link
+from tokencake.sim.machine.kv_groups import KvGroup
 from tokencake.sim.machine.machine import Machine
 from tokencake.sim.machine.timing import PS_PER_S
 from tokencake.traces.apps import Application, Call, CallId
@@ -45,6 +46,7 @@ VOCABULARY = 50_000
 RUBBISH = -1
 MOST_ROUNDS = 20_000
 Contents = list[int]  # of one block: for each slot, the context that ends there
+Tables = tuple[list[int], ...]  # a request's blocks, by KV cache group
 
 
 @dataclass(slots=True)
@@ -54,7 +56,7 @@ class Flight:
     output: SchedulerOutput
     end_ps: int
     sampling: frozenset[str]
-    tables: dict[str, list[int]]
+    tables: dict[str, Tables]
     requests: dict[str, Request]
     jobs: list[CopyJob]  # begun when the step before has ended
     start_ps: int
@@ -118,14 +120,18 @@ class Workers:
         meta = Done(dict.fromkeys(ended, 1)) if ended else None
         return KVConnectorOutput(finished_recving=loaded or None, kv_connector_worker_meta=meta)
 
-    def compute(self, request: Request, table: Sequence[int], first: int, end: int) -> None:
-        """Compute tokens `first` … `end − 1`: all that they attend to must be there."""
+    def compute(self, request: Request, tables: Tables, first: int, end: int) -> None:
+        """Compute tokens `first` … `end − 1`: all that they attend to must be there, in each group."""
         contexts = self._contexts(request, end)
-        size = self._size
-        found = [content for block in table[: -(-first // size)] for content in self.gpu[block]][:first]
-        assert found == contexts[:first], f"{request.request_id} computes on what is not its own"
-        for at in range(first, end):
-            self.gpu[table[at // size]][at % size] = contexts[at]
+        for group, table in zip(self._machine.kv_groups, tables, strict=True):
+            seen = first_seen(group, first)
+            found = [self.gpu[table[at // self._size]][at % self._size] for at in range(seen, first)]
+            assert found == contexts[seen:first], f"{request.request_id} computes on what is not its own"
+            if group.kind == "mamba":  # the state behind the last token is its block's only content
+                self.gpu[table[(end - 1) // self._size]] = [contexts[end - 1]] * self._size
+            else:
+                for at in range(first, end):
+                    self.gpu[table[at // self._size]][at % self._size] = contexts[at]
 
     def _contexts(self, request: Request, end: int) -> list[int]:
         """For each of a request's tokens, at least the first `end`, a number that says all of them up to it."""
@@ -136,17 +142,25 @@ class Workers:
         return contexts
 
 
+def first_seen(group: KvGroup, token: int) -> int:
+    """The first of the tokens before it that a token attends to; a state says all that came before in its last."""
+    if group.kind == "mamba":
+        return max(0, token - 1)
+    if group.kind == "sliding_window":
+        return max(0, token - group.window_tokens + 1)
+    return token // group.window_tokens * group.window_tokens if group.kind == "chunked_local" else 0
+
+
 @dataclass
 class Virtual:
     """One engine. `play` runs applications under a policy; a test can also drive it by hand."""
 
     machine: Machine
     answers: dict[CallId, list[int]] = field(default_factory=dict)
-    groups: Sequence[KVCacheGroupSpec] | None = None  # None: layers of full attention that are alike
 
     def __post_init__(self) -> None:
         self.now_ps = 0
-        self.scheduler = scheduler_of(self.machine, self.groups or full_attention(self.machine))
+        self.scheduler = scheduler_of(self.machine)
         self.adapter: Adapter = self.scheduler.tokencake
         self.adapter.clock.read = lambda: self.now_ps / PS_PER_S
         self.workers = Workers(self.machine)
@@ -209,7 +223,7 @@ class Virtual:
         requests = self.scheduler.requests
         came = {new.req_id for new in output.scheduled_new_reqs} | set(output.scheduled_cached_reqs.resumed_req_ids)
         self.targets.update((name, requests[name].num_tokens) for name in came)
-        tables = {name: list(manager.get_block_ids(name)[0]) for name in output.num_scheduled_tokens}
+        tables = {name: tuple(map(list, manager.get_block_ids(name))) for name in output.num_scheduled_tokens}
         sampling = frozenset(name for name in output.num_scheduled_tokens if not requests[name].is_prefill_chunk)
         jobs = output.kv_connector_metadata.jobs
         running = {name: requests[name] for name in output.num_scheduled_tokens}
@@ -358,12 +372,6 @@ def starts_of(output: SchedulerOutput) -> dict[str, int]:
     return starts | dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
 
 
-def full_attention(machine: Machine) -> list[KVCacheGroupSpec]:
-    """The KV cache groups of a model whose layers are alike."""
-    spec = FullAttentionSpec(block_size=machine.block_tokens, num_kv_heads=1, head_size=1, dtype=torch.float32)
-    return [KVCacheGroupSpec(["layer"], spec)]
-
-
 def vllm_config(machine: Machine, host_gib: float) -> VllmConfig:
     """vLLM's configuration for a machine's sizes, with our connector."""
     scheduler = SchedulerConfig(
@@ -389,12 +397,14 @@ def vllm_config(machine: Machine, host_gib: float) -> VllmConfig:
     )
 
 
-def scheduler_of(machine: Machine, groups: Sequence[KVCacheGroupSpec]) -> Any:
-    """Our scheduler on a machine's sizes and a model's KV cache groups, with nothing behind it."""
+def scheduler_of(machine: Machine) -> Any:
+    """Our scheduler on a machine's sizes and KV cache groups, with nothing behind it."""
     blocks = machine.gpu_blocks + 1  # the null block
-    kv_cache = KVCacheConfig(blocks, [], list(groups))
+    kv_cache = KVCacheConfig(blocks, [], kv_group_specs(machine), prefix_cache_retention_interval=retention(machine))
     config = vllm_config(machine, machine.host_blocks * block_bytes_of_rank(kv_cache) / 2**30)
     config.cache_config.num_gpu_blocks = blocks
+    if any(group.kind == "mamba" for group in machine.kv_groups):
+        config.cache_config.mamba_cache_mode = "align"  # as for a model with such layers
     kind = TokencakeAsyncScheduler if machine.asynchronous else TokencakeScheduler
     return kind(
         vllm_config=config,

@@ -39,10 +39,6 @@ def host_slots(vllm_config: VllmConfiguration, kv_cache_config: VllmKVCacheConfi
 def check_supported(scheduler: VllmScheduler) -> None:
     """Raise `EngineError` for an engine whose blocks cannot be moved by their hashes alone."""
     config = scheduler.vllm_config
-    groups = scheduler.kv_cache_config.kv_cache_groups
-    if len(groups) != 1 or type(groups[0].kv_cache_spec).__name__ not in ("FullAttentionSpec", "MLAAttentionSpec"):
-        kinds = ", ".join(type(group.kv_cache_spec).__name__ for group in groups)
-        raise EngineError(f"this model's KV cache is not supported: expected one group of full attention, got {kinds}")
     if scheduler.hash_block_size != scheduler.block_size:
         raise EngineError(
             f"hash_block_size {scheduler.hash_block_size}: expected the block size, {scheduler.block_size}"

@@ -34,8 +34,10 @@ from ..requests import EngineCall, LiveAgent, Store
 from ..vllm_surface import Hash, VllmBlock
 from .gpu_pool import GpuPool, Source, idle
 from .host_pool import HostPool
+from .host_runs import HostHold
 from .marks import Marks
 
+BlocksByGroup = Sequence[Sequence[VllmBlock]]  # by KV cache group
 Done = Callable[[float], None]  # what to do when a copy has ended, told the time
 
 
@@ -221,26 +223,32 @@ class Copies:
         return self._storing.any_of(asked) or self._host.is_read(hashes, first, first + len(asked))
 
     def load(
-        self, call: EngineCall, blocks: Sequence[Any], first: int, end: int, now_s: float, filled: Callable[[], None]
+        self, call: EngineCall, given: BlocksByGroup, first: int, end: int, now_s: float, filled: Callable[[], None]
     ) -> None:
         """Fill blocks that vLLM gave to a waiting call, those from `first` to `end` of its prompt, from the host.
 
         `filled` is called when they have their content, unless the call was given up before.
         """
-        source = self._host.hold(call.vllm.block_hashes, first, end, to_read=True)
+        blocks, source = self._to_load(call, given, first, end)
         call.loading = True
         call.stored = end
         report = self.report
-        report(e.LoadStarted(now_s, call.id, end - first, first))
+        report(e.LoadStarted(now_s, call.id, len(blocks), first))
 
         def done(at_s: float) -> None:
             self._host.release(source)
             if call.loading:  # else it was given up meanwhile
                 call.loading = False
                 filled()
-                report(e.LoadFinished(at_s, call.id, end - first))
+                report(e.LoadFinished(at_s, call.id, len(blocks)))
 
-        self._submit(False, blocks[first:end], source.slots, call.vllm.request_id, done)
+        self._submit(False, blocks, source.slots, call.vllm.request_id, done)
+
+    def _to_load(
+        self, call: EngineCall, given: BlocksByGroup, first: int, end: int
+    ) -> tuple[Sequence[VllmBlock], HostHold]:
+        """The blocks to fill, and what they are filled with, which is held."""
+        return given[0][first:end], self._host.hold(call.vllm.block_hashes, first, end, to_read=True)
 
     # -- upload ahead of the call
 
@@ -309,12 +317,14 @@ class Copies:
         """Hold what is cached of an agent's context until then, or until its next call holds it."""
         agent.pin_until = until_s
         if may_pin(agent, self.refusing):
-            blocks = self._gpu.found(agent.hashes, 0, agent.context_blocks)
-            if blocks:
-                self._gpu.hold(blocks)
-                agent.pin = blocks
-                self.pinned[agent.name] = agent
-                self._keep(blocks)
+            self._hold_pin(agent, self._gpu.found(agent.hashes, 0, agent.context_blocks))
+
+    def _hold_pin(self, agent: LiveAgent, blocks: list[VllmBlock]) -> None:
+        if blocks:
+            self._gpu.hold(blocks)
+            agent.pin = blocks
+            self.pinned[agent.name] = agent
+            self._keep(blocks)
 
     def unpin(self, agent: LiveAgent) -> None:
         if agent.pin is not None:

@@ -32,6 +32,9 @@ class HostPool:
 
     # -- questions
 
+    def has(self, content: Hash) -> bool:
+        return content in self._slot_of
+
     def end(self, hashes: Sequence[Hash], first: int, upto: int) -> int:
         """How far the blocks from `first` on are here without a gap, at most to `upto`."""
         at = first
@@ -89,6 +92,15 @@ class HostPool:
             run.readers += to_read
             hold.runs.append((run, at))
         return hold
+
+    def hold_together(
+        self, parts: Sequence[tuple[Sequence[Hash], BlockSpan]], end: int, *, to_read: bool = False
+    ) -> HostHold:
+        """Keep blocks of several kinds of one context, up to block `end`, each kind by its own names, as one hold."""
+        together = HostHold(0, end, to_read)
+        for names, span in parts:
+            together.runs += self.hold(names, *span, to_read=to_read).runs
+        return together
 
     def release(self, hold: HostHold) -> None:
         """Give blocks up: the last one's room is taken first."""

@@ -159,7 +159,7 @@ class Twins:
         call.blocks.extend([*found, *self.live_gpu.take(end - hits)])
         if loads:
             self.sim.load(sim, hits, end, self.now_ps)
-            self.live.load(live, call.blocks, hits, end, self.now_s, lambda: self.fill(call, hits))
+            self.live.load(live, [call.blocks], hits, end, self.now_s, lambda: self.fill(call, hits))
         else:
             sim.hold = self.sim_gpu.touch(text.path, hits)
             self.sim_gpu.allocate(sim.hold, end - hits)
