@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 
 from ...traces.errors import EngineError
+
+Kept: TypeAlias = torch.Tensor | Sequence[torch.Tensor]  # by a layer
 
 
 class _Part(NamedTuple):
@@ -28,14 +30,19 @@ class _Part(NamedTuple):
     stride_bytes: int
 
 
-def block_views(kv_caches: Mapping[str, torch.Tensor], blocks: int) -> list[torch.Tensor]:
+def block_views(kv_caches: Mapping[str, Kept], blocks: int) -> list[torch.Tensor]:
     """Views of uint8, each of shape (`blocks`, bytes). Row n of all of them together is block n, each byte of it once.
 
     `kv_caches` are the layers' tensors as vLLM registers them, in its logical order of dimensions; `blocks` counts all
     blocks, with vLLM's null block. The rows of a view lie back to back, padding included. Layers that share bytes are
     in one view. Raises `EngineError`, with layer and shape, where shape and strides do not tell what a block is.
     """
-    parts = [part for layer, tensor in kv_caches.items() for part in _parts(layer, tensor, blocks)]
+    parts = [
+        part
+        for layer, kept in kv_caches.items()
+        for tensor in _tensors(layer, kept)
+        for part in _parts(layer, tensor, blocks)
+    ]
     if not parts:
         raise EngineError("the model has no KV cache whose blocks could be copied to the host")
     parts.sort(key=lambda part: (part.storage.data_ptr(), part.start, -part.end))
@@ -53,11 +60,15 @@ def row_bytes(views: Sequence[torch.Tensor]) -> int:
     return sum(view.shape[1] for view in views)
 
 
-def _parts(layer: str, tensor: object, blocks: int) -> Iterator[_Part]:
-    if not isinstance(tensor, torch.Tensor):
-        raise EngineError(
-            f"layer {layer!r} keeps something other than attention's keys and values: its blocks cannot be copied"
-        )
+def _tensors(layer: str, kept: object) -> Sequence[torch.Tensor]:
+    """What a layer keeps: keys and values together, or the parts of a Mamba layer's state."""
+    tensors = kept if isinstance(kept, list | tuple) else (kept,)
+    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+        raise EngineError(f"layer {layer!r} keeps something other than tensors: its blocks cannot be copied")
+    return tensors
+
+
+def _parts(layer: str, tensor: torch.Tensor, blocks: int) -> Iterator[_Part]:
     shape, item = tuple(tensor.shape), tensor.element_size()
     at = _block_dimension(layer, tensor, blocks)
     pieces = shape[at] // blocks  # kernels may see a block as several

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-import torch
-
 from ...traces.errors import EngineError
-from .block_views import block_views, row_bytes
+from .block_views import Kept, block_views, row_bytes
 from .jobs import CopyJob, Ended
 
 
@@ -33,7 +31,7 @@ class Copier(Protocol):
 
 
 def make_copier(
-    kv_caches: Mapping[str, torch.Tensor],
+    kv_caches: Mapping[str, Kept],
     gpu_blocks: int,
     host_slots: int,
     link_gbps: float | None,
@@ -65,6 +63,6 @@ def make_copier(
     return CudaCopier(blocks, host_slots)
 
 
-def block_bytes(kv_caches: Mapping[str, torch.Tensor], gpu_blocks: int) -> int:
+def block_bytes(kv_caches: Mapping[str, Kept], gpu_blocks: int) -> int:
     """Bytes of one block over all layers, with padding. Raises `EngineError` where the tensors do not tell."""
     return row_bytes(block_views(kv_caches, gpu_blocks))

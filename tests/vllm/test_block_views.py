@@ -134,9 +134,20 @@ def test_two_blocks_could_be_k_and_v() -> None:
         block_views({"layer": numbered(2, 2, TOKENS, HEADS, WIDTH)}, 2)
 
 
-def test_a_state_that_is_no_tensor_is_refused() -> None:
+def test_a_layer_may_keep_the_parts_of_a_state_in_the_memory_of_another_ones_blocks() -> None:
+    """A Mamba layer's page has two parts and padding; what an attention layer keeps lies over it."""
+    page = 2 * TOKENS * WIDTH
+    storage = numbered(BLOCKS * page)
+    convolution = storage.as_strided((BLOCKS, 3, 5), (page, 5, 1))
+    state = storage.as_strided((BLOCKS, HEADS, WIDTH), (page, WIDTH, 1), 15)
+    views = block_views({"mamba": [convolution, state], "attention": storage.view(BLOCKS, 2, TOKENS, WIDTH)}, BLOCKS)
+    assert_each_block(views, [storage.view(BLOCKS, page)], 0)
+    assert row_bytes(views) == 4 * page
+
+
+def test_what_is_no_tensor_is_refused() -> None:
     with pytest.raises(EngineError, match=r"^layer 'mamba\.0' keeps something other"):
-        block_views({"mamba.0": [numbered(BLOCKS, 4)]}, BLOCKS)
+        block_views({"mamba.0": "a state"}, BLOCKS)
 
 
 def test_layers_that_overlap_in_part_are_refused() -> None:
