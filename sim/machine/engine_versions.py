@@ -17,13 +17,16 @@ DEFAULT_ENGINE_VERSION: Final = "0.32"
 
 
 class NewRule(NamedTuple):
-    """A rule of vLLM's scheduler, and the first version that has it."""
+    """A rule of vLLM's scheduler, the first version that has it, and the first that has it no more, if there is one."""
 
     since: str
+    gone_since: str | None = None
 
     def holds(self, engine_version: str) -> bool:
         """Whether a version, one of `ENGINE_VERSIONS`, has it."""
-        return ENGINE_VERSIONS.index(engine_version) >= ENGINE_VERSIONS.index(self.since)
+        at = ENGINE_VERSIONS.index(engine_version)
+        gone = self.gone_since is not None and at >= ENGINE_VERSIONS.index(self.gone_since)
+        return at >= ENGINE_VERSIONS.index(self.since) and not gone
 
 
 # `prefix_cache_retention_interval` is 0 by default: of a sliding window or a Mamba group only what a later prompt is
@@ -36,6 +39,19 @@ PASSED_OVER_CALLS_KEEP_THEIR_PLACE: Final = NewRule(since="0.31")
 
 # `long_prefill_token_threshold` does not cut the prompt of a call beside which none runs or waits. Before, it did.
 LONE_PROMPTS_ARE_NOT_CUT: Final = NewRule(since="0.31")
+
+# Mamba and delta-net groups: each state that a call does not need any more is given back. Before, those behind a place
+# where none was kept stayed until the call ended, and in 0.26 a block wider than a step was never computed. Machines
+# with such groups are refused there.
+STATES_ARE_GIVEN_BACK: Final = NewRule(since="0.30")
+
+# A prompt of whole blocks has a chunk that ends before its last one, where the same prompt finds a state when it comes
+# again. Before, it missed.
+CHUNKS_END_WHERE_A_PROMPT_RESUMES: Final = NewRule(since="0.32")
+
+# The state at the end of a prompt is made known once more in each step that keeps it, and whoever hits it then waits
+# for the next step. Else only those wait that hit it in the step that computes it.
+STATES_ARE_MADE_KNOWN_AGAIN: Final = NewRule(since="0.32", gone_since="0.33")
 
 
 def simulated_version(vllm: object) -> str:

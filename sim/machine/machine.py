@@ -13,8 +13,14 @@ from types import MappingProxyType
 from ...policies.costs import LinearCosts
 from ...traces.errors import MachineError
 from ...traces.files.fields import MAX_NAME, shown
-from .engine_versions import CHECKPOINTS_ARE_SPARSE, DEFAULT_ENGINE_VERSION, ENGINE_VERSIONS, NewRule
-from .kv_groups import CHUNKED_LOCAL, FULL, LONGEST_WINDOW, SPARSE, WINDOWED, Groups, KvGroup, groups_text
+from .engine_versions import (
+    CHECKPOINTS_ARE_SPARSE,
+    DEFAULT_ENGINE_VERSION,
+    ENGINE_VERSIONS,
+    STATES_ARE_GIVEN_BACK,
+    NewRule,
+)
+from .kv_groups import CHUNKED_LOCAL, FULL, LONGEST_WINDOW, MAMBA, SPARSE, WINDOWED, Groups, KvGroup, groups_text
 from .timing import Timing, experts_ps, ps
 from .window import Window
 
@@ -201,6 +207,7 @@ class Machine:
         for key, problem in (
             ("kv_groups", self._groups_problem()),
             ("prefix_cache_retention_interval", self._retention_problem()),
+            ("kv_groups", self._states_problem()),
             ("experts_per_token", self._experts_problem()),
             ("window_tokens", self._window_problem()),
         ):
@@ -284,6 +291,11 @@ class Machine:
         if interval % self.block_tokens:
             return f"expected a multiple of block_tokens ({self.block_tokens}), got {interval}"
         return None
+
+    def _states_problem(self) -> str | None:
+        if self.has(STATES_ARE_GIVEN_BACK) or all(group.kind != MAMBA for group in self.kv_groups):
+            return None
+        return f"expected no {MAMBA} groups with engine_version {self.engine_version}: they are simulated as of 0.30"
 
     def _experts_problem(self) -> str | None:
         """Whoever reads experts knows how many a token chooses, of how many."""

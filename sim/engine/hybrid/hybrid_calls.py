@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ....traces.apps import CallId
+from ...machine.engine_versions import CHUNKS_END_WHERE_A_PROMPT_RESUMES
 from ...machine.kv_groups import MAMBA
 from ...machine.machine import Machine
 from ..memory.copies import Copies
@@ -36,6 +37,7 @@ class HybridRunningCalls(RunningCalls):
         super().__init__(machine, pool, copies, batch, prefills, waiting)
         self._pool = pool
         self._keeps_states = any(group.kind == MAMBA for group in machine.kv_groups)
+        self._repeated_tokens = 1 if machine.has(CHUNKS_END_WHERE_A_PROMPT_RESUMES) else 0
         self._long_prompt_tokens = machine.long_prefill_token_threshold
         self._waiting_for_tokens: list[EngineCall] = []
 
@@ -119,7 +121,7 @@ class HybridRunningCalls(RunningCalls):
             limit = self._long_prompt_tokens
             if aligned > start or size <= (min(self._budget_tokens, limit) if limit else self._budget_tokens):
                 end = aligned
-        stops = [(call.num_prefill_tokens - 1) // size * size]
+        stops = [(call.num_prefill_tokens - self._repeated_tokens) // size * size]
         if start % size:
             stops.append((start // size + 1) * size)
         if start < shared_tokens < end:

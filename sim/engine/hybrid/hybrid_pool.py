@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ....traces.agreement import agree
 from ....traces.arithmetic import div_ceil
+from ...machine.engine_versions import STATES_ARE_MADE_KNOWN_AGAIN
 from ...machine.kv_groups import CHUNKED_LOCAL, FULL, MAMBA, SLIDING_WINDOW
 from ...machine.machine import Machine
 from ..memory.block_pool import BlockPool
@@ -60,6 +61,7 @@ class HybridPool(BlockPool):
                 self._alike.append([at])
         self._block_tokens = machine.block_tokens
         self._has_states = any(group.kind == MAMBA for group in machine.kv_groups)
+        self._notes_states_again = machine.has(STATES_ARE_MADE_KNOWN_AGAIN)
         self._new_states: set[tuple[Node, int]] = set()  # those that the step computes which is being scheduled
 
     # -- hits
@@ -173,7 +175,7 @@ class HybridPool(BlockPool):
             pool.cache_up_to(held, path, end, hold.boundaries)
 
     def note_states(self, hold: HybridHold, path: Path, end: int) -> None:
-        """Before `cache_up_to`: the states that this step computes; and that at the prompt's end, while it is held."""
+        """Before `cache_up_to`: the states that this step computes; in vLLM 0.32 that at the prompt's end, too."""
         if not self._has_states:
             return
         for pool, held in zip(self.groups, hold.groups, strict=True):
@@ -181,7 +183,7 @@ class HybridPool(BlockPool):
                 continue
             for block in held.state_blocks:
                 new = held.cached_end_block <= block < end and pool.kept(block, block + 1, hold.boundaries)
-                if new or (block == end - 1 and end == hold.boundaries[0]):
+                if new or (self._notes_states_again and block == end - 1 and end == hold.boundaries[0]):
                     self._new_states.add((_node_at(path, block), block))
 
     def release(self, hold: HybridHold, path: Path, known: int, owner: Owner | None) -> None:

@@ -43,9 +43,11 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
-from tokencake.sim.machine.kv_groups import KvGroup
+from tokencake.sim.machine.kv_groups import SPARSE, KvGroup
 from tokencake.sim.machine.machine import Machine
 from tokencake.traces.apps import Application, Call, CallId
+
+RETENTION = "VLLM_PREFIX_CACHE_RETENTION_INTERVAL"  # a variable, up to 0.28
 
 # Any small architecture that vLLM knows: the scheduler only wants a context length and a vocabulary.
 LONGEST_CONTEXT_TOKENS = 1 << 20
@@ -203,10 +205,13 @@ def _spec(group: KvGroup, block_tokens: int) -> KVCacheSpec:
 
 
 def _retention(machine: Machine) -> dict[str, int | None]:
-    """What the manager of the KV cache is told to keep, in the versions that can be told."""
-    if "prefix_cache_retention_interval" not in KVCacheConfig.__dataclass_fields__:
-        return {}
+    """What the manager of the KV cache is told to keep; up to 0.28 it looks for that in the environment."""
     interval = machine.prefix_cache_retention_interval
+    if "prefix_cache_retention_interval" not in KVCacheConfig.__dataclass_fields__:
+        os.environ.pop(RETENTION, None)
+        if interval >= 0 and any(group.kind in SPARSE for group in machine.kv_groups):
+            os.environ[RETENTION] = str(interval)
+        return {}
     return {"prefix_cache_retention_interval": None if interval < 0 else interval}
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from tokencake.sim.machine.engine_versions import STATES_ARE_MADE_KNOWN_AGAIN
 from tokencake.sim.machine.kv_groups import KvGroup
 from tokencake.sim.machine.machine import Machine
 
@@ -37,6 +38,7 @@ class Group:
         self.most_in_flight_tokens = machine.step_budget_tokens * (2 if machine.asynchronous else 1)
         self.max_context_tokens = machine.max_context_tokens
         self.cached_this_step: set[Key] = set()
+        self.again = machine.has(STATES_ARE_MADE_KNOWN_AGAIN)
 
     # -- look-ups, of the hashes of a prompt's full blocks
 
@@ -194,10 +196,12 @@ class Mamba(Group):
 
     def cache(self, held: Held, hashes: Sequence[int], tokens: int, boundaries: Sequence[int]) -> None:
         super().cache(held, hashes, tokens, boundaries)
+        if not self.again:
+            return
         at = tokens // self.size - 1
         if at >= 0 and at == boundaries[0] // self.size - 1 and (block := held.blocks[at]) is not None:
             assert block.key is not None  # a state at the end of a prompt is always kept
-            self.cached_this_step.add(block.key)  # again, as long as the newest one is copied from it
+            self.cached_this_step.add(block.key)
 
     def keeps(self, at: int, boundaries: Sequence[int]) -> bool:
         if self.retention < 0:

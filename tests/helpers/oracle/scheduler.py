@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tokencake.sim.machine.engine_versions import LONE_PROMPTS_ARE_NOT_CUT
+from tokencake.sim.machine.engine_versions import CHUNKS_END_WHERE_A_PROMPT_RESUMES, LONE_PROMPTS_ARE_NOT_CUT
 from tokencake.sim.machine.machine import Machine
 from tokencake.traces.apps import Application, Call, CallId
 
@@ -193,7 +193,7 @@ class Scheduler:
         shared = job.shared_tokens
         stops = (
             (start // size + 1) * size if start % size else 0,
-            (len(job.tokens) - 1) // size * size,
+            (len(job.tokens) - self._machine.has(CHUNKS_END_WHERE_A_PROMPT_RESUMES)) // size * size,
             start + (shared - start) // size * size if start < shared < end else 0,
         )
         return max(min((stop for stop in stops if start < stop < end), default=end) - start, 0)

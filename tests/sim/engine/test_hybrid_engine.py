@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 from differential.workloads import hybrid
 from engine_steps import by, by_the_simulator
 from oracle import scheduler
@@ -15,6 +18,14 @@ from tokencake.traces.events import Fact
 @seeds(80, 480)
 def test_every_step_is_the_oracles(seed: int) -> None:
     made = hybrid(seed)
+    assert by_the_simulator(*made) == by(scheduler.simulate(*made))
+
+
+@seeds(20, 100)
+@pytest.mark.parametrize("version", ["0.31", "0.33"])
+def test_so_it_is_with_the_rules_of_other_versions(version: str, seed: int) -> None:
+    made = hybrid(seed)
+    made = made._replace(machine=replace(made.machine, engine_version=version))
     assert by_the_simulator(*made) == by(scheduler.simulate(*made))
 
 

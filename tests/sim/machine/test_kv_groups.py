@@ -120,10 +120,10 @@ def test_an_engine_may_tell_its_groups():
         "max_running": 8,
         "vllm": "0.28.0",
     }
-    one, two = limits_of(told), limits_of({**told, "kv_groups": "full+mamba"})
+    one, two = limits_of(told), limits_of({**told, "kv_groups": "full+sliding_window:128"})
 
     assert with_limits(changed(), one).kv_groups == (KvGroup("full"),)
-    assert with_limits(changed(), two).kv_groups == (KvGroup("full"), KvGroup("mamba"))
+    assert with_limits(changed(), two).kv_groups == (KvGroup("full"), KvGroup("sliding_window", 128))
     assert with_limits(changed(), two).prefix_cache_retention_interval == DENSE
     with pytest.raises(MachineError, match=r"what the engine tells of itself: kv_groups: expected at least one group"):
         limits_of({**told, "kv_groups": "mamba"})
