@@ -46,7 +46,7 @@ costs = {
 groups = st.lists(
     st.one_of(
         st.sampled_from((KvGroup("full"), KvGroup("mamba"))),
-        st.builds(KvGroup, st.sampled_from(WINDOWED), st.integers(1, LONGEST_WINDOW)),
+        st.builds(KvGroup, st.sampled_from(WINDOWED), st.integers(1, LONGEST_WINDOW // 16).map(lambda n: 16 * n)),
     ),
     max_size=8,
 )
