@@ -74,6 +74,9 @@ class HybridRunningCalls(RunningCalls):
             hold = call.hold
             assert isinstance(hold, HybridHold)
             computed_tokens = batch.num_computed_tokens(call)
+            if call.decoding and computed_tokens < hold.change_tokens and call.joined_at_iteration < batch.iteration:
+                left_tokens -= 1
+                continue
             tokens = 1
             if not call.decoding:
                 tokens = self.chunk_tokens(call, computed_tokens, hold.shared_blocks * self._block_tokens, left_tokens)
@@ -103,6 +106,7 @@ class HybridRunningCalls(RunningCalls):
         self._pool.note_states(hold, call.path, known_blocks)
         if self.lag and not in_flight:
             self._pool.cache_up_to(hold, call.path, known_blocks)
+        hold.change_tokens = self._pool.next_change_tokens(hold, self.lag)
 
     def chunk_tokens(self, call: EngineCall, start: int, shared_tokens: int, budget_tokens: int) -> int:
         """How many tokens of a call's prompt are computed next, behind `start` ones; 0: it has to wait.
@@ -138,9 +142,7 @@ class HybridRunningCalls(RunningCalls):
         for call in self.calls.values():
             if call.decoding:
                 assert isinstance(call.hold, HybridHold)
-                tokens = self._batch.num_computed_tokens(call)
-                change = self._pool.next_change_tokens(call.hold, self.lag)
-                most = min(most, max(1, change - tokens))
+                most = min(most, max(1, call.hold.change_tokens - self._batch.num_computed_tokens(call)))
         return most
 
     def compute(self, step: Step, call: EngineCall, hold: HybridHold, tokens: int) -> None:

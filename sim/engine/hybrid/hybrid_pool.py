@@ -20,13 +20,14 @@ from .spans import blocks_of, intersection, up_to
 class HybridHold(BlockHold):
     """What a call holds, group by group."""
 
-    __slots__ = ("boundaries", "groups", "shared_blocks", "step", "step_tokens")
+    __slots__ = ("boundaries", "change_tokens", "groups", "shared_blocks", "step", "step_tokens")
 
     def __init__(self, groups: list[GroupHold], boundaries: list[int], shared_blocks: int) -> None:
         super().__init__(0)
         self.groups = groups
         self.boundaries = boundaries  # page positions at which others with this prompt may go on
         self.shared_blocks = shared_blocks  # what full groups had of the prompt when it started; 0: no more than all
+        self.change_tokens = 0  # while it decodes: with how many computed tokens it next takes or gives back a page
         self.step = -1  # the iteration in which it computed something last, and how many tokens
         self.step_tokens = 0
 

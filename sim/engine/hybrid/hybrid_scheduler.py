@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from ....policies.interface import Hits
 from ....traces.apps import CallId
 from ...machine.machine import Machine
 from ...machine.timing import Timing
+from ..memory.context_tree import changes
 from ..memory.copies import Copies
 from ..requests import EngineCall
 from ..scheduling.running_calls import RunningCalls
@@ -13,6 +16,16 @@ from ..scheduling.scheduler import Scheduler
 from ..scheduling.step import Step, StepLog
 from .hybrid_calls import HybridRunningCalls
 from .hybrid_pool import HybridHold, HybridPool
+
+
+class Found(NamedTuple):
+    """What is cached of a call's prompt of `limit` blocks, when the changes of its path were these."""
+
+    changes: int
+    limit: int
+    end: int
+    idle_blocks: int
+    shared_blocks: int  # that the full groups have, if that is more than the hit; else 0
 
 
 class HybridScheduler(Scheduler):
@@ -31,7 +44,8 @@ class HybridScheduler(Scheduler):
     ) -> None:
         self._pool = gpu
         super().__init__(machine, timing, gpu, host, copies, one_by_one=one_by_one, step_log=step_log)
-        self._shared_blocks = 0  # of the call that was looked up last: what a full group has
+        self._shared_blocks = 0  # of the call that was looked up last
+        self._found: dict[CallId, Found] = {}  # of the calls that were looked up and wait
         self._passing = False  # whether a call could not start for a reason that lasts for a step only
 
     def _running_calls(self) -> RunningCalls:
@@ -57,9 +71,24 @@ class HybridScheduler(Scheduler):
             self.blocked = False
             self._refused = None
 
+    def finish(self, call: EngineCall) -> None:
+        self._found.pop(call.id, None)
+        super().finish(call)
+
+    def _find(self, call: EngineCall) -> tuple[int, int]:
+        """As the base does; and how much the full groups have. It stays as long as nothing near has changed."""
+        limit, count = call.most_hit_blocks, changes(call.path)
+        found = self._found.get(call.id)
+        if found is None or found.changes != count or found.limit != limit:
+            end, longest = self._pool.longest_hit(call.path, limit)
+            idle = self._pool.idle_blocks(call.path, end, end)
+            found = self._found[call.id] = Found(count, limit, end, idle, longest if longest > end else 0)
+        self._shared_blocks = found.shared_blocks
+        return found.end, found.idle_blocks
+
     def _fits(self, call: EngineCall, hits: int, idle: int, budget_tokens: int) -> bool:
         pool, tokens = self._pool, hits * self._block_tokens
-        shared_blocks = self._shared(call, hits)
+        shared_blocks = call.hold.shared_blocks if isinstance(call.hold, HybridHold) else self._shared_blocks
         if call.hold is None and pool.is_too_new(call.path, hits):
             self._passing = True
             return False
@@ -73,20 +102,11 @@ class HybridScheduler(Scheduler):
 
     def _can_load(self, call: EngineCall, hits: int, idle: int, end: int) -> bool:
         pool = self._pool
-        self._shared(call, hits)
         idle = pool.idle_blocks(call.path, hits, end)  # of the pages that the longer hit needs
         if pool.whole_blocks(hits, end, call.num_prefill_tokens) + idle > pool.num_free_blocks:
             return False
         loaded_blocks = sum([upto - first for first, upto in pool.needed(end, hits)])
         return loaded_blocks + idle <= pool.num_free_blocks - self._promised()
-
-    def _shared(self, call: EngineCall, hits: int) -> int:
-        """How many blocks of a call's prompt the full groups have, if that is more than its hit; else 0."""
-        if isinstance(call.hold, HybridHold):
-            return call.hold.shared_blocks
-        _, longest = self._pool.longest_hit(call.path, call.most_hit_blocks)
-        self._shared_blocks = longest if longest > hits else 0
-        return self._shared_blocks
 
     def _promised(self) -> int:
         pool, promised = self._pool, 0
@@ -97,10 +117,12 @@ class HybridScheduler(Scheduler):
         return promised
 
     def _load(self, call: EngineCall, first: int, end: int, now_ps: int) -> None:
+        self._found.pop(call.id, None)
         call.hold = self._pool.start(call.path, first, end, call.prompt_tokens, self._shared_blocks)
         super()._load(call, first, end, now_ps)
 
     def _hold_hits(self, call: EngineCall, hits: int) -> None:
+        self._found.pop(call.id, None)
         call.hold = self._pool.start(call.path, hits, hits, call.prompt_tokens, self._shared_blocks)
 
     def _compute_first(self, step: Step, call: EngineCall, budget_tokens: int) -> int:

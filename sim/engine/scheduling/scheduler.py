@@ -211,7 +211,7 @@ class Scheduler:
         """Start waiting calls while tokens, places and memory last."""
         self.blocked = False
         skip, through = self._plan.skip, self._plan.write_through
-        gpu, copies, running, max_running = self._gpu, self._copies, self.running.calls, self._machine.max_running
+        copies, running, max_running = self._copies, self.running.calls, self._machine.max_running
         started = []
         for call in self.waiting.candidates(self._plan.admit):
             if len(running) >= max_running:
@@ -220,7 +220,7 @@ class Scheduler:
             if call.state is State.LOADING or self._awaits_copy(call):
                 continue
             if call.state is State.WAITING:
-                hits, idle = gpu.cached_prefix(call.path, call.most_hit_blocks)
+                hits, idle = self._find(call)
                 loads_to = copies.host_hits(call, hits)
                 if through and copies.coming(call, loads_to):
                     continue
@@ -249,6 +249,10 @@ class Scheduler:
         for name in started:
             self.waiting.remove(name)
         self._refused = None if started else self._situation()
+
+    def _find(self, call: EngineCall) -> tuple[int, int]:
+        """How many blocks of a call's prompt are cached, and how many of these are idle."""
+        return self._gpu.cached_prefix(call.path, call.most_hit_blocks)
 
     def _fits(self, call: EngineCall, hits: int, idle: int, budget_tokens: int) -> bool:
         """Whether there is room for a call's whole prompt behind its hits, of which so many blocks are idle."""
