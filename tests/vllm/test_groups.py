@@ -105,7 +105,7 @@ def test_a_hit_ends_where_vllm_says(shape: str) -> None:
                 context.block_hashes, upto * gpu.block_tokens
             )
             assert gpu.hit(context.block_hashes, upto) * gpu.block_tokens == tokens
-            held = [page for of_group in blocks for page in of_group if not page.is_null]
+            held = [page for of_group in reversed(blocks) for page in of_group if not page.is_null]
             assert gpu.pages(context.block_hashes, tokens // gpu.block_tokens) == held
 
 

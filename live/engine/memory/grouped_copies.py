@@ -18,11 +18,11 @@ from ....traces.events import Fact
 from ..requests import EngineCall, LiveAgent, Store
 from ..vllm_surface import Hash, VllmBlock
 from .copies import BlocksByGroup, Copies
-from .gpu_pool import GpuPool
+from .gpu_pool import GpuPool, idle
 from .grouped_gpu_pool import GroupedGpuPool
 from .host_pool import HostPool
 from .host_runs import HostHold
-from .page_rules import PageNames, PageSpan, last_boundary, places, spans
+from .page_rules import PageNames, PageSpan, every_group, every_page, last_boundary, places, spans
 
 Place = tuple[int, int]  # group, and block of the context
 
@@ -98,11 +98,10 @@ class GroupedCopies(Copies):
         while end > saved_blocks:
             needed = list(places(list(spans(self._rules, 0, end))))
             missing = [place for place in needed if not (on_host(*place) or coming(*place))]
-            kept = self._hold_host(hashes, _spans_of([place for place in needed if on_host(*place)]), end)
-            too_many = len(missing) - host.free
+            here = [place for place in needed if on_host(*place)]
+            too_many = len(missing) + sum(host.is_idle(names[group][at]) for group, at in here) - host.free
             if too_many <= 0:
-                return end, missing, kept
-            host.release(kept)
+                return end, missing, self._hold_host(hashes, _spans_of(here), end)
             end = last_boundary(self._rules, 0, self._earlier(end, too_many), anywhere)
         return None
 
@@ -124,7 +123,7 @@ class GroupedCopies(Copies):
         """Copy what the host lacks of a call's pages up to block `upto`, as far as vLLM has them cached."""
         hashes, first, host = call.vllm.block_hashes, call.stored, self._host
         names = self._names(hashes)
-        every = list(places([PageSpan(group, first, upto) for group in range(len(self._rules))]))
+        every = list(every_page(self._rules, first, upto))
         here = [(group, at) for group, at in every if host.has(names[group][at])]
         missing = [
             (group, at)
@@ -173,12 +172,20 @@ class GroupedCopies(Copies):
 
     def used(self, call: EngineCall, upto: int) -> None:
         names, host = self._names(call.vllm.block_hashes), self._host
-        every = places([PageSpan(group, 0, upto) for group in range(len(self._rules))])
+        every = every_page(self._rules, 0, upto)
         here = _spans_of([(group, at) for group, at in every if host.has(names[group][at])])
         host.release(self._hold_host(call.vllm.block_hashes, here, upto))
 
     def coming(self, hashes: Sequence[Hash], at: int, limit: int) -> bool:
-        return at < limit and any(names[at] in self._storing for names in self._names(hashes))
+        """Whether the host is to have a later boundary of a waiting call's prompt, before `limit`, than block `at`."""
+        if not len(self._storing):
+            return False
+        names, has, storing = self._names(hashes), self._host.has, self._storing
+
+        def there(group: int, place: int) -> bool:
+            return has(names[group][place]) or names[group][place] in storing
+
+        return last_boundary(self._rules, at, limit, there) > at
 
     # -- load on demand
 
@@ -202,19 +209,23 @@ class GroupedCopies(Copies):
     # -- upload ahead of the call
 
     def upload(self, agent: LiveAgent, move: Move, now_s: float) -> None:
-        """Copy back what the GPU lacks of the pages of the last boundary of a context that there is room for."""
+        """Copy back what the GPU lacks of the pages of the last boundary of a context that there is room for.
+
+        An agent has one upload at a time: what a second one would add is more than its pages, since windows move on.
+        """
         hashes = agent.hashes
         found = None
-        if not (self.refusing or agent.gone or agent.waiting or self.uploading(agent)):
+        if not (self.refusing or agent.gone or agent.waiting or agent.uploads):
             found = self._to_bring_back(hashes, blocks_to_move(agent, move))
         if found is None:
             self.report(e.UploadRefused(now_s, agent.name))
             return
         end, cached, missing = found
-        self._gpu.hold(cached)  # first: new pages might evict them
+        self._gpu.hold(list(cached.values()))  # first: new pages might evict them
         source = self._hold_host(hashes, _spans_of(missing), end, to_read=True)
         target = self._blocks_beside(source.slots)
-        upload: Upload[list[VllmBlock], float] = Upload([*cached, *target], 0, len(missing), now_s)
+        held = self._by_group(cached, dict(zip(missing, target, strict=True)))
+        upload: Upload[list[VllmBlock], float] = Upload(held, 0, len(missing), now_s)
         agent.uploads += (upload,)
         self._keep(upload.held)
         report, kept = self.report, agent.source
@@ -232,7 +243,19 @@ class GroupedCopies(Copies):
 
         self._submit(False, target, source.slots, None, done)
 
-    def _to_bring_back(self, hashes: Sequence[Hash], upto: int) -> tuple[int, list[VllmBlock], list[Place]] | None:
+    def _by_group(self, *pages: dict[Place, VllmBlock]) -> list[VllmBlock]:
+        """In the order in which groups are held, and of each group in the given one."""
+        return [
+            page
+            for group in every_group(self._rules)
+            for some in pages
+            for place, page in some.items()
+            if place[0] == group
+        ]
+
+    def _to_bring_back(
+        self, hashes: Sequence[Hash], upto: int
+    ) -> tuple[int, dict[Place, VllmBlock], list[Place]] | None:
         """The last boundary that the GPU does not hit at yet and can: which of its pages it has, and which the host."""
         names, host, gpu = self._names(hashes), self._host, self._pages
 
@@ -243,9 +266,9 @@ class GroupedCopies(Copies):
         end = last_boundary(self._rules, 0, upto, anywhere)
         while end > here:
             needed = {place: gpu.page(hashes[place[1]], place[0]) for place in places(list(spans(self._rules, 0, end)))}
-            cached = [page for page in needed.values() if page is not None]
+            cached = {place: page for place, page in needed.items() if page is not None}
             missing = [place for place, page in needed.items() if page is None]
-            too_many = len(missing) + sum(page.ref_cnt == 0 for page in cached) - gpu.free
+            too_many = len(missing) + idle(list(cached.values())) - gpu.free
             if too_many <= 0:
                 return end, cached, missing
             end = last_boundary(self._rules, 0, self._earlier(end, too_many), anywhere)

@@ -35,6 +35,11 @@ class HostPool:
     def has(self, content: Hash) -> bool:
         return content in self._slot_of
 
+    def is_idle(self, content: Hash) -> bool:
+        """Whether it is here, and nobody holds it: to hold it takes a free slot."""
+        run = self._run(content)
+        return run is not None and not run.ref_cnt
+
     def end(self, hashes: Sequence[Hash], first: int, upto: int) -> int:
         """How far the blocks from `first` on are here without a gap, at most to `upto`."""
         at = first

@@ -63,11 +63,24 @@ class PageSpan(NamedTuple):
 
 
 def spans(rules: Rules, lowest: int, boundary: int) -> Iterator[PageSpan]:
-    """The pages that a hit at `boundary` needs, without those before `lowest`, group by group."""
-    for group, rule in enumerate(rules):
-        first = max(lowest, rule.first_page(boundary))
+    """The pages that a hit at `boundary` needs, without those before `lowest`, group by group.
+
+    The last group comes first: what is held is given up from its end on, and vLLM gives up the first group's first.
+    """
+    for group in every_group(rules):
+        first = max(lowest, rules[group].first_page(boundary))
         if first < boundary:
             yield PageSpan(group, first, boundary)
+
+
+def every_group(rules: Rules) -> range:
+    """In the order of `spans`."""
+    return range(len(rules) - 1, -1, -1)
+
+
+def every_page(rules: Rules, first: int, end: int) -> Iterator[tuple[int, int]]:
+    """Group and place of all pages of blocks `first` … `end - 1`."""
+    return places([PageSpan(group, first, end) for group in every_group(rules)])
 
 
 def places(spans: Sequence[PageSpan]) -> Iterator[tuple[int, int]]:
