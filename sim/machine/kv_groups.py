@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from ...traces.arithmetic import div_ceil
 from ...traces.errors import MachineError
 from ...traces.files.fields import shown
 
@@ -109,3 +110,20 @@ def _problem(kind: object, window: object) -> str | None:
     if kind not in WINDOWED and window:
         return f"{kind}: expected no window_tokens, got {window}"
     return None
+
+
+def context_pages(groups: Sequence[KvGroup], block_tokens: int) -> tuple[int, int]:
+    """What a long context is in pages: so many for each block of it, and so many beside, for windows and states.
+
+    Beside are those that a call behind the context needs: a window before it, a whole chunk at most, or a state.
+    """
+    per_block = sum(group.kind == FULL for group in groups)
+    beside = 0
+    for group in groups:
+        if group.kind == SLIDING_WINDOW:
+            beside += div_ceil(group.window_tokens - 1, block_tokens)
+        elif group.kind == CHUNKED_LOCAL:
+            beside += group.window_tokens // block_tokens
+        elif group.kind == MAMBA:
+            beside += 1
+    return per_block, beside

@@ -20,7 +20,18 @@ from .engine_versions import (
     STATES_ARE_GIVEN_BACK,
     NewRule,
 )
-from .kv_groups import CHUNKED_LOCAL, FULL, LONGEST_WINDOW, MAMBA, SPARSE, WINDOWED, Groups, KvGroup, groups_text
+from .kv_groups import (
+    CHUNKED_LOCAL,
+    FULL,
+    LONGEST_WINDOW,
+    MAMBA,
+    SPARSE,
+    WINDOWED,
+    Groups,
+    KvGroup,
+    context_pages,
+    groups_text,
+)
 from .timing import Timing, experts_ps, ps
 from .window import Window
 
@@ -258,11 +269,16 @@ class Machine:
         )
 
     def beliefs(self) -> LinearCosts:
-        """What policies are told: the truth, except for what `believed` says otherwise."""
+        """What policies are told: the truth, except for what `believed` says otherwise.
+
+        A block of a context is a page in each group of full attention; the pages of windows and states come with a job.
+        """
         told = replace(self, believed=(), **dict(self.believed)) if self.believed else self  # type: ignore[arg-type]
+        pages, beside = context_pages(self.kv_groups, self.block_tokens)
+        page_s = told._copy_block_s()
         return LinearCosts(
-            copy_s=told.copy_s,
-            copy_block_s=told._copy_block_s(),
+            copy_s=told.copy_s + beside * page_s,
+            copy_block_s=pages * page_s,
             prefill_token_s=told.token_s + told.prefill_token_s + told.window_attention_s * told.window_tokens,
             attention_s=told.attention_s,
         )

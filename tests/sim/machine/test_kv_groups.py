@@ -133,3 +133,11 @@ def test_chunks_are_of_whole_blocks() -> None:
     """Else vLLM gives back a page of which a part is still needed."""
     with pytest.raises(MachineError, match="kv_groups: group 2: expected chunks of whole blocks of 16 tokens, got 100"):
         load_machine(settings=("kv_groups=full+chunked_local:100",))
+
+
+def test_a_copy_is_believed_to_bring_what_a_context_needs_in_every_group():
+    """gpt-oss's groups: a page of full attention a block, and the 8 pages before the next token's window of 128."""
+    one, two = changed().beliefs(), changed("kv_groups=full+sliding_window:128").beliefs()
+
+    assert two.offload_s(100) == pytest.approx(one.offload_s(108))
+    assert two.prefill_s(100, 0) == one.prefill_s(100, 0)
