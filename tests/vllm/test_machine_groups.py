@@ -12,7 +12,6 @@ pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an
 
 import torch
 from transformers import CONFIG_MAPPING
-from vllm.v1.core.kv_cache_utils import get_kv_cache_groups
 from vllm.v1.kv_cache_interface import (
     ChunkedLocalAttentionSpec,
     FullAttentionSpec,
@@ -22,6 +21,7 @@ from vllm.v1.kv_cache_interface import (
     SlidingWindowSpec,
     UniformTypeKVCacheSpecs,
 )
+from vllm_grouping import get_kv_cache_groups
 
 from tokencake.sim.machine.derivation.grouping import Pages, pages_of, state_bytes_of, token_bytes
 from tokencake.sim.machine.kv_groups import KvGroup

@@ -8,12 +8,9 @@ pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an
 
 import torch
 from virtual_engine import vllm_config
-from vllm.v1.core.kv_cache_utils import (
-    generate_scheduler_kv_cache_config,
-    get_kv_cache_config_from_groups,
-    get_kv_cache_groups,
-)
+from vllm.v1.core.kv_cache_utils import generate_scheduler_kv_cache_config
 from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheSpec, MLAAttentionSpec
+from vllm_grouping import get_kv_cache_config_from_groups, get_kv_cache_groups
 
 from tokencake.live.engine.control.engine_limits import block_bytes_of_rank
 from tokencake.sim.machine.machine import Machine
