@@ -247,7 +247,8 @@ def _model(data: bytes, folder: Path) -> None:
 def _models() -> Sequence[bytes]:
     """Configurations of all kinds of layers."""
     names = ("llama-3.1-8b", "gpt-oss-20b", "qwen3-next-80b", "llama-4-scout", "gemma-3-27b", "deepseek-v3")
-    return [json.dumps(dict(PUBLISHED_MODELS[name].config)).encode() + b"\n" for name in names]
+    more = {"mamba_ssm_dtype": "float32", "moe_layer_freq": 1, "mlp_layer_types": None, "tie_word_embeddings": False}
+    return [json.dumps({**more, **PUBLISHED_MODELS[name].config}).encode() + b"\n" for name in names]
 
 
 def _suite_file(data: bytes, folder: Path) -> None:

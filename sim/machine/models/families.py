@@ -116,6 +116,18 @@ FAMILIES: Mapping[str, Defaults] = MappingProxyType(
             "first_k_dense_replace": 1,
             "moe_intermediate_size": 1408,
         },
+        "glm4_moe_lite": {
+            "q_lora_rank": 768,
+            "kv_lora_rank": 512,
+            "qk_nope_head_dim": 192,
+            "qk_rope_head_dim": 64,
+            "v_head_dim": 256,
+            "n_shared_experts": 1,
+            "n_routed_experts": 64,
+            "num_experts_per_tok": 4,
+            "first_k_dense_replace": 1,
+            "moe_intermediate_size": 1536,
+        },
         "glm_moe_dsa": {
             "kv_lora_rank": 512,
             "qk_nope_head_dim": 192,

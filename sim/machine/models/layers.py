@@ -227,7 +227,7 @@ def _state_bytes(config: Config) -> int:
     if dtype is None:
         config.assume("states in bfloat16, as vLLM keeps them where a file does not say")
         return 2
-    if dtype in STATE_BYTES:
+    if isinstance(dtype, str) and dtype in STATE_BYTES:
         return STATE_BYTES[dtype]
     raise config.wrong("mamba_ssm_dtype", f"one of {', '.join(STATE_BYTES)}", dtype)
 

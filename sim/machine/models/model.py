@@ -12,15 +12,15 @@ from .families import FAMILIES
 from .layers import layers_of
 from .shapes import Model
 
-# What a `quantization_config` says of the released weights.
+# What a `quantization_config` says of the released weights: its method, or what it says beside "modelopt".
 FORMATS: Mapping[str, str] = {
     "fp8": "fp8",
     "fbgemm_fp8": "fp8",
     "mxfp4": "mxfp4",
-    "modelopt": "nvfp4",
     "awq": "int4",
     "gptq": "int4",
-    "compressed-tensors": "int4",
+    "NVFP4": "nvfp4",
+    "FP8": "fp8",
 }
 
 
@@ -68,8 +68,18 @@ def _released(config: Config) -> str:
     quantized = config.values.get("quantization_config")
     if not isinstance(quantized, Mapping):
         return "bf16"
-    method = quantized.get("quant_method")
-    if isinstance(method, str) and method in FORMATS:
-        return FORMATS[method]
-    config.assume(f"weights in bf16, for quantization_config.quant_method {shown(method)} is not known")
-    return "bf16"
+    found = _compressed(quantized) or FORMATS.get(str(quantized.get("quant_algo") or quantized.get("quant_method")))
+    if found is None:
+        config.assume(f"weights in bf16, for quantization_config.quant_method {shown(quantized.get('quant_method'))}")
+    return found or "bf16"
+
+
+def _compressed(quantized: Mapping[str, Any]) -> str | None:
+    """What compressed-tensors says of its first group of weights."""
+    groups = quantized.get("config_groups")
+    group = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
+    weights = group.get("weights") if isinstance(group, Mapping) else None
+    if not isinstance(weights, Mapping):
+        return None
+    kinds = {"8 float": "fp8", "4 int": "int4", "4 float": "nvfp4"}
+    return kinds.get(f"{weights.get('num_bits')} {weights.get('type')}")

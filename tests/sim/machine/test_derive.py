@@ -158,6 +158,38 @@ def test_layers_that_are_mixtures_are_those_of_the_published_rule() -> None:
     assert sparse(expert_layer_period=2, expert_layer_offset=1) == list(range(1, 32, 2))
 
 
+@pytest.mark.parametrize(
+    ("quantized", "weights"),
+    [
+        (None, "bf16"),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8"),
+        ({"quant_method": "mxfp4", "modules_to_not_convert": []}, "mxfp4"),
+        ({"quant_method": "awq", "bits": 4}, "int4"),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4"),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"a": {"weights": {"num_bits": 8, "type": "float"}}},
+            },
+            "fp8",
+        ),
+        ({"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {"num_bits": [8]}}}}, "bf16"),
+        ({"quant_method": "new"}, "bf16"),
+    ],
+)
+def test_weights_are_in_the_released_format(quantized: object, weights: str) -> None:
+    assert model_from("x", {**LLAMA, "quantization_config": quantized}).weights == weights
+
+
+def test_an_unknown_type_is_read_by_the_names_of_its_fields(folder: Any, capsys: Any) -> None:
+    machine = derived(folder({**LLAMA, "model_type": "brand_new", "layer_types": ["full_attention"] * 32}))
+
+    assert machine.gpu_blocks == pytest.approx(presets()["h100-llama-3.1-8b"].gpu_blocks, rel=1e-3)
+    assert (
+        'assumed: model_type "brand_new" is not known: read by the names of its fields alone' in capsys.readouterr().out
+    )
+
+
 def test_a_sparse_indexer_looks_at_everything_and_attention_at_what_it_chose(folder: Any) -> None:
     v3 = {**PUBLISHED_MODELS["deepseek-v3"].config}
     dense = derived(folder(v3), "--gpu", "h200", "--tp", "8")
@@ -189,6 +221,7 @@ def test_states_make_pages_long_and_cost_each_call_the_same(folder: Any) -> None
         ({**LLAMA, "layer_types": ["full_attention"]}, (), "layer_types: expected a list of 32 texts, got a list"),
         ({**LLAMA, "layer_types": ["ring"] * 32}, (), 'layer_types: expected kinds of layers from full_attention, '),
         ({**LLAMA, "sliding_window": 4096}, (), "kv_groups: expected a layer of full attention"),
+        ({**LLAMA, "model_type": "jamba", "mamba_ssm_dtype": [2]}, (), "mamba_ssm_dtype: expected one of float32, "),
         ({**LLAMA, "tie_word_embeddings": 1}, (), "tie_word_embeddings: expected true or false, got 1"),
         (LLAMA, ("--gpu", "h20"), "--gpu: expected one of a100, a800, h100, h200, b200, l40s, rtx4090, rtxpro6000,"),
         (LLAMA, ("--weights", "fp7"), '--weights: expected one of bf16, fp8, int4, nvfp4, mxfp4, got "fp7"'),
