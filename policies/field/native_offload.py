@@ -1,7 +1,8 @@
 """vLLM's own offloading: every full block is written through to the host, and loaded by any call whose prompt hits it.
 
 Source: vLLM's OffloadingConnector and its two managers of host memory, `lru` and `arc` (vLLM 0.26 to 0.32,
-`vllm/v1/kv_offload`); ARC is Megiddo and Modha, *ARC: A Self-Tuning, Low Overhead Replacement Cache*, FAST 2003.
+`vllm/v1/kv_offload`; 0.33 orders `lru` by a block's latest request, the end of its prompt first); ARC is Megiddo and
+Modha, *ARC: A Self-Tuning, Low Overhead Replacement Cache*, FAST 2003.
 
 The engine writes through by itself (`Plan.write_through`), so with `lru` there is nothing to decide. What the published
 rule leaves open here:
