@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import count, islice
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 pytest.importorskip("vllm", reason="needs vLLM: .ci/install-vllm puts it into an environment of its own")
 
 from adversary import hard_workload
-from differential.workloads import Workload, capped
+from differential.workloads import Workload, capped, hybrid
 from shares import check_shares
 from untied import POLICIES, untied
 from virtual_engine import Virtual
@@ -75,6 +76,21 @@ def test_every_fact_is_equal(name: str, seed: int) -> None:
 def test_every_fact_is_equal_where_long_prompts_are_cut(name: str, seed: int) -> None:
     """Also for those whom a policy holds back, which vLLM does not see."""
     workload = untied(hard_workload(seed, capped), seed)
+    live, simulated = both(workload, load_policy(name), load_policy(name), name)
+    assert live == simulated
+
+
+def attention_alone(seed: int) -> Workload:
+    """A hard workload on a model with windows or chunks: the `seed`-th of those without states."""
+    found = (hard_workload(at, hybrid) for at in count())
+    alike = (one for one in found if all(group.kind != "mamba" for group in one.machine.kv_groups))
+    return next(islice(alike, seed, None))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_fact_is_equal_where_the_kv_cache_has_several_groups(name: str, seed: int) -> None:
+    workload = untied(attention_alone(seed), seed)
     live, simulated = both(workload, load_policy(name), load_policy(name), name)
     assert live == simulated
 
