@@ -4,11 +4,13 @@
 """
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tokencake.traces import core_build
+from tokencake.traces.files import source_file
 
 # The suite is about the sources, even where they are compiled, too; so are the processes that it starts. With
 # `TOKENCAKE_PURE=0` it is about what is compiled: but for the tests that are marked `sources`.
@@ -21,6 +23,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("sources") is not None:
                 item.add_marker(pytest.mark.skip(reason="looks into the core, which is compiled"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_at_hand() -> Iterator[None]:
+    """A process keeps what it can read only once for others to read: here that may be a device without an end."""
+    yield
+    source_file.forget()
 
 
 settings.register_profile(
