@@ -27,6 +27,7 @@ from tokencake.sim.calibration.samples import Samples
 from tokencake.sim.engine.simulate import simulate
 from tokencake.sim.fidelity.agreement import Agreement
 from tokencake.sim.fidelity.rerun import play_recorded
+from tokencake.sim.machine.kv_groups import groups_of
 from tokencake.sim.machine.machine import Machine
 from tokencake.sim.machine.presets import PUBLISHED
 from tokencake.traces.apps import Application
@@ -207,6 +208,7 @@ def preset_machine(work: Work, shape: setups.Shape) -> Machine | None:
 def machine_of(settings: dict[str, Any]) -> Machine:
     """A machine from its settings."""
     fields = dict(settings)
+    fields["kv_groups"] = groups_of(fields["kv_groups"])
     return Machine(believed=tuple(fields.pop("beliefs").items()), **fields)
 
 

@@ -16,7 +16,9 @@ from exits import exit_code
 from gpu import command, results, summary
 from gpu.plan import PLAYED, PROCESSES, phases_of
 from gpu.runner import Runner, Session
+from gpu.shape import machine_of
 
+from tokencake.sim.machine.files import load_machine
 from tokencake.traces.results.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -342,3 +344,9 @@ def test_nobody_plays_beside_a_session(tmp_path: Path) -> None:
     assert alone
     assert beside.returncode == 2
     assert "a session plays there already" in beside.stderr
+
+
+@pytest.mark.parametrize("name", ["h200-llama-3.1-8b", "h100-gpt-oss-120b"])
+def test_a_machine_is_made_of_what_was_written_of_it(name: str) -> None:
+    machine = load_machine(name, ("beliefs.copy_s=1",))
+    assert machine_of(json.loads(json.dumps(machine.settings()))) == machine
