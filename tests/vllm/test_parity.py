@@ -93,11 +93,11 @@ def test_the_recorded_runs_are_about_something(recorded: dict[str, Path]) -> Non
         "OffloadFinished",
         "LoadFinished",
         "UploadFinished",
-        "UploadTaken",
         "HostDropped",
         "StoreFinished",
     ):
         assert kinds[kind], f"{kind}: {kinds}"
+    assert kinds["UploadTaken"] + kinds["UploadCancelled"], kinds  # on a busy machine every call may come too early
 
 
 def test_the_command_validates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
