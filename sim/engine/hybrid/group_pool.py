@@ -180,22 +180,7 @@ class GroupPool(BlockPool):
 
     def cache_span(self, hold: GroupHold, path: Path, first: int, end: int) -> None:
         """Pages of a holder can be found from now on, those at positions at which it has some."""
-        self.cache_pages(hold, path, first, end)
-
-    def cache_pages(self, hold: GroupHold, path: Path, first: int, end: int) -> None:
-        """Pages of a holder can be found from now on. It holds all of them, and none is cached."""
-        self._queue.version += 1
-        hold.uncached_blocks -= end - first
-        assert hold.uncached_blocks >= 0, "more blocks cached than held"
-        at = first
-        for node, _, upto in path:
-            if upto <= at:
-                continue
-            if at >= end:
-                break
-            upto = min(upto, end)
-            self._cached.add(hold, node, at, upto)
-            at = upto
+        self.cache_blocks(hold, path, first, end)
 
     def cached_spans(self, path: Path, limit: int) -> list[Span]:
         """What is cached of the first `limit` pages, by position."""
@@ -313,7 +298,7 @@ class MambaPool(GroupPool):
     def cache_span(self, hold: GroupHold, path: Path, first: int, end: int) -> None:
         for block in hold.state_blocks:
             if first <= block < end:
-                self.cache_pages(hold, path, block, block + 1)
+                self.cache_blocks(hold, path, block, block + 1)
 
 
 def _tails(first: int, end: int, boundaries: Sequence[int], interval: int, blocks: int) -> list[Span]:

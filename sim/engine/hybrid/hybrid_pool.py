@@ -69,7 +69,7 @@ class HybridPool(BlockPool):
 
     def longest_hit(self, path: Path, limit: int) -> tuple[int, int]:
         """The end of the longest hit of at most `limit` blocks; and how far the full groups have the context."""
-        return self.agreed([group.cached_spans(path, limit) for group in self.groups], limit)
+        return self.agreed(self.cached_spans_of(path, limit), limit)
 
     def agreed(self, spans: Sequence[Sequence[Span]], limit: int) -> tuple[int, int]:
         """The same, where these pages of each group are there."""
@@ -189,14 +189,8 @@ class HybridPool(BlockPool):
 
     def release(self, hold: HybridHold, path: Path, known: int, owner: Owner | None) -> None:
         """A call gives up what it holds; `known` of its pages are full, and their content is known."""
-        for pool, held in zip(self.groups, hold.groups, strict=True):
-            pool.cache_up_to(held, path, known, hold.boundaries)
-        for pool, held in zip(self.groups, hold.groups, strict=True):
-            pool.free(held, owner)
-
-    def held_blocks(self, tokens: int) -> int:
-        """Pages of a call with so many computed tokens."""
-        return sum([group.held_blocks(tokens) for group in self.groups])
+        self.cache_up_to(hold, path, known)
+        self.free(hold, owner)
 
     # -- pages that copies and pins hold
 
@@ -260,7 +254,7 @@ class HybridPool(BlockPool):
         """New pages that were taken for these have their content: others find them from now on."""
         for pool, held, found in zip(self.groups, hold.groups, spans, strict=True):
             for first, end in found:
-                pool.cache_pages(held, path, first, end)
+                pool.cache_blocks(held, path, first, end)
 
     def extend(self, hold: HybridHold, end: int) -> None:
         """Take the pages that the token behind `end` blocks needs and a call does not hold."""

@@ -206,12 +206,17 @@ class BlockPool:
 
     def cache(self, hold: BlockHold, path: Path, end: int) -> None:
         """The holder's blocks up to `end` are full: from now on others find them."""
-        at = hold.cached_end_block
-        if end <= at:
-            return
+        first = hold.cached_end_block
+        if end > first:
+            self.cache_blocks(hold, path, first, end)
+            hold.cached_end_block = end
+
+    def cache_blocks(self, hold: BlockHold, path: Path, first: int, end: int) -> None:
+        """Others find these blocks from now on. The holder has all of them, and none is cached."""
         self._queue.version += 1
-        hold.uncached_blocks -= end - at
+        hold.uncached_blocks -= end - first
         assert hold.uncached_blocks >= 0, "more blocks cached than held"
+        at = first
         for node, _, upto in path:
             if upto <= at:
                 continue
@@ -220,7 +225,6 @@ class BlockPool:
             upto = min(upto, end)
             self._cached.add(hold, node, at, upto)
             at = upto
-        hold.cached_end_block = end
 
     def keep(self, hold: BlockHold, owner: Owner) -> None:
         """Count these blocks as kept for an owner of whom no call runs, until they are given back.
