@@ -75,12 +75,12 @@ class Engine:
             self._scheduler = Scheduler(
                 machine, timing, self.gpu, self.host, self._copies, one_by_one=one_by_one, step_log=step_log
             )
+            self._meter = OccupancyMeter(self.gpu)
         else:
             from .hybrid.parts import hybrid_parts  # most machines have one group, and start without it
 
             parts = hybrid_parts(machine, timing, tree, self._link, one_by_one=one_by_one, step_log=step_log)
-            self.gpu, self.host, self._copies, self._scheduler = parts
-        self._meter = OccupancyMeter(self.gpu)
+            self.gpu, self.host, self._copies, self._scheduler, self._meter = parts
         self._agents: dict[AgentId, SimAgent] = {}
         self._latest: dict[AppId, SimAgent] = {}  # of each application, the agent that came last
         self._starvation = Starvation(clock, self._scheduler, self._copies, self._link, self._agents, self._schedule)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from ....traces.apps import CallId
 from ...machine.engine_versions import CHUNKS_END_WHERE_A_PROMPT_RESUMES
-from ...machine.kv_groups import MAMBA
+from ...machine.kv_groups import CHUNKED_LOCAL, MAMBA, SLIDING_WINDOW, KvGroup
 from ...machine.machine import Machine
 from ..memory.copies import Copies
 from ..requests import EngineCall, State
@@ -16,6 +17,9 @@ from ..scheduling.running_calls import RunningCalls
 from ..scheduling.step import Step
 from ..scheduling.waiting_queue import WaitingQueue
 from .hybrid_pool import HybridHold, HybridPool
+from .page_changes import PageChanges
+
+_SLIDING: Final = (SLIDING_WINDOW, MAMBA)
 
 
 class HybridRunningCalls(RunningCalls):
@@ -40,6 +44,13 @@ class HybridRunningCalls(RunningCalls):
         self._repeated_tokens = 1 if machine.has(CHUNKS_END_WHERE_A_PROMPT_RESUMES) else 0
         self._long_prompt_tokens = machine.long_prefill_token_threshold
         self._waiting_for_tokens: list[EngineCall] = []
+        self._num_groups = len(machine.kv_groups)
+        self._changes = PageChanges()
+        self._last_join = -1  # the iteration from which on the call decodes that joined last
+        # A decoding call gives back a page of a group when so many tokens, and whole pages beside them, have KV; or all
+        # those of a chunk at its end.
+        self._slides = [_slide_tokens(group) + self.lag for group in machine.kv_groups if group.kind in _SLIDING]
+        self._chunk_sizes = [group.window_tokens for group in machine.kv_groups if group.kind == CHUNKED_LOCAL]
 
     def growth(self) -> int:
         pool, batch = self._pool, self._batch
@@ -51,15 +62,87 @@ class HybridRunningCalls(RunningCalls):
                 growth += max(0, group.held_blocks(final_tokens) - group.held_blocks(tokens))
         return growth
 
+    def joins(self, call: EngineCall) -> None:
+        """A call decodes from the next iteration on."""
+        hold = call.hold
+        assert isinstance(hold, HybridHold)
+        hold.change_tokens = call.num_computed_tokens
+        self._changes.add(call, hold)
+        self._last_join = self._batch.iteration
+
     def resume(self) -> None:
         for call in self._waiting_for_tokens:
             call.last_iteration += 1
             self._batch.join(call, call.num_computed_tokens)
+            self.joins(call)
         self._waiting_for_tokens.clear()
 
     def schedule(self, step: Step, now_ps: int, preempt: Sequence[CallId]) -> bool:
-        pool, batch = self._pool, self._batch
+        """The calls that take or give back pages now, and those in the middle of their prompts; if need be, all."""
+        pool = self._pool
         pool.begin_step()
+        due = self._changes.due(self._batch.iteration)
+        chunks = self._chunks()
+        if chunks is None or not self._have_room(due, chunks):
+            return self._schedule_one_by_one(step, now_ps, preempt)
+        if chunks:
+            due += chunks
+            due.sort(key=_by_admission)
+        for call in due:
+            hold = call.hold
+            assert isinstance(hold, HybridHold)
+            computed_tokens = self._batch.num_computed_tokens(call)
+            in_flight_tokens = self._in_flight_tokens(call, hold)
+            pool.slide(hold, call.path, computed_tokens - in_flight_tokens, call.agent.owner)
+            if call.decoding:
+                self._decode(call, hold, computed_tokens + 1, in_flight=in_flight_tokens > 0)
+            else:
+                self.compute(step, call, hold, chunks[call])
+        return False
+
+    def _chunks(self) -> dict[EngineCall, int] | None:
+        """The tokens that calls in the middle of their prompts compute next; None: somebody may lack tokens."""
+        prefills, left_tokens = self._prefills.calls, self._budget_tokens - self._batch.num_calls
+        chunks: dict[EngineCall, int] = {}
+        if not prefills:
+            return None if left_tokens < 0 else chunks
+        behind: list[EngineCall] = []  # from the first of them on, the last call first
+        missing = len(prefills)
+        for call in reversed(self.calls.values()):
+            if call.decoding:
+                behind.append(call)
+                left_tokens += 1
+            elif call in prefills:
+                behind.append(call)
+                missing -= 1
+                if not missing:
+                    break
+        for call in reversed(behind):
+            if left_tokens <= 0:
+                return None
+            tokens = 1
+            if not call.decoding:
+                hold = call.hold
+                assert isinstance(hold, HybridHold)
+                shared_tokens = hold.shared_blocks * self._block_tokens
+                tokens = self.chunk_tokens(call, call.num_computed_tokens, shared_tokens, left_tokens)
+                if tokens:
+                    chunks[call] = tokens
+            left_tokens -= tokens
+        return chunks
+
+    def _have_room(self, due: Sequence[EngineCall], chunks: Mapping[EngineCall, int]) -> bool:
+        """Whether all these get their pages without those that are given back."""
+        free_blocks = self._pool.num_free_blocks - len(due) * self._num_groups
+        for call, tokens in chunks.items():
+            hold = call.hold
+            assert isinstance(hold, HybridHold)
+            free_blocks -= self._pool.new_blocks(hold, call.num_computed_tokens + tokens)
+        return free_blocks >= 0
+
+    def _schedule_one_by_one(self, step: Step, now_ps: int, preempt: Sequence[CallId]) -> bool:
+        """The same in the order of admission, where somebody lacks tokens or has to give way."""
+        pool, batch = self._pool, self._batch
         wanted = iter(preempt)
         left_tokens = self._budget_tokens
         preempted = False
@@ -74,7 +157,7 @@ class HybridRunningCalls(RunningCalls):
             hold = call.hold
             assert isinstance(hold, HybridHold)
             computed_tokens = batch.num_computed_tokens(call)
-            if call.decoding and computed_tokens < hold.change_tokens and call.joined_at_iteration < batch.iteration:
+            if call.decoding and computed_tokens < hold.change_tokens:
                 left_tokens -= 1
                 continue
             tokens = 1
@@ -106,7 +189,8 @@ class HybridRunningCalls(RunningCalls):
         self._pool.note_states(hold, call.path, known_blocks)
         if self.lag and not in_flight:
             self._pool.cache_up_to(hold, call.path, known_blocks)
-        hold.change_tokens = self._pool.next_change_tokens(hold, self.lag)
+        hold.change_tokens = max(tokens, self._pool.next_change_tokens(hold, self.lag))
+        self._changes.add(call, hold)
 
     def chunk_tokens(self, call: EngineCall, start: int, shared_tokens: int, budget_tokens: int) -> int:
         """How many tokens of a call's prompt are computed next, behind `start` ones; 0: it has to wait.
@@ -135,14 +219,45 @@ class HybridRunningCalls(RunningCalls):
                 end = stop
         return max(0, end - start)
 
-    def until_change(self, most: int) -> int:
-        """How many iterations, at most `most`, follow each other without one that takes or gives back a page."""
-        if self._waiting_for_tokens:
-            return 1
-        for call in self.calls.values():
+    # -- stretches
+
+    @property
+    def lack_tokens(self) -> bool:
+        """Whether somebody waits for its next token until the step is on its way."""
+        return bool(self._waiting_for_tokens)
+
+    def next_change(self) -> int:
+        """The iteration in which a decoding call next takes a page or gives one back; −1: there is none."""
+        return self._changes.next_iteration()
+
+    def change(self, iteration: int) -> None:
+        """What decoding calls take and give back at this iteration of a stretch, not its first one."""
+        for call in self._changes.due(iteration):
+            hold = call.hold
+            assert isinstance(hold, HybridHold)
+            computed_tokens = call.num_computed_tokens + iteration - call.joined_at_iteration
+            self._pool.slide(hold, call.path, computed_tokens - self.lag, call.agent.owner)
+            self._decode(call, hold, computed_tokens + 1, in_flight=self.lag > 0)
+
+    def until_given_back(self, blocks: int, most: int) -> int:
+        """How many iterations, at most `most`, can follow each other until the next gives back the last of so many."""
+        if blocks <= 0 or (self.lag and self._last_join == self._batch.iteration):  # what its chunk left goes next
+            change = self._changes.next_iteration()
+            return most if change < 0 else min(most, max(1, change - self._batch.iteration))
+        for call in self.calls.values() if self._chunk_sizes else ():
             if call.decoding:
-                assert isinstance(call.hold, HybridHold)
-                most = min(most, max(1, call.hold.change_tokens - self._batch.num_computed_tokens(call)))
+                tokens = self._batch.num_computed_tokens(call) - self.lag
+                most = min([most, *[size - tokens % size for size in self._chunk_sizes]])
+        in_a_turn = self._batch.num_calls * len(self._slides)
+        if not in_a_turn:
+            return most
+        turns = (blocks - 1) // in_a_turn
+        blocks -= turns * in_a_turn
+        for ahead in range(turns * self._block_tokens + 1, most):
+            for tokens in self._slides:
+                blocks -= self._batch.needs(ahead - tokens)
+            if blocks <= 0:
+                return ahead
         return most
 
     def compute(self, step: Step, call: EngineCall, hold: HybridHold, tokens: int) -> None:
@@ -179,3 +294,11 @@ class HybridRunningCalls(RunningCalls):
         if call.decoding and call.joined_at_iteration < self._batch.iteration:
             return 1
         return hold.step_tokens if hold.step == self._batch.iteration - 1 else 0
+
+
+def _slide_tokens(group: KvGroup) -> int:
+    return 1 if group.kind == MAMBA else group.window_tokens - 1
+
+
+def _by_admission(call: EngineCall) -> int:
+    return call.admission

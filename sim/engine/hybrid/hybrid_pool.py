@@ -105,6 +105,10 @@ class HybridPool(BlockPool):
             idle += group.cached_prefix(path, hits, first)[1]
         return idle
 
+    def full_idle_blocks(self, path: Path, end: int) -> int:
+        """Of the first `end` pages of groups of full attention, which are cached, those that nobody holds."""
+        return sum([group.cached_prefix(path, end)[1] for group in self.groups if group.group.kind == FULL])
+
     def cached_prefix(self, path: Path, limit: int, start: int = 0) -> tuple[int, int]:
         assert not start, "a hit has no part"
         end, _ = self.longest_hit(path, limit)

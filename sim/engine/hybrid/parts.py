@@ -10,17 +10,19 @@ from ..memory.context_tree import ContextTree
 from ..memory.link import Link
 from ..scheduling.step import StepLog
 from .hybrid_copies import HybridCopies
+from .hybrid_meter import HybridMeter
 from .hybrid_pool import HybridPool
 from .hybrid_scheduler import HybridScheduler
 
 
 class Parts(NamedTuple):
-    """Pools of both sides, what moves pages between them, and who gets pages."""
+    """Pools of both sides, what moves pages between them, who gets pages, and what is used when."""
 
     gpu: HybridPool
     host: HybridPool
     copies: HybridCopies
     scheduler: HybridScheduler
+    meter: HybridMeter
 
 
 def hybrid_parts(
@@ -30,4 +32,4 @@ def hybrid_parts(
     gpu, host = HybridPool(tree, machine.gpu_blocks, 0, machine), HybridPool(tree, machine.host_blocks, 1, machine)
     copies = HybridCopies(gpu, host, link, machine.block_tokens)
     scheduler = HybridScheduler(machine, timing, gpu, host, copies, one_by_one=one_by_one, step_log=step_log)
-    return Parts(gpu, host, copies, scheduler)
+    return Parts(gpu, host, copies, scheduler, HybridMeter(gpu, scheduler.hybrid_calls))
