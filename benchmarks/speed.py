@@ -7,8 +7,9 @@
 Each shape is played under each policy by the installed package, compiled if it is; by its pure sources; and by those
 of the commit `--against`: in turn, each time in a process of its own, on one core, the metrics' fold included. A
 process plays for a third of a second at least; what counts is the median of `--times` processes. The shapes of long
-runs are played once, and by pure sources and an earlier commit with a tenth of the calls. The coding conversations need
-a folder of recorded ones (see docs/traces-from-elsewhere.md), and are left out without.
+runs are played once, and by pure sources and an earlier commit with a tenth of the calls. Of a commit that
+lacks KV cache groups their shapes are left out, and that is said. The coding conversations need a folder of recorded
+ones (see docs/traces-from-elsewhere.md), and are left out without.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from tokencake.traces.generate.workloads import code_writer
 ROOT = Path(__file__).parents[1]
 HERE = Path(__file__).parent
 LONG = 10  # how many times as many calls a long run has as a short one of the same shape
+BLOCKS = 3_049  # of one KV cache group
 FIGURES = ("command", "date", "version", "revision", "against", "machine", "packages", "runs", "commands")
 
 
@@ -53,11 +55,24 @@ class Shape(NamedTuple):
     policies: Sequence[str] = POLICIES
 
 
+def _coding(blocks: int) -> Mapping[str, Any]:
+    settings = ["max_context_tokens=1000000", f"gpu_blocks={blocks}"]
+    return {"shape": "coding", "machine": "h200-llama-3.1-8b", "settings": settings}
+
+
+def _groups(machine: str, times: int) -> Mapping[str, Any]:
+    """So many times the blocks of one group that about as many steps are played: windows take what is over."""
+    return {"shape": "dag", "machine": machine, "settings": [f"gpu_blocks={times * BLOCKS}"]}
+
+
 SHAPES = {
     "dag": Shape({"shape": "dag"}),
     "long-dag": Shape({"shape": "long-dag"}),
-    "coding-40k": Shape({"shape": "coding", "blocks": 40_000}),
-    "coding-400k": Shape({"shape": "coding", "blocks": 400_000}),
+    "coding-40k": Shape(_coding(40_000)),
+    "coding-400k": Shape(_coding(400_000)),
+    "groups-1": Shape(_groups("h200-llama-3.1-8b", 1)),
+    "groups-2": Shape(_groups("h200-gpt-oss-120b", 2)),
+    "groups-7": Shape(_groups("h200-gemma-3-27b", 3)),
     "chat": Shape({"shape": "chat", "calls": 1_000_000}, once=True),
     "alive": Shape({"shape": "alive", "calls": 200_000}, True, POLICIES[:2]),
 }
@@ -156,6 +171,9 @@ def _runs(arguments: argparse.Namespace, builds: Sequence[Build]) -> Iterator[di
                     if (less := _asked(shape, asked, build)) is not None:
                         found[build.name].append(play(less, build))
             for build_name, runs in found.items():
+                if any("lacks" in one for one in runs):
+                    print(f"{name}: {build_name}: left out, its sources lack {runs[0]['lacks']}", file=sys.stderr)
+                    continue
                 if runs:
                     yield _said({"shape": name, "policy": policy, "build": build_name, **_columns(runs)})
 

@@ -12,7 +12,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -27,8 +27,10 @@ NAMES = {  # where a name is, and where it was in November 2026
     "code_writer": ("traces.generate.workloads", "traces.generate"),
     "chat": ("traces.generate.workloads", "traces.generate"),
     "read_trace": ("traces.format.reader", "traces.reader"),
+    "KvGroup": ("sim.machine.kv_groups",),
     "collect_seldom": ("traces.console.garbage",),
 }
+NEEDS_GROUPS = ("h200-gpt-oss-120b", "h200-gemma-3-27b")
 AT_LEAST_S = 0.3  # a shape is played again and again for so long: a short run alone says little
 CHAT_RATE = 1.8  # a second: keeps about ten calls in the batch of an A800 with a 14B model
 
@@ -41,13 +43,22 @@ def main() -> None:
     print(json.dumps(read(asked["trace"]) if asked["shape"] == "read" else play(**asked)))
 
 
-def play(shape: str, policy: str, calls: int = 0, folder: str = "", blocks: int = 0) -> dict[str, float | bool]:
-    """Calls, iterations and seconds of a run: CPU and wall, the metrics' fold included. The peak memory of all."""
+def play(
+    shape: str,
+    policy: str,
+    calls: int = 0,
+    folder: str = "",
+    machine: str = "a800-qwen2.5-14b",
+    settings: Sequence[str] = (),
+) -> dict[str, float | bool | str]:
+    """Calls, iterations and seconds of a run: CPU and wall, the metrics' fold included. The peak memory of all.
+
+    Of sources that have no such machine, what they lack.
+    """
     simulate, load_policy, load_machine, metrics = map(found, ("simulate", "load_policy", "load_machine", "Metrics"))
-    if shape == "coding":
-        machine = load_machine("h200-llama-3.1-8b", ["max_context_tokens=1000000", f"gpu_blocks={blocks}"])
-    else:
-        machine = load_machine("a800-qwen2.5-14b", [])
+    if machine in NEEDS_GROUPS and found("KvGroup") is None:
+        return {"lacks": f"KV cache groups, which {machine} has"}
+    engine = load_machine(machine, list(settings))
     make = applications(shape, calls, folder)
     runs = 0
     cpu_s = wall_s = 0.0
@@ -55,7 +66,7 @@ def play(shape: str, policy: str, calls: int = 0, folder: str = "", blocks: int 
         played, fold, asked = make(), metrics(), load_policy(policy)
         gc.collect()
         cpu_began, wall_began = time.process_time(), time.perf_counter()
-        stats = simulate(played, asked, machine, [fold.add])
+        stats = simulate(played, asked, engine, [fold.add])
         fold.result()
         wall_s += time.perf_counter() - wall_began
         cpu_s += time.process_time() - cpu_began

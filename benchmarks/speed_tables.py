@@ -17,6 +17,9 @@ SHAPES = {
     "long-dag": "400 code writers at 0.03/s",
     "coding-40k": "recorded coding conversations, 40,000 blocks",
     "coding-400k": "the same, 400,000 blocks",
+    "groups-1": "24 code writers, one KV cache group of a model",
+    "groups-2": "24 code writers, 2 groups",
+    "groups-7": "24 code writers, 7 groups",
     "chat": "10^6 short calls",
     "alive": "10^5 agents alive at once",
 }
@@ -26,6 +29,7 @@ COMMANDS = {
     "simulate": "`simulate` of one application, ms",
     "compare": "`compare` of 3 policies, 8 repeats each, s",
 }
+GROUPS = ("groups-1", "groups-2", "groups-7")
 OTHERS = {
     "tokencake": "vLLM's scheduler, every step of it, prefix cache, host memory, agents and their tools, under `vllm`",
     "aisimulate": "vLLM in Rust on an H200 with a 32B model, operators' times from a table, clients in a closed loop",
@@ -93,7 +97,11 @@ def _speed(figures: Figures, shape: str, policy: str, build: str) -> str:
     if run is None:
         return ""
     speed = _calls_a_second(run)
-    return f"{speed:,.0f}" if earlier is None else f"{speed:,.0f} (×{speed / _calls_a_second(earlier):.1f})"
+    said = f"{speed:,.0f}" if earlier is None else f"{speed:,.0f} (×{speed / _calls_a_second(earlier):.1f})"
+    one = _run(figures, GROUPS[0], policy, build)
+    return (
+        said if shape not in GROUPS[1:] or one is None else f"{said}, {speed / _calls_a_second(one):.2f} of one group's"
+    )
 
 
 def _calls_a_second(run: Mapping[str, Any]) -> float:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import speed
+import speed_run
 import speed_tables
 from documented import RESULTS, ROOT, result
 
+from tokencake.sim.machine.files import load_machine
+
 NEWEST = max(RESULTS.glob("*-speed.json"))
+ONE_PROCESS = {"calls": 3, "iterations": 9, "compiled": False, "cpu_s": 0.5, "wall_s": 0.5, "peak_mb": 20.0}
 DOCUMENTS = ("README.md", "docs/speed.md")
 
 
@@ -31,9 +37,9 @@ def test_what_is_measured_has_words():
     assert list(speed.SHAPES) == list(speed_tables.SHAPES)
 
 
-def run(build: str, cpu_s: list[float], calls: int = 1_000) -> dict[str, object]:
+def run(build: str, cpu_s: list[float], calls: int = 1_000, shape: str = "dag") -> dict[str, object]:
     return {
-        "shape": "dag",
+        "shape": shape,
         "policy": "vllm",
         "build": build,
         "compiled": build == "installed",
@@ -55,6 +61,41 @@ def test_a_speed_is_the_median_and_its_ratio_that_of_the_same_run():
 def test_what_an_earlier_commit_was_not_played_with_has_no_ratio():
     *_, row = speed_tables.TABLES["calls"]({"against": None, "runs": [run("installed", [0.1])]})
     assert "| 10,000 |" in row
+
+
+def test_several_groups_stand_beside_one():
+    """Ten times as long a call with seven groups; an earlier commit that knows groups is there, too."""
+    runs = [run("installed", [cpu_s], shape=shape) for shape, cpu_s in (("groups-1", 0.1), ("groups-7", 1.0))]
+    *_, row = speed_tables.TABLES["calls"]({"against": None, "runs": runs})
+    assert row == "| 24 code writers, 7 groups | 1,000, 0.10 of one group's |  |  |"
+    runs.append(run("against", [2.0], shape="groups-7"))
+    *_, row = speed_tables.TABLES["calls"]({"against": "1234567", "runs": runs})
+    assert row == "| 24 code writers, 7 groups | 1,000 (×2.0), 0.10 of one group's |  |  |"
+
+
+@pytest.mark.parametrize(("shape", "groups"), [("groups-1", 1), ("groups-2", 2), ("groups-7", 7)])
+def test_the_machines_have_as_many_groups_as_is_said(shape, groups):
+    asked = speed.SHAPES[shape].asked
+    assert len(load_machine(asked["machine"], asked["settings"]).kv_groups) == groups
+    assert (asked["machine"] in speed_run.NEEDS_GROUPS) == (groups > 1)
+
+
+def test_of_sources_without_groups_it_is_said_what_they_lack(monkeypatch):
+    found = speed_run.found
+    monkeypatch.setattr(speed_run, "found", lambda name: None if name == "KvGroup" else found(name))
+    asked = speed.SHAPES["groups-7"].asked
+    assert speed_run.play(policy="vllm", **asked) == {"lacks": "KV cache groups, which h200-gemma-3-27b has"}
+
+
+def test_a_shape_that_a_commit_lacks_is_left_out(monkeypatch, capsys):
+    """The other builds have their row."""
+    monkeypatch.setattr(
+        speed, "play", lambda asked, build: {"lacks": "groups"} if build.name == "against" else ONE_PROCESS
+    )
+    arguments = Namespace(shape=["groups-2"], policy=["vllm"], times=2, traces=Path("nowhere"))
+    builds = [speed.Build("installed", {}), speed.Build("against", {})]
+    assert [row["build"] for row in speed._runs(arguments, builds)] == ["installed"]
+    assert capsys.readouterr().err == "groups-2: against: left out, its sources lack groups\n"
 
 
 def test_one_process_measures_what_it_is_asked_for():
