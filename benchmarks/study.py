@@ -265,32 +265,32 @@ def _field(study: Mapping[str, Any]) -> list[str]:
     found = {name: study[f"field {name}"] for name in _names(study)}
     first = study["field code-writer"]
     policies = sorted(
-        (row["policy"] for row in first["policies"]), key=lambda policy: (is_bound(policy), _ratio(first, policy))
+        (row["policy"] for row in first["policies"]), key=lambda policy: (is_bound(policy), ratio(first, policy))
     )
-    lines = _head(["policy", *found], left=1)
+    lines = head(["policy", *found], left=1)
     for policy in policies:
         name = f"`{policy}`" + (" (bound)" if is_bound(policy) else "")
-        lines.append(_row([name, *(_judged(one, policy) for one in found.values())]))
-    lines.append(_row(["lower bound", *(f"{_change(_floor(one))}" for one in found.values())]))
+        lines.append(row([name, *(judged(one, policy) for one in found.values())]))
+    lines.append(row(["lower bound", *(f"{change(floor(one))}" for one in found.values())]))
     return lines
 
 
 def _tails(study: Mapping[str, Any]) -> list[str]:
     """What helps the mean and what it does to the tails: p95 and p99 of latency, makespan, TTFT."""
     metrics = ("app_latency_s.p95", "app_latency_s.p99", "makespan_s", "ttft_s.mean", "ttft_s.p99")
-    lines = _head(["workload", "policy", *metrics], left=2)
+    lines = head(["workload", "policy", *metrics], left=2)
     for name in _names(study):
         one = study[f"field {name}"]
         for policy in ("tokencake", "infercept", "continuum", "native-offload"):
             rows = {also["metric"]: also for also in one["also"]}
-            cells = [_short(_find(rows[metric]["policies"], policy)) for metric in metrics]
-            lines.append(_row([name, f"`{policy}`", *cells]))
+            cells = [_short(find(rows[metric]["policies"], policy)) for metric in metrics]
+            lines.append(row([name, f"`{policy}`", *cells]))
     return lines
 
 
 def _uploads(study: Mapping[str, Any]) -> list[str]:
     """Share of the oracle's gain that each way of uploading keeps, by how good predictions are."""
-    lines = _head(["workload", "rules", "upload", *PREDICTIONS], left=3)
+    lines = head(["workload", "rules", "upload", *PREDICTIONS], left=3)
     for name in _names(study):
         for rules in ("default", "published"):
             for way in UPLOADS:
@@ -299,13 +299,13 @@ def _uploads(study: Mapping[str, Any]) -> list[str]:
                     if f"uploads {rules} {label} {name}" not in study:
                         cells.append("")
                         continue
-                    row = _find(
+                    found = find(
                         study[f"uploads {rules} {label} {name}"]["policies"], f"tokencake:rules={rules},upload={way}"
                     )
-                    gain = row["oracle_gain"]
+                    gain = found["oracle_gain"]
                     share = "-" if gain is None else _percent(gain["share"], gain["interval"])
                     cells.append(share)
-                lines.append(_row([name, rules, f"`{way}`", *cells]))
+                lines.append(row([name, rules, f"`{way}`", *cells]))
     return lines
 
 
@@ -325,24 +325,24 @@ def _against(study: Mapping[str, Any], group: str, policies: Sequence[str]) -> l
     """Mean application latency and makespan against vllm."""
     names = _names(study)
     heads = [f"{name}, {what}" for name in names for what in ("latency", "makespan")]
-    lines = _head(["policy", *heads], left=1)
+    lines = head(["policy", *heads], left=1)
     for policy in policies:
         cells = []
         for name in names:
             one = study[f"{group} {name}"]
             makespan = next(also for also in one["also"] if also["metric"] == "makespan_s")
-            cells += [_short(_find(one["policies"], policy)), _short(_find(makespan["policies"], policy))]
-        lines.append(_row([f"`{policy}`", *cells]))
+            cells += [_short(find(one["policies"], policy)), _short(find(makespan["policies"], policy))]
+        lines.append(row([f"`{policy}`", *cells]))
     return lines
 
 
 def _load(study: Mapping[str, Any]) -> list[str]:
     """Mean application latency against vllm, by the rate of arrivals."""
-    lines = _head(["applications a second", "`vllm`", *(f"`{policy}`" for policy in LOADED[1:])], left=1)
+    lines = head(["applications a second", "`vllm`", *(f"`{policy}`" for policy in LOADED[1:])], left=1)
     for rate in LOADS:
         one = study[f"load {rate:g} code-writer"]
-        mean = _find(one["policies"], "vllm")["mean"]
-        lines.append(_row([f"{rate:g}", f"{mean:.0f} s", *(_judged(one, policy) for policy in LOADED[1:])]))
+        mean = find(one["policies"], "vllm")["mean"]
+        lines.append(row([f"{rate:g}", f"{mean:.0f} s", *(judged(one, policy) for policy in LOADED[1:])]))
     return lines
 
 
@@ -361,35 +361,35 @@ def _names(study: Mapping[str, Any]) -> list[str]:
     return [key.removeprefix("field ") for key in study if key.startswith("field ")]
 
 
-def _find(rows: Sequence[Mapping[str, Any]], policy: str) -> Mapping[str, Any]:
+def find(rows: Sequence[Mapping[str, Any]], policy: str) -> Mapping[str, Any]:
     return next(row for row in rows if row["policy"] == policy)
 
 
-def _ratio(one: Mapping[str, Any], policy: str) -> float:
-    against = _find(one["policies"], policy)["against_first"]
+def ratio(one: Mapping[str, Any], policy: str) -> float:
+    against = find(one["policies"], policy)["against_first"]
     return 1.0 if against is None else float(against["ratio"])
 
 
-def _floor(one: Mapping[str, Any]) -> float:
-    return float(one["lower_bound"]["mean"] / _find(one["policies"], "vllm")["mean"])
+def floor(one: Mapping[str, Any]) -> float:
+    return float(one["lower_bound"]["mean"] / find(one["policies"], "vllm")["mean"])
 
 
-def _judged(one: Mapping[str, Any], policy: str) -> str:
+def judged(one: Mapping[str, Any], policy: str) -> str:
     """A change with its interval and verdict; of the reference its mean."""
-    row = _find(one["policies"], policy)
-    against = row["against_first"]
+    found = find(one["policies"], policy)
+    against = found["against_first"]
     if policy == "vllm" or against is None:
-        return f"{row['mean']:,.0f} s"
+        return f"{found['mean']:,.0f} s"
     said = _percent(against["ratio"] - 1, [end - 1 for end in against["interval"]], signed=True)
-    return said if row["bound"] else f"{said} {against['verdict']}"
+    return said if found["bound"] else f"{said} {against['verdict']}"
 
 
-def _short(row: Mapping[str, Any]) -> str:
-    against = row["against_first"]
-    return _change(against["ratio"]) + {"wins": "", "loses": "", "undecided": " ?"}.get(against["verdict"], "")
+def _short(found: Mapping[str, Any]) -> str:
+    against = found["against_first"]
+    return change(against["ratio"]) + {"wins": "", "loses": "", "undecided": " ?"}.get(against["verdict"], "")
 
 
-def _change(ratio: float) -> str:
+def change(ratio: float) -> str:
     return f"{100 * (ratio - 1):+.1f} %".replace("-", "−")
 
 
@@ -399,11 +399,11 @@ def _percent(value: float, interval: Sequence[float], signed: bool = False) -> s
     return f"{100 * value:{form}} % [{low:{form}}, {high:{form}}]".replace("-", "−")
 
 
-def _head(cells: Sequence[str], left: int) -> list[str]:
-    return [_row(cells), "|" + "|".join("---" if at < left else "--:" for at in range(len(cells))) + "|"]
+def head(cells: Sequence[str], left: int) -> list[str]:
+    return [row(cells), "|" + "|".join("---" if at < left else "--:" for at in range(len(cells))) + "|"]
 
 
-def _row(cells: Sequence[str]) -> str:
+def row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
